@@ -1,0 +1,162 @@
+"""bpf(2) enumerations and flags (include/uapi/linux/bpf.h, 6.12), spelled as bpftool prints them."""
+
+from enum import IntEnum
+from typing import Final
+
+
+class MapType(IntEnum):
+    """``enum bpf_map_type``. The lower-case member name is what bpftool prints."""
+
+    UNSPEC = 0
+    HASH = 1
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERF_EVENT_ARRAY = 4
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    STACK_TRACE = 7
+    CGROUP_ARRAY = 8
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
+    HASH_OF_MAPS = 13
+    DEVMAP = 14
+    SOCKMAP = 15
+    CPUMAP = 16
+    XSKMAP = 17
+    SOCKHASH = 18
+    CGROUP_STORAGE = 19
+    REUSEPORT_SOCKARRAY = 20
+    PERCPU_CGROUP_STORAGE = 21
+    QUEUE = 22
+    STACK = 23
+    SK_STORAGE = 24
+    DEVMAP_HASH = 25
+    STRUCT_OPS = 26
+    RINGBUF = 27
+    INODE_STORAGE = 28
+    TASK_STORAGE = 29
+    BLOOM_FILTER = 30
+    USER_RINGBUF = 31
+    CGRP_STORAGE = 32
+    ARENA = 33
+
+
+class ProgType(IntEnum):
+    """``enum bpf_prog_type``."""
+
+    UNSPEC = 0
+    SOCKET_FILTER = 1
+    KPROBE = 2
+    SCHED_CLS = 3
+    SCHED_ACT = 4
+    TRACEPOINT = 5
+    XDP = 6
+    PERF_EVENT = 7
+    CGROUP_SKB = 8
+    CGROUP_SOCK = 9
+    LWT_IN = 10
+    LWT_OUT = 11
+    LWT_XMIT = 12
+    SOCK_OPS = 13
+    SK_SKB = 14
+    CGROUP_DEVICE = 15
+    SK_MSG = 16
+    RAW_TRACEPOINT = 17
+    CGROUP_SOCK_ADDR = 18
+    LWT_SEG6LOCAL = 19
+    LIRC_MODE2 = 20
+    SK_REUSEPORT = 21
+    FLOW_DISSECTOR = 22
+    CGROUP_SYSCTL = 23
+    RAW_TRACEPOINT_WRITABLE = 24
+    CGROUP_SOCKOPT = 25
+    TRACING = 26
+    STRUCT_OPS = 27
+    EXT = 28
+    LSM = 29
+    SK_LOOKUP = 30
+    SYSCALL = 31
+    NETFILTER = 32
+
+
+class Cmd(IntEnum):
+    """``enum bpf_cmd``: the commands the emulated bpf(2) knows."""
+
+    MAP_CREATE = 0
+    MAP_LOOKUP_ELEM = 1
+    MAP_UPDATE_ELEM = 2
+    MAP_DELETE_ELEM = 3
+    MAP_GET_NEXT_KEY = 4
+    PROG_LOAD = 5
+    OBJ_PIN = 6
+    OBJ_GET = 7
+    PROG_ATTACH = 8
+    PROG_DETACH = 9
+    PROG_TEST_RUN = 10
+    PROG_GET_NEXT_ID = 11
+    MAP_GET_NEXT_ID = 12
+    PROG_GET_FD_BY_ID = 13
+    MAP_GET_FD_BY_ID = 14
+    OBJ_GET_INFO_BY_FD = 15
+    BTF_LOAD = 18
+    MAP_LOOKUP_AND_DELETE_ELEM = 21
+    MAP_FREEZE = 22
+    MAP_LOOKUP_BATCH = 24
+    MAP_LOOKUP_AND_DELETE_BATCH = 25
+    MAP_UPDATE_BATCH = 26
+    MAP_DELETE_BATCH = 27
+
+
+class Capability(IntEnum):
+    """Capabilities the emulated kernel asks for (include/uapi/linux/capability.h)."""
+
+    NET_ADMIN = 12
+    IPC_LOCK = 14
+    SYS_ADMIN = 21
+    SYS_RESOURCE = 24
+    PERFMON = 38
+    BPF = 39
+
+
+ALL_CAPABILITIES: Final = frozenset(Capability)
+
+# map_flags of BPF_MAP_CREATE
+F_NO_PREALLOC: Final = 0x1
+F_NO_COMMON_LRU: Final = 0x2
+F_NUMA_NODE: Final = 0x4
+F_RDONLY: Final = 0x8
+F_WRONLY: Final = 0x10
+F_STACK_BUILD_ID: Final = 0x20
+F_ZERO_SEED: Final = 0x40
+F_RDONLY_PROG: Final = 0x80
+F_WRONLY_PROG: Final = 0x100
+F_CLONE: Final = 0x200
+F_MMAPABLE: Final = 0x400
+F_PRESERVE_ELEMS: Final = 0x800
+F_INNER_MAP: Final = 0x1000
+F_LINK: Final = 0x2000
+F_PATH_FD: Final = 0x4000
+F_VTYPE_BTF_OBJ_FD: Final = 0x8000
+F_TOKEN_FD: Final = 0x10000
+F_SEGV_ON_FAULT: Final = 0x20000
+F_NO_USER_CONV: Final = 0x40000
+
+# flags of element commands
+BPF_ANY: Final = 0
+BPF_NOEXIST: Final = 1
+BPF_EXIST: Final = 2
+BPF_F_LOCK: Final = 4
+
+BPF_OBJ_NAME_LEN: Final = 16
+
+
+def map_type_name(map_type: int) -> str:
+    """bpftool's spelling of a map type: ``MapType.LRU_HASH`` → ``"lru_hash"``."""
+    return MapType(map_type).name.lower()
+
+
+def map_type_from_name(name: str) -> MapType:
+    """The map type bpftool prints as ``name``. Raises ``KeyError`` for a name it does not know."""
+    return MapType[name.upper()]
