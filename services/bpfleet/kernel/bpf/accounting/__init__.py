@@ -1,0 +1,1 @@
+"""Accountants for BPF memory: per-user rlimit, memory cgroup, nobody."""

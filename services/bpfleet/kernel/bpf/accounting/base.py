@@ -1,0 +1,46 @@
+"""What every accountant offers, and the record of a precharge."""
+
+from typing import Protocol, final
+
+from bpfleet.kernel.mm.memcontrol import ObjCgroup
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.proc.user import User
+
+
+@final
+class Charge:
+    """Pages held on a user's locked_vm for one map or program [struct bpf_map_memory]. Released once.
+
+    ``user`` is None where the model does not precharge; ``holder`` names the object in explanations.
+    """
+
+    __slots__ = ("holder", "pages", "user")
+
+    def __init__(self, user: User | None, pages: int, holder: str) -> None:
+        self.user = user
+        self.pages = pages
+        self.holder = holder
+
+
+class BpfAccounting(Protocol):
+    """Decides who pays for BPF memory, and who may not have any more."""
+
+    def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
+        """Asks for ``size_bytes`` before anything is allocated. Raises EPERM or E2BIG where the model refuses."""
+
+    def grow(self, charge: Charge, task: Task, pages: int) -> None:
+        """Adds ``pages`` to a charge, against the limit of ``task``. Raises EPERM."""
+
+    def release(self, charge: Charge) -> None:
+        """Returns the charge, once."""
+
+    def current_payer(self, task: Task) -> ObjCgroup | None:
+        """Who pays for what the current task allocates for BPF (map areas, program images)."""
+
+    def creation_helper_payer(self, task: Task) -> ObjCgroup | None:
+        """Who pays for helper allocations while the map is being created and has no owner record yet."""
+
+    def element_payer(
+        self, creator: ObjCgroup | None, updater: ObjCgroup | None, *, in_interrupt: bool
+    ) -> ObjCgroup | None:
+        """Who pays for what a map allocates after its creation."""

@@ -1,0 +1,43 @@
+"""The memory cgroup model from 5.11 on: each allocation is charged when it happens [kernel/bpf/syscall.c]."""
+
+from typing import Final, final
+
+from bpfleet.kernel.bpf.accounting.base import Charge
+from bpfleet.kernel.mm.memcontrol import ObjCgroup
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import KernelProfile, Payer
+
+
+@final
+class MemcgAccounting:
+    """No precharge and no EPERM. The payer follows the profile's policy."""
+
+    def __init__(self, profile: KernelProfile) -> None:
+        self._creation_helpers_charged: Final = profile.creation_percpu_charged
+        self._payer: Final = profile.payer
+
+    def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
+        """Always admits: nothing is charged before it is allocated."""
+        return Charge(None, 0, holder)
+
+    def grow(self, charge: Charge, task: Task, pages: int) -> None:
+        """Nothing to do."""
+
+    def release(self, charge: Charge) -> None:
+        """Nothing to do: blocks uncharge themselves."""
+
+    def current_payer(self, task: Task) -> ObjCgroup | None:
+        """The calling task's objcg."""
+        return task.objcg
+
+    def creation_helper_payer(self, task: Task) -> ObjCgroup | None:
+        """The task up to 5.19; nobody from 6.0, where the unset owner record is taken for the root cgroup."""
+        return task.objcg if self._creation_helpers_charged else None
+
+    def element_payer(
+        self, creator: ObjCgroup | None, updater: ObjCgroup | None, *, in_interrupt: bool
+    ) -> ObjCgroup | None:
+        """The creator; in the series as posted (v5-v7) the updating process unless in interrupt context."""
+        if self._payer is Payer.UPDATER and not in_interrupt:
+            return updater
+        return creator

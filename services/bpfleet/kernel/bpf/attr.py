@@ -1,0 +1,33 @@
+"""union bpf_attr, the parts the emulated commands read. Integers are unsigned 32-bit unless noted."""
+
+from dataclasses import dataclass
+from typing import Final
+
+NUMA_NO_NODE: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class MapAttr:
+    """Attributes of BPF_MAP_CREATE. Sizes are bytes; descriptors are those of the calling task.
+
+    ``map_extra`` is unsigned 64-bit. ``inner_map_fd`` and ``btf_fd`` None mean the field is zero.
+    """
+
+    map_type: int
+    key_size: int = 0
+    value_size: int = 0
+    max_entries: int = 0
+    map_flags: int = 0
+    inner_map_fd: int | None = None
+    numa_node: int = 0
+    map_name: str = ""
+    map_ifindex: int = 0
+    btf_fd: int | None = None
+    btf_key_type_id: int = 0
+    btf_value_type_id: int = 0
+    btf_vmlinux_value_type_id: int = 0
+    map_extra: int = 0
+    value_type_btf_obj_fd: int = 0
+    map_token_fd: int = 0
+    attr_size: int = 0  # bytes handed to bpf(2); 0 = exactly what the kernel knows
+    attr_tail: int = 0  # last of the bytes beyond that (non-zero: E2BIG)

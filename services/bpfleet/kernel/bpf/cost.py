@@ -1,0 +1,50 @@
+"""What a map costs: the estimate of the rlimit era and the list of real allocations. Data only, nothing is charged here."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from bpfleet.kernel.mm import gfp as GFP
+
+
+class How(IntEnum):
+    """Which kernel function makes an allocation; decides allocator, flags and payer."""
+
+    AREA = 0  # bpf_map_area_alloc: kmalloc up to 32 KiB, else vmalloc; charges the current task
+    AREA_MMAPABLE = 1  # bpf_map_area_mmapable_alloc: always vmalloc; charges the current task
+    KZALLOC = 2  # kzalloc(GFP_USER | __GFP_ACCOUNT) of a map struct; charges the current task
+    KMALLOC_ACCOUNT = 3  # kmalloc(GFP_KERNEL_ACCOUNT); charges the current task, also with nobpf
+    HELPER_KMALLOC = 4  # bpf_map_kmalloc_node, bpf_map_kzalloc; charges the map's owner record
+    HELPER_PERCPU = 5  # bpf_map_alloc_percpu; charges the map's owner record
+    PAGES = 6  # single pages mapped with vmap; charges the current task, also with nobpf
+    MEM_ALLOC = 7  # bpf_mem_alloc prefill: charges the creator; failing is silent
+    MEM_ALLOC_PERCPU = 8  # the same, per-CPU instance: a 16-byte header and the per-CPU value
+    KMALLOC_UNCHARGED = 9
+    PERCPU_UNCHARGED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """``count`` allocations of ``size_bytes`` each, in kernel order. ``label`` is the kernel's own word for it."""
+
+    label: str
+    how: How
+    size_bytes: int
+    count: int = 1
+    gfp: int = GFP.GFP_USER
+
+
+@dataclass(frozen=True, slots=True)
+class CostPlan:
+    """The cost of creating one map.
+
+    ``estimate_bytes`` is what kernels up to 5.10 precharge (before page rounding). ``allocations`` are made in order;
+    the precharge happens before allocation number ``precharge_at``.
+    """
+
+    estimate_bytes: int
+    allocations: tuple[Allocation, ...]
+    precharge_at: int = 0
+
+
+NO_ESTIMATE: Final = 0

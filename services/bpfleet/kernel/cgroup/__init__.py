@@ -1,0 +1,1 @@
+"""cgroup v2: the tree and the text of its files."""

@@ -1,0 +1,1 @@
+"""Users and tasks: credentials, limits, file descriptors, memory."""

@@ -1,0 +1,348 @@
+"""Kernel profiles: what differs between kernels, as data. The only place that knows versions.
+
+Each flag names the commit subject or source that changed it and the first release with the new behaviour. Struct sizes
+are those of x86-64 builds: 5.10, 6.1 and 6.12 from the BTF of Debian's images, 6.18 from a running host's BTF, 5.11
+from a local build's debug information.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from bpfleet.abi.bpf import MapType
+
+
+class Model(StrEnum):
+    """Which accountant a kernel uses for BPF memory."""
+
+    RLIMIT = "rlimit"
+    MEMCG = "memcg"
+    NONE = "none"
+
+
+class Payer(StrEnum):
+    """Whose memcg pays for what a map allocates after its creation."""
+
+    CREATOR = "creator"  # merged rule
+    UPDATER = "updater"  # series v5-v7: the updating process; interrupt context charges the creator
+    RECHARGE = "recharge"  # what-if: re-opening a pinned map moves its charge to the new user
+    NOCHARGE = "nocharge"  # what-if: pinned maps may be created without a charge
+
+
+class Memlock(StrEnum):
+    """What the memlock line of fdinfo means."""
+
+    CHARGED = "charged"  # <= 5.10: the precharged pages
+    FOOTPRINT = "footprint"  # 5.11 - 6.3: bpf_map_memory_footprint, a bare product
+    USAGE = "usage"  # >= 6.4: map_mem_usage per type
+
+
+@dataclass(frozen=True, slots=True)
+class StructSizes:
+    """sizeof of the structures that BPF allocates, in bytes."""
+
+    bpf_map: int
+    bpf_array: int
+    bpf_array_aux: int
+    bpf_htab: int
+    lpm_trie: int
+    lpm_trie_node: int
+    bpf_stack_map: int
+    bpf_queue_stack: int
+    bpf_ringbuf_map: int
+    bpf_bloom_filter: int
+    bpf_dtab: int
+    bpf_dtab_netdev: int
+    bpf_cpu_map: int
+    bpf_cpu_map_entry: int
+    xsk_map: int
+    bpf_stab: int
+    bpf_shtab: int
+    reuseport_array: int
+    bpf_local_storage_map: int
+    bpf_local_storage: int
+    bpf_cgroup_storage_map: int
+    bpf_struct_ops_map: int
+    bpf_arena: int
+    bpf_prog: int
+    bpf_prog_aux: int
+    bpf_prog_stats: int
+    file: int
+    bpf_lru_locallist: int = 40
+    bpf_lru_list: int = 128
+    pcpu_freelist_head: int = 16
+    bucket: int = 16
+    htab_elem: int = 48
+    stack_map_bucket: int = 16
+    bpf_ringbuf: int = 12288
+    ptr_ring: int = 192
+    xdp_bulk_queue: int = 96
+    xsk_map_node: int = 32
+    bpf_shtab_bucket: int = 16
+    bpf_shtab_elem: int = 48
+    bpf_local_storage_map_bucket: int = 16
+    bpf_local_storage_elem_header: int = 64
+    bpf_cgroup_storage: int = 104
+    bpf_storage_buffer: int = 16
+    bpf_event_entry: int = 40
+    dentry: int = 192
+
+
+_STRUCTS_5_10: Final = StructSizes(
+    bpf_map=256, bpf_array=320, bpf_array_aux=104, bpf_htab=640, lpm_trie=320, lpm_trie_node=40,
+    bpf_stack_map=320, bpf_queue_stack=320, bpf_ringbuf_map=320, bpf_bloom_filter=0, bpf_dtab=320,
+    bpf_dtab_netdev=72, bpf_cpu_map=320, bpf_cpu_map_entry=112, xsk_map=320, bpf_stab=320,
+    bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320, bpf_local_storage=168,
+    bpf_cgroup_storage_map=320, bpf_struct_ops_map=384, bpf_arena=0, bpf_prog=56, bpf_prog_aux=632,
+    bpf_prog_stats=16, file=256,
+)  # fmt: skip
+_STRUCTS_5_11: Final = replace(_STRUCTS_5_10, bpf_array_aux=96, bpf_htab=704, bpf_prog_aux=640)
+_STRUCTS_6_1: Final = StructSizes(
+    bpf_map=256, bpf_array=320, bpf_array_aux=88, bpf_htab=832, lpm_trie=320, lpm_trie_node=40,
+    bpf_stack_map=320, bpf_queue_stack=320, bpf_ringbuf_map=320, bpf_bloom_filter=320,
+    bpf_dtab=320, bpf_dtab_netdev=72, bpf_cpu_map=320, bpf_cpu_map_entry=144, xsk_map=320,
+    bpf_stab=320, bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320,
+    bpf_local_storage=168, bpf_cgroup_storage_map=320, bpf_struct_ops_map=448, bpf_arena=0,
+    bpf_prog=72, bpf_prog_aux=1080, bpf_prog_stats=32, file=256,
+)  # fmt: skip
+_STRUCTS_6_12: Final = StructSizes(
+    bpf_map=248, bpf_array=264, bpf_array_aux=88, bpf_htab=896, lpm_trie=288, lpm_trie_node=40,
+    bpf_stack_map=288, bpf_queue_stack=264, bpf_ringbuf_map=256, bpf_bloom_filter=264,
+    bpf_dtab=296, bpf_dtab_netdev=64, bpf_cpu_map=256, bpf_cpu_map_entry=136, xsk_map=256,
+    bpf_stab=328, bpf_shtab=336, reuseport_array=248, bpf_local_storage_map=400,
+    bpf_local_storage=176, bpf_cgroup_storage_map=280, bpf_struct_ops_map=512, bpf_arena=336,
+    bpf_prog=72, bpf_prog_aux=1128, bpf_prog_stats=32, file=192,
+)  # fmt: skip
+_STRUCTS_6_18: Final = StructSizes(
+    bpf_map=296, bpf_array=312, bpf_array_aux=88, bpf_htab=832, lpm_trie=400, lpm_trie_node=24,
+    bpf_stack_map=320, bpf_queue_stack=312, bpf_ringbuf_map=304, bpf_bloom_filter=312,
+    bpf_dtab=344, bpf_dtab_netdev=64, bpf_cpu_map=304, bpf_cpu_map_entry=360, xsk_map=304,
+    bpf_stab=376, bpf_shtab=384, reuseport_array=296, bpf_local_storage_map=448,
+    bpf_local_storage=176, bpf_cgroup_storage_map=328, bpf_struct_ops_map=512, bpf_arena=400,
+    bpf_prog=96, bpf_prog_aux=1304, bpf_prog_stats=32, file=192, bpf_lru_locallist=32,
+)  # fmt: skip
+
+_MAP_TYPES_5_10: Final = frozenset(t for t in MapType if 1 <= t <= MapType.INODE_STORAGE)
+_MAP_TYPES_5_11: Final = _MAP_TYPES_5_10 | {MapType.TASK_STORAGE}
+_MAP_TYPES_6_1: Final = _MAP_TYPES_5_11 | {MapType.BLOOM_FILTER, MapType.USER_RINGBUF}
+_MAP_TYPES_6_12: Final = _MAP_TYPES_6_1 | {MapType.CGRP_STORAGE, MapType.ARENA}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelProfile:
+    """One kernel as data. Sizes are bytes unless the name says pages."""
+
+    name: str
+    release: str
+    model: Model
+    structs: StructSizes
+    map_types: frozenset[MapType]
+
+    # -- memcg machinery
+    memcg_charge_batch: int = 32  # pages; 64 since "memcg: increase MEMCG_CHARGE_BATCH to 64" (6.1)
+    memcg_stock_slots: int = 1  # 7 since "memcg: multi-memcg percpu charge cache" (6.16)
+    stock_bypassed_over_batch: bool = (
+        False  # same commit: a refill over the batch goes to the counters
+    )
+    byte_stock_keeps_uncharged: bool = (
+        False  # "mm: memcg/slab: don't uncharge in refill" allow_uncharge (5.14)
+    )
+    percpu_charges_objcg_vector: bool = (
+        False  # "mm: memcg/percpu: account extra objcg space" (5.17)
+    )
+    atomic_forces_early: bool = True  # __GFP_ATOMIC forces before reclaim; until the 5.18 rework
+    high_forces: bool = False  # __GFP_HIGH forces at the end of the slow path (5.18)
+    dying_task_forces: bool = (
+        True  # until "memcg: prohibit unconditional exceeding the limit" (5.16)
+    )
+    oom_without_victim_forces: bool = True  # same commit
+    forced_charge_raises_max: bool = False  # "memcg: sync high/max events on forced charges" (6.0)
+    has_oom_group_kill_event: bool = False  # memory.events oom_group_kill (5.17)
+    has_memory_peak: bool = False  # 5.19
+    memory_peak_resets: bool = False  # a write resets it for that file (6.12)
+    has_memory_reclaim: bool = False  # 5.19
+    reclaim_takes_swappiness: bool = False  # 6.9
+    stat_has_kernel: bool = False  # 5.18
+    stat_has_vmalloc: bool = False  # 5.17
+    large_block_pages_retry: bool = (
+        False  # bulk page allocator: a failing first page is tried twice (5.13)
+    )
+
+    # -- who pays
+    payer: Payer = Payer.CREATOR
+    map_holds_objcg: bool = (
+        False  # maps hold an objcg, reparented on rmdir (6.0); before: the memcg
+    )
+    creation_percpu_charged: bool = (
+        True  # lost when maps switched to objcg, still unset during creation (6.0)
+    )
+    kmem_accounting: bool = True  # cgroup.memory=nokmem switches it off
+    bpf_accounting: bool = True  # cgroup.memory=nobpf (6.3) switches it off
+
+    # -- BPF allocation
+    elements_nowait: bool = False  # GFP_NOWAIT instead of GFP_ATOMIC for elements (6.0)
+    hash_uses_mem_alloc: bool = False  # bpf_mem_alloc (6.1)
+    lpm_uses_mem_alloc: bool = False  # 6.14
+    task_storage_uses_mem_alloc: bool = False  # 6.4
+    mem_alloc_prefill_blocks: bool = False  # prefill with GFP_KERNEL (6.6)
+    mem_alloc_percpu_low_watermarks: bool = False  # per-CPU instance: low 1, high 3 (6.8)
+    hash_has_elem_count: bool = False  # per-CPU element counter (6.6)
+    hash_has_map_locked: bool = False  # eight per-CPU lock counters, 5.11 until 6.15
+    hash_of_maps_spare_elements: bool = True  # gone in 6.15
+    stack_map_over_allocates: bool = False  # the old cost passed as size, 5.11 until 5.17
+    local_storage_buckets_charged: bool = True  # helper-based allocation escapes from 6.0
+    hash_key_limited_to_stack: bool = False  # key <= MAX_BPF_STACK, value limit separate (5.10)
+    map_structs_by_area_alloc: bool = False  # 6.1
+
+    # -- what user space sees
+    memlock: Memlock = Memlock.FOOTPRINT
+    default_memlock_bytes: int = 64 << 10  # 8 MiB since 5.16
+    capability_check_central: bool = False  # type capabilities after alloc_check (6.5)
+    unprivileged_gate_all_commands: bool = (
+        True  # unprivileged_bpf_disabled refuses every command (until 5.18)
+    )
+    fdinfo_has_map_extra: bool = False  # 5.16
+    bpf_attr_map_create_bytes: int = 72
+    prog_active_percpu: bool = False  # per-CPU recursion counter (5.12)
+    prog_image_failure_einval: bool = False  # token rework answers EINVAL for a failed image (6.9)
+    verifier_memory_charged: bool = False  # 6.17
+    bpf_jit_limit_bytes: int = 528_482_304
+
+    @property
+    def is_rlimit(self) -> bool:
+        """Whether maps and programs are precharged to the user under RLIMIT_MEMLOCK."""
+        return self.model is Model.RLIMIT
+
+
+_V5_10: Final = KernelProfile(
+    name="5.10",
+    release="5.10.262",
+    model=Model.RLIMIT,
+    structs=_STRUCTS_5_10,
+    map_types=_MAP_TYPES_5_10,
+    memlock=Memlock.CHARGED,
+    hash_key_limited_to_stack=True,
+)
+_V5_11: Final = KernelProfile(
+    name="5.11",
+    release="5.11.14",
+    model=Model.MEMCG,
+    structs=_STRUCTS_5_11,
+    map_types=_MAP_TYPES_5_11,
+    hash_has_map_locked=True,
+    stack_map_over_allocates=True,
+)
+_SEED_V5: Final = replace(
+    _V5_11, name="seed-v5", release="5.10-rc (series v5)", payer=Payer.UPDATER
+)
+_V6_1: Final = replace(
+    _V5_11,
+    name="6.1",
+    release="6.1.192",
+    structs=_STRUCTS_6_1,
+    map_types=_MAP_TYPES_6_1,
+    memcg_charge_batch=64,
+    byte_stock_keeps_uncharged=True,
+    percpu_charges_objcg_vector=True,
+    atomic_forces_early=False,
+    high_forces=True,
+    dying_task_forces=False,
+    oom_without_victim_forces=False,
+    forced_charge_raises_max=True,
+    has_oom_group_kill_event=True,
+    has_memory_peak=True,
+    has_memory_reclaim=True,
+    stat_has_kernel=True,
+    stat_has_vmalloc=True,
+    large_block_pages_retry=True,
+    map_holds_objcg=True,
+    creation_percpu_charged=False,
+    elements_nowait=True,
+    hash_uses_mem_alloc=True,
+    stack_map_over_allocates=False,
+    local_storage_buckets_charged=False,
+    map_structs_by_area_alloc=True,
+    default_memlock_bytes=8 << 20,
+    unprivileged_gate_all_commands=False,
+    fdinfo_has_map_extra=True,
+    prog_active_percpu=True,
+)
+_V6_12: Final = replace(
+    _V6_1,
+    name="6.12",
+    release="6.12.107",
+    structs=_STRUCTS_6_12,
+    map_types=_MAP_TYPES_6_12,
+    memory_peak_resets=True,
+    reclaim_takes_swappiness=True,
+    task_storage_uses_mem_alloc=True,
+    mem_alloc_prefill_blocks=True,
+    mem_alloc_percpu_low_watermarks=True,
+    hash_has_elem_count=True,
+    memlock=Memlock.USAGE,
+    capability_check_central=True,
+    prog_image_failure_einval=True,
+)
+_V6_18: Final = replace(
+    _V6_12,
+    name="6.18",
+    release="6.18.44",
+    structs=_STRUCTS_6_18,
+    memcg_stock_slots=7,
+    stock_bypassed_over_batch=True,
+    lpm_uses_mem_alloc=True,
+    hash_has_map_locked=False,
+    hash_of_maps_spare_elements=False,
+    verifier_memory_charged=True,
+)
+
+PROFILES: Final[dict[str, KernelProfile]] = {
+    profile.name: profile for profile in (_V5_10, _SEED_V5, _V5_11, _V6_1, _V6_12, _V6_18)
+}
+
+
+def _nobpf(profile: KernelProfile) -> KernelProfile:
+    return replace(profile, model=Model.NONE, bpf_accounting=False)
+
+
+def _nokmem(profile: KernelProfile) -> KernelProfile:
+    return replace(profile, model=Model.NONE, kmem_accounting=False)
+
+
+def _recharge(profile: KernelProfile) -> KernelProfile:
+    return replace(profile, payer=Payer.RECHARGE)
+
+
+def _nocharge(profile: KernelProfile) -> KernelProfile:
+    return replace(profile, payer=Payer.NOCHARGE)
+
+
+VARIANTS: Final = {
+    "nobpf": _nobpf,
+    "nokmem": _nokmem,
+    "recharge": _recharge,
+    "nocharge": _nocharge,
+}
+
+
+def profile_named(name: str) -> KernelProfile:
+    """The profile called ``name``: a kernel (``6.12``), or a kernel and a variant (``6.12:nobpf``).
+
+    Raises ``ValueError`` naming what exists. Variants need a memcg kernel; ``nobpf`` exists from 6.3 on.
+    """
+    base, _, variant = name.partition(":")
+    profile = PROFILES.get(base)
+    if profile is None:
+        raise ValueError(f"unknown kernel profile {base!r}; known: {', '.join(PROFILES)}")
+    if not variant:
+        return profile
+    change = VARIANTS.get(variant)
+    if change is None:
+        raise ValueError(f"unknown variant {variant!r} of {base}; known: {', '.join(VARIANTS)}")
+    if profile.is_rlimit:
+        raise ValueError(
+            f"{name!r}: variant {variant!r} needs a kernel with memcg accounting, {base} has none"
+        )
+    if variant == "nobpf" and profile.memlock is not Memlock.USAGE:
+        raise ValueError(f"{name!r}: cgroup.memory=nobpf exists from 6.3 on")
+    return replace(change(profile), name=name)
