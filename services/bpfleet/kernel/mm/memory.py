@@ -216,7 +216,12 @@ class Memory:
         gfp: int,
         current: Current,
     ) -> Block:
-        account = self.account(owner, size.kind, objcg)
+        return self.take_block(self.account(owner, size.kind, objcg), size, gfp, current, count)
+
+    def take_block(
+        self, account: Account, size: AllocSize, gfp: int, current: Current, count: int = 1
+    ) -> Block:
+        """`take`, remembered in a Block."""
         self.take(account, size, gfp, current, count)
         return Block(account, size, count)
 
