@@ -67,7 +67,8 @@ class MapDeclaration:
 
     ``fill_entries`` elements are inserted when the application starts (0: it starts empty). A
     map-in-map names its ``inner`` map and how many of its slots get one (``inner_count``).
-    ``pinned`` maps outlive their process.
+    ``pinned`` maps outlive their process; a ``frozen`` one is frozen once it is filled.
+    ``churn_weight`` shares churn out among the maps of an application; 0 leaves the map alone.
     """
 
     name: str
@@ -83,9 +84,11 @@ class MapDeclaration:
     fill_entries: int = 0
     pinned: bool = False
     frozen: bool = False
+    churn_weight: int = 1
 
     def __post_init__(self) -> None:
         _check_object_name("name", self.name)
+        _check_range("churn_weight", self.churn_weight, 0, 1000)
         _check_map_type(self.map_type)
         for name in ("key_size", "value_size", "max_entries", "map_flags"):
             _check_range(name, getattr(self, name), 0, U32_MAX)
@@ -282,15 +285,16 @@ class WorkloadSpec:
     limits.
 
     What runs is either ``inventory`` or ``application``, the name of a catalogue entry that is
-    sized for the node it lands on. ``per_node`` puts one replica on every eligible node instead of
-    ``replicas`` (a DaemonSet). ``memory_limit_bytes`` None is ``max``. ``memlock_bytes`` None
-    leaves the node's default; ``RLIM_INFINITY`` lifts it. ``user_memory_bytes`` None takes the
-    application's own figure.
+    sized for the node it lands on; ``options`` override that entry's own. ``per_node`` puts one
+    replica on every eligible node instead of ``replicas`` (a DaemonSet). ``memory_limit_bytes``
+    None is ``max``. ``memlock_bytes`` None leaves the node's default; ``RLIM_INFINITY`` lifts it.
+    ``user_memory_bytes`` None takes the application's own figure.
     """
 
     name: str
     application: str | None = None
     inventory: Inventory | None = None
+    options: Mapping[str, int] = field(default_factory=dict, hash=False)
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     replicas: int = 1
     per_node: bool = False

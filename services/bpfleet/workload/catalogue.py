@@ -1,0 +1,77 @@
+"""Real applications: their maps, sized for a node as each application sizes them
+(``applications/*.toml``).
+"""
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from bpfleet.workload.codec import from_data
+from bpfleet.workload.errors import SpecError
+from bpfleet.workload.sizing import resolve_numbers
+from bpfleet.workload.spec import Inventory, NodeShape
+
+__all__ = ["applications", "default_options", "inventory_for"]
+
+# One declared value of any type, as TOML and JSON readers return it.
+Plain = Any
+
+_FOLDER: Final = "applications"
+_NO_OPTIONS: Final[Mapping[str, int]] = {}
+
+
+def applications() -> tuple[str, ...]:
+    """Names of all catalogue entries, sorted."""
+    entries = (entry.name for entry in files("bpfleet.workload").joinpath(_FOLDER).iterdir())
+    return tuple(sorted(n.removesuffix(".toml") for n in entries if n.endswith(".toml")))
+
+
+def inventory_for(
+    application: str, shape: NodeShape, options: Mapping[str, int] = _NO_OPTIONS
+) -> Inventory:
+    """The inventory of ``application`` on a node of this shape.
+
+    Raises ``SpecError`` for an unknown application or option, or where an option leads to a size
+    out of range.
+    """
+    entry = _entry(application)
+    source = f"application {application}"
+    chosen = _options(entry, options, source)
+    data = {
+        name: value for name, value in entry.items() if name not in ("options", "maps", "programs")
+    }
+    for name in ("maps", "programs"):
+        resolved = (resolve_numbers(item, shape, chosen, source) for item in entry.get(name, ()))
+        data[name] = [item for item in resolved if item.get("count", 1) != 0]
+    return from_data(Inventory, {"name": application, **data}, source)
+
+
+def default_options(application: str) -> Mapping[str, int]:
+    """The options of ``application`` and their defaults. Raises ``SpecError`` for an unknown one."""
+    return dict(_entry(application).get("options", {}))
+
+
+def _options(
+    entry: Mapping[str, Plain], given: Mapping[str, int], source: str
+) -> Mapping[str, int]:
+    defaults: Mapping[str, int] = entry.get("options", {})
+    for name, value in given.items():
+        if name not in defaults:
+            known = ", ".join(sorted(defaults)) or "none"
+            raise SpecError(source, f"options.{name}", value, "unknown option", f"it has {known}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise SpecError(source, f"options.{name}", value, "not a count", "use 0 or more")
+    return {**defaults, **given}
+
+
+@cache
+def _entry(application: str) -> Mapping[str, Plain]:
+    known = applications()
+    if application not in known:
+        raise SpecError(
+            "catalogue", "application", application, "unknown", f"use one of {', '.join(known)}"
+        )
+    text = files("bpfleet.workload").joinpath(_FOLDER, f"{application}.toml").read_text("utf-8")
+    return tomllib.loads(text)
