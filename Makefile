@@ -1,0 +1,50 @@
+# All set-up happens here: a fresh clone and Python 3.11 or later are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST_ARGS ?= -n 2 --dist loadfile
+COMPARE_ARGS ?=
+
+.PHONY: compare test check proto docs wheel clean help
+
+help:            ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+compare: $(VENV)/.run   ## the main job: the built-in fleet under several accounting models
+	$(BIN)/bpfleet compare $(COMPARE_ARGS)
+
+test: $(VENV)/.dev      ## all tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev     ## style, types, import contracts, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m bpfleet.oracle.docs --check
+
+proto: $(VENV)/.dev     ## regenerate services/bpfleet/v1 from protos/
+	$(BIN)/python protos/generate.py
+
+docs: $(VENV)/.dev      ## regenerate docs/fidelity.md and docs/map-costs.md
+	$(BIN)/python -m bpfleet.oracle.docs --write
+
+wheel: $(VENV)/.dev     ## build dist/*.whl
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:           ## remove the virtual environment and everything generated locally
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'bpfleet needs Python 3.11 or later; name one with: make PYTHON=python3.11 …' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.run
