@@ -85,9 +85,10 @@ class RpcServer:
     ) -> None:
         self._options: Final = options
         self._services: Final = tuple(services)
+        # The token comes first: what follows keeps handlers, and a handler must not be reached without a token.
         interceptors: list[aio.ServerInterceptor] = [ErrorInterceptor()]
         if options.token is not None:
-            interceptors.append(TokenInterceptor(options.token))
+            interceptors.insert(0, TokenInterceptor(options.token))
         self._server: Final = aio.server(
             interceptors=interceptors,
             maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX,
