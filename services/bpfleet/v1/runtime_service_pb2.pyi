@@ -271,6 +271,15 @@ class RunReplicasRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLICAS_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    leader_epoch: _builtins.int
+    """Term of the coordinator that sends this. The agent carries out a command only if its (epoch, sequence) is above
+    that of every command before; else ABORTED with STALE_COMMAND: a late or repeated message, or a deposed
+    coordinator. 0 is not checked.
+    """
+    sequence: _builtins.int
+    """Number of the command within the term, over RunReplicas and StopReplicas of this agent."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaSpec]:
         """Replicas to start, at most 1000."""
@@ -279,10 +288,12 @@ class RunReplicasRequest(_message.Message):
         self,
         *,
         replicas: _abc.Iterable[Global___ReplicaSpec] | None = ...,
+        leader_epoch: _builtins.int = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "replicas", b"replicas", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,6 +362,12 @@ class StopReplicasRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLICAS_FIELD_NUMBER: _builtins.int
+    LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    leader_epoch: _builtins.int
+    """As in RunReplicasRequest."""
+    sequence: _builtins.int
+    """As in RunReplicasRequest."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaKey]:
         """Replicas to stop, at most 1000."""
@@ -359,10 +376,12 @@ class StopReplicasRequest(_message.Message):
         self,
         *,
         replicas: _abc.Iterable[Global___ReplicaKey] | None = ...,
+        leader_epoch: _builtins.int = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader_epoch", b"leader_epoch", "replicas", b"replicas", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
