@@ -164,6 +164,7 @@ class MapDeclaration(_message.Message):
     INNER_COUNT_FIELD_NUMBER: _builtins.int
     MAP_EXTRA_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
+    CHURN_WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name as bpftool shows it; at most 15 bytes."""
     map_type: _bpf_pb2.MapType.ValueType
@@ -188,6 +189,8 @@ class MapDeclaration(_message.Message):
     """Number of hash functions of a bloom filter; 0 elsewhere."""
     frozen: _builtins.bool
     """True if the application freezes the map once it is filled."""
+    churn_weight: _builtins.int
+    """Its share of the churn among the maps of the application [1]; 0 leaves the map alone."""
     @_builtins.property
     def inner(self) -> Global___MapDeclaration:
         """The inner map of a map of maps."""
@@ -208,12 +211,15 @@ class MapDeclaration(_message.Message):
         inner_count: _builtins.int = ...,
         map_extra: _builtins.int = ...,
         frozen: _builtins.bool = ...,
+        churn_weight: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["inner", b"inner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_churn_weight", b"_churn_weight", "churn_weight", b"churn_weight", "inner", b"inner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "fill_entries", b"fill_entries", "frozen", b"frozen", "inner", b"inner", "inner_count", b"inner_count", "key_size", b"key_size", "map_extra", b"map_extra", "map_flags", b"map_flags", "map_type", b"map_type", "max_entries", b"max_entries", "name", b"name", "pinned", b"pinned", "value_size", b"value_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_churn_weight", b"_churn_weight", "churn_weight", b"churn_weight", "count", b"count", "fill_entries", b"fill_entries", "frozen", b"frozen", "inner", b"inner", "inner_count", b"inner_count", "key_size", b"key_size", "map_extra", b"map_extra", "map_flags", b"map_flags", "map_type", b"map_type", "max_entries", b"max_entries", "name", b"name", "pinned", b"pinned", "value_size", b"value_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__churn_weight: _TypeAlias = _typing.Literal["churn_weight"]  # noqa: Y015
+    _WhichOneofArgType__churn_weight: _TypeAlias = _typing.Literal["_churn_weight", b"_churn_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__churn_weight) -> _WhichOneofReturnType__churn_weight | None: ...
 
 Global___MapDeclaration: _TypeAlias = MapDeclaration  # noqa: Y015
 
@@ -644,6 +650,26 @@ class WorkloadSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REPLICAS_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     MEMORY_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
@@ -667,6 +693,7 @@ class WorkloadSpec(_message.Message):
     MEMLOCK_BYTES_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     LIMIT_CAPABILITIES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     replicas: _builtins.int
     """Replicas wanted. Ignored with `one_per_node`."""
     uid: _builtins.int
@@ -733,6 +760,10 @@ class WorkloadSpec(_message.Message):
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Capabilities of the process by name ("CAP_BPF"); ignored unless `limit_capabilities`."""
 
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Options of the catalogue application, in place of its defaults."""
+
     def __init__(
         self,
         *,
@@ -759,10 +790,11 @@ class WorkloadSpec(_message.Message):
         memlock_bytes: _builtins.int | None = ...,
         capabilities: _abc.Iterable[_builtins.str] | None = ...,
         limit_capabilities: _builtins.bool = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_memlock_bytes", b"_memlock_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "churn", b"churn", "inventory", b"inventory", "memlock_bytes", b"memlock_bytes", "memory_limit_bytes", b"memory_limit_bytes", "rollout", b"rollout", "spread", b"spread", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memlock_bytes", b"_memlock_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "gang", b"gang", "inventory", b"inventory", "labels", b"labels", "limit_capabilities", b"limit_capabilities", "memlock_bytes", b"memlock_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "node_selector", b"node_selector", "one_per_node", b"one_per_node", "oom_score_adj", b"oom_score_adj", "preferred_affinity", b"preferred_affinity", "priority", b"priority", "replicas", b"replicas", "required_affinity", b"required_affinity", "restart_policy", b"restart_policy", "rollout", b"rollout", "spread", b"spread", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memlock_bytes", b"_memlock_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "gang", b"gang", "inventory", b"inventory", "labels", b"labels", "limit_capabilities", b"limit_capabilities", "memlock_bytes", b"memlock_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "node_selector", b"node_selector", "one_per_node", b"one_per_node", "oom_score_adj", b"oom_score_adj", "options", b"options", "preferred_affinity", b"preferred_affinity", "priority", b"priority", "replicas", b"replicas", "required_affinity", b"required_affinity", "restart_policy", b"restart_policy", "rollout", b"rollout", "spread", b"spread", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__memlock_bytes: _TypeAlias = _typing.Literal["memlock_bytes"]  # noqa: Y015
     _WhichOneofArgType__memlock_bytes: _TypeAlias = _typing.Literal["_memlock_bytes", b"_memlock_bytes"]  # noqa: Y015
