@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
-from bpfleet.workload.ops import ELEMENT_TYPES, Operation, OpKind, key_count
+from bpfleet.workload.ops import ARRAY_TYPES, ELEMENT_TYPES, Operation, OpKind, key_count
 from bpfleet.workload.seeding import SplitMix64, seed_for
 from bpfleet.workload.spec import Inventory, KeyDistribution, MapDeclaration
 
-__all__ = ["ChurnStream", "targets_of"]
+__all__ = ["ChurnStream", "HeapRamp", "targets_of"]
 
 _ELEMENT_KINDS: Final = (OpKind.LOOKUP, OpKind.UPDATE, OpKind.DELETE, OpKind.CREATE)
 
@@ -26,16 +26,36 @@ def targets_of(inventory: Inventory) -> tuple[MapDeclaration, ...]:
     return tuple(declared for declared in inventory.maps for _ in range(declared.count))
 
 
+class HeapRamp:
+    """The anonymous memory of an application: ``start_bytes`` at its start, then growth step by
+    step to the peak.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._peak_bytes: Final = inventory.user_memory_bytes
+        self._steps: Final = inventory.churn.ramp_steps
+        share = inventory.churn.start_share if self._steps else 1.0
+        self.start_bytes: Final = int(self._peak_bytes * share)
+        self._step = 0
+
+    def grow(self) -> int:
+        """Bytes the next step adds; the parts add up to the peak exactly."""
+        if self._step >= self._steps:
+            return 0
+        growth = self._peak_bytes - self.start_bytes
+        before = growth * self._step // self._steps
+        self._step += 1
+        return growth * self._step // self._steps - before
+
+
 class ChurnStream:
     """The operations of one replica, step after step.
 
-    ``seed`` is the replica's (``seeding.seed_for(scenario seed, node, replica)``). ``steps`` counts
-    the steps drawn.
+    ``seed`` is the replica's (``seeding.seed_for(scenario seed, node, replica)``).
     """
 
     def __init__(self, inventory: Inventory, seed: int) -> None:
-        self.steps = 0
-        self._inventory: Final = inventory
+        self.heap: Final = HeapRamp(inventory)
         self._churn: Final = inventory.churn
         self._random: Final = SplitMix64(seed_for(seed, "churn"))
         self._targets: Final = targets_of(inventory)
@@ -50,31 +70,19 @@ class ChurnStream:
             accumulate((churn.lookups, churn.updates, churn.deletes, churn.creates))
         )
         self._next_key: Final = [0] * len(self._targets)
-        self._touched_bytes = self._heap_bytes(0)
-
-    @property
-    def start_bytes(self) -> int:
-        """Anonymous memory the application holds once it has started."""
-        return self._heap_bytes(0)
 
     def step(self) -> Iterator[Operation]:
-        """The operations of the next step: heap growth first, then map operations."""
-        self.steps += 1
-        grown = self._heap_bytes(self.steps) - self._touched_bytes
-        self._touched_bytes += grown
-        if grown:
-            yield Operation(OpKind.TOUCH, 0, 0, grown)
+        """The operations of the next step: heap growth first, then those on maps."""
+        grown_bytes = self.heap.grow()
+        if grown_bytes:
+            yield Operation(OpKind.TOUCH, 0, 0, grown_bytes)
+        yield from self.map_operations()
+
+    def map_operations(self) -> Iterator[Operation]:
+        """The next step without its heap growth; nothing where no map takes element operations."""
         if self._weights and self._weights[-1]:
             for _ in range(self._churn.operations_per_step):
                 yield self._draw()
-
-    def _heap_bytes(self, step: int) -> int:
-        """Anonymous memory at ``step``: from the starting share in equal parts to the peak."""
-        peak_bytes = self._inventory.user_memory_bytes
-        first_bytes = int(peak_bytes * self._churn.start_share)
-        if step >= self._churn.ramp_steps:
-            return peak_bytes if self._churn.ramp_steps or step else first_bytes
-        return first_bytes + (peak_bytes - first_bytes) * step // self._churn.ramp_steps
 
     def _draw(self) -> Operation:
         bits = self._random.next()
@@ -84,7 +92,7 @@ class ChurnStream:
             return Operation(kind, target)
         keys = self._key_counts[target]
         key = self._key(target, keys, bits >> 32)
-        if self._targets[target].map_type in _NO_DELETE and kind is OpKind.DELETE:
+        if kind is OpKind.DELETE and self._targets[target].map_type in ARRAY_TYPES:
             kind = OpKind.UPDATE
         return Operation(kind, target, key, min(self._churn.batch_size, keys))
 
@@ -101,6 +109,3 @@ class ChurnStream:
         octave = (bits & 0xFF) * keys.bit_length() >> 8
         low = (1 << octave) - 1
         return min(low + ((bits >> 8) * (low + 1) >> 24), keys - 1)
-
-
-_NO_DELETE: Final = ELEMENT_TYPES - {kind for kind in ELEMENT_TYPES if "ARRAY" not in kind.name}

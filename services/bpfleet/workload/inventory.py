@@ -44,7 +44,7 @@ def inventory_from_bpftool(
     """The inventory a bpftool listing describes; ``source`` is the file's name for messages."""
     maps, programs = _listings(_parse(text, source), source)
     declared = tuple(_map(entry, source, f"[{i}]") for i, entry in enumerate(maps))
-    names = {int(e["id"]): d.name for e, d in zip(maps, declared, strict=True) if "id" in e}
+    names = {_id(e, source, i): d.name for i, (e, d) in enumerate(zip(maps, declared, strict=True))}
     loaded = tuple(
         _program(entry, names, source, f"programs[{i}]") for i, entry in enumerate(programs)
     )
@@ -173,17 +173,28 @@ def _program(
         known = ", ".join(sorted(_PROG_TYPES.keys() - {"unspec"}))
         raise SpecError(source, f"{path}.type", kind, "unknown program type", f"use one of {known}")
     bytes_xlated = _number(entry, "bytes_xlated", source, path, high=U32_MAX)
-    used = entry.get("map_ids", [])
+    used = [i for i in _list(entry, "map_ids", source, path) if isinstance(i, int)]
     try:
         return ProgramDeclaration(
             name=_name(entry, source, path),
             prog_type=_PROG_TYPES[kind],
             insn_cnt=max(1, bytes_xlated // _INSN_BYTES),
-            map_names=tuple(names[i] for i in used if isinstance(i, int) and i in names),
+            map_names=tuple(names[i] for i in used if i in names),
             pinned=bool(entry.get("pinned")),
         )
     except SpecError as error:
         raise error.under(path).within(source) from None
+
+
+def _list(entry: Mapping[str, Plain], name: str, source: str, path: str) -> list[Plain]:
+    value = entry.get(name, [])
+    if not isinstance(value, list):
+        raise SpecError(source, f"{path}.{name}", value, "not a list", "write [ ... ]")
+    return value
+
+
+def _id(entry: Mapping[str, Plain], source: str, index: int) -> int:
+    return _number(entry, "id", source, f"[{index}]", high=U32_MAX, missing=0)
 
 
 def _name(entry: Mapping[str, Plain], source: str, path: str) -> str:

@@ -12,10 +12,12 @@ from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
 from bpfleet.workload.spec import MapDeclaration
 
 __all__ = [
+    "ARRAY_TYPES",
     "BATCH_TYPES",
     "ELEMENT_TYPES",
     "OpKind",
     "Operation",
+    "grows",
     "key_bytes",
     "key_count",
     "value_bytes",
@@ -29,8 +31,7 @@ class OpKind(IntEnum):
     UPDATE = 1
     DELETE = 2
     CREATE = 3
-    CLOSE = 4
-    TOUCH = 5
+    TOUCH = 4
 
     @property
     def call(self) -> str:
@@ -43,24 +44,23 @@ _CALLS: Final = (
     "MAP_UPDATE_ELEM",
     "MAP_DELETE_ELEM",
     "MAP_CREATE",
-    "close",
     "page fault",
 )
 
 
 class Operation(NamedTuple):
-    """One operation. ``target`` counts the maps of the application as they are declared, copies
-    included.
+    """One operation. ``target`` counts the maps of the application as declared, copies included.
 
-    ``key`` is a number below ``key_count`` of the map; ``count`` above 1 is one bpf(2) batch of
-    that many keys, each the previous one's successor. CLOSE's ``key`` is unused; TOUCH's ``count``
-    is bytes of anonymous memory.
+    ``key`` is a number below ``key_count`` of the map; ``amount`` above 1 is one bpf(2) batch of
+    that many keys, each the previous one's successor. CREATE makes one more map like its target and
+    closes the oldest such map beyond the churn's ``extra_maps_max``. TOUCH faults ``amount`` bytes
+    of anonymous memory in.
     """
 
     kind: OpKind
     target: int
     key: int = 0
-    count: int = 1
+    amount: int = 1
 
 
 # Types whose elements user space looks up, updates and deletes by key.
@@ -73,9 +73,9 @@ _HASHES: Final = frozenset(
         MapType.LPM_TRIE,
     }
 )
-_ARRAYS: Final = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
+ARRAY_TYPES: Final = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
 _LISTS: Final = frozenset({MapType.QUEUE, MapType.STACK})
-ELEMENT_TYPES: Final = _HASHES | _ARRAYS | _LISTS
+ELEMENT_TYPES: Final = _HASHES | ARRAY_TYPES | _LISTS
 BATCH_TYPES: Final = ELEMENT_TYPES - _LISTS
 
 _LPM_PREFIX_BYTES: Final = 4
@@ -86,7 +86,7 @@ def key_count(declared: MapDeclaration, working_set: float = 1.0) -> int:
     1.
     """
     entries = max(1, int(declared.max_entries * working_set))
-    if declared.map_type in _ARRAYS or declared.map_type in _LISTS:
+    if declared.map_type in ARRAY_TYPES or declared.map_type in _LISTS:
         return entries
     data_bytes = declared.key_size
     if declared.map_type is MapType.LPM_TRIE:

@@ -1,0 +1,248 @@
+"""Named fleet scenarios: nodes, workloads and what happens to them, from TOML.
+
+A scenario says everything a run needs except the kernel profiles: two runs of one scenario with one
+seed are identical.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+from bpfleet.workload.catalogue import inventory_for
+from bpfleet.workload.codec import from_data
+from bpfleet.workload.errors import SpecError
+from bpfleet.workload.seeding import seed_for
+from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
+
+__all__ = [
+    "NODES_MAX",
+    "FleetNode",
+    "NodeGroup",
+    "Scenario",
+    "ScenarioEvent",
+    "builtin_scenario",
+    "builtin_scenarios",
+    "replica_for",
+    "scenario_from_toml",
+]
+
+# One declared value of any type, as the TOML reader returns it.
+Plain = Any
+
+NODES_MAX: Final = 100_000
+STEPS_MAX: Final = 1_000_000
+_FOLDER: Final = "scenarios"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGroup:
+    """``count`` equal nodes. ``reserved_bytes`` is memory no workload may request (system daemons)."""
+
+    name: str
+    count: int = 1
+    possible_cpus: int = 4
+    ram_bytes: int = 8 << 30
+    reserved_bytes: int = 512 << 20
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.count <= NODES_MAX:
+            raise SpecError(
+                "scenario", "count", self.count, "out of range", f"use 0 to {NODES_MAX}"
+            )
+        if not 0 <= self.reserved_bytes <= self.ram_bytes:
+            raise SpecError(
+                "scenario",
+                "reserved_bytes",
+                self.reserved_bytes,
+                "out of range",
+                "use 0 to ram_bytes",
+            )
+        _ = self.shape  # checks the CPUs and the RAM
+
+    @property
+    def shape(self) -> NodeShape:
+        """CPUs and RAM of each node."""
+        return NodeShape(possible_cpus=self.possible_cpus, ram_bytes=self.ram_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetNode:
+    """One node of a scenario. ``labels`` hold the group's and ``node``, ``group``, ``cpus``."""
+
+    name: str
+    group: str
+    shape: NodeShape
+    allocatable_bytes: int
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+class EventAction(StrEnum):
+    """What happens to a workload at a step of the run."""
+
+    RESTART = "restart"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioEvent:
+    """At ``step`` every replica of ``workload`` restarts (a rollout: pinned maps survive) or stops."""
+
+    step: int
+    workload: str
+    action: EventAction = EventAction.RESTART
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step <= STEPS_MAX:
+            raise SpecError("scenario", "step", self.step, "out of range", f"use 0 to {STEPS_MAX}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A fleet and what runs on it for ``steps`` steps of ``step_ns`` virtual time."""
+
+    name: str
+    title: str = ""
+    seed: int = 1
+    steps: int = 20
+    step_ns: int = 1_000_000_000
+    nodes: tuple[NodeGroup, ...] = ()
+    workloads: tuple[WorkloadSpec, ...] = ()
+    events: tuple[ScenarioEvent, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check("seed", self.seed, 0, (1 << 64) - 1)
+        _check("steps", self.steps, 0, STEPS_MAX)
+        _check("step_ns", self.step_ns, 1, 1 << 62)
+        _check("nodes", sum(group.count for group in self.nodes), 1, NODES_MAX)
+        _unique("nodes", [group.name for group in self.nodes])
+        _unique("workloads", [workload.name for workload in self.workloads])
+        for index, event in enumerate(self.events):
+            if all(event.workload != workload.name for workload in self.workloads):
+                raise SpecError(
+                    "scenario",
+                    f"events[{index}].workload",
+                    event.workload,
+                    "no such workload",
+                    "name one of [[workloads]]",
+                )
+        for workload in self.workloads:
+            self._check_sizes(workload)
+
+    def _check_sizes(self, workload: WorkloadSpec) -> None:
+        """Sizes every application for every node shape now, so that a run cannot stop half way."""
+        if workload.application is None:
+            return
+        for shape in {group.shape for group in self.nodes}:
+            inventory_for(workload.application, shape, workload.options)
+
+    def fleet(self) -> tuple[FleetNode, ...]:
+        """Every node by name: ``GROUP-0001`` onwards, in the order of the groups."""
+        return tuple(
+            FleetNode(
+                name=f"{group.name}-{ordinal:04d}",
+                group=group.name,
+                shape=group.shape,
+                allocatable_bytes=group.ram_bytes - group.reserved_bytes,
+                labels={
+                    **group.labels,
+                    "node": f"{group.name}-{ordinal:04d}",
+                    "group": group.name,
+                    "cpus": str(group.possible_cpus),
+                },
+            )
+            for group in self.nodes
+            for ordinal in range(1, group.count + 1)
+        )
+
+    def scaled_to(self, nodes: int) -> "Scenario":
+        """The same scenario on ``nodes`` nodes, shared out by the groups' own proportions.
+
+        Replica counts of workloads that are not per node scale alike. Raises ``SpecError`` outside
+        1 to ``NODES_MAX``.
+        """
+        _check("nodes", nodes, 1, NODES_MAX)
+        before = sum(group.count for group in self.nodes)
+        groups, taken, seen = [], 0, 0
+        for group in self.nodes:
+            seen += group.count
+            upto = seen * nodes // before
+            groups.append(replace(group, count=upto - taken))
+            taken = upto
+        workloads = tuple(
+            w if w.per_node else replace(w, replicas=max(1, -(-w.replicas * nodes // before)))
+            for w in self.workloads
+        )
+        return replace(self, nodes=tuple(groups), workloads=workloads)
+
+
+def replica_for(
+    workload: WorkloadSpec, ordinal: int, node: str, shape: NodeShape, *, seed: int
+) -> ReplicaSpec:
+    """Replica ``ordinal`` of ``workload`` on a node: the application sized for it, the seed
+    derived.
+
+    The seed depends on the scenario's seed, the node and the replica only. Raises ``SpecError``
+    where the application cannot be sized.
+    """
+    inventory = workload.inventory
+    if inventory is None:
+        inventory = inventory_for(workload.program_name, shape, workload.options)
+    if workload.user_memory_bytes is not None:
+        inventory = replace(inventory, user_memory_bytes=workload.user_memory_bytes)
+    if workload.churn is not None:
+        inventory = replace(inventory, churn=workload.churn)
+    return ReplicaSpec(
+        workload=workload.name,
+        ordinal=ordinal,
+        inventory=inventory,
+        uid=workload.uid,
+        capabilities=workload.capabilities,
+        memory_limit_bytes=workload.memory_limit_bytes,
+        memlock_bytes=workload.memlock_bytes,
+        oom_score_adj=workload.oom_score_adj,
+        restart_policy=workload.restart_policy,
+        seed=seed_for(seed, node, workload.name, ordinal),
+    )
+
+
+def scenario_from_toml(text: str, source: str) -> Scenario:
+    """The scenario in ``text``; ``source`` is the file's name for messages. Raises ``SpecError``."""
+    try:
+        data: Mapping[str, Plain] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(source, "", None, f"not TOML ({error})", "correct the line") from None
+    return from_data(Scenario, data, source)
+
+
+def builtin_scenarios() -> tuple[str, ...]:
+    """Names of the scenarios that come with the package, sorted."""
+    entries = (entry.name for entry in files("bpfleet.workload").joinpath(_FOLDER).iterdir())
+    return tuple(sorted(n.removesuffix(".toml") for n in entries if n.endswith(".toml")))
+
+
+@cache
+def builtin_scenario(name: str) -> Scenario:
+    """The built-in scenario ``name``. Raises ``SpecError`` naming the known ones."""
+    known = builtin_scenarios()
+    if name not in known:
+        raise SpecError("scenarios", "scenario", name, "unknown", f"use one of {', '.join(known)}")
+    path = files("bpfleet.workload").joinpath(_FOLDER, f"{name}.toml")
+    return scenario_from_toml(path.read_text("utf-8"), f"scenario {name}")
+
+
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SpecError("scenario", name, value, "out of range", f"use {low} to {high}")
+
+
+def _unique(name: str, values: list[str]) -> None:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise SpecError(
+                "scenario", f"{name}[{index}].name", value, "used twice", "name it differently"
+            )
