@@ -97,6 +97,7 @@ def _map_record(message: workload_pb2.MapDeclaration, path: str) -> MapDeclarati
             fill_entries=message.fill_entries,
             pinned=message.pinned,
             frozen=message.frozen,
+            churn_weight=message.churn_weight if message.HasField("churn_weight") else 1,
         )
     except SpecError as error:
         raise spec_problem(error, path) from None
@@ -125,7 +126,9 @@ def _member(kind: type[Kind], number: int, path: str) -> Kind:
 
 def churn_record(message: workload_pb2.Churn, path: str = "churn") -> Churn:
     """The record of a churn; absent fields have the record's defaults. Raises ``ApiError``."""
-    given = {name: getattr(message, name) for name in _CHURN_NUMBERS if message.HasField(name)}
+    given = {
+        field.name: value for field, value in message.ListFields() if field.name in _CHURN_NUMBERS
+    }
     distribution = _DISTRIBUTIONS.get(message.key_distribution)
     if distribution is None:
         raise invalid(f"{path}.key_distribution", f"{message.key_distribution} is unknown")
@@ -178,6 +181,7 @@ def _map_message(record: MapDeclaration) -> workload_pb2.MapDeclaration:
         fill_entries=record.fill_entries,
         pinned=record.pinned,
         frozen=record.frozen,
+        churn_weight=record.churn_weight,
     )
 
 

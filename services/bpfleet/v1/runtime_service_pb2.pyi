@@ -27,6 +27,26 @@ class ReplicaSpec(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REPLICA_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
@@ -43,6 +63,9 @@ class ReplicaSpec(_message.Message):
     CGROUP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     RESTART_POLICY_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    LIMIT_CAPABILITIES_FIELD_NUMBER: _builtins.int
     replica: _builtins.str
     """Id the coordinator gave it: a-z, 0-9, '-' and '.', at most 63."""
     attempt: _builtins.int
@@ -71,6 +94,8 @@ class ReplicaSpec(_message.Message):
     """Seed of its churn."""
     restart_policy: _workload_pb2.RestartPolicy.ValueType
     """What the coordinator does when it ends; the agent only keeps it."""
+    limit_capabilities: _builtins.bool
+    """True: the process has only `capabilities`. False: all for uid 0, none for others."""
     @_builtins.property
     def inventory(self) -> _workload_pb2.Inventory:
         """What the replica creates. Either this or `application`."""
@@ -78,6 +103,14 @@ class ReplicaSpec(_message.Message):
     @_builtins.property
     def churn(self) -> _workload_pb2.Churn:
         """What it does to its maps; absent for the mix of the application or the inventory."""
+
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Options of the catalogue application, in place of its defaults."""
+
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Capabilities of its process, with `limit_capabilities`."""
 
     def __init__(
         self,
@@ -98,10 +131,13 @@ class ReplicaSpec(_message.Message):
         cgroup: _builtins.str = ...,
         seed: _builtins.int = ...,
         restart_policy: _workload_pb2.RestartPolicy.ValueType = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        limit_capabilities: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "churn", b"churn", "inventory", b"inventory", "memlock_limit_bytes", b"memlock_limit_bytes", "memory_limit_bytes", b"memory_limit_bytes", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "attempt", b"attempt", "cgroup", b"cgroup", "churn", b"churn", "inventory", b"inventory", "memlock_limit_bytes", b"memlock_limit_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "node", b"node", "oom_score_adj", b"oom_score_adj", "replica", b"replica", "restart_policy", b"restart_policy", "seed", b"seed", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "attempt", b"attempt", "capabilities", b"capabilities", "cgroup", b"cgroup", "churn", b"churn", "inventory", b"inventory", "limit_capabilities", b"limit_capabilities", "memlock_limit_bytes", b"memlock_limit_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "node", b"node", "oom_score_adj", b"oom_score_adj", "options", b"options", "replica", b"replica", "restart_policy", b"restart_policy", "seed", b"seed", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__memlock_limit_bytes: _TypeAlias = _typing.Literal["memlock_limit_bytes"]  # noqa: Y015
     _WhichOneofArgType__memlock_limit_bytes: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes"]  # noqa: Y015
