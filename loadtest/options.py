@@ -1,0 +1,148 @@
+"""Settings of a load test, each from the command line or from an environment variable.
+
+Locust parses its command line after it has loaded the locustfile, but the choice of a shape decides
+what the locustfile offers: ``early_shape`` reads that one setting ahead of time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loadtest.shapes import SHAPES
+
+__all__ = ["STEP_TO_FAILURE", "LoadOptions", "OptionError", "add_arguments", "early_shape"]
+
+STEP_TO_FAILURE: Final = "step-to-failure"
+_SHAPE_NAMES: Final = (*sorted(SHAPES), STEP_TO_FAILURE)
+_BATCH_MAX: Final = 4096
+_ELEMENTS_MAX: Final = 8192
+
+
+class OptionError(Exception):
+    """One line for people: the option, its value, what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """The settings, checked. Sizes are bytes; an empty ``models`` stands for all there are."""
+
+    agents: tuple[str, ...]
+    coordinators: tuple[str, ...]
+    models: tuple[str, ...]
+    applications: tuple[str, ...]
+    seed: int
+    batch: int
+    elements: int
+    limit_bytes: int | None
+    memlock_bytes: int | None
+    think_seconds: float
+    outcomes_file: str
+    fail_if: tuple[tuple[str, str, float], ...]
+    transport_failures_max: int
+
+    @classmethod
+    def parsed(cls, options: Any) -> LoadOptions:
+        """From what Locust parsed. Raises ``OptionError``."""
+        return cls(
+            agents=_words(options.bpfleet_agents),
+            coordinators=_words(options.bpfleet_coordinator),
+            models=_words(options.models),
+            applications=_words(options.applications),
+            seed=_number("--seed", options.seed, 0, 2**63 - 1),
+            batch=_number("--batch", options.batch, 1, _BATCH_MAX),
+            elements=_number("--elements", options.elements, 1, _ELEMENTS_MAX),
+            limit_bytes=size_bytes("--memory-max", options.memory_max),
+            memlock_bytes=size_bytes("--memlock", options.memlock),
+            think_seconds=_number("--think-ms", options.think_ms, 0, 3_600_000) / 1000,
+            outcomes_file=options.outcomes,
+            fail_if=tuple(_threshold(word) for word in _words(options.fail_if)),
+            transport_failures_max=_number(
+                "--transport-failures-max", options.transport_failures_max, 0, 2**31
+            ),
+        )
+
+
+def early_shape(arguments: Sequence[str]) -> str:
+    """The shape named on the command line or in BPFLEET_SHAPE; empty where Locust's own -u, -r and
+    -t decide. Raises ``OptionError`` for an unknown one.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--load-shape", default=os.environ.get("BPFLEET_SHAPE", ""))
+    shape: str = parser.parse_known_args(list(arguments))[0].load_shape
+    if shape and shape not in _SHAPE_NAMES:
+        raise OptionError(f"--load-shape {shape!r}: use one of {', '.join(_SHAPE_NAMES)}")
+    return shape
+
+
+def add_arguments(parser: Any) -> None:
+    """Add the options to Locust's parser; most of them also appear in its web page."""
+    group = parser.add_argument_group("bpfleet", "What is tested, and with which operations")
+
+    def option(name: str, default: str | int, text: str, *, in_page: bool = True) -> None:
+        variable = "BPFLEET_" + name.removeprefix("bpfleet-").replace("-", "_").upper()
+        group.add_argument(
+            f"--{name}",
+            env_var=variable,
+            default=default,
+            type=type(default),
+            help=f"{text} [{variable}]",
+            include_in_web_ui=in_page,
+        )
+
+    option("bpfleet-agents", "", "Node agents, host:port, separated by commas")
+    option("bpfleet-coordinator", "127.0.0.1:7070", "Coordinators; asked for the agents if none")
+    option("models", "", "Only these kernel profiles (all)")
+    option("applications", "katran,falco,bcc-execsnoop,tetragon", "Applications whose maps churn")
+    option("seed", 1, "Seed of all operations")
+    option("batch", 256, "Calls in one message, up to 4096")
+    option("elements", 1024, "Map elements in one kernel batch command, up to 8192")
+    option("memory-max", "64M", "memory.max of each user's cgroup, or max")
+    option("memlock", "default", "RLIMIT_MEMLOCK of each user's process, default or max")
+    option("think-ms", 10, "Pause between two messages of a user")
+    option("load-shape", "", f"Load over time: {', '.join(_SHAPE_NAMES)}", in_page=False)
+    option("shape-steps", 10, "Steps of step-to-failure")
+    option("shape-bad-percent", 5, "Share of bad verdicts at which step-to-failure stops a model")
+    option("outcomes", "", "Write outcomes to FILE.json or FILE.csv at the end", in_page=False)
+    option("fail-if", "", "Exit 1 if passed, for example 6.12:ENOMEM>0.05", in_page=False)
+    option("transport-failures-max", 0, "Exit 1 above this many transport failures", in_page=False)
+
+
+def size_bytes(option: str, text: str) -> int | None:
+    """Bytes of ``64M``; None for ``max`` and -1 for ``default``. Raises ``OptionError``."""
+    word = text.strip()
+    if word in ("max", "unlimited"):
+        return None
+    if word == "default":
+        return -1
+    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(word[-1:].upper(), 1)
+    digits = word[:-1] if factor > 1 else word
+    if not digits.isascii() or not digits.isdigit():
+        raise OptionError(f"{option} {text!r}: use a number of bytes such as 65536, 64M, or max")
+    return int(digits) * factor
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _number(option: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise OptionError(f"{option} {value}: use {low} to {high}")
+    return value
+
+
+def _threshold(word: str) -> tuple[str, str, float]:
+    """``6.12:ENOMEM>0.05``: model, errno, share of the model's calls."""
+    cell, mark, share = word.partition(">")
+    model, colon, errno = cell.rpartition(":")
+    try:
+        limit = float(share)
+    except ValueError:
+        limit = -1.0
+    if not (mark and colon and model and errno) or not 0.0 <= limit <= 1.0:
+        raise OptionError(f"--fail-if {word!r}: use MODEL:ERRNO>SHARE such as 6.12:ENOMEM>0.05")
+    return model, errno, limit

@@ -1,0 +1,298 @@
+"""Clusters as containers of a Docker Engine, through the Docker SDK (imported nowhere else).
+
+Everything that belongs to a cluster carries the label ``bpfleet.cluster``; nothing is remembered
+elsewhere, so any machine that reaches the engine can look after the cluster. The engine is the one
+``DOCKER_HOST`` and its companions name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import Healthcheck
+
+from bpfleet.launcher.engine import Instance, State
+from bpfleet.launcher.errors import LaunchError
+from bpfleet.launcher.spec import (
+    AGENT_PORT,
+    COORDINATOR_PORT,
+    LOAD_PORT,
+    REDIS_PORT,
+    WEB_PORT,
+    ClusterSpec,
+    Role,
+    Service,
+    plan,
+    service_name,
+)
+
+__all__ = ["DockerEngine"]
+
+LABEL: Final = "bpfleet.cluster"
+STOP_SECONDS: Final = 10
+_SECOND_NS: Final = 1_000_000_000
+_PORTS: Final = {
+    Role.REDIS: REDIS_PORT,
+    Role.COORDINATOR: COORDINATOR_PORT,
+    Role.AGENT: AGENT_PORT,
+    Role.LOAD_MASTER: WEB_PORT,
+    Role.LOAD_WORKER: LOAD_PORT,
+}
+_ROLES: Final = list(Role)
+# The SDK has no types of its own.
+Container = Any
+
+
+class DockerEngine:
+    """The engine the environment names. Raises ``LaunchError`` where none answers."""
+
+    def __init__(self) -> None:
+        try:
+            self._client = docker.from_env(timeout=60)
+            self._client.ping()
+        except (DockerException, requests.RequestException) as error:
+            raise LaunchError(
+                f"no Docker Engine answers ({_first_line(error)}): start one, set DOCKER_HOST, "
+                "or use --local for processes instead of containers"
+            ) from error
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def plan(self, spec: ClusterSpec) -> tuple[Service, ...]:
+        """Services reach each other by container name on the cluster's own network."""
+
+        def address_of(role: Role, index: int) -> str:
+            # Workers are told where the master is: nobody connects to a worker.
+            host = Role.LOAD_MASTER if role is Role.LOAD_WORKER else role
+            return f"{service_name(spec, host, index)}:{_PORTS[role]}"
+
+        return plan(spec, address_of, lambda role, index: f"0.0.0.0:{_PORTS[role]}")
+
+    def digest(self, service: Service) -> str:
+        """Changes with the image behind the name, too."""
+        return service.digest(self._image_id(service.image))
+
+    def instances(self, cluster: str) -> list[Instance]:
+        """Containers with the cluster's label, running or not."""
+        with _engine_errors("list containers"):
+            containers = self._client.containers.list(
+                all=True, filters={"label": f"{LABEL}={cluster}"}, ignore_removed=True
+            )
+        found = [_instance(container) for container in containers]
+        return sorted(found, key=lambda i: (_ROLES.index(i.role), i.index))
+
+    def prepare(self, cluster: str) -> bool:
+        """The cluster's network and the volume of its store."""
+        with _engine_errors("create the network"):
+            if self._client.networks.list(names=[f"^{cluster}$"]):
+                return False
+            labels = {LABEL: cluster}
+            self._client.networks.create(cluster, driver="bridge", labels=labels)
+            self._client.volumes.create(_volume(cluster), labels=labels)
+        return True
+
+    def start(self, cluster: str, service: Service) -> None:
+        """Create and start one container: hardened as in docker-compose.yml."""
+        with _engine_errors(f"start {service.name}"):
+            self._client.containers.run(**_options(cluster, service, self.digest(service)))
+
+    def remove(self, cluster: str, name: str) -> None:
+        """Asks it to end, then removes it."""
+
+        def end(container: Container) -> None:
+            if container.status == "paused":
+                container.unpause()
+            container.stop(timeout=STOP_SECONDS)
+            container.remove(force=True, v=True)
+
+        with _engine_errors(f"remove {name}", missing_is_fine=True):
+            end(self._client.containers.get(name))
+
+    def discard(self, cluster: str) -> None:
+        """Removes network and volume."""
+        filters = {"label": f"{LABEL}={cluster}"}
+        with _engine_errors("remove the network"):
+            for network in self._client.networks.list(filters=filters):
+                network.remove()
+            for volume in self._client.volumes.list(filters=filters):
+                volume.remove()
+
+    def logs(self, cluster: str, name: str, lines: int) -> Iterator[str]:
+        """Standard output and error as the engine kept them."""
+        text = self._with(name, "read the log of", lambda c: c.logs(tail=lines))
+        yield from text.decode("utf-8", "replace").splitlines()
+
+    def kill(self, cluster: str, name: str) -> None:
+        """The engine restarts it as its restart policy says."""
+        self._with(name, "kill", lambda c: c.kill())
+
+    def stop(self, cluster: str, name: str) -> None:
+        """The engine leaves it stopped."""
+        self._with(name, "stop", lambda c: c.stop(timeout=STOP_SECONDS))
+
+    def resume(self, cluster: str, name: str) -> None:
+        """Does nothing to what runs."""
+
+        def go_on(container: Container) -> None:
+            if container.status == "paused":
+                container.unpause()
+            elif container.status != "running":
+                container.start()
+
+        self._with(name, "resume", go_on)
+
+    def pause(self, cluster: str, name: str) -> None:
+        """The freezer cgroup."""
+        self._with(name, "pause", lambda c: c.pause())
+
+    def disconnect(self, cluster: str, name: str) -> None:
+        """Takes the container's only network away."""
+        with _engine_errors(f"disconnect {name}"):
+            self._client.networks.get(cluster).disconnect(name)
+
+    def reconnect(self, cluster: str, name: str) -> None:
+        """The container gets its names back, perhaps another address."""
+        with _engine_errors(f"reconnect {name}"):
+            network = self._client.networks.get(cluster)
+            network.reload()
+            if name not in {container.name for container in network.containers}:
+                network.connect(name)
+
+    def redis_command(self, cluster: str, arguments: Sequence[str]) -> str:
+        """Runs redis-cli in the store's container."""
+
+        def run(container: Container) -> str:
+            result = container.exec_run(["redis-cli", *arguments])
+            return str(result.output.decode().strip())
+
+        answer: str = self._with(f"{cluster}-{Role.REDIS}-0", "ask", run)
+        return answer
+
+    def _with(self, name: str, verb: str, act: Callable[[Container], Any]) -> Any:
+        with _engine_errors(f"{verb} {name}"):
+            return act(self._client.containers.get(name))
+
+    def _image_id(self, image: str) -> str:
+        try:
+            return str(self._client.images.get(image).id)
+        except ImageNotFound as error:
+            raise LaunchError(
+                f"image {image} is not on the engine: build it with 'docker compose build', or "
+                "name another with --image or --redis-image"
+            ) from error
+
+
+@contextmanager
+def _engine_errors(doing: str, *, missing_is_fine: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except NotFound as error:
+        if not missing_is_fine:
+            raise LaunchError(f"cannot {doing}: {_first_line(error)}") from error
+    except (APIError, requests.RequestException) as error:
+        raise LaunchError(f"cannot {doing}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    explanation = getattr(error, "explanation", None) or str(error)
+    return str(explanation).strip().splitlines()[0] if str(explanation).strip() else repr(error)
+
+
+def _volume(cluster: str) -> str:
+    return f"{cluster}-data"
+
+
+def _options(cluster: str, service: Service, digest: str) -> dict[str, Any]:
+    labels = {
+        LABEL: cluster,
+        "bpfleet.role": service.role.value,
+        "bpfleet.index": str(service.index),
+        "bpfleet.digest": digest,
+    }
+    options: dict[str, Any] = {
+        "image": service.image,
+        "command": list(service.command),
+        "name": service.name,
+        "hostname": service.name,
+        "labels": labels,
+        "environment": dict(service.environment),
+        "network": cluster,
+        "detach": True,
+        "init": True,
+        "read_only": True,
+        "tmpfs": {"/tmp": "mode=1777,size=64m"},
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "restart_policy": {"Name": "unless-stopped"},
+        "log_config": docker.types.LogConfig(
+            type="json-file", config={"max-size": "4m", "max-file": "2"}
+        ),
+        "healthcheck": _healthcheck(service),
+    }
+    if service.program not in ("", "bpfleet"):
+        options["entrypoint"] = [service.program]
+    if service.published_port:
+        options["ports"] = {f"{service.port}/tcp": ("127.0.0.1", service.published_port)}
+    if service.data_path:
+        options["volumes"] = {_volume(cluster): {"bind": service.data_path, "mode": "rw"}}
+    if service.user:
+        options["user"] = service.user
+    if service.cpus:
+        options["nano_cpus"] = int(service.cpus * _SECOND_NS)
+    if service.memory_bytes:
+        # Without swap: the limit is the limit.
+        options |= {"mem_limit": service.memory_bytes, "memswap_limit": service.memory_bytes}
+    return options
+
+
+def _healthcheck(service: Service) -> Healthcheck:
+    if not service.health:
+        return Healthcheck(test=["NONE"])
+    return Healthcheck(
+        test=["CMD", *service.health],
+        interval=int(service.health_interval_seconds * _SECOND_NS),
+        timeout=4 * _SECOND_NS,
+        start_period=30 * _SECOND_NS,
+        retries=6,
+    )
+
+
+def _instance(container: Container) -> Instance:
+    facts, labels = container.attrs, container.labels
+    state = facts["State"]
+    ended = state["Status"] in ("exited", "dead")
+    return Instance(
+        name=container.name,
+        role=Role(labels["bpfleet.role"]),
+        index=int(labels["bpfleet.index"]),
+        state=_state(state),
+        digest=labels["bpfleet.digest"],
+        restart_count=facts["RestartCount"],
+        exit_code=state["ExitCode"] if ended else None,
+        oom_killed=bool(state["OOMKilled"]),
+        address=_published(facts),
+        detail=state.get("Error", ""),
+    )
+
+
+def _state(state: dict[str, Any]) -> State:
+    if state["Status"] == "paused":
+        return State.PAUSED
+    if state["Status"] in ("exited", "dead"):
+        return State.EXITED
+    if state["Status"] != "running":
+        return State.STARTING
+    health = state.get("Health", {}).get("Status", "healthy")
+    return {"starting": State.STARTING, "unhealthy": State.UNHEALTHY}.get(health, State.READY)
+
+
+def _published(facts: dict[str, Any]) -> str:
+    for offered in (facts["NetworkSettings"]["Ports"] or {}).values():
+        for one in offered or ():
+            return f"{one['HostIp']}:{one['HostPort']}"
+    return ""
