@@ -118,6 +118,17 @@ def test_preparing_twice_changes_nothing_until_it_is_discarded(place) -> None:
     assert place.engine.prepare(place.cluster) is True
 
 
+def test_one_line_is_kept_with_the_cluster_until_it_is_discarded(place) -> None:
+    place.engine.prepare(place.cluster)
+    assert place.engine.recall(place.cluster) is None
+    for text in ('{"agents": 3}', '{"agents": 5}'):
+        place.engine.remember(place.cluster, text)
+        assert place.engine.recall(place.cluster) == text
+    assert place.engine.instances(place.cluster) == []
+    place.engine.discard(place.cluster)
+    assert place.engine.recall(place.cluster) is None
+
+
 def test_a_paused_instance_is_seen_as_paused_and_goes_on(place) -> None:
     name = place.started().name
     place.engine.pause(place.cluster, name)

@@ -59,6 +59,7 @@ def up(
         for stage in _stages(services):
             _start_stage(engine, spec.name, stage, existing, changes, progress)
             _wait_ready(engine, spec.name, stage, progress, ready_seconds)
+        engine.remember(spec.name, spec.as_text())
     except BaseException:
         _undo(engine, spec.name, changes, prepared and not existing, progress)
         raise
@@ -67,7 +68,7 @@ def up(
 
 def scale(
     engine: Engine,
-    spec: ClusterSpec,
+    cluster: str,
     agents: int,
     progress: Progress = lambda name, what: None,
     *,
@@ -77,16 +78,17 @@ def scale(
 
     The load generator keeps running: it is told of the agents when it is started next.
     """
-    wished = replace(spec, agents=agents)
+    existing = {i.name: i for i in ps(engine, cluster) if i.role is Role.AGENT}
+    wished = replace(_spec_of(engine, cluster), agents=agents)
     services = [s for s in engine.plan(wished) if s.role is Role.AGENT]
-    existing = {i.name: i for i in ps(engine, spec.name) if i.role is Role.AGENT}
     changes = Changes()
     try:
-        _remove_surplus(engine, spec.name, services, existing, changes, progress)
-        _start_stage(engine, spec.name, services, existing, changes, progress)
-        _wait_ready(engine, spec.name, services, progress, ready_seconds)
+        _remove_surplus(engine, cluster, services, existing, changes, progress)
+        _start_stage(engine, cluster, services, existing, changes, progress)
+        _wait_ready(engine, cluster, services, progress, ready_seconds)
+        engine.remember(cluster, wished.as_text())
     except BaseException:
-        _undo(engine, spec.name, changes, False, progress)
+        _undo(engine, cluster, changes, False, progress)
         raise
     return changes
 
@@ -109,6 +111,13 @@ def ps(engine: Engine, cluster: str) -> list[Instance]:
     if not instances:
         raise LaunchError(f"no cluster named {cluster!r} runs here: start one with 'bpfleet up'")
     return instances
+
+
+def _spec_of(engine: Engine, cluster: str) -> ClusterSpec:
+    text = engine.recall(cluster)
+    if text is None:
+        raise LaunchError(f"cluster {cluster!r} never became ready: run 'bpfleet up' again")
+    return ClusterSpec.from_text(text)
 
 
 def find(instances: Sequence[Instance], name: str) -> Instance:

@@ -32,6 +32,7 @@ from bpfleet.launcher.spec import (
 __all__ = ["DockerEngine"]
 
 LABEL: Final = "bpfleet.cluster"
+SPEC_LABEL: Final = "bpfleet.spec"
 STOP_SECONDS: Final = 10
 _SECOND_NS: Final = 1_000_000_000
 _PORTS: Final = {
@@ -95,6 +96,27 @@ class DockerEngine:
             self._client.networks.create(cluster, driver="bridge", labels=labels)
             self._client.volumes.create(_volume(cluster), labels=labels)
         return True
+
+    def remember(self, cluster: str, text: str) -> None:
+        """A label of a volume that nothing mounts: labels cannot change, but it can be made anew."""
+        with _engine_errors("note what was started"):
+            self._forget(cluster)
+            labels = {LABEL: cluster, SPEC_LABEL: text}
+            self._client.volumes.create(f"{cluster}-spec", labels=labels)
+
+    def recall(self, cluster: str) -> str | None:
+        """The label of that volume."""
+        with _engine_errors("read what was started"):
+            noted = self._notes(cluster)
+            return str(noted[0].attrs["Labels"][SPEC_LABEL]) if noted else None
+
+    def _notes(self, cluster: str) -> list[Any]:
+        filters = {"label": [f"{LABEL}={cluster}", SPEC_LABEL]}
+        return list(self._client.volumes.list(filters=filters))
+
+    def _forget(self, cluster: str) -> None:
+        for volume in self._notes(cluster):
+            volume.remove()
 
     def start(self, cluster: str, service: Service) -> None:
         """Create and start one container: hardened as in docker-compose.yml."""

@@ -58,6 +58,12 @@ class Engine(Protocol):
     def prepare(self, cluster: str) -> bool:
         """Make what the services share (network, data). False where it was there already."""
 
+    def remember(self, cluster: str, text: str) -> None:
+        """Keep one line about the cluster where the cluster is, in place of the one before."""
+
+    def recall(self, cluster: str) -> str | None:
+        """The line that was kept; None where there is none."""
+
     def start(self, cluster: str, service: Service) -> None:
         """Start a service; nothing of that name exists."""
 

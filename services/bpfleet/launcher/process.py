@@ -34,6 +34,7 @@ _MODULES: Final = {"coordinator": "bpfleet.coordinator", "agent": "bpfleet.node_
 _REDIS_OFFSET: Final = 9
 _LOAD_OFFSET: Final = 10
 _AGENT_OFFSET: Final = 11
+_SPEC_FILE: Final = "cluster.spec"
 
 
 def default_folder() -> Path:
@@ -102,6 +103,15 @@ class ProcessEngine:
             return False
         folder.mkdir(parents=True, mode=0o700)
         return True
+
+    def remember(self, cluster: str, text: str) -> None:
+        """A file beside the records."""
+        (self._folder / cluster / _SPEC_FILE).write_text(text)
+
+    def recall(self, cluster: str) -> str | None:
+        """What the file holds."""
+        path = self._folder / cluster / _SPEC_FILE
+        return path.read_text() if path.exists() else None
 
     def start(self, cluster: str, service: Service) -> None:
         """Start one process in a session of its own, its output into its log."""

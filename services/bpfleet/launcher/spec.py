@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -99,6 +99,22 @@ class ClusterSpec:
             raise LaunchError(f"--cpus {self.cpus:g}: use 0.01 to 1024")
         if self.memory_bytes is not None and self.memory_bytes < _MEMORY_BYTES_MIN:
             raise LaunchError(f"--memory {self.memory_bytes}: an agent needs at least 32M")
+
+    def as_text(self) -> str:
+        """The wishes as one line, for ``from_text``."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_text(cls, text: str) -> "ClusterSpec":
+        """The wishes ``as_text`` wrote. Raises ``LaunchError`` where another version wrote them."""
+        try:
+            facts = json.loads(text)
+            return cls(**{**facts, "models": tuple(facts["models"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise LaunchError(
+                "this cluster was started by another version of bpfleet: "
+                "'bpfleet down' it with that one"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,3 +82,16 @@ def test_what_cannot_be_is_refused_in_one_line(wish, says) -> None:
         ClusterSpec(**wish)
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)
+
+
+def test_a_spec_survives_being_written_down() -> None:
+    spec = ClusterSpec(
+        name="lab", agents=7, models=("6.12", "5.10"), cpus=0.5, memory_bytes=1 << 30
+    )
+    assert ClusterSpec.from_text(spec.as_text()) == spec
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"models": ["6.12"], "hosts": 3}'])
+def test_a_spec_of_another_version_is_refused(text) -> None:
+    with pytest.raises(LaunchError, match="another version"):
+        ClusterSpec.from_text(text)
