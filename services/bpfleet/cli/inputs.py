@@ -1,0 +1,150 @@
+"""Files and options that several commands take: scenarios, inventories, sizes, models."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bpfleet.workload.errors import SpecError
+from bpfleet.workload.inventory import TEXT_LENGTH_MAX, inventory_from_bpftool
+from bpfleet.workload.quantity import parse_limit
+from bpfleet.workload.scenario import (
+    Scenario,
+    builtin_scenario,
+    builtin_scenarios,
+    scenario_from_toml,
+)
+from bpfleet.workload.spec import Inventory, WorkloadSpec
+
+__all__ = ["Size", "default_agents", "read_inventories", "read_scenario", "with_inventories"]
+
+_FILES_MAX: Final = 1000
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on only
+    """A size with units (``512M``), or ``unlimited``."""
+
+    name = "SIZE"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Bytes; numbers pass unchanged, so that defaults may be given as such."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_limit(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
+
+
+def default_agents() -> int:
+    """As many worker processes as this process may use CPUs."""
+    return len(os.sched_getaffinity(0))
+
+
+def read_scenario(name: str) -> Scenario:
+    """A built-in scenario by name, or the one in a TOML file. Raises ``SpecError``, ``OSError``."""
+    if name in builtin_scenarios():
+        return builtin_scenario(name)
+    path = Path(name)
+    if not path.exists() and path.suffix != ".toml":
+        known = ", ".join(builtin_scenarios())
+        raise SpecError(
+            "--scenario", "", name, "neither a built-in scenario nor a file", f"built in: {known}"
+        )
+    return scenario_from_toml(_text(path), str(path))
+
+
+def read_inventories(paths: Iterable[Path]) -> tuple[Inventory, ...]:
+    """One inventory per bpftool listing. A file that holds a list of file names stands for those.
+
+    Raises ``SpecError`` naming file, field and value; ``OSError`` for a file that cannot be read.
+    """
+    inventories: list[Inventory] = []
+    for path in _expand(paths):
+        name = _name_of(path, [inventory.name for inventory in inventories])
+        inventories.append(inventory_from_bpftool(_text(path), str(path), name=name))
+    return tuple(inventories)
+
+
+def with_inventories(
+    scenario: Scenario,
+    inventories: Iterable[Inventory],
+    *,
+    memory_limit_bytes: int | None,
+    memlock_bytes: int | None,
+    user_memory_bytes: int,
+    uid: int,
+) -> Scenario:
+    """``scenario``'s fleet with one workload per inventory on every node, in place of its own."""
+    workloads = tuple(
+        WorkloadSpec(
+            name=inventory.name,
+            inventory=replace(inventory, user_memory_bytes=user_memory_bytes),
+            per_node=True,
+            uid=uid,
+            memory_limit_bytes=memory_limit_bytes,
+            memlock_bytes=memlock_bytes,
+        )
+        for inventory in inventories
+    )
+    names = ", ".join(workload.name for workload in workloads)
+    return replace(
+        scenario,
+        name=f"{scenario.name}-inventory",
+        title=f"{names} on every node",
+        workloads=workloads,
+        events=(),
+    )
+
+
+def _expand(paths: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        listed = _listed_files(path)
+        found += [path] if listed is None else listed
+        if len(found) > _FILES_MAX:
+            raise SpecError(
+                str(path), "", len(found), "too many files", f"use at most {_FILES_MAX}"
+            )
+    return found
+
+
+def _listed_files(path: Path) -> list[Path] | None:
+    """The files a JSON list of names stands for; None where ``path`` is a listing itself."""
+    text = _text(path)
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        data = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    if not data or not all(isinstance(entry, str) for entry in data):
+        return None
+    return [path.parent / entry for entry in data]
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > TEXT_LENGTH_MAX:
+        raise SpecError(str(path), "", None, "larger than 64 MiB", "split it into several files")
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            str(path), f"byte {error.start}", None, "not UTF-8 text", "save it as UTF-8"
+        ) from None
+
+
+def _name_of(path: Path, taken: list[str]) -> str:
+    """A workload name from a file name; numbered where two files would share it."""
+    kept = [c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()]
+    name = "".join(kept).strip("-")[:50] or "host"
+    name = name.strip("-")
+    if name not in taken:
+        return name
+    return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)

@@ -1,0 +1,93 @@
+"""The ``bpfleet`` command: finds the subcommand, turns bad input into one line and exit status 2."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from bpfleet import __version__
+from bpfleet.workload.errors import SpecError
+
+__all__ = ["cli", "main"]
+
+EXIT_BAD_INPUT: Final = 2
+EXIT_INTERRUPTED: Final = 130
+
+# Subcommands are imported when they are used: `bpfleet compare` needs no gRPC, and --help is quick.
+_COMMANDS: Final = {
+    "compare": ("bpfleet.cli.compare", "The same fleet under several accounting models."),
+    "up": ("bpfleet.cli.up", "Start a whole cluster on a Docker Engine, or as processes."),
+    "scale": ("bpfleet.cli.scale", "Change the number of agents of a running cluster."),
+    "ps": ("bpfleet.cli.ps", "What of a cluster runs."),
+    "logs": ("bpfleet.cli.logs", "Logs of a cluster's parts."),
+    "down": ("bpfleet.cli.down", "Stop a cluster and remove what it left."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands live in one module each."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        command = module.command
+        assert isinstance(command, click.Command), cmd_name
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands from the table above: asking each module would import them all."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bpfleet")
+def cli() -> None:
+    """Emulates a fleet of Linux hosts to show what a BPF memory-accounting model does to it.
+
+    \b
+    Examples:
+      bpfleet compare
+      bpfleet compare --models 5.10,6.12 --report report.html
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    try:
+        outcome = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="bpfleet",
+            standalone_mode=False,
+        )
+        return outcome if isinstance(outcome, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        error.show()
+        return EXIT_BAD_INPUT
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (SpecError, ValueError) as error:
+        return _bad_input(str(error))
+    except OSError as error:
+        return _bad_input(f"{error.filename or 'file'}: {error.strerror or error}")
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+
+
+def _bad_input(message: str) -> int:
+    click.echo(f"bpfleet: {message}", err=True)
+    return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""What commands print: tables for people, JSON for programs, files written whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["console", "print_json", "print_table", "write_file"]
+
+# Values that JSON can hold.
+Plain = Any
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that does not colour or move where output is not a terminal."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Plain) -> None:
+    """One JSON document, keys as given, a newline at the end."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1
+) -> None:
+    """A plain table; columns from number ``numbers_from`` on are right-aligned."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index >= numbers_from else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes ``text`` beside ``path`` first, then renames it: a reader never sees half a report.
+
+    Raises ``OSError``, then ``path`` is as it was.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

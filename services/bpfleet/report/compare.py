@@ -1,0 +1,224 @@
+"""The comparison: one scenario, one seed, several models; the same fleet, the same operations."""
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import active_children, get_context
+from typing import Final
+
+from bpfleet import __version__
+from bpfleet.kernel import KernelProfile, profile_named
+from bpfleet.report.lockstep import run_node
+from bpfleet.report.placing import NodePlan, Placement, place
+from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
+from bpfleet.workload.scenario import Scenario
+from bpfleet.workload.spec import Phase
+
+__all__ = ["DEFAULT_MODELS", "Cause", "Comparison", "ModelTotals", "compare"]
+
+DEFAULT_MODELS: Final = ("5.10", "seed-v5", "5.11", "6.12", "6.12:nobpf")
+AGENTS_MAX: Final = 64
+
+Progress = Callable[[NodeResult], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTotals:
+    """One column of the table: what happened over the whole fleet under one model. Bytes are those
+    at the end.
+    """
+
+    model: str
+    kind: str
+    nodes: int
+    placed: int
+    running: int
+    crash_looping: int
+    failed: int
+    maps_created: int
+    programs_loaded: int
+    operations: int
+    refused: Mapping[str, int]
+    eperm: int
+    enomem: int
+    e2big: int
+    oom_kills: int
+    estimate_bytes: int
+    charged_bytes: int
+    taken_bytes: int
+    peak_charged_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Divergences of one cause over the fleet, and the first of them."""
+
+    cause: str
+    count: int
+    nodes: int
+    workloads: tuple[str, ...]
+    first: Divergence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All a report needs. ``unplaced`` pairs replicas that fit on no node with the reasons."""
+
+    version: str
+    scenario: str
+    title: str
+    seed: int
+    steps: int
+    step_ns: int
+    models: tuple[str, ...]
+    totals: tuple[ModelTotals, ...]
+    first_divergence: Divergence | None
+    causes: tuple[Cause, ...]
+    unplaced: tuple[tuple[str, str], ...]
+    nodes: tuple[NodeResult, ...] = field(repr=False)
+
+
+def compare(
+    scenario: Scenario,
+    models: Sequence[str] = DEFAULT_MODELS,
+    *,
+    agents: int = 1,
+    on_node: Progress | None = None,
+) -> Comparison:
+    """Runs ``scenario`` under every model of ``models`` (profile names).
+
+    ``agents`` worker processes share the nodes; the result does not depend on their number.
+    ``on_node`` is called after each node, in order. Raises ``ValueError`` for an unknown or
+    repeated model or a bad ``agents``.
+    """
+    profiles = _profiles(models)
+    if not 1 <= agents <= AGENTS_MAX:
+        raise ValueError(f"agents = {agents}: out of range; use 1 to {AGENTS_MAX}")
+    placement = place(scenario)
+    results: list[NodeResult] = []
+    with _mapper(min(agents, len(placement.nodes))) as mapper:
+        for result in mapper(partial(_run, scenario, tuple(models)), placement.nodes):
+            results.append(result)
+            if on_node is not None:
+                on_node(result)
+    return _comparison(scenario, profiles, placement, results)
+
+
+def _profiles(models: Sequence[str]) -> dict[str, KernelProfile]:
+    profiles = {model: profile_named(model) for model in models}
+    if not profiles or len(profiles) != len(models):
+        raise ValueError(f"models = {','.join(models)}: name each model once, at least one")
+    return profiles
+
+
+def _run(scenario: Scenario, models: tuple[str, ...], plan: NodePlan) -> NodeResult:
+    return run_node(scenario, plan, {model: profile_named(model) for model in models})
+
+
+_Mapper = Callable[[Callable[[NodePlan], NodeResult], Sequence[NodePlan]], Iterator[NodeResult]]
+
+
+@contextmanager
+def _mapper(agents: int) -> Iterator[_Mapper]:
+    """``map`` in this process, or over ``agents`` processes. Left early, the processes are ended at
+    once.
+    """
+    if agents <= 1:
+        yield map
+        return
+    before = set(active_children())
+    pool = ProcessPoolExecutor(agents, mp_context=get_context("spawn"), initializer=_ignore_sigint)
+    try:
+        yield pool.map
+    except BaseException:
+        for child in set(active_children()) - before:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ignore_sigint() -> None:
+    """Ctrl-C reaches the whole process group; only the parent answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _comparison(
+    scenario: Scenario,
+    profiles: Mapping[str, KernelProfile],
+    placement: Placement,
+    results: Sequence[NodeResult],
+) -> Comparison:
+    divergences = sorted((d for r in results for d in r.divergences), key=lambda d: d.position)
+    return Comparison(
+        version=__version__,
+        scenario=scenario.name,
+        title=scenario.title,
+        seed=scenario.seed,
+        steps=scenario.steps,
+        step_ns=scenario.step_ns,
+        models=tuple(profiles),
+        totals=tuple(
+            _totals(model, str(profile.model), placement, [r.models[model] for r in results])
+            for model, profile in profiles.items()
+        ),
+        first_divergence=divergences[0] if divergences else None,
+        causes=_by_cause(divergences),
+        unplaced=placement.unplaced,
+        nodes=tuple(results),
+    )
+
+
+def _totals(
+    model: str, kind: str, placement: Placement, nodes: Sequence[ModelOnNode]
+) -> ModelTotals:
+    refused: Counter[str] = Counter()
+    for node in nodes:
+        refused.update(node.refused)
+    replicas = [replica for node in nodes for replica in node.replicas]
+    steps = zip(*(node.samples for node in nodes), strict=True)
+    return ModelTotals(
+        model=model,
+        kind=kind,
+        nodes=len(nodes),
+        placed=placement.replicas,
+        running=sum(node.phase_count(Phase.RUNNING) for node in nodes),
+        crash_looping=sum(node.phase_count(Phase.CRASH_LOOP) for node in nodes),
+        failed=sum(node.phase_count(Phase.FAILED) for node in nodes),
+        maps_created=sum(replica.maps_created for replica in replicas),
+        programs_loaded=sum(replica.programs_loaded for replica in replicas),
+        operations=sum(replica.operations for replica in replicas),
+        refused=dict(sorted(refused.items())),
+        eperm=sum(node.count("EPERM") for node in nodes),
+        enomem=sum(node.count("ENOMEM") for node in nodes),
+        e2big=sum(node.count("E2BIG") for node in nodes),
+        oom_kills=sum(node.oom_kill_count for node in nodes),
+        estimate_bytes=sum(node.estimate_bytes for node in nodes),
+        charged_bytes=sum(node.charged_bytes for node in nodes),
+        taken_bytes=sum(node.taken_bytes for node in nodes),
+        peak_charged_bytes=max(
+            (sum(sample.charged_bytes for sample in step) for step in steps), default=0
+        ),
+    )
+
+
+def _by_cause(divergences: Sequence[Divergence]) -> tuple[Cause, ...]:
+    """Most frequent first; equally frequent ones in the order they appeared."""
+    groups: dict[str, list[Divergence]] = {}
+    for divergence in divergences:
+        groups.setdefault(divergence.cause, []).append(divergence)
+    causes = [
+        Cause(
+            cause=cause,
+            count=len(found),
+            nodes=len({d.node for d in found}),
+            workloads=tuple(sorted({d.workload for d in found})),
+            first=found[0],
+        )
+        for cause, found in groups.items()
+    ]
+    return tuple(sorted(causes, key=lambda c: (-c.count, c.first.position)))

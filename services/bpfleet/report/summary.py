@@ -1,0 +1,171 @@
+"""A comparison as text: the table, the first divergence, and the same for Markdown and
+spreadsheets.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from bpfleet.report.compare import Comparison, ModelTotals
+from bpfleet.report.results import Counters, Divergence, Verdict
+from bpfleet.workload.quantity import format_bytes
+
+__all__ = ["ROWS", "Row", "divergence_lines", "to_csv", "to_markdown"]
+
+
+class Row(NamedTuple):
+    """One line of the table: its label, its number per model, and whether that is bytes."""
+
+    label: str
+    value: Callable[[ModelTotals], int]
+    is_bytes: bool = False
+
+    def shown(self, totals: ModelTotals) -> str:
+        """The cell as text."""
+        value = self.value(totals)
+        return format_bytes(value) if self.is_bytes else f"{value:,}"
+
+
+ROWS: Final = (
+    Row("nodes", lambda t: t.nodes),
+    Row("replicas placed", lambda t: t.placed),
+    Row("running", lambda t: t.running),
+    Row("crash-looping", lambda t: t.crash_looping),
+    Row("maps created", lambda t: t.maps_created),
+    Row("programs loaded", lambda t: t.programs_loaded),
+    Row("operations", lambda t: t.operations),
+    Row("EPERM", lambda t: t.eperm),
+    Row("ENOMEM", lambda t: t.enomem),
+    Row("E2BIG", lambda t: t.e2big),
+    Row("OOM kills", lambda t: t.oom_kills),
+    Row("estimated", lambda t: t.estimate_bytes, is_bytes=True),
+    Row("charged", lambda t: t.charged_bytes, is_bytes=True),
+    Row("really used", lambda t: t.taken_bytes, is_bytes=True),
+)
+
+
+def divergence_lines(divergence: Divergence) -> list[str]:
+    """A divergence in words: where, what, and every model's answer with its counter and limit."""
+    step = "start" if divergence.step == 0 else f"step {divergence.step}"
+    lines = [
+        f"{divergence.node}, {divergence.replica} ({divergence.application}), {step}: "
+        f"{divergence.call} {divergence.object}".rstrip()
+    ]
+    lines += [f"  {model}: {_answer(verdict)}" for model, verdict in divergence.verdicts.items()]
+    lines.append(f"  cause: {divergence.cause}")
+    return lines
+
+
+def _answer(verdict: Verdict) -> str:
+    text = verdict.errno
+    if verdict.reason:
+        text += f" ({verdict.reason})"
+    if verdict.counters is not None:
+        text += f"; {counters_text(verdict.counters)}"
+    return text
+
+
+def counters_text(counters: Counters) -> str:
+    """Both counters with their limits."""
+    locked = f"uid {counters.uid} locked {format_bytes(counters.locked_bytes)}"
+    if counters.memlock_bytes is not None:
+        locked += f" of {format_bytes(counters.memlock_bytes)}"
+    usage = f"{counters.cgroup} uses {format_bytes(counters.usage_bytes)}"
+    if counters.limit_bytes is not None:
+        usage += f" of {format_bytes(counters.limit_bytes)}"
+    return f"{locked}, {usage}"
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """For a pull request: the table, the causes, and how to repeat the run."""
+    models = comparison.models
+    lines = [
+        f"### {comparison.title or comparison.scenario}",
+        "",
+        "| | " + " | ".join(models) + " |",
+        "|---|" + "---:|" * len(models),
+    ]
+    lines += [
+        f"| {row.label} | " + " | ".join(row.shown(t) for t in comparison.totals) + " |"
+        for row in ROWS
+    ]
+    if comparison.causes:
+        lines += ["", "| divergences | nodes | workloads | cause |", "|---:|---:|---|---|"]
+        lines += [
+            f"| {c.count} | {c.nodes} | {', '.join(c.workloads)} | {c.cause} |"
+            for c in comparison.causes
+        ]
+    if comparison.first_divergence is not None:
+        lines += ["", "First divergence:", "", "```"]
+        lines += divergence_lines(comparison.first_divergence)
+        lines += ["```"]
+    lines += [
+        "",
+        f"Scenario `{comparison.scenario}`, seed {comparison.seed}, {_version(comparison)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line per replica and model, bytes as whole numbers."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for node in comparison.nodes:
+        for model, result in node.models.items():
+            for replica in result.replicas:
+                row: Sequence[object] = (
+                    model,
+                    node.node,
+                    node.group,
+                    node.possible_cpus,
+                    node.ram_bytes,
+                    replica.workload,
+                    replica.name,
+                    replica.application,
+                    replica.phase.value,
+                    replica.starts,
+                    replica.oom_kills,
+                    replica.first_errno,
+                    replica.maps_created,
+                    replica.programs_loaded,
+                    replica.operations,
+                    replica.estimate_bytes,
+                    replica.charged_bytes,
+                    replica.usage_bytes,
+                    replica.peak_bytes,
+                    "" if replica.limit_bytes is None else replica.limit_bytes,
+                    replica.failure,
+                )
+                writer.writerow(row)
+    return out.getvalue()
+
+
+_CSV_COLUMNS: Final = (
+    "model",
+    "node",
+    "group",
+    "possible_cpus",
+    "ram_bytes",
+    "workload",
+    "replica",
+    "application",
+    "phase",
+    "starts",
+    "oom_kills",
+    "first_errno",
+    "maps_created",
+    "programs_loaded",
+    "operations",
+    "estimate_bytes",
+    "charged_bytes",
+    "usage_bytes",
+    "peak_bytes",
+    "limit_bytes",
+    "failure",
+)
+
+
+def _version(comparison: Comparison) -> str:
+    return f"bpfleet {comparison.version}"

@@ -1,0 +1,246 @@
+"""One attempt of one replica: what a real loader does at its start, then its churn.
+
+The first refused call of the start ends the attempt, as loaders exit on it. Churn only counts
+refusals: agents log them and go on. A kill by the OOM killer ends the attempt wherever it happens.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, final
+
+from bpfleet.kernel import KernelError, Reason, TaskKilled
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.proc.task import Task
+from bpfleet.runtime.loader import Loader
+from bpfleet.runtime.maps import create_map
+from bpfleet.workload.churn import ChurnStream
+from bpfleet.workload.ops import Operation, OpKind
+from bpfleet.workload.spec import Failure, Phase, ReplicaSpec
+
+__all__ = ["EXIT_FAILED", "EXIT_KILLED", "Outcome", "ReplicaRun"]
+
+EXIT_FAILED: Final = 1
+EXIT_KILLED: Final = 137
+# Answers that tell an application something about its keys, not about memory.
+_ORDINARY: Final = frozenset({Reason.KEY_NOT_FOUND, Reason.KEY_EXISTS})
+
+
+class Outcome(NamedTuple):
+    """One call of a replica: which, on which object, and the kernel's verdict (None: success)."""
+
+    call: str
+    object: str
+    error: KernelError | None
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether an application takes the answer in its stride: success, or a key present or
+        absent.
+        """
+        return self.error is None or self.error.reason in _ORDINARY
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, the errno's name, or ``SIGKILL`` where the OOM killer took the caller."""
+        if self.error is None:
+            return "ok"
+        return "SIGKILL" if isinstance(self.error, TaskKilled) else self.error.errno.name
+
+
+@final
+class ReplicaRun:
+    """Drives one attempt. ``start_calls`` and ``perform`` go call by call, so that kernels can be
+    compared.
+
+    ``cgroup`` is made if it is not there and left behind, so that the next attempt finds what
+    pinned maps still cost. ``outcomes`` counts every refused call by call and errno, ordinary ones
+    included.
+    """
+
+    def __init__(self, kernel: Kernel, spec: ReplicaSpec, *, cgroup: str = "") -> None:
+        self.kernel: Final = kernel
+        self.spec: Final = spec
+        self.cgroup: Final = cgroup or spec.cgroup_path
+        self.stream: Final = ChurnStream(spec.inventory, spec.seed)
+        self.phase = Phase.PENDING
+        self.failure: Failure | None = None
+        self.exit_code: int | None = None
+        self.operations = 0
+        self.outcomes: Final[Counter[tuple[str, str, str]]] = Counter()
+        self._loader: Final = Loader(
+            kernel, spec, cgroup=self.cgroup, heap_bytes=self.stream.heap.start_bytes
+        )
+        self._extra: Final[dict[int, deque[int]]] = {}
+        self._extra_created = 0
+        self._operate: Final[dict[OpKind, Callable[[Operation], None]]] = {
+            OpKind.LOOKUP: self._lookup,
+            OpKind.UPDATE: self._update,
+            OpKind.DELETE: self._delete,
+            OpKind.CREATE: self._create,
+            OpKind.TOUCH: self._touch,
+        }
+
+    @property
+    def task(self) -> Task | None:
+        """The process, once it was started."""
+        return self._loader.task
+
+    @property
+    def maps_created(self) -> int:
+        """Maps this attempt created, those of churn included."""
+        return self._loader.maps_created + self._extra_created
+
+    @property
+    def programs_loaded(self) -> int:
+        """Programs this attempt loaded."""
+        return self._loader.programs_loaded
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives and has finished its start. Notices a kill from outside."""
+        self._notice_kill()
+        return self.phase is Phase.RUNNING
+
+    # -- life
+
+    def start(self) -> None:
+        """Carries out the whole start. Afterwards the phase is Running, or Failed with ``failure``
+        set.
+        """
+        for _ in self.start_calls():
+            pass
+
+    def start_calls(self) -> Iterator[Outcome]:
+        """The start, one call at a time; ends early after the call that was refused."""
+        for call, name, run in self._loader.steps():
+            outcome = self._attempt(call, name, run)
+            if outcome.error is not None and self.phase is Phase.PENDING:
+                self._end(self._failure_of(outcome), EXIT_FAILED)
+            yield outcome
+            if self.phase is not Phase.PENDING:
+                return
+        self.phase = Phase.RUNNING
+
+    def step(self) -> int:
+        """The churn of one step. Returns how many operations were issued; none once the process is
+        gone.
+        """
+        before = self.operations
+        self.grow_heap()
+        for operation in self.stream.map_operations():
+            if not self.running:
+                break
+            self.perform(operation)
+        return self.operations - before
+
+    def grow_heap(self) -> Outcome | None:
+        """The heap growth of one step, where there is some. Answers as ``perform`` does."""
+        grown_bytes = self.stream.heap.grow()
+        if not grown_bytes or not self.running:
+            return None
+        return self.perform(Operation(OpKind.TOUCH, 0, 0, grown_bytes))
+
+    def perform(self, operation: Operation) -> Outcome | None:
+        """Issues one operation. Returns None when it succeeded, else what was answered."""
+        self.operations += 1
+        try:
+            self._operate[operation.kind](operation)
+        except KernelError as error:
+            return self._refused(self._outcome_of(operation, error))
+        return None
+
+    def stop(self) -> None:
+        """Ends the process if it lives: descriptors and heap go, pinned objects and the cgroup
+        stay.
+        """
+        self._notice_kill()
+        if self.phase is Phase.RUNNING:
+            self._exit(0)
+            self.phase = Phase.STOPPED
+
+    # -- operations
+
+    def _lookup(self, operation: Operation) -> None:
+        self._loader.maps[operation.target].lookup(operation.key, operation.amount)
+
+    def _update(self, operation: Operation) -> None:
+        self._loader.maps[operation.target].update(operation.key, operation.amount)
+
+    def _delete(self, operation: Operation) -> None:
+        self._loader.maps[operation.target].delete(operation.key, operation.amount)
+
+    def _touch(self, operation: Operation) -> None:
+        self.kernel.touch(self._process.pid, operation.amount)
+
+    def _create(self, operation: Operation) -> None:
+        """One more map like the target; beyond the churn's ``extra_maps_max`` the oldest such map
+        goes first.
+        """
+        declared = self._loader.maps[operation.target].declared
+        held = self._extra.setdefault(operation.target, deque())
+        while len(held) >= max(1, self.spec.inventory.churn.extra_maps_max):
+            self.kernel.close(self._process.pid, held.popleft())
+        held.append(create_map(self.kernel, self._process, declared))
+        self._extra_created += 1
+
+    @property
+    def _process(self) -> Task:
+        assert self.task is not None, "operations follow a start"
+        return self.task
+
+    # -- verdicts
+
+    def _attempt(self, call: str, name: str, run: Callable[[], None]) -> Outcome:
+        try:
+            run()
+        except KernelError as error:
+            return self._refused(Outcome(call, name, error))
+        return Outcome(call, name, None)
+
+    def _refused(self, outcome: Outcome) -> Outcome:
+        error = outcome.error
+        assert error is not None, "only refused calls come here"
+        if isinstance(error, TaskKilled):
+            self._end(self._failure_of(outcome), EXIT_KILLED)
+        else:
+            self.outcomes[outcome.call, error.errno.name, str(error.reason)] += 1
+        return outcome
+
+    def _outcome_of(self, operation: Operation, error: KernelError) -> Outcome:
+        if operation.kind is OpKind.TOUCH:
+            return Outcome(operation.kind.call, "heap", error)
+        return Outcome(
+            operation.kind.call, self._loader.maps[operation.target].declared.name, error
+        )
+
+    def _failure_of(self, outcome: Outcome) -> Failure:
+        error = outcome.error
+        assert error is not None, "only refused calls fail"
+        killed = isinstance(error, TaskKilled)
+        return Failure(
+            call=outcome.call,
+            errno="SIGKILL" if killed else error.errno.name,
+            reason=str(error.reason),
+            object=outcome.object,
+            detail=error.detail,
+            numbers=error.numbers,
+            time_ns=self.kernel.now_ns,
+            oom_killed=killed,
+        )
+
+    def _notice_kill(self) -> None:
+        """Another task's allocation may have chosen this process as the OOM victim."""
+        task = self.task
+        if self.phase is Phase.RUNNING and task is not None and not task.alive:
+            error = TaskKilled(task.pid, f"chosen as OOM victim: {task.exit_reason}")
+            self._end(self._failure_of(Outcome("none", "", error)), EXIT_KILLED)
+
+    def _end(self, failure: Failure, status: int) -> None:
+        self.failure = failure
+        self.phase = Phase.FAILED
+        self._exit(status)
+
+    def _exit(self, status: int) -> None:
+        if self.task is not None and self.task.alive:
+            self.kernel.exit(self.task.pid, status)
+        self.exit_code = status

@@ -1,0 +1,167 @@
+"""Restarts what dies on one node, with Kubernetes' crash-loop back-off, in virtual time."""
+
+from collections import Counter
+from typing import Final, final
+
+from bpfleet.kernel import KernelError
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.runtime.replica import ReplicaRun
+from bpfleet.workload.spec import Failure, Phase, ReplicaSpec, ReplicaStatus, RestartPolicy
+
+__all__ = ["BACKOFF_FIRST_NS", "BACKOFF_MAX_NS", "BACKOFF_RESET_NS", "Supervisor"]
+
+_SECOND_NS: Final = 1_000_000_000
+# The kubelet's figures: 10 s, doubled up to 5 minutes, forgotten after 10 minutes of running.
+BACKOFF_FIRST_NS: Final = 10 * _SECOND_NS
+BACKOFF_MAX_NS: Final = 300 * _SECOND_NS
+BACKOFF_RESET_NS: Final = 600 * _SECOND_NS
+
+
+@final
+class Supervisor:
+    """One replica over all its attempts.
+
+    ``begin`` makes the next attempt where one is due; the caller then starts it (all at once, or
+    call by call) and reports back with ``settle``. Counters run over all attempts.
+    """
+
+    def __init__(self, kernel: Kernel, spec: ReplicaSpec) -> None:
+        self.kernel: Final = kernel
+        self.spec: Final = spec
+        self.run: ReplicaRun | None = None
+        self.starts = 0
+        self.oom_kills = 0
+        self.first_failure: Failure | None = None
+        self.last_failure: Failure | None = None
+        self.restart_at_ns: int | None = kernel.now_ns
+        self.outcomes: Final[Counter[tuple[str, str, str]]] = Counter()
+        self._phase = Phase.PENDING
+        self._started_ns = 0
+        self._backoff_ns = BACKOFF_FIRST_NS
+        self._generation = 0
+        self._past = Counter[str]()
+
+    @property
+    def due(self) -> bool:
+        """Whether an attempt should start now."""
+        return self.restart_at_ns is not None and self.kernel.now_ns >= self.restart_at_ns
+
+    @property
+    def running(self) -> bool:
+        """Whether the current attempt has started and lives; settles it if it was killed meanwhile."""
+        if self.run is None or self._phase is not Phase.RUNNING:
+            return False
+        if self.run.running:
+            return True
+        self.settle()
+        return False
+
+    def begin(self) -> ReplicaRun:
+        """The next attempt, not yet started. Every rollout lives in a cgroup of its own, restarts
+        share it.
+        """
+        cgroup = self.spec.cgroup_path
+        if self._generation:
+            cgroup = f"{cgroup}-r{self._generation}"
+        self.run = ReplicaRun(self.kernel, self.spec, cgroup=cgroup)
+        self.starts += 1
+        self.restart_at_ns = None
+        self._started_ns = self.kernel.now_ns
+        self._phase = Phase.PENDING
+        return self.run
+
+    def start(self) -> None:
+        """Starts the attempt that is due, if one is."""
+        if self.due:
+            self.begin().start()
+            self.settle()
+
+    def settle(self) -> None:
+        """Takes note of how the current attempt is doing; a dead one is scheduled to restart."""
+        run = self.run
+        assert run is not None, "settle follows begin"
+        self._phase = run.phase
+        if run.phase is Phase.RUNNING:
+            return
+        self._retire(run)
+        failure = run.failure
+        if failure is None:
+            return
+        self.first_failure = self.first_failure or failure
+        self.last_failure = failure
+        self.oom_kills += failure.oom_killed
+        if self.spec.restart_policy is not RestartPolicy.NEVER:
+            self._back_off()
+
+    def rollout(self) -> None:
+        """Ends the attempt and starts anew in a fresh cgroup, as a rolling update does. Pinned maps
+        survive.
+
+        The old cgroup goes; what pinned maps still cost moves to its parent.
+        """
+        old = self.run.cgroup if self.run is not None else None
+        self.stop()
+        if old is not None:
+            self._remove(old)
+        self._generation += 1
+        self._backoff_ns = BACKOFF_FIRST_NS
+        self.restart_at_ns = self.kernel.now_ns
+
+    def stop(self) -> None:
+        """Ends the attempt for good."""
+        self.restart_at_ns = None
+        if self.run is not None and self._phase is Phase.RUNNING:
+            self.run.stop()
+            self._retire(self.run)
+        self._phase = Phase.STOPPED
+
+    def refused(self) -> dict[str, int]:
+        """Refused calls of all attempts, as ``"call errno reason"``; blanks in a call become ``_``."""
+        counts = Counter(self.outcomes)
+        if self.run is not None and self._phase is Phase.RUNNING:
+            counts.update(self.run.outcomes)
+        return {
+            f"{call.replace(' ', '_')} {errno} {reason}": n
+            for (call, errno, reason), n in sorted(counts.items())
+        }
+
+    def status(self) -> ReplicaStatus:
+        """What the replica is doing."""
+        run = self.run
+        live = run if run is not None and self._phase is Phase.RUNNING else None
+        return ReplicaStatus(
+            name=self.spec.name,
+            phase=self._phase,
+            pid=live.task.pid if live is not None and live.task is not None else 0,
+            starts=self.starts,
+            exit_code=run.exit_code if run is not None else None,
+            restart_at_ns=self.restart_at_ns,
+            last_failure=self.last_failure,
+            oom_kills=self.oom_kills,
+            maps_created=self._past["maps"] + (live.maps_created if live else 0),
+            programs_loaded=self._past["programs"] + (live.programs_loaded if live else 0),
+            operations=self._past["operations"] + (live.operations if live else 0),
+            outcomes=self.refused(),
+        )
+
+    def _back_off(self) -> None:
+        now = self.kernel.now_ns
+        if now - self._started_ns >= BACKOFF_RESET_NS:
+            self._backoff_ns = BACKOFF_FIRST_NS
+        self.restart_at_ns = now + self._backoff_ns
+        self._backoff_ns = min(self._backoff_ns * 2, BACKOFF_MAX_NS)
+        self._phase = Phase.CRASH_LOOP
+
+    def _retire(self, run: ReplicaRun) -> None:
+        """Keeps the counters of an attempt that is over."""
+        self.outcomes.update(run.outcomes)
+        self._past.update(
+            maps=run.maps_created, programs=run.programs_loaded, operations=run.operations
+        )
+
+    def _remove(self, cgroup: str) -> None:
+        try:
+            self.kernel.rmdir(cgroup)
+        except KernelError:
+            # Somebody else's process moved in: the directory stays, as rmdir(1) would leave it.
+            return
