@@ -1,0 +1,1 @@
+"""Blocking clients for scripts, the command line and load tests. No asyncio."""

@@ -1,0 +1,142 @@
+"""Handles for what a coordinator knows: workloads, nodes, decisions, events."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import grpc
+
+from bpfleet.client.session import Session, new_request_id, raise_typed
+from bpfleet.rpc import names
+from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.v1 import fleet_service_pb2_grpc, workload_pb2
+
+__all__ = ["FleetClient"]
+
+
+class FleetClient:
+    """Calls to a coordinator. Writes carry a request id, so they may be repeated after a lost answer."""
+
+    def __init__(self, session: Session) -> None:
+        self.session: Final = session
+        self.stub: Final = fleet_service_pb2_grpc.FleetServiceStub(session.channel)
+
+    # -- workloads
+
+    def create_workload(self, workload: str, spec: workload_pb2.WorkloadSpec) -> pb.Workload:
+        """Creates a workload and places what fits."""
+        request = pb.CreateWorkloadRequest(
+            workload=workload, spec=spec, request_id=new_request_id()
+        )
+        return self.session.call(self.stub.CreateWorkload, request, repeatable=True).workload
+
+    def workload(self, workload: str) -> pb.Workload:
+        """One workload with its replicas."""
+        request = pb.GetWorkloadRequest(name=names.workload_name(names.workload_id(workload)))
+        return self.session.call(self.stub.GetWorkload, request, repeatable=True).workload
+
+    def list_workloads(self) -> Iterator[pb.Workload]:
+        """Every workload, by name."""
+        request = pb.ListWorkloadsRequest(page_size=1000)
+        for page in self.session.pages(self.stub.ListWorkloads, request):
+            yield from page.workloads
+
+    def scale_workload(self, workload: str, replicas: int) -> pb.Workload:
+        """Changes the number of replicas."""
+        request = pb.UpdateWorkloadRequest(
+            name=names.workload_name(names.workload_id(workload)),
+            replicas=replicas,
+            request_id=new_request_id(),
+        )
+        return self.session.call(self.stub.UpdateWorkload, request, repeatable=True).workload
+
+    def update_workload(
+        self, workload: str, spec: workload_pb2.WorkloadSpec, *, expected_revision: int = 0
+    ) -> pb.Workload:
+        """Rolls out a new spec; fails where the workload no longer has ``expected_revision`` (0: any)."""
+        request = pb.UpdateWorkloadRequest(
+            name=names.workload_name(names.workload_id(workload)),
+            spec=spec,
+            expected_revision=expected_revision,
+            request_id=new_request_id(),
+        )
+        return self.session.call(self.stub.UpdateWorkload, request, repeatable=True).workload
+
+    def delete_workload(self, workload: str) -> None:
+        """Stops all replicas and forgets the workload."""
+        request = pb.DeleteWorkloadRequest(
+            name=names.workload_name(names.workload_id(workload)), request_id=new_request_id()
+        )
+        self.session.call(self.stub.DeleteWorkload, request, repeatable=True)
+
+    def explain(
+        self,
+        workload: str,
+        *,
+        policy: pb.PlacementPolicy.ValueType = pb.PLACEMENT_POLICY_UNSPECIFIED,
+    ) -> Iterator[pb.ExplainPlacementResponse]:
+        """Where the next replica would go and why, page by page: every node's score or reason."""
+        request = pb.ExplainPlacementRequest(
+            name=names.workload_name(names.workload_id(workload)), policy=policy, page_size=1000
+        )
+        return self.session.pages(self.stub.ExplainPlacement, request)
+
+    # -- nodes
+
+    def node(self, node: str) -> pb.FleetNode:
+        """One node with its replicas."""
+        request = pb.GetFleetNodeRequest(name=names.node_name(names.node_id(node)))
+        return self.session.call(self.stub.GetFleetNode, request, repeatable=True).node
+
+    def list_nodes(self) -> Iterator[pb.FleetNode]:
+        """Every node, by name."""
+        request = pb.ListFleetNodesRequest(page_size=1000)
+        for page in self.session.pages(self.stub.ListFleetNodes, request):
+            yield from page.nodes
+
+    def cordon(self, node: str) -> pb.FleetNode:
+        """Places nothing new on a node."""
+        request = pb.CordonNodeRequest(name=names.node_name(names.node_id(node)))
+        return self.session.call(self.stub.CordonNode, request, repeatable=True).node
+
+    def uncordon(self, node: str) -> pb.FleetNode:
+        """Allows placing on a node again, and ends a drain."""
+        request = pb.UncordonNodeRequest(name=names.node_name(names.node_id(node)))
+        return self.session.call(self.stub.UncordonNode, request, repeatable=True).node
+
+    def drain(self, node: str) -> pb.DrainNodeResponse:
+        """Moves the replicas of a node away."""
+        request = pb.DrainNodeRequest(name=names.node_name(names.node_id(node)))
+        return self.session.call(self.stub.DrainNode, request, repeatable=True)
+
+    def remove_node(self, node: str, *, force: bool = False) -> None:
+        """Forgets a node."""
+        request = pb.RemoveNodeRequest(name=names.node_name(names.node_id(node)), force=force)
+        self.session.call(self.stub.RemoveNode, request)
+
+    # -- the whole
+
+    def status(self) -> pb.GetFleetStatusResponse:
+        """The fleet in numbers."""
+        return self.session.call(
+            self.stub.GetFleetStatus, pb.GetFleetStatusRequest(), repeatable=True
+        )
+
+    def list_events(
+        self, *, after_revision: int = 0, workload: str = "", node: str = ""
+    ) -> Iterator[pb.FleetEvent]:
+        """Past events, oldest first."""
+        request = pb.ListFleetEventsRequest(
+            after_revision=after_revision, workload=workload, node=node, page_size=1000
+        )
+        for page in self.session.pages(self.stub.ListFleetEvents, request):
+            yield from page.events
+
+    def watch(
+        self, start_revision: int | None = None, *, workload: str = "", node: str = ""
+    ) -> Iterator[pb.WatchFleetResponse]:
+        """Events as they happen. Raises ``CallError``; to resume, start at the last revision plus 1."""
+        request = pb.WatchFleetRequest(start_revision=start_revision, workload=workload, node=node)
+        try:
+            yield from self.stub.WatchFleet(request)
+        except grpc.RpcError as error:
+            raise_typed(error)
