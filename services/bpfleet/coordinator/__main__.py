@@ -1,0 +1,230 @@
+"""Starts a coordinator: ``python -m bpfleet.coordinator``."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import click
+
+import bpfleet
+from bpfleet.coordinator.config import Settings, Timing
+from bpfleet.coordinator.disruption import EVICTION_RULES
+from bpfleet.coordinator.fleet_service import FleetServicer
+from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.node_client import GrpcAgents
+from bpfleet.coordinator.placement import RequestEstimator
+from bpfleet.coordinator.reconcile import Coordinator
+from bpfleet.coordinator.records import Policy
+from bpfleet.coordinator.registry_service import RegistryServicer
+from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.coordinator.store.base import Store, StoreError
+from bpfleet.coordinator.store.memory import MemoryStore
+from bpfleet.coordinator.store.redis import RedisStore
+from bpfleet.rpc.options import (
+    channel_options,
+    configure_logging,
+    server_flags,
+    server_options,
+)
+from bpfleet.rpc.server import ListenError, RpcServer, SettingsError, parse_address, read_secret
+from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
+from bpfleet.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+
+SERVICES = ("bpfleet.v1.FleetService", "bpfleet.v1.RegistryService")
+_log = logging.getLogger("bpfleet.coordinator")
+
+_EXAMPLES = """
+\b
+Examples:
+  python -m bpfleet.coordinator --listen 127.0.0.1:7070
+  python -m bpfleet.coordinator --listen 127.0.0.1:7070 --redis redis://127.0.0.1:6379/0
+  python -m bpfleet.coordinator --policy kernel-aware --lease 5 --metrics 127.0.0.1:9090
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option("--listen", default="127.0.0.1:7070", envvar="BPFLEET_LISTEN", show_default=True)
+@click.option(
+    "--advertise",
+    default="",
+    envvar="BPFLEET_ADVERTISE",
+    help="host:port others reach this coordinator at; the listen address if not given.",
+)
+@click.option(
+    "--redis",
+    "redis_url",
+    default="",
+    envvar="BPFLEET_REDIS",
+    help="redis://host:port/db; without it the fleet is kept in memory.",
+)
+@click.option(
+    "--redis-password-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="BPFLEET_REDIS_PASSWORD_FILE",
+    help="File with the password of the user in the URL.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice([policy.value for policy in Policy]),
+    default=Policy.LEAST_ALLOCATED.value,
+    envvar="BPFLEET_POLICY",
+    show_default=True,
+    help="How nodes are ranked.",
+)
+@click.option("--lease", default=10.0, show_default=True, help="Seconds an agent's lease lasts.")
+@click.option(
+    "--leader-ttl",
+    default=2.0,
+    show_default=True,
+    help="Seconds until a silent leader is followed.",
+)
+@click.option(
+    "--back-off", default=10.0, show_default=True, help="Seconds before the first restart; doubles."
+)
+@click.option("--back-off-max", default=300.0, show_default=True, help="Seconds it doubles up to.")
+@click.option(
+    "--eviction",
+    type=click.Choice(sorted(EVICTION_RULES)),
+    default="kubelet",
+    show_default=True,
+    help="Who goes first on a node under memory pressure.",
+)
+@click.option(
+    "--eviction-available",
+    default=100,
+    show_default=True,
+    help="MiB a node must have available; with less it is under memory pressure.",
+)
+@click.option("--metrics", default="", envvar="BPFLEET_METRICS", help="host:port for /metrics.")
+@click.version_option(bpfleet.__version__)
+@server_flags
+# Any: values of many options, named in the decorators above.
+def main(**options: Any) -> None:
+    """Runs a coordinator of the fleet: FleetService for users, RegistryService for node agents."""
+    configure_logging(options["log_level"])
+    try:
+        settings = _settings(options)
+        asyncio.run(_serve(settings))
+    except (SettingsError, ListenError, StoreError, ValueError) as error:
+        click.echo(f"coordinator: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    for name in ("lease", "leader_ttl", "back_off", "back_off_max", "eviction_available"):
+        if options[name] <= 0:
+            raise SettingsError(f"--{name.replace('_', '-')}: {options[name]} is not above 0")
+    return Settings(
+        server=server_options(options["listen"], options),
+        agent_channel=partial(_agent_channel, options),
+        redis_url=_redis_url(options),
+        advertise=options["advertise"],
+        metrics=options["metrics"],
+        fleet=FleetSettings(
+            policy=Policy(options["policy"]),
+            back_off_base_ms=_ms(options["back_off"]),
+            back_off_max_ms=_ms(options["back_off_max"]),
+            eviction=options["eviction"],
+            pressure_available_bytes=options["eviction_available"] << 20,
+        ),
+        timing=Timing(lease_ms=_ms(options["lease"]), leader_ttl_ms=_ms(options["leader_ttl"])),
+    )
+
+
+# Any: as in main.
+def _agent_channel(options: dict[str, Any], target: str) -> Any:
+    return channel_options(target, options)
+
+
+def _redis_url(options: dict[str, Any]) -> str:
+    url: str = options["redis_url"]
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise SettingsError(f"--redis: {url!r} is not a URL; write redis://host:port/db")
+    secret = options["redis_password_file"]
+    if secret is None or not url:
+        return url
+    scheme, _, rest = url.partition("://")
+    user, _, host = rest.rpartition("@")
+    password = read_secret(secret).decode().strip()
+    return f"{scheme}://{user.partition(':')[0]}:{password}@{host}"
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+async def _serve(settings: Settings) -> None:
+    metrics = Metrics()
+    if settings.metrics:
+        metrics.serve(settings.metrics)
+    store = await _open_store(settings)
+    address = settings.advertise or settings.server.listen
+    coordinator = Coordinator(
+        store,
+        GrpcAgents(settings.agent_channel),
+        identity=f"{address}#{token_hex(4)}",
+        fleet=settings.fleet,
+        timing=settings.timing,
+        estimator=RequestEstimator(),
+        metrics=metrics,
+    )
+    server = RpcServer(
+        settings.server,
+        [
+            partial(add_FleetServiceServicer_to_server, FleetServicer(coordinator)),
+            partial(add_RegistryServiceServicer_to_server, RegistryServicer(coordinator)),
+        ],
+        SERVICES,
+    )
+    port = await server.start()
+    host, _ = parse_address(settings.server.listen)
+    _log.info("event=serving host=%s port=%d store=%s", host, port, store.name)
+    work = asyncio.create_task(coordinator.run())
+    health = asyncio.create_task(_follow_health(server, coordinator))
+    work.add_done_callback(_stop_if_broken)
+    try:
+        await server.run_until_signal(coordinator.close)
+    finally:
+        for task in (work, health):
+            task.cancel()
+        await asyncio.gather(work, health, return_exceptions=True)
+
+
+async def _open_store(settings: Settings) -> Store:
+    """The store, once it has answered. Raises ``StoreError`` in one sentence."""
+    if not settings.redis_url:
+        return MemoryStore()
+    store = RedisStore(settings.redis_url)
+    await store.revision()
+    with contextlib.suppress(StoreError):
+        gap = await store.durability_gap()
+        if gap:
+            _log.warning("event=not_durable reason=%r", gap)
+    return store
+
+
+async def _follow_health(server: RpcServer, coordinator: Coordinator) -> None:
+    """The program is healthy when it runs; its services are served by the leader alone."""
+    while True:
+        for service in SERVICES:
+            await server.set_serving(service, coordinator.leading.is_set())
+        await server.set_serving("store", coordinator.store_available)
+        await asyncio.sleep(0.25)
+
+
+def _stop_if_broken(task: asyncio.Task[None]) -> None:
+    """A coordinator whose work ended by a bug must not go on answering."""
+    if not task.cancelled() and task.exception() is not None:
+        _log.critical("event=broken", exc_info=task.exception())
+        asyncio.get_running_loop().call_soon(sys.exit, 1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bpfleet.coordinator")

@@ -1,0 +1,350 @@
+"""The coordinator's books: what is bound where, kept in the order placement asks for it.
+
+Derived from the records alone and rebuilt from them after a restart. Nodes that differ only in name
+and bookings form a *shape*; labels and taints are judged once per shape, and within a shape nodes are
+kept sorted by free memory, so that a decision looks at shapes, not at nodes.
+"""
+
+from bisect import bisect_left, insort
+from typing import Final
+
+from bpfleet.coordinator.records import Node, Phase, Replica
+
+__all__ = ["FleetBooks", "NodeBook", "Shape", "WorkloadBook"]
+
+ShapeKey = tuple[object, ...]
+_LEVELS_MAX: Final = 8
+# Above every priority: what a victim holds is promised already, nobody can preempt it again.
+_PROMISED: Final = 1 << 62
+
+
+class NodeBook:
+    """What is booked on one node."""
+
+    __slots__ = (
+        "booked_bytes",
+        "by_priority",
+        "locked_bytes",
+        "node",
+        "replicas",
+        "shape",
+        "slots_used",
+        "workloads",
+    )
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.shape: Shape | None = None
+        self.booked_bytes = 0
+        self.slots_used = 0
+        self.replicas: dict[str, Replica] = {}
+        self.by_priority: dict[int, int] = {}
+        self.locked_bytes: dict[int, int] = {}
+        self.workloads: dict[str, int] = {}
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory that may still be booked."""
+        return self.node.allocatable_bytes - self.booked_bytes
+
+    @property
+    def slots_free(self) -> int:
+        """Replicas the node still takes."""
+        return self.node.max_replicas - self.slots_used
+
+    def free_above(self, priority: int) -> int:
+        """Memory that would be free without the replicas of a priority below ``priority``."""
+        kept = sum(size for level, size in self.by_priority.items() if level >= priority)
+        return self.node.allocatable_bytes - kept
+
+    def add(self, replica: Replica) -> None:
+        """Books a bound replica, without what it still waits for."""
+        self.replicas[replica.name] = replica
+        self._count(replica, 1)
+
+    def remove(self, replica: Replica) -> None:
+        """Undoes ``add`` of the same record."""
+        del self.replicas[replica.name]
+        self._count(replica, -1)
+
+    def _count(self, replica: Replica, sign: int) -> None:
+        if replica.phase is not Phase.STOPPING:
+            _add(self.workloads, replica.workload, sign)
+        size_bytes = replica.booked_bytes - replica.held_bytes
+        self.booked_bytes += sign * size_bytes
+        self.slots_used += sign
+        level = _PROMISED if replica.yields else replica.priority
+        _add(self.by_priority, level, sign * size_bytes)
+        if replica.locked_bytes:
+            _add(self.locked_bytes, replica.uid, sign * replica.locked_bytes)
+
+
+class Shape:
+    """Nodes that differ only in name and bookings, sorted by free memory.
+
+    ``order`` has the nodes that take replicas; ``full`` those without a free slot. ``levels`` sorts
+    all of them by what preemption could free, per priority, once somebody asked.
+    """
+
+    __slots__ = ("full", "levels", "number", "order", "sample")
+
+    def __init__(self, number: int, sample: Node) -> None:
+        self.number = number
+        self.sample = sample
+        self.order: list[tuple[int, str]] = []
+        self.full: dict[str, None] = {}
+        self.levels: dict[int, list[tuple[int, str]]] = {}
+
+    def __len__(self) -> int:
+        return len(self.order) + len(self.full)
+
+    def insert(self, book: NodeBook) -> None:
+        """Takes a node in."""
+        name = book.node.name
+        if book.slots_free > 0:
+            insort(self.order, (book.free_bytes, name))
+        else:
+            self.full[name] = None
+        for priority, order in self.levels.items():
+            insort(order, (book.free_above(priority), name))
+
+    def discard(self, book: NodeBook) -> None:
+        """Takes a node out; its bookings must be those it was inserted with."""
+        name = book.node.name
+        if book.slots_free > 0:
+            del self.order[bisect_left(self.order, (book.free_bytes, name))]
+        else:
+            del self.full[name]
+        for priority, order in self.levels.items():
+            del order[bisect_left(order, (book.free_above(priority), name))]
+
+    def fitting_from(self, size_bytes: int) -> int:
+        """Position in ``order`` of the first node with that much free."""
+        return bisect_left(self.order, (size_bytes, ""))
+
+
+class WorkloadBook:
+    """The replicas of one workload by phase and age."""
+
+    __slots__ = ("generations", "pending", "phases", "replacing", "replicas")
+
+    def __init__(self) -> None:
+        self.replicas: dict[str, Replica] = {}
+        self.phases: dict[Phase, int] = {}
+        self.generations: dict[int, dict[str, None]] = {}
+        self.pending: dict[str, None] = {}
+        self.replacing: dict[str, str] = {}
+
+    def count(self, phase: Phase) -> int:
+        """Replicas in a phase."""
+        return self.phases.get(phase, 0)
+
+    @property
+    def live(self) -> int:
+        """Replicas that count towards what the user asked for."""
+        return len(self.replicas) - self.count(Phase.STOPPING)
+
+    def add(self, replica: Replica) -> None:
+        """Counts a replica."""
+        self.replicas[replica.name] = replica
+        _add(self.phases, replica.phase, 1)
+        if replica.phase is Phase.PENDING:
+            self.pending[replica.name] = None
+        if not replica.live:
+            return
+        self.generations.setdefault(replica.generation, {})[replica.name] = None
+        if replica.replaces:
+            self.replacing[replica.name] = replica.replaces
+
+    def remove(self, replica: Replica) -> None:
+        """Undoes ``add`` of the same record."""
+        del self.replicas[replica.name]
+        _add(self.phases, replica.phase, -1)
+        self.pending.pop(replica.name, None)
+        self.replacing.pop(replica.name, None)
+        if replica.live:
+            of_age = self.generations[replica.generation]
+            del of_age[replica.name]
+            if not of_age:
+                del self.generations[replica.generation]
+
+
+class FleetBooks:
+    """All books together; kept in step with the records by the tables."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, NodeBook] = {}
+        self.workloads: dict[str, WorkloadBook] = {}
+        self.shapes: dict[ShapeKey, Shape] = {}
+        self.agents: dict[str, dict[str, None]] = {}
+        self.closed: dict[str, int] = {}
+        self.draining: dict[str, None] = {}
+        self.pending: dict[str, None] = {}
+        self.priorities: dict[int, int] = {}
+        self.capacity_version = 0
+        self._shape_number = 0
+
+    def workload(self, name: str) -> WorkloadBook:
+        """The book of a workload, empty if nothing is in it."""
+        book = self.workloads.get(name)
+        return book if book is not None else WorkloadBook()
+
+    def set_node(self, old: Node | None, new: Node | None) -> None:
+        """Follows a change of a node's record."""
+        if old is not None:
+            self._leave(self.nodes[old.name])
+            self.draining.pop(old.name, None)
+            self.agents[old.agent].pop(old.name)
+            if not self.agents[old.agent]:
+                del self.agents[old.agent]
+        if new is None:
+            assert old is not None, "a change has a record before or after"
+            assert not self.nodes[old.name].replicas, f"{old.name} goes while replicas are bound"
+            del self.nodes[old.name]
+            return
+        book = self.nodes.get(new.name)
+        if book is None:
+            book = self.nodes[new.name] = NodeBook(new)
+        book.node = new
+        if new.draining:
+            self.draining[new.name] = None
+        self.agents.setdefault(new.agent, {})[new.name] = None
+        self._enter(book)
+        self.capacity_version += 1
+
+    def set_replica(self, old: Replica | None, new: Replica | None) -> None:
+        """Follows a change of a replica's record."""
+        replica = new if new is not None else old
+        assert replica is not None, "a change has a record before or after"
+        self._rebook(old, new)
+        book = self.workloads.get(replica.workload)
+        if book is None:
+            book = self.workloads[replica.workload] = WorkloadBook()
+        if old is not None:
+            book.remove(old)
+        if new is not None:
+            book.add(new)
+        if book.pending:
+            self.pending[replica.workload] = None
+        else:
+            self.pending.pop(replica.workload, None)
+        if not book.replicas:
+            del self.workloads[replica.workload]
+
+    def ask_level(self, priority: int) -> None:
+        """Keeps nodes sorted by what preempting below ``priority`` would free, from now on."""
+        for shape in self.shapes.values():
+            if priority in shape.levels:
+                continue
+            if len(shape.levels) >= _LEVELS_MAX:
+                shape.levels.pop(next(iter(shape.levels)))
+            names = [name for _, name in shape.order] + list(shape.full)
+            shape.levels[priority] = sorted(
+                (self.nodes[name].free_above(priority), name) for name in names
+            )
+
+    def _rebook(self, old: Replica | None, new: Replica | None) -> None:
+        was = old if old is not None and old.bound else None
+        now = new if new is not None and new.bound else None
+        if was is not None and now is not None and was.node == now.node and _books_alike(was, now):
+            self.nodes[was.node].replicas[now.name] = now
+            return
+        if was is not None:
+            self._change(was, add=False)
+            self.capacity_version += 1
+        if now is not None:
+            self._change(now, add=True)
+
+    def _change(self, replica: Replica, *, add: bool) -> None:
+        book = self.nodes[replica.node]
+        shape = book.shape
+        if shape is not None:
+            shape.discard(book)
+        _add(self.priorities, replica.priority, 1 if add else -1)
+        if add:
+            book.add(replica)
+        else:
+            book.remove(replica)
+        if shape is not None:
+            shape.insert(book)
+
+    def _enter(self, book: NodeBook) -> None:
+        if not book.node.schedulable:
+            _add(self.closed, closed_reason(book.node), 1)
+            return
+        key = _shape_key(book.node)
+        shape = self.shapes.get(key)
+        if shape is None:
+            self._shape_number += 1
+            shape = self.shapes[key] = Shape(self._shape_number, book.node)
+        book.shape = shape
+        shape.insert(book)
+
+    def _leave(self, book: NodeBook) -> None:
+        if book.shape is None:
+            _add(self.closed, closed_reason(book.node), -1)
+            return
+        book.shape.discard(book)
+        if not len(book.shape):
+            del self.shapes[_shape_key(book.node)]
+        book.shape = None
+
+    def check(self) -> None:
+        """Asserts that the books say what the replicas they list say."""
+        for name, book in self.nodes.items():
+            fresh = NodeBook(book.node)
+            for replica in book.replicas.values():
+                fresh.add(replica)
+            assert fresh.booked_bytes == book.booked_bytes, f"{name}: booked differs"
+            assert fresh.slots_used == book.slots_used, f"{name}: slots differ"
+            assert fresh.locked_bytes == book.locked_bytes, f"{name}: locked differs"
+            assert fresh.by_priority == book.by_priority, f"{name}: levels differ"
+            assert fresh.workloads == book.workloads, f"{name}: workloads differ"
+            assert (book.shape is not None) == book.node.schedulable, f"{name}: in the wrong list"
+        for shape in self.shapes.values():
+            assert shape.order == sorted(shape.order), "a shape is out of order"
+            for free_bytes, name in shape.order:
+                assert self.nodes[name].free_bytes == free_bytes, f"{name}: sorted by an old figure"
+
+
+def closed_reason(node: Node) -> str:
+    """Why nothing new goes to a node that is not schedulable."""
+    if not node.ready:
+        return "NODE_NOT_READY"
+    if node.draining:
+        return "NODE_DRAINING"
+    if node.cordoned:
+        return "NODE_CORDONED"
+    return "MEMORY_PRESSURE"
+
+
+def _shape_key(node: Node) -> ShapeKey:
+    return (
+        node.profile,
+        node.possible_cpus,
+        node.ram_bytes,
+        node.allocatable_bytes,
+        node.max_replicas,
+        node.labels,
+        node.taints,
+    )
+
+
+def _books_alike(one: Replica, other: Replica) -> bool:
+    return (
+        one.booked_bytes == other.booked_bytes
+        and one.held_bytes == other.held_bytes
+        and one.yields == other.yields
+        and one.locked_bytes == other.locked_bytes
+        and one.uid == other.uid
+        and one.priority == other.priority
+        and (one.phase is Phase.STOPPING) == (other.phase is Phase.STOPPING)
+    )
+
+
+def _add(counts: dict[int, int] | dict[str, int] | dict[Phase, int], key: object, by: int) -> None:
+    total = counts.get(key, 0) + by  # type: ignore[call-overload]  # key has the dict's key type
+    if total:
+        counts[key] = total  # type: ignore[index]
+    else:
+        counts.pop(key, None)  # type: ignore[call-overload]

@@ -1,0 +1,197 @@
+"""What can be asked of the fleet's state machine, as frozen records."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bpfleet.coordinator.records import Scheduling, Taint
+from bpfleet.workload.spec import WorkloadSpec
+
+__all__ = [
+    "AgentLost",
+    "Command",
+    "CordonNode",
+    "CreateWorkload",
+    "DeleteWorkload",
+    "DrainNode",
+    "NodeAnnouncement",
+    "NodeUsage",
+    "RegisterAgent",
+    "RemoveNode",
+    "ReplicaNews",
+    "ReplicaTruth",
+    "ReportNodes",
+    "Tick",
+    "UncordonNode",
+    "UnregisterAgent",
+    "UpdateWorkload",
+]
+
+
+class ReplicaTruth(StrEnum):
+    """What an agent says about a replica."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    FAILED = "FAILED"
+    SUCCEEDED = "SUCCEEDED"
+    STOPPED = "STOPPED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateWorkload:
+    """A new workload. ``request_id`` "" for none."""
+
+    spec: WorkloadSpec
+    scheduling: Scheduling
+    request_id: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateWorkload:
+    """A new number of replicas, a new spec, or both. ``expected_revision`` 0 for any."""
+
+    name: str
+    replicas: int | None = None
+    spec: WorkloadSpec | None = None
+    scheduling: Scheduling | None = None
+    expected_revision: int = 0
+    request_id: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteWorkload:
+    """Stop all replicas, then forget the workload."""
+
+    name: str
+    request_id: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CordonNode:
+    """Place nothing new on a node."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UncordonNode:
+    """Place on a node again; ends a drain."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Cordon a node and move its replicas away within the disruption budgets."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNode:
+    """Forget a node; one that is Ready only with ``force``."""
+
+    name: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaNews:
+    """What an agent says about one replica."""
+
+    replica: str
+    attempt: int
+    truth: ReplicaTruth
+    reason: str = ""
+    errno: int = 0
+    message: str = ""
+    charged_bytes: int = 0
+    rss_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeAnnouncement:
+    """A node and what runs on it. ``reserved_bytes`` 0 and ``max_replicas`` 0 for the defaults."""
+
+    name: str
+    profile: str
+    possible_cpus: int
+    ram_bytes: int
+    reserved_bytes: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    taints: tuple[Taint, ...] = ()
+    max_replicas: int = 0
+    replicas: tuple[ReplicaNews, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisterAgent:
+    """An agent with its nodes. Calls of one incarnation add nodes."""
+
+    agent: str
+    incarnation: str
+    address: str
+    version: str = ""
+    nodes: tuple[NodeAnnouncement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeUsage:
+    """What an agent measured on one node, and news of its replicas."""
+
+    node: str
+    memory_used_bytes: int = 0
+    bpf_charged_bytes: int = 0
+    locked_bytes: int = 0
+    verdicts: tuple[tuple[str, int], ...] = ()
+    crashed: bool = False
+    replicas: tuple[ReplicaNews, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportNodes:
+    """Reports of an agent. ``measured`` False: only replicas are told about, usage is not."""
+
+    agent: str
+    incarnation: str
+    reports: tuple[NodeUsage, ...]
+    measured: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class UnregisterAgent:
+    """An agent leaves with its nodes. ``incarnation`` "" for any."""
+
+    agent: str
+    incarnation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLost:
+    """An agent's lease ran out: its nodes are NotReady, their replicas are lost."""
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time went by: due starts, drains and waiting replicas are looked at."""
+
+
+Command = (
+    CreateWorkload
+    | UpdateWorkload
+    | DeleteWorkload
+    | CordonNode
+    | UncordonNode
+    | DrainNode
+    | RemoveNode
+    | RegisterAgent
+    | ReportNodes
+    | UnregisterAgent
+    | AgentLost
+    | Tick
+)

@@ -1,0 +1,176 @@
+"""Whether a node's labels and taints allow a workload: the part of placement that no booking changes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bpfleet.coordinator.records import (
+    CPUS_LABEL,
+    NODE_LABEL,
+    PROFILE_LABEL,
+    LabelOperator,
+    Node,
+    Requirement,
+    Taint,
+    TaintEffect,
+    Toleration,
+    Workload,
+)
+
+__all__ = [
+    "Refusal",
+    "Verdict",
+    "constraint_key",
+    "executes",
+    "is_node_key",
+    "judge",
+    "label_of",
+    "meets",
+    "named_nodes_allow",
+]
+
+_NODE_KEYS = frozenset({NODE_LABEL, "node"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a node was ruled out: a reason for programs, a sentence for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What labels and taints say about a node: a refusal, or bonus points (-50 to 100)."""
+
+    refusal: Refusal | None
+    bonus: float = 0.0
+
+
+def judge(workload: Workload, node: Node) -> Verdict:
+    """Selector, affinity and taints, in this order. Conditions on the node's own name are not looked
+    at: nodes alike in all else share one verdict (see ``named_nodes_allow``).
+    """
+    labels = implied_labels(node)
+    for key, value in workload.spec.node_selector.items():
+        if key not in _NODE_KEYS and labels.get(key) != value:
+            return Verdict(Refusal("NODE_SELECTOR", f"label {key} is not {value!r}"))
+    for requirement in workload.scheduling.required:
+        if requirement.key not in _NODE_KEYS and not meets(requirement, labels):
+            return Verdict(Refusal("NODE_AFFINITY", f"label {requirement.key} does not qualify"))
+    for taint in node.taints:
+        if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not _tolerated(taint, workload):
+            text = f"taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
+            return Verdict(Refusal("TAINT", text))
+    return Verdict(None, _bonus(workload, node, labels))
+
+
+def _bonus(workload: Workload, node: Node, labels: Mapping[str, str]) -> float:
+    """Share of the wished-for points, up to 100; half of it is lost per unwelcoming taint."""
+    preferred = workload.scheduling.preferred
+    points = sum(wish.weight for wish in preferred if meets(wish.requirement, labels))
+    offered = sum(wish.weight for wish in preferred)
+    unwelcome = sum(
+        1
+        for taint in node.taints
+        if taint.effect is TaintEffect.PREFER_NO_SCHEDULE and not _tolerated(taint, workload)
+    )
+    return (100.0 * points / offered if offered else 0.0) - 50.0 * unwelcome
+
+
+def executes(workload: Workload, node: Node) -> Taint | None:
+    """The first NoExecute taint of ``node`` that the workload does not tolerate: it must leave."""
+    for taint in node.taints:
+        if taint.effect is TaintEffect.NO_EXECUTE and not _tolerated(taint, workload):
+            return taint
+    return None
+
+
+def meets(requirement: Requirement, labels: Mapping[str, str]) -> bool:
+    """Whether the labels satisfy one requirement (Kubernetes' rules for absent labels)."""
+    value = labels.get(requirement.key)
+    match requirement.operator:
+        case LabelOperator.IN:
+            return value is not None and value in requirement.values
+        case LabelOperator.NOT_IN:
+            return value not in requirement.values
+        case LabelOperator.EXISTS:
+            return value is not None
+        case LabelOperator.DOES_NOT_EXIST:
+            return value is None
+        case LabelOperator.GREATER_THAN:
+            return _compare(value, requirement.values, 1)
+        case LabelOperator.LESS_THAN:
+            return _compare(value, requirement.values, -1)
+
+
+def _compare(value: str | None, values: tuple[str, ...], sign: int) -> bool:
+    if value is None or not values:
+        return False
+    try:
+        return (int(value) - int(values[0])) * sign > 0
+    except ValueError:
+        return False
+
+
+def named_nodes_allow(workload: Workload, name: str) -> bool:
+    """Whether the conditions on the node's own name allow it."""
+    wanted = [v for k, v in workload.spec.node_selector.items() if k in _NODE_KEYS]
+    if any(value != name for value in wanted):
+        return False
+    own = dict.fromkeys(_NODE_KEYS, name)
+    return all(meets(r, own) for r in workload.scheduling.required if r.key in _NODE_KEYS)
+
+
+def names_nodes(workload: Workload) -> bool:
+    """Whether the workload has any condition on a node's own name."""
+    return any(key in _NODE_KEYS for key in workload.spec.node_selector) or any(
+        requirement.key in _NODE_KEYS for requirement in workload.scheduling.required
+    )
+
+
+def is_node_key(key: str) -> bool:
+    """Whether ``key`` stands for the node itself rather than for a label."""
+    return key in _NODE_KEYS
+
+
+def implied_labels(node: Node) -> dict[str, str]:
+    """The node's labels and those every node has."""
+    own = {PROFILE_LABEL: node.profile, CPUS_LABEL: str(node.possible_cpus)}
+    return {**own, **dict(node.labels)}
+
+
+def label_of(node: Node, key: str) -> str | None:
+    """The value of a label of the node, implied ones included; None if it has none."""
+    if key in _NODE_KEYS:
+        return node.name
+    return implied_labels(node).get(key)
+
+
+def constraint_key(workload: Workload) -> object:
+    """Equal for workloads on which ``judge`` cannot differ, so that they share its verdicts."""
+    spec, scheduling = workload.spec, workload.scheduling
+    declared = spec.node_selector or spec.tolerations or scheduling.required
+    if not (declared or scheduling.preferred or scheduling.tolerations):
+        return ()
+    return (
+        tuple(sorted(spec.node_selector.items())),
+        spec.tolerations,
+        scheduling.required,
+        scheduling.preferred,
+        scheduling.tolerations,
+    )
+
+
+def _tolerated(taint: Taint, workload: Workload) -> bool:
+    if any(t.tolerates(taint.key, taint.value) for t in workload.spec.tolerations):
+        return True
+    return any(_matches(toleration, taint) for toleration in workload.scheduling.tolerations)
+
+
+def _matches(toleration: Toleration, taint: Taint) -> bool:
+    return (
+        toleration.key in ("", taint.key)
+        and toleration.value in ("", taint.value)
+        and toleration.effect in (None, taint.effect)
+    )

@@ -1,0 +1,107 @@
+"""Taking replicas away on purpose: draining a node, easing memory pressure, always within budgets."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bpfleet.coordinator.commands import NodeUsage
+from bpfleet.coordinator.records import Node, Phase, Replica
+from bpfleet.coordinator.replicas import stop
+from bpfleet.coordinator.transition import Transition
+
+__all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain"]
+
+
+def settle_drain(t: Transition, name: str) -> None:
+    """Stops as many replicas of a draining node as the disruption budgets allow now."""
+    book = t.books.nodes[name]
+    for replica in sorted(book.replicas.values(), key=lambda r: r.name):
+        if replica.phase is not Phase.STOPPING and _may_disrupt(t, replica):
+            stop(t, replica, "DRAINED", f"{name} is being drained")
+
+
+def _may_disrupt(t: Transition, replica: Replica) -> bool:
+    """Whether the workload can do without this replica now. One that does not run is not missed."""
+    workload = t.tables.workloads[replica.workload]
+    if workload.deleting or workload.spec.per_node or replica.phase is not Phase.RUNNING:
+        return True
+    missing = workload.spec.replicas - t.book(workload.name).count(Phase.RUNNING)
+    return missing < workload.scheduling.disruption_budget
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A replica that could be evicted, with what is known of its memory."""
+
+    replica: Replica
+    used_bytes: int
+
+    @property
+    def excess_bytes(self) -> int:
+        """Memory used beyond what it booked."""
+        return self.used_bytes - self.replica.booked_bytes
+
+
+# Ranks candidates; the lowest goes first.
+EvictionRule = Callable[[Candidate], tuple[int | str, ...]]
+
+
+def _kubelet(candidate: Candidate) -> tuple[int | str, ...]:
+    """kubelet's order: who uses more than requested, then the least important, then the greatest excess."""
+    within = candidate.excess_bytes <= 0
+    return within, candidate.replica.priority, -candidate.excess_bytes, candidate.replica.name
+
+
+def _oomd(candidate: Candidate) -> tuple[int | str, ...]:
+    """oomd's habit: the largest user of memory, whatever it asked for."""
+    return -candidate.used_bytes, candidate.replica.priority, candidate.replica.name
+
+
+EVICTION_RULES: Final[Mapping[str, EvictionRule]] = {"kubelet": _kubelet, "oomd": _oomd}
+
+
+def evict_for_pressure(t: Transition, node: Node, usage: NodeUsage) -> None:
+    """Follows a node into and out of memory pressure; evicts one replica per report while it lasts.
+
+    A node under pressure gets nothing new, and leaves it only after it has been calm for a while, so
+    that it does not flap.
+    """
+    available_bytes = node.ram_bytes - usage.memory_used_bytes
+    if not node.ready or not usage.memory_used_bytes:
+        return
+    if available_bytes >= t.settings.pressure_available_bytes:
+        _calm(t, node)
+        return
+    t.soft.calm_since_ms.pop(node.name, None)
+    if not node.pressure:
+        text = f"{available_bytes} bytes are available"
+        t.tables.put(replace(node, pressure=True))
+        t.event("NODE_MEMORY_PRESSURE", node=node.name, message=text)
+    book = t.books.nodes[node.name]
+    if any(replica.phase is Phase.STOPPING for replica in book.replicas.values()):
+        return
+    rule = EVICTION_RULES[t.settings.eviction]
+    candidates = [
+        Candidate(replica, _used_bytes(t, replica))
+        for replica in book.replicas.values()
+        if replica.phase in (Phase.RUNNING, Phase.ASSIGNED)
+    ]
+    if candidates:
+        victim = min(candidates, key=rule).replica
+        stop(t, victim, "EVICTED", f"{node.name} has {available_bytes} bytes available")
+
+
+def _calm(t: Transition, node: Node) -> None:
+    if not node.pressure:
+        return
+    since_ms = t.soft.calm_since_ms.setdefault(node.name, t.now_ms)
+    if t.now_ms - since_ms >= t.settings.pressure_hold_ms:
+        del t.soft.calm_since_ms[node.name]
+        t.tables.put(replace(node, pressure=False))
+        t.changed_nodes[node.name] = None
+        t.event("NODE_MEMORY_CALM", node=node.name)
+
+
+def _used_bytes(t: Transition, replica: Replica) -> int:
+    name = replica.name
+    return t.soft.charged_bytes.get(name, 0) + t.soft.rss_bytes.get(name, 0)

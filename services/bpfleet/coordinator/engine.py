@@ -1,0 +1,155 @@
+"""Group commit, without I/O: decisions are taken at once, stored in groups, acknowledged after that.
+
+A command changes the state immediately, so that the next one sees it. All commands since the last
+group form the open group; ``seal`` turns it into a ``Batch`` for the store while newer commands fill
+the next one. When the store has it, ``committed`` acknowledges its tickets and says what changed;
+when it does not, ``failed`` takes back every change that is not stored, and refuses the tickets.
+At most one batch is under way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpfleet.coordinator.commands import Command
+from bpfleet.coordinator.errors import FleetError
+from bpfleet.coordinator.records import Event, Kind, Record, encode
+from bpfleet.coordinator.state import FleetState
+from bpfleet.coordinator.store.base import Batch
+
+__all__ = ["Commit", "Engine", "Ticket"]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A command that waits for the store. Exactly one of the callbacks is called, once.
+
+    ``result`` is what the state machine answered; its type depends on the command.
+    """
+
+    result: Any
+    done: Callable[[Any], None]
+    refused: Callable[[FleetError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a batch changed: the records as stored (None: removed), and the events."""
+
+    revision: int
+    changes: dict[tuple[Kind, str], Record | None]
+    events: tuple[Event, ...]
+
+
+@dataclass(slots=True)
+class _Flight:
+    batch: Batch
+    commit: Commit
+    tickets: list[Ticket]
+    log_length: int
+    event_count: int
+
+
+@dataclass(slots=True)
+class _Open:
+    tickets: list[Ticket] = field(default_factory=list)
+
+
+class Engine:
+    """Feeds commands to the state and batches to the store. ``revision`` is the store's."""
+
+    def __init__(self, state: FleetState, *, epoch: int, revision: int) -> None:
+        self.state = state
+        self.epoch = epoch
+        self.revision = revision
+        self._open = _Open()
+        self._flight: _Flight | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything decided is stored."""
+        return self._flight is None and not self.state.tables.log and not self._open.tickets
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a batch is under way."""
+        return self._flight is not None
+
+    @property
+    def open_tickets(self) -> int:
+        """Commands in the group that is still being filled."""
+        return len(self._open.tickets)
+
+    def submit(
+        self,
+        command: Command,
+        now_ms: int,
+        done: Callable[[Any], None],
+        refused: Callable[[FleetError], None],
+    ) -> None:
+        """Carries a command out; ``done`` is called once it is stored.
+
+        A command that changed nothing still waits for what it may have seen: the changes before it
+        that are not stored yet. ``refused`` is called at once where the state machine says no.
+        """
+        try:
+            result = self.state.apply(command, now_ms)
+        except FleetError as error:
+            refused(error)
+            return
+        ticket = Ticket(result, done, refused)
+        if len(self.state.tables.log) > self._flight_log_length():
+            self._open.tickets.append(ticket)
+        elif self._flight is not None:
+            self._flight.tickets.append(ticket)
+        else:
+            done(result)
+
+    def seal(self) -> Batch | None:
+        """The open group as a batch for the store; None while one is under way or nothing changed."""
+        if self._flight is not None or not self.state.tables.log:
+            return None
+        tables = self.state.tables
+        touched = dict.fromkeys((kind, key) for kind, key, _ in tables.log)
+        changes = {(kind, key): tables.get(kind, key) for kind, key in touched}
+        events = tuple(self.state.events)
+        self.revision += 1
+        batch = Batch(
+            epoch=self.epoch,
+            expected_revision=self.revision - 1,
+            revision=self.revision,
+            puts={f"{kind}/{key}": encode(r) for (kind, key), r in changes.items() if r},
+            removals=tuple(f"{kind}/{key}" for (kind, key), r in changes.items() if r is None),
+            events=tuple(encode(event) for event in events),
+        )
+        commit = Commit(self.revision, changes, events)
+        self._flight = _Flight(batch, commit, self._open.tickets, len(tables.log), len(events))
+        self._open = _Open()
+        return batch
+
+    def committed(self) -> Commit:
+        """The batch under way is stored: acknowledges its commands and returns what it changed."""
+        flight = self._flight
+        assert flight is not None, "no batch is under way"
+        self._flight = None
+        del self.state.tables.log[: flight.log_length]
+        del self.state.events[: flight.event_count]
+        for ticket in flight.tickets:
+            ticket.done(ticket.result)
+        return flight.commit
+
+    def failed(self, error: FleetError) -> None:
+        """The batch under way is not stored, or it is unknown whether it is: takes back all that is
+        not known to be, and refuses every command that waits.
+        """
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self.revision -= 1
+        waiting = [*(flight.tickets if flight is not None else ()), *self._open.tickets]
+        self._open = _Open()
+        self.state.rollback(0, 0)
+        for ticket in waiting:
+            ticket.refused(error)
+
+    def _flight_log_length(self) -> int:
+        return self._flight.log_length if self._flight is not None else 0

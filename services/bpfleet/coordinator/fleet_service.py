@@ -1,0 +1,379 @@
+"""FleetService: the fleet as its users see it."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from grpc import aio
+
+import bpfleet
+from bpfleet.coordinator import messages
+from bpfleet.coordinator.commands import (
+    CordonNode,
+    CreateWorkload,
+    DeleteWorkload,
+    DrainNode,
+    RemoveNode,
+    UncordonNode,
+    UpdateWorkload,
+)
+from bpfleet.coordinator.errors import FleetError, Refused
+from bpfleet.coordinator.placement import NodeVerdict
+from bpfleet.coordinator.reconcile import Coordinator
+from bpfleet.coordinator.records import Event, Phase, Workload
+from bpfleet.coordinator.refusals import api_errors
+from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.names import node_id, workload_id
+from bpfleet.rpc.paging import page_by_key, page_key, page_size, page_token
+from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
+
+__all__ = ["FleetServicer"]
+
+_REQUEST_ID_CHARS_MAX: Final = 64
+# The generated servicers type the context with the messages of the method.
+_Context = aio.ServicerContext[Any, Any]
+
+
+class FleetServicer(FleetServiceServicer):
+    """One method per RPC: parse, one command or one look at the state, format."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    # -- workloads
+
+    async def CreateWorkload(
+        self, request: pb.CreateWorkloadRequest, context: _Context
+    ) -> pb.CreateWorkloadResponse:
+        """Creates a workload and places what fits."""
+        name = workload_id(request.workload, "workload")
+        command = CreateWorkload(
+            spec=messages.spec_record(name, request.spec),
+            scheduling=messages.scheduling_record(request.spec),
+            request_id=_request_id(request.request_id),
+            fingerprint=_fingerprint(request),
+        )
+        with api_errors():
+            await self._coordinator.submit(command)
+            return pb.CreateWorkloadResponse(workload=self._workload(name))
+
+    async def GetWorkload(
+        self, request: pb.GetWorkloadRequest, context: _Context
+    ) -> pb.GetWorkloadResponse:
+        """One workload with its replicas."""
+        with api_errors():
+            return pb.GetWorkloadResponse(workload=self._workload(workload_id(request.name)))
+
+    async def ListWorkloads(
+        self, request: pb.ListWorkloadsRequest, context: _Context
+    ) -> pb.ListWorkloadsResponse:
+        """Workloads in name order."""
+        with api_errors():
+            state = self._coordinator.state
+            names = sorted(state.tables.workloads)
+            page, token = page_by_key(
+                names, key=str, requested_size=request.page_size, token=request.page_token
+            )
+            return pb.ListWorkloadsResponse(
+                workloads=[
+                    messages.workload_message(state, state.tables.workloads[name], replicas=False)
+                    for name in page
+                ],
+                next_page_token=token,
+                total_size=len(names),
+            )
+
+    async def UpdateWorkload(
+        self, request: pb.UpdateWorkloadRequest, context: _Context
+    ) -> pb.UpdateWorkloadResponse:
+        """Scales a workload or rolls out a new spec."""
+        name = workload_id(request.name)
+        has_spec = request.HasField("spec")
+        replicas = request.replicas if request.HasField("replicas") else None
+        if not has_spec and replicas is None:
+            raise invalid("spec", "nothing to change; give replicas, spec or both")
+        if replicas is not None and not 0 <= replicas <= messages.REPLICAS_PER_WORKLOAD_MAX:
+            limit = messages.REPLICAS_PER_WORKLOAD_MAX
+            raise invalid("replicas", f"{replicas} is out of range; use 0 to {limit}")
+        command = UpdateWorkload(
+            name=name,
+            replicas=replicas,
+            spec=messages.spec_record(name, request.spec) if has_spec else None,
+            scheduling=messages.scheduling_record(request.spec) if has_spec else None,
+            expected_revision=request.expected_revision,
+            request_id=_request_id(request.request_id),
+            fingerprint=_fingerprint(request),
+        )
+        with api_errors():
+            await self._coordinator.submit(command)
+            return pb.UpdateWorkloadResponse(workload=self._workload(name))
+
+    async def DeleteWorkload(
+        self, request: pb.DeleteWorkloadRequest, context: _Context
+    ) -> pb.DeleteWorkloadResponse:
+        """Stops all replicas and forgets the workload."""
+        command = DeleteWorkload(
+            name=workload_id(request.name),
+            request_id=_request_id(request.request_id),
+            fingerprint=_fingerprint(request),
+        )
+        with api_errors():
+            await self._coordinator.submit(command)
+        return pb.DeleteWorkloadResponse()
+
+    # -- nodes
+
+    async def GetFleetNode(
+        self, request: pb.GetFleetNodeRequest, context: _Context
+    ) -> pb.GetFleetNodeResponse:
+        """One node with its replicas."""
+        with api_errors():
+            return pb.GetFleetNodeResponse(node=self._node(node_id(request.name, "name")))
+
+    async def ListFleetNodes(
+        self, request: pb.ListFleetNodesRequest, context: _Context
+    ) -> pb.ListFleetNodesResponse:
+        """Nodes in name order."""
+        with api_errors():
+            state = self._coordinator.state
+            names = sorted(state.tables.nodes)
+            page, token = page_by_key(
+                names, key=str, requested_size=request.page_size, token=request.page_token
+            )
+            return pb.ListFleetNodesResponse(
+                nodes=[
+                    messages.node_message(state, state.tables.nodes[name], replicas=False)
+                    for name in page
+                ],
+                next_page_token=token,
+                total_size=len(names),
+            )
+
+    async def CordonNode(
+        self, request: pb.CordonNodeRequest, context: _Context
+    ) -> pb.CordonNodeResponse:
+        """Places nothing new on a node."""
+        name = node_id(request.name, "name")
+        with api_errors():
+            await self._coordinator.submit(CordonNode(name))
+            return pb.CordonNodeResponse(node=self._node(name))
+
+    async def UncordonNode(
+        self, request: pb.UncordonNodeRequest, context: _Context
+    ) -> pb.UncordonNodeResponse:
+        """Allows placing on a node again."""
+        name = node_id(request.name, "name")
+        with api_errors():
+            await self._coordinator.submit(UncordonNode(name))
+            return pb.UncordonNodeResponse(node=self._node(name))
+
+    async def DrainNode(
+        self, request: pb.DrainNodeRequest, context: _Context
+    ) -> pb.DrainNodeResponse:
+        """Moves a node's replicas away."""
+        name = node_id(request.name, "name")
+        with api_errors():
+            await self._coordinator.submit(DrainNode(name))
+            node = self._node(name)
+            return pb.DrainNodeResponse(node=node, remaining_count=node.replica_count)
+
+    async def RemoveNode(
+        self, request: pb.RemoveNodeRequest, context: _Context
+    ) -> pb.RemoveNodeResponse:
+        """Forgets a node."""
+        with api_errors():
+            await self._coordinator.submit(RemoveNode(node_id(request.name, "name"), request.force))
+        return pb.RemoveNodeResponse()
+
+    # -- decisions
+
+    async def ExplainPlacement(
+        self, request: pb.ExplainPlacementRequest, context: _Context
+    ) -> pb.ExplainPlacementResponse:
+        """Where the next replica would go, and why."""
+        with api_errors():
+            coordinator = self._coordinator
+            workload = self._asked(request)
+            policy = messages.policy_record(request.policy, coordinator.fleet.policy)
+            size = page_size(request.page_size)
+            offset = _offset(request.page_token)
+            verdicts, preemption = coordinator.state.explain(
+                workload, policy, coordinator.clock_ms()
+            )
+            page = verdicts[offset : offset + size]
+            chosen = preemption.node if preemption is not None else _best(verdicts)
+            return pb.ExplainPlacementResponse(
+                chosen_node=chosen,
+                scores=[messages.score_message(verdict) for verdict in page],
+                rejections=_rejections(verdicts),
+                summary=_summary(chosen, verdicts, preempts=preemption is not None),
+                next_page_token=page_token(str(offset + size))
+                if offset + size < len(verdicts)
+                else "",
+                policy=messages.policy_message(policy),
+                preempted_replicas=sorted(victim.name for victim in preemption.victims)
+                if preemption is not None
+                else (),
+            )
+
+    def _asked(self, request: pb.ExplainPlacementRequest) -> Workload:
+        if request.HasField("spec"):
+            name = workload_id(request.name or "unnamed")
+            return Workload(
+                name=name,
+                spec=messages.spec_record(name, request.spec),
+                scheduling=messages.scheduling_record(request.spec),
+            )
+        if not request.name:
+            raise invalid("name", "give a workload's name or a spec")
+        return self._known(workload_id(request.name))
+
+    # -- the whole
+
+    async def GetFleetStatus(
+        self, request: pb.GetFleetStatusRequest, context: _Context
+    ) -> pb.GetFleetStatusResponse:
+        """The fleet in numbers."""
+        with api_errors():
+            coordinator = self._coordinator
+            tables = coordinator.state.tables
+            books = tables.books
+            counts = dict.fromkeys((phase.value for phase in Phase), 0)
+            for book in books.workloads.values():
+                for phase, count in book.phases.items():
+                    counts[phase.value] += count
+            return pb.GetFleetStatusResponse(
+                agent_count=len(coordinator.leases),
+                node_count=len(tables.nodes),
+                ready_node_count=sum(node.ready for node in tables.nodes.values()),
+                workload_count=len(tables.workloads),
+                replicas=counts,
+                allocatable_bytes=sum(node.allocatable_bytes for node in tables.nodes.values()),
+                booked_bytes=sum(book.booked_bytes for book in books.nodes.values()),
+                leader_epoch=coordinator.epoch,
+                revision=coordinator.log.last_revision,
+                store=coordinator.store.name,
+                store_available=coordinator.store_available,
+                policy=messages.policy_message(coordinator.fleet.policy),
+                version=bpfleet.__version__,
+            )
+
+    async def ListFleetEvents(
+        self, request: pb.ListFleetEventsRequest, context: _Context
+    ) -> pb.ListFleetEventsResponse:
+        """Past events, oldest first."""
+        with api_errors():
+            _ = self._coordinator.state
+            log = self._coordinator.log
+            after = int(page_key(request.page_token) or request.after_revision)
+            wanted = _wanted(request.workload, request.node)
+            found: list[pb.FleetEvent] = []
+            size = page_size(request.page_size)
+            revision = max(after + 1, log.oldest_revision)
+            while len(found) < size and revision <= log.last_revision:
+                for event in log.since(revision):
+                    revision = event.revision + 1
+                    if wanted(event):
+                        found.append(messages.event_message(event))
+                    if len(found) == size:
+                        break
+            more = revision <= log.last_revision
+            return pb.ListFleetEventsResponse(
+                events=found,
+                next_page_token=page_token(str(revision - 1)) if more else "",
+                oldest_revision=log.oldest_revision,
+                last_revision=log.last_revision,
+            )
+
+    async def WatchFleet(
+        self, request: pb.WatchFleetRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchFleetResponse]:
+        """Events as they happen."""
+        start = request.start_revision if request.HasField("start_revision") else None
+        with api_errors():
+            _ = self._coordinator.state
+            stream = self._coordinator.log.watch(start, _wanted(request.workload, request.node))
+            async for revision, events in stream:
+                yield pb.WatchFleetResponse(
+                    revision=revision,
+                    events=[messages.event_message(event) for event in events],
+                )
+
+    def _workload(self, name: str) -> pb.Workload:
+        return messages.workload_message(self._coordinator.state, self._known(name), replicas=True)
+
+    def _known(self, name: str) -> Workload:
+        workload = self._coordinator.state.tables.workloads.get(name)
+        if workload is None:
+            text = f"workload {name!r} does not exist; ListWorkloads lists those that do"
+            raise FleetError(Refused.NOT_FOUND, "WORKLOAD_UNKNOWN", text, workload=name)
+        return workload
+
+    def _node(self, name: str) -> pb.FleetNode:
+        state = self._coordinator.state
+        node = state.tables.nodes.get(name)
+        if node is None:
+            text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
+            raise FleetError(Refused.NOT_FOUND, "NODE_UNKNOWN", text, node=name)
+        return messages.node_message(state, node, replicas=True)
+
+
+def _request_id(text: str) -> str:
+    if len(text) > _REQUEST_ID_CHARS_MAX:
+        raise invalid("request_id", f"longer than {_REQUEST_ID_CHARS_MAX} characters")
+    return text
+
+
+# Any: one of the three requests that carry a request id.
+def _fingerprint(request: Any) -> str:
+    if not request.request_id:
+        return ""
+    asked: Message = request
+    return f"{asked.DESCRIPTOR.name}:{messages.fingerprint(asked)}"
+
+
+def _offset(token: str) -> int:
+    key = page_key(token) or "0"
+    if not key.isdigit():
+        raise invalid("page_token", "belongs to another list; leave it empty")
+    return int(key)
+
+
+def _wanted(workload: str, node: str) -> "_Filter":
+    return _Filter(workload.removeprefix("workloads/"), node.removeprefix("nodes/"))
+
+
+class _Filter:
+    """Which events a reader wants; empty names want all."""
+
+    def __init__(self, workload: str, node: str) -> None:
+        self._workload = workload
+        self._node = node
+
+    def __call__(self, event: Event) -> bool:
+        return self._workload in ("", event.workload) and self._node in ("", event.node)
+
+
+def _best(verdicts: list[NodeVerdict]) -> str:
+    return verdicts[0].node if verdicts and verdicts[0].refusal is None else ""
+
+
+def _rejections(verdicts: list[NodeVerdict]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for verdict in verdicts:
+        if verdict.refusal is not None:
+            reason = verdict.refusal.reason
+            counts[reason] = counts.get(reason, 0) + 1
+    return counts
+
+
+def _summary(chosen: str, verdicts: list[NodeVerdict], *, preempts: bool) -> str:
+    feasible = sum(verdict.refusal is None for verdict in verdicts)
+    if not verdicts:
+        return "the fleet has no nodes"
+    if preempts:
+        return f"no node has room; {chosen} would have after preempting less important replicas"
+    if not chosen:
+        return f"none of {len(verdicts)} nodes qualifies"
+    return f"{chosen} is best of {feasible} nodes that qualify, of {len(verdicts)} in all"

@@ -1,0 +1,185 @@
+"""Calls to the RuntimeService of agents: one channel each, one batch of orders at a time."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from grpc import aio
+
+from bpfleet.coordinator.commands import ReplicaNews, ReplicaTruth
+from bpfleet.coordinator.dispatch import Orders
+from bpfleet.coordinator.records import Replica, Workload
+from bpfleet.rpc.channel import ChannelOptions, aio_channel
+from bpfleet.rpc.errors import decode_rpc_error
+from bpfleet.rpc.server import SettingsError
+from bpfleet.rpc.workloads import churn_message, inventory_message, restart_policy_message
+from bpfleet.v1 import registry_service_pb2, runtime_service_pb2
+from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceStub
+
+if TYPE_CHECKING:
+    from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceAsyncStub
+
+__all__ = ["AgentUnreachable", "Agents", "GrpcAgents", "truth_of"]
+
+_DEADLINE_SECONDS: Final = 30.0
+_CHANNELS_MAX: Final = 20_000
+_INT64_MAX: Final = (1 << 63) - 1
+
+# (node, news) of one answer, and the (node, replica) pairs that are stopped.
+Answer = tuple[list[tuple[str, ReplicaNews]], list[tuple[str, str]]]
+
+
+class AgentUnreachable(Exception):
+    """An agent did not take its orders; they have to be repeated."""
+
+
+class Agents(Protocol):
+    """How orders reach agents."""
+
+    async def carry_out(
+        self, address: str, orders: Orders, workloads: dict[str, Workload], epoch: int
+    ) -> Answer:
+        """Hands orders over and returns what the agent says. Raises ``AgentUnreachable``."""
+
+    async def close(self) -> None:
+        """Lets go of all connections."""
+
+
+class GrpcAgents:
+    """Agents over gRPC. ``options`` makes the channel options for an address."""
+
+    def __init__(self, options: Callable[[str], ChannelOptions]) -> None:
+        self._options = options
+        self._channels: dict[str, aio.Channel] = {}
+
+    async def carry_out(
+        self, address: str, orders: Orders, workloads: dict[str, Workload], epoch: int
+    ) -> Answer:
+        """Stops first, so that what starts finds its memory free."""
+        stub = self._stub(address)
+        news: list[tuple[str, ReplicaNews]] = []
+        try:
+            if orders.stops:
+                await stub.StopReplicas(
+                    runtime_service_pb2.StopReplicasRequest(
+                        replicas=[
+                            runtime_service_pb2.ReplicaKey(node=node, replica=replica)
+                            for node, replica in orders.stops
+                        ],
+                        leader_epoch=epoch,
+                        sequence=2 * orders.sequence,
+                    ),
+                    timeout=_DEADLINE_SECONDS,
+                )
+            if orders.runs:
+                answer = await stub.RunReplicas(
+                    runtime_service_pb2.RunReplicasRequest(
+                        replicas=[
+                            _replica_spec(replica, workloads[replica.workload])
+                            for replica in orders.runs
+                            if replica.workload in workloads
+                        ],
+                        leader_epoch=epoch,
+                        sequence=2 * orders.sequence + 1,
+                    ),
+                    timeout=_DEADLINE_SECONDS,
+                )
+                news = _news(orders, answer)
+        except aio.AioRpcError as error:
+            told = decode_rpc_error(error)
+            raise AgentUnreachable(f"{told.code.name} {told.reason}: {told.message}") from None
+        return news, list(orders.stops)
+
+    async def close(self) -> None:
+        """Closes every channel."""
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
+
+    def _stub(self, address: str) -> "RuntimeServiceAsyncStub":
+        channel = self._channels.get(address)
+        if channel is None:
+            if len(self._channels) >= _CHANNELS_MAX:
+                raise AgentUnreachable("too many agents")
+            try:
+                channel = aio_channel(self._options(address))
+            except SettingsError as error:
+                raise AgentUnreachable(str(error)) from None
+            self._channels[address] = channel
+        return RuntimeServiceStub(channel)
+
+
+def _replica_spec(replica: Replica, workload: Workload) -> runtime_service_pb2.ReplicaSpec:
+    spec = workload.spec
+    message = runtime_service_pb2.ReplicaSpec(
+        replica=replica.name,
+        attempt=replica.attempt,
+        node=replica.node,
+        workload=workload.name,
+        application=spec.application or "",
+        inventory=inventory_message(spec.inventory) if spec.inventory is not None else None,
+        churn=churn_message(spec.churn) if spec.churn is not None else None,
+        uid=spec.uid,
+        memory_request_bytes=spec.memory_request_bytes,
+        oom_score_adj=spec.oom_score_adj,
+        seed=replica.serial,
+        restart_policy=restart_policy_message(spec.restart_policy),
+        options=spec.options,
+        limit_capabilities=spec.capabilities is not None,
+        capabilities=[f"CAP_{c.name}" for c in sorted(spec.capabilities or ())],
+    )
+    if spec.memory_limit_bytes is not None:
+        message.memory_limit_bytes = spec.memory_limit_bytes
+    if spec.memlock_bytes is not None:
+        unlimited = spec.memlock_bytes > _INT64_MAX
+        message.memlock_limit_bytes = -1 if unlimited else spec.memlock_bytes
+    if spec.user_memory_bytes is not None:
+        message.user_memory_bytes = spec.user_memory_bytes
+    return message
+
+
+def _news(
+    orders: Orders, answer: runtime_service_pb2.RunReplicasResponse
+) -> list[tuple[str, ReplicaNews]]:
+    ordered = {replica.name: replica for replica in orders.runs}
+    news = [
+        (
+            status.node,
+            ReplicaNews(
+                replica=status.replica,
+                attempt=status.attempt,
+                truth=truth_of(status.state),
+                reason=status.reason,
+                errno=status.errno,
+                message=status.message,
+                charged_bytes=status.charged_bytes,
+                rss_bytes=status.rss_bytes,
+            ),
+        )
+        for status in answer.statuses
+    ]
+    for refused in answer.refused_replicas:
+        replica = ordered.get(refused.replica)
+        if replica is not None:
+            told = ReplicaNews(
+                replica=replica.name,
+                attempt=replica.attempt,
+                truth=ReplicaTruth.FAILED,
+                reason=refused.reason,
+                message=refused.message,
+            )
+            news.append((replica.node, told))
+    return news
+
+
+def truth_of(state: registry_service_pb2.ReplicaState.ValueType) -> ReplicaTruth:
+    """What an agent's word for a replica's state means; what we do not know is taken as starting."""
+    return _TRUTHS.get(state, ReplicaTruth.STARTING)
+
+
+_TRUTHS: Final = {
+    registry_service_pb2.REPLICA_STATE_STARTING: ReplicaTruth.STARTING,
+    registry_service_pb2.REPLICA_STATE_RUNNING: ReplicaTruth.RUNNING,
+    registry_service_pb2.REPLICA_STATE_FAILED: ReplicaTruth.FAILED,
+    registry_service_pb2.REPLICA_STATE_SUCCEEDED: ReplicaTruth.SUCCEEDED,
+    registry_service_pb2.REPLICA_STATE_STOPPED: ReplicaTruth.STOPPED,
+}

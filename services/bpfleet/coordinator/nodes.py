@@ -1,0 +1,283 @@
+"""Commands about nodes and agents: register, report, lose, cordon, drain, remove."""
+
+from dataclasses import replace
+
+from bpfleet.coordinator.commands import (
+    NodeAnnouncement,
+    NodeUsage,
+    RegisterAgent,
+    RemoveNode,
+    ReplicaNews,
+    ReplicaTruth,
+    ReportNodes,
+    UnregisterAgent,
+)
+from bpfleet.coordinator.constraints import executes
+from bpfleet.coordinator.disruption import evict_for_pressure, settle_drain
+from bpfleet.coordinator.errors import FleetError, Refused
+from bpfleet.coordinator.records import Agent, Node, Phase, Replica
+from bpfleet.coordinator.replicas import gone, hear, lose, restart_now, stop
+from bpfleet.coordinator.transition import Transition
+
+__all__ = [
+    "cordon_node",
+    "drain_node",
+    "lose_agent",
+    "register_agent",
+    "remove_node",
+    "report_nodes",
+    "uncordon_node",
+    "unregister_agent",
+]
+
+# (node, reason, message)
+Rejection = tuple[str, str, str]
+
+
+def register_agent(
+    t: Transition, command: RegisterAgent
+) -> tuple[list[Rejection], list[tuple[str, str]]]:
+    """Takes an agent's nodes in and compares what runs on them with what should.
+
+    Returns the nodes not taken, and the (node, replica) pairs that must be stopped there because
+    nobody knows them.
+    """
+    known = t.tables.agents.get(command.agent)
+    if known is None and len(t.tables.agents) >= t.settings.agents_max:
+        text = f"the fleet takes at most {t.settings.agents_max} agents"
+        raise FleetError(Refused.EXHAUSTED, "FLEET_FULL", text, limit=t.settings.agents_max)
+    agent = Agent(
+        name=command.agent,
+        incarnation=command.incarnation,
+        address=command.address,
+        version=command.version,
+    )
+    if agent != known:
+        t.tables.put(agent)
+    if known is None or known.incarnation != agent.incarnation or not known.alive:
+        t.event("AGENT_REGISTERED", reason=command.incarnation, message=command.agent)
+    rejections: list[Rejection] = []
+    strays: list[tuple[str, str]] = []
+    for announced in command.nodes:
+        rejection = _rejection(t, command.agent, announced)
+        if rejection is not None:
+            rejections.append(rejection)
+            continue
+        _take_in(t, command.agent, announced)
+        strays.extend(_compare(t, announced))
+    return rejections, strays
+
+
+def _rejection(t: Transition, agent: str, announced: NodeAnnouncement) -> Rejection | None:
+    node = t.tables.nodes.get(announced.name)
+    if node is None:
+        if len(t.tables.nodes) >= t.settings.nodes_max:
+            limit = t.settings.nodes_max
+            return announced.name, "FLEET_FULL", f"the fleet takes at most {limit} nodes"
+        return None
+    if node.agent != agent and node.ready:
+        text = f"agent {node.agent!r} carries a node of this name"
+        return announced.name, "NODE_EXISTS", text
+    return None
+
+
+def _take_in(t: Transition, agent: str, announced: NodeAnnouncement) -> None:
+    old = t.tables.nodes.get(announced.name)
+    node = _node(t, agent, announced, old)
+    if node != old:
+        t.tables.put(node)
+        t.changed_nodes[node.name] = None
+    if old is None:
+        t.event("NODE_REGISTERED", node=node.name, message=f"by agent {agent}")
+    elif not old.ready:
+        t.event("NODE_READY", node=node.name, message=f"back with agent {agent}")
+    if old is not None and old != node:
+        _shed(t, node)
+
+
+def _node(t: Transition, agent: str, announced: NodeAnnouncement, old: Node | None) -> Node:
+    reserved = announced.reserved_bytes
+    if not reserved:
+        reserved = announced.ram_bytes * t.settings.reserved_percent // 100
+    fresh = Node(
+        name=announced.name,
+        agent=agent,
+        profile=announced.profile,
+        possible_cpus=announced.possible_cpus,
+        ram_bytes=announced.ram_bytes,
+        allocatable_bytes=max(0, announced.ram_bytes - reserved),
+        labels=announced.labels,
+        taints=announced.taints,
+        max_replicas=announced.max_replicas or t.settings.max_replicas_per_node,
+    )
+    if old is None:
+        return fresh
+    return replace(fresh, cordoned=old.cordoned, draining=old.draining, pressure=old.pressure)
+
+
+def _shed(t: Transition, node: Node) -> None:
+    """A node came back with less memory or other taints: what no longer belongs there leaves."""
+    book = t.books.nodes[node.name]
+    by_importance = sorted(book.replicas.values(), key=lambda r: (r.priority, -r.serial))
+    excess_bytes = book.booked_bytes - node.allocatable_bytes
+    for replica in by_importance:
+        taint = executes(t.tables.workloads[replica.workload], node)
+        if replica.phase is Phase.STOPPING:
+            excess_bytes -= replica.booked_bytes
+        elif taint is not None:
+            stop(t, replica, "TAINT", f"taint {taint.key} is not tolerated")
+            excess_bytes -= replica.booked_bytes
+        elif excess_bytes > 0:
+            stop(t, replica, "NODE_SHRANK", f"{node.name} has less memory than before")
+            excess_bytes -= replica.booked_bytes
+
+
+def _compare(t: Transition, announced: NodeAnnouncement) -> list[tuple[str, str]]:
+    """The truth of what runs on a node against the books. Returns what nobody knows."""
+    reported = {news.replica: news for news in announced.replicas}
+    for replica in list(t.books.nodes[announced.name].replicas.values()):
+        if replica.name not in reported:
+            _is_missing(t, replica)
+    return [
+        (announced.name, news.replica)
+        for news in announced.replicas
+        if not hear(t, announced.name, news)
+    ]
+
+
+def _is_missing(t: Transition, replica: Replica) -> None:
+    if replica.phase is Phase.STOPPING:
+        gone(t, replica)
+    elif replica.phase is Phase.RUNNING:
+        restart_now(t, replica, "NODE_RESTARTED")
+
+
+def report_nodes(t: Transition, command: ReportNodes) -> list[tuple[str, str]]:
+    """Takes in reports; returns the (node, replica) pairs nobody knows.
+
+    Raises ``FleetError`` if the agent has to register first.
+    """
+    agent = t.tables.agents.get(command.agent)
+    if agent is None or agent.incarnation != command.incarnation or not agent.alive:
+        text = f"agent {command.agent!r} has no lease under this incarnation; register again"
+        raise FleetError(Refused.NOT_FOUND, "LEASE_EXPIRED", text, agent=command.agent)
+    strays: list[tuple[str, str]] = []
+    for report in command.reports:
+        node = t.tables.nodes.get(report.node)
+        if node is None or node.agent != command.agent:
+            strays.extend((report.node, news.replica) for news in report.replicas)
+            continue
+        strays.extend(_take_report(t, node, report, measured=command.measured))
+    return strays
+
+
+def _take_report(
+    t: Transition, node: Node, report: NodeUsage, *, measured: bool
+) -> list[tuple[str, str]]:
+    strays = [
+        (report.node, news.replica)
+        for news in report.replicas
+        if not hear(t, report.node, news) and news.truth is not ReplicaTruth.STOPPED
+    ]
+    for news in report.replicas:
+        _note_usage(t, news)
+    if report.crashed and node.ready:
+        _not_ready(t, node, "NODE_CRASHED")
+    elif measured:
+        t.soft.usage[report.node] = replace(report, replicas=())
+        evict_for_pressure(t, node, report)
+    return strays
+
+
+def _note_usage(t: Transition, news: ReplicaNews) -> None:
+    if news.replica in t.tables.replicas:
+        t.soft.charged_bytes[news.replica] = news.charged_bytes
+        t.soft.rss_bytes[news.replica] = news.rss_bytes
+    else:
+        t.soft.charged_bytes.pop(news.replica, None)
+        t.soft.rss_bytes.pop(news.replica, None)
+
+
+def unregister_agent(t: Transition, command: UnregisterAgent) -> int:
+    """Takes an agent and its nodes out; returns how many nodes went."""
+    agent = t.tables.agents.get(command.agent)
+    if agent is None or command.incarnation not in ("", agent.incarnation):
+        text = f"agent {command.agent!r} is not registered"
+        raise FleetError(Refused.NOT_FOUND, "AGENT_UNKNOWN", text, agent=command.agent)
+    names = list(t.books.agents.get(command.agent, ()))
+    for name in names:
+        _forget_node(t, t.tables.nodes[name], "UNREGISTERED")
+    t.tables.remove(agent)
+    t.event("AGENT_UNREGISTERED", message=command.agent)
+    return len(names)
+
+
+def lose_agent(t: Transition, name: str) -> int:
+    """An agent's lease ran out: its nodes are NotReady and what ran there is placed elsewhere."""
+    agent = t.tables.agents.get(name)
+    if agent is None or not agent.alive:
+        return 0
+    t.tables.put(replace(agent, alive=False))
+    t.event("AGENT_LOST", message=name)
+    nodes = [t.tables.nodes[node] for node in t.books.agents.get(name, ())]
+    for node in nodes:
+        if node.ready:
+            _not_ready(t, node, "LEASE_EXPIRED")
+    return len(nodes)
+
+
+def _not_ready(t: Transition, node: Node, reason: str) -> None:
+    t.tables.put(replace(node, ready=False, pressure=False))
+    t.changed_nodes[node.name] = None
+    t.event("NODE_NOT_READY", node=node.name, reason=reason)
+    for replica in list(t.books.nodes[node.name].replicas.values()):
+        lose(t, replica, "NODE_LOST")
+    t.soft.usage.pop(node.name, None)
+    t.soft.calm_since_ms.pop(node.name, None)
+
+
+def remove_node(t: Transition, command: RemoveNode) -> None:
+    """Forgets a node. Raises ``FleetError`` if it is Ready and ``force`` is not given."""
+    node = t.node(command.name)
+    if node.ready and not command.force:
+        text = f"node {command.name!r} is Ready; drain it and stop its agent, or use force"
+        raise FleetError(Refused.PRECONDITION, "NODE_READY", text, node=command.name)
+    _forget_node(t, node, "REMOVED")
+
+
+def _forget_node(t: Transition, node: Node, reason: str) -> None:
+    for replica in list(t.books.nodes[node.name].replicas.values()):
+        lose(t, replica, "NODE_REMOVED")
+    t.tables.remove(node)
+    t.changed_nodes[node.name] = None
+    t.soft.usage.pop(node.name, None)
+    t.soft.calm_since_ms.pop(node.name, None)
+    t.event("NODE_REMOVED", node=node.name, reason=reason)
+
+
+def cordon_node(t: Transition, name: str) -> None:
+    """Places nothing new on a node."""
+    node = t.node(name)
+    if not node.cordoned:
+        t.tables.put(replace(node, cordoned=True))
+        t.changed_nodes[name] = None
+        t.event("NODE_CORDONED", node=name)
+
+
+def uncordon_node(t: Transition, name: str) -> None:
+    """Places on a node again and ends a drain."""
+    node = t.node(name)
+    if node.cordoned or node.draining:
+        t.tables.put(replace(node, cordoned=False, draining=False))
+        t.changed_nodes[name] = None
+        t.event("NODE_UNCORDONED", node=name)
+
+
+def drain_node(t: Transition, name: str) -> None:
+    """Moves a node's replicas away; goes on with every tick until it is empty."""
+    node = t.node(name)
+    if not node.draining:
+        t.tables.put(replace(node, cordoned=True, draining=True))
+        t.changed_nodes[name] = None
+        t.event("NODE_DRAINING", node=name)
+    settle_drain(t, name)

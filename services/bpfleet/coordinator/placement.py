@@ -1,0 +1,540 @@
+"""Where a replica goes, and why: filters, scores, preemption and explanation. Pure.
+
+A ``Search`` answers for one workload at a time. It walks the shapes of the fleet (see ``books``), not
+its nodes: labels and taints are judged once per shape, and the nodes of a shape come sorted, so that
+the best one is usually the first. The answer does not depend on the order in which nodes registered.
+"""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
+from itertools import chain, islice
+from typing import Final, Protocol
+
+from bpfleet.coordinator.books import FleetBooks, NodeBook, Shape, closed_reason
+from bpfleet.coordinator.constraints import (
+    Refusal,
+    Verdict,
+    constraint_key,
+    is_node_key,
+    judge,
+    label_of,
+    named_nodes_allow,
+    names_nodes,
+)
+from bpfleet.coordinator.records import Decision, Node, Phase, Policy, Replica, Workload
+
+__all__ = [
+    "Choice",
+    "Estimator",
+    "Need",
+    "NodeVerdict",
+    "Preemption",
+    "RequestEstimator",
+    "Search",
+    "VerdictCache",
+    "summary",
+]
+
+_SAMPLE_MAX: Final = 32
+_DRAWS_MAX: Final = 8
+_PREEMPTION_CANDIDATES: Final = 4
+_VERDICTS_MAX: Final = 200_000
+
+VerdictCache = dict[tuple[object, int], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one replica takes of a node of a given shape.
+
+    ``memlock_limit_bytes`` None: nothing is locked, or without limit. ``refusal`` is set where the
+    replica could not live on that shape at all, however empty it is.
+    """
+
+    booked_bytes: int
+    predicted_bytes: int = 0
+    locked_bytes: int = 0
+    memlock_limit_bytes: int | None = None
+    refusal: Refusal | None = None
+
+
+class Estimator(Protocol):
+    """Says what a replica of a workload takes of a node."""
+
+    def need(self, workload: Workload, node: Node) -> Need:
+        """The need on nodes with the profile, CPUs and RAM of ``node``."""
+
+
+class RequestEstimator:
+    """Takes the user's word: a replica needs what it requests."""
+
+    def need(self, workload: Workload, node: Node) -> Need:
+        """The memory request, on every node."""
+        return Need(workload.spec.memory_request_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The outcome of a search: a node and what it books, or None and the reasons."""
+
+    node: str | None
+    need: Need
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A node that would fit once ``victims`` are gone."""
+
+    node: str
+    need: Need
+    victims: tuple[Replica, ...]
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class NodeVerdict:
+    """One line of an explanation."""
+
+    node: str
+    score: float
+    need: Need
+    free_bytes: int
+    refusal: Refusal | None
+
+
+class Search:
+    """Looks for nodes for the replicas of one workload.
+
+    Valid until the workload's spec or the set of nodes changes; bookings may change, as long as
+    ``placed`` is told about each replica bound meanwhile.
+    """
+
+    def __init__(
+        self,
+        books: FleetBooks,
+        workload: Workload,
+        *,
+        policy: Policy,
+        estimator: Estimator,
+        verdicts: VerdictCache,
+        now_ms: int,
+    ) -> None:
+        self._books = books
+        self._workload = workload
+        self._policy = policy
+        self._estimator = estimator
+        self._verdicts = verdicts
+        self._key = constraint_key(workload)
+        self._avoided = {node for node, until_ms in workload.avoid if until_ms > now_ms}
+        self._spread = _Spreading(books, workload, self._eligible_shapes())
+        self._by_name = names_nodes(workload)
+
+    def choose(self, replica: str) -> Choice:
+        """The best node for one more replica; ``replica`` seeds the draws of power-of-two-choices.
+
+        Nodes where the workload kept failing are taken only if no other qualifies.
+        """
+        choice = self._choose(replica)
+        if choice.node is None and self._spread.relax():
+            choice = self._choose(replica)
+        if choice.node is None and self._avoided:
+            avoided, self._avoided = self._avoided, set()
+            choice = self._choose(replica)
+            self._avoided = avoided
+        self._spread.tighten()
+        return choice
+
+    def placed(self, node: str) -> None:
+        """Counts a replica just bound to ``node`` towards the spread constraint."""
+        self._spread.add(self._books.nodes[node].node)
+
+    def admit(self, node: str) -> NodeVerdict:
+        """The verdict on one node."""
+        return self._verdict(self._books.nodes[node])
+
+    def decide(self, verdict: NodeVerdict) -> Decision:
+        """The decision for a node that was not chosen among others: the only one it could be."""
+        assert verdict.refusal is None, f"{verdict.node} was ruled out: {verdict.refusal}"
+        return self._decision(verdict.score, 1, {}, verdict.need)
+
+    def explain(self) -> list[NodeVerdict]:
+        """The verdict on every node: those that qualify by score, then the others by name."""
+        verdicts = [self._verdict(book) for book in self._books.nodes.values()]
+        return sorted(verdicts, key=lambda v: (v.refusal is not None, -v.score, v.node))
+
+    def preempt(self) -> Preemption | None:
+        """The node where the least important replicas would have to go, or None.
+
+        Compares a few nodes of every shape: by the priority of the most important victim, then the
+        number of victims, then what they hold, then name.
+        """
+        priority = self._workload.spec.priority
+        self._books.ask_level(priority)
+        found: list[tuple[tuple[int, int, int, str], Preemption]] = []
+        for shape in self._eligible_shapes():
+            need = self._need(shape.sample)
+            plans = self._preemptions(shape, need, priority)
+            found.extend(islice(plans, _PREEMPTION_CANDIDATES))
+        return min(found, key=lambda item: item[0])[1] if found else None
+
+    # -- the search proper
+
+    def _choose(self, replica: str) -> Choice:
+        rejections: dict[str, int] = dict(self._books.closed)
+        lanes: list[tuple[float, str, int, _Lane]] = []
+        feasible = 0
+        for shape in self._books.shapes.values():
+            lane = self._lane(shape, rejections)
+            if lane is None:
+                continue
+            feasible += lane.fitting
+            entry = lane.next()
+            if entry is not None:
+                lanes.append((*entry, shape.number, lane))
+        if self._policy is Policy.POWER_OF_TWO_CHOICES:
+            drawn = self._draw(replica, [lane for *_, lane in lanes])
+            if drawn is not None:
+                return self._chosen(*drawn, feasible=feasible, rejections=rejections)
+        heapify(lanes)
+        while lanes:
+            score, name, number, lane = lanes[0]
+            refusal = self._refusal(self._books.nodes[name], lane.need)
+            if refusal is None:
+                return self._chosen(
+                    name, -score, lane.need, feasible=feasible, rejections=rejections
+                )
+            feasible -= 1
+            rejections[refusal.reason] = rejections.get(refusal.reason, 0) + 1
+            entry = lane.next()
+            if entry is None:
+                heappop(lanes)
+            else:
+                heapreplace(lanes, (*entry, number, lane))
+        need = Need(self._workload.spec.memory_request_bytes)
+        return Choice(None, need, self._decision(0.0, 0, rejections, need))
+
+    def _chosen(
+        self, name: str, score: float, need: Need, *, feasible: int, rejections: dict[str, int]
+    ) -> Choice:
+        return Choice(name, need, self._decision(self._final(score), feasible, rejections, need))
+
+    def _decision(
+        self, score: float, feasible: int, rejections: dict[str, int], need: Need
+    ) -> Decision:
+        return Decision(
+            policy=self._policy,
+            score=score,
+            node_count=len(self._books.nodes),
+            feasible_count=feasible,
+            rejections=tuple(sorted(rejections.items())),
+            predicted_bytes=need.predicted_bytes,
+        )
+
+    def _lane(self, shape: Shape, rejections: dict[str, int]) -> "_Lane | None":
+        """The shape's candidates in order of preference; None, counting why, if there are none."""
+        verdict = self._judge(shape.sample, shape.number)
+        need = self._need(shape.sample)
+        refusal = verdict.refusal or need.refusal or self._spread.shape_refusal(shape)
+        if refusal is not None:
+            rejections[refusal.reason] = rejections.get(refusal.reason, 0) + len(shape)
+            return None
+        start = shape.fitting_from(need.booked_bytes)
+        if start:
+            rejections["INSUFFICIENT_MEMORY"] = rejections.get("INSUFFICIENT_MEMORY", 0) + start
+        if shape.full:
+            rejections["NO_FREE_SLOT"] = rejections.get("NO_FREE_SLOT", 0) + len(shape.full)
+        if start == len(shape.order):
+            return None
+        return _Lane(self._books, shape, need, start, policy=self._policy, bonus=verdict.bonus)
+
+    def _draw(self, replica: str, lanes: list["_Lane"]) -> tuple[str, float, Need] | None:
+        """The emptier of two nodes drawn by the replica's name, where both draws can be had."""
+        total = sum(lane.fitting for lane in lanes)
+        drawn: list[tuple[float, str, Need]] = []
+        for attempt in range(_DRAWS_MAX if total else 0):
+            position = _hash(replica, attempt) % total
+            for lane in lanes:
+                if position < lane.fitting:
+                    break
+                position -= lane.fitting
+            score, name = lane.at(position)
+            if self._refusal(self._books.nodes[name], lane.need) is None:
+                drawn.append((score, name, lane.need))
+            if len(drawn) == 2:
+                break
+        if not drawn:
+            return None
+        score, name, need = min(drawn, key=lambda item: item[:2])
+        return name, -score, need
+
+    # -- what one node says
+
+    def _verdict(self, book: NodeBook) -> NodeVerdict:
+        node = book.node
+        number = book.shape.number if book.shape is not None else 0
+        judged = self._judge(node, number)
+        need = self._need(node)
+        refusal = self._standing_refusal(book, judged, need) or self._refusal(book, need)
+        score = 0.0
+        if refusal is None:
+            score = self._final(_score(self._policy, book, need) + judged.bonus)
+        return NodeVerdict(node.name, score, need, book.free_bytes, refusal)
+
+    def _standing_refusal(self, book: NodeBook, judged: Verdict, need: Need) -> Refusal | None:
+        if not book.node.schedulable:
+            reason = closed_reason(book.node)
+            return Refusal(reason, _CLOSED_TEXT[reason])
+        if judged.refusal is not None or need.refusal is not None:
+            return judged.refusal or need.refusal
+        if book.slots_free <= 0:
+            return Refusal("NO_FREE_SLOT", f"all {book.node.max_replicas} replica slots are taken")
+        if book.free_bytes < need.booked_bytes:
+            text = f"needs {need.booked_bytes} bytes, {book.free_bytes} are free"
+            return Refusal("INSUFFICIENT_MEMORY", text)
+        return None
+
+    def _refusal(self, book: NodeBook, need: Need) -> Refusal | None:
+        """What only this very node can say: its name, its history, its neighbours, its users."""
+        name = book.node.name
+        if self._by_name and not named_nodes_allow(self._workload, name):
+            return Refusal("NODE_NAME", "the workload names other nodes")
+        if name in self._avoided:
+            return Refusal("RECENTLY_FAILED", "replicas of this workload kept failing here")
+        if need.memlock_limit_bytes is not None:
+            locked = book.locked_bytes.get(self._workload.spec.uid, 0)
+            if locked + need.locked_bytes > need.memlock_limit_bytes:
+                text = (
+                    f"would lock {need.locked_bytes} bytes for uid {self._workload.spec.uid}, "
+                    f"{locked} of {need.memlock_limit_bytes} are locked"
+                )
+                return Refusal("MEMLOCK_HEADROOM", text)
+        return self._spread.refusal(book.node)
+
+    def _judge(self, node: Node, number: int) -> Verdict:
+        if not number:
+            return judge(self._workload, node)
+        key = (self._key, number)
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            if len(self._verdicts) >= _VERDICTS_MAX:
+                self._verdicts.clear()
+            verdict = self._verdicts[key] = judge(self._workload, node)
+        return verdict
+
+    def _need(self, node: Node) -> Need:
+        return self._estimator.need(self._workload, node)
+
+    def _final(self, score: float) -> float:
+        """0 to 100: with wished-for labels, half policy and half wishes."""
+        halves = 2 if self._workload.scheduling.preferred else 1
+        return round(min(100.0, max(0.0, score / halves)), 2)
+
+    def _eligible_shapes(self) -> list[Shape]:
+        return [
+            shape
+            for shape in self._books.shapes.values()
+            if self._judge(shape.sample, shape.number).refusal is None
+            and self._need(shape.sample).refusal is None
+        ]
+
+    # -- preemption
+
+    def _preemptions(
+        self, shape: Shape, need: Need, priority: int
+    ) -> Iterator[tuple[tuple[int, int, int, str], Preemption]]:
+        order = shape.levels[priority]
+        for _, name in islice(order, bisect_left(order, (need.booked_bytes, "")), None):
+            book = self._books.nodes[name]
+            if self._refusal(book, need) is not None:
+                continue
+            victims = _victims(book, need, priority)
+            if not victims:
+                continue
+            rank = (
+                max(victim.priority for victim in victims),
+                len(victims),
+                sum(victim.booked_bytes for victim in victims),
+                name,
+            )
+            decision = self._decision(0.0, 0, {"PREEMPTED": len(victims)}, need)
+            yield rank, Preemption(name, need, victims, decision)
+
+
+class _Lane:
+    """The nodes of one shape that fit, best first."""
+
+    __slots__ = ("_books", "_iterator", "_policy", "_shape", "_start", "bonus", "fitting", "need")
+
+    def __init__(
+        self,
+        books: FleetBooks,
+        shape: Shape,
+        need: Need,
+        start: int,
+        *,
+        policy: Policy,
+        bonus: float,
+    ) -> None:
+        self._books = books
+        self._shape = shape
+        self._start = start
+        self._policy = policy
+        self.need = need
+        self.bonus = bonus
+        self.fitting = len(shape.order) - start
+        self._iterator: Iterator[int] = iter(self._positions())
+
+    def next(self) -> tuple[float, str] | None:
+        """The next candidate as (negated score, name); None after the last."""
+        for position in self._iterator:
+            return self.at(position - self._start)
+        return None
+
+    def at(self, offset: int) -> tuple[float, str]:
+        """The candidate at an offset among those that fit."""
+        _, name = self._shape.order[self._start + offset]
+        return -_score(self._policy, self._books.nodes[name], self.need) - self.bonus, name
+
+    def _positions(self) -> Iterable[int]:
+        end = len(self._shape.order)
+        if self._policy in (Policy.MOST_ALLOCATED, Policy.KERNEL_AWARE):
+            return range(self._start, end)
+        downwards = range(end - 1, self._start - 1, -1)
+        if self._policy is Policy.BALANCED:
+            # The order by memory says nothing about slots: score a sample, as kube-scheduler does on large fleets.
+            step = max(1, self.fitting // _SAMPLE_MAX)
+            sample = range(self._start, end, step)
+            best = sorted(sample, key=lambda position: self.at(position - self._start))
+            return chain(best, (p for p in downwards if (p - self._start) % step))
+        return downwards
+
+
+class _Spreading:
+    """The workload's spread constraint: how many replicas each domain has, and the fewest."""
+
+    def __init__(self, books: FleetBooks, workload: Workload, shapes: list[Shape]) -> None:
+        self._spread = workload.spec.spread
+        self._best_effort = workload.scheduling.spread_best_effort
+        self._relaxed = False
+        self._counts: dict[str, int] = {}
+        self._empty = 0
+        if self._spread is None:
+            return
+        key = self._spread.topology_key
+        self._by_node = is_node_key(key)
+        if self._by_node:
+            self._empty = sum(len(shape) for shape in shapes)
+        else:
+            domains = {label_of(shape.sample, key) for shape in shapes} - {None}
+            self._counts = dict.fromkeys(sorted(str(d) for d in domains), 0)
+        for replica in books.workload(workload.name).replicas.values():
+            if replica.node and replica.phase is not Phase.STOPPING:
+                self.add(books.nodes[replica.node].node)
+
+    def add(self, node: Node) -> None:
+        """Counts one more replica in the node's domain."""
+        domain = self._domain(node)
+        if domain is None:
+            return
+        if self._by_node and domain not in self._counts:
+            self._empty -= 1
+        self._counts[domain] = self._counts.get(domain, 0) + 1
+
+    def refusal(self, node: Node) -> Refusal | None:
+        """Why one more replica on ``node`` would make the domains too unequal; None if it would not."""
+        if self._spread is None or self._relaxed:
+            return None
+        domain = self._domain(node)
+        if domain is None:
+            return Refusal("SPREAD_LABEL", f"has no label {self._spread.topology_key}")
+        count = self._counts.get(domain, 0)
+        if count == 0 or count + 1 - self._fewest() <= self._spread.max_skew:
+            return None
+        text = f"{count} replicas are in {domain} already, {self._fewest()} in the emptiest domain"
+        return Refusal("SPREAD", text)
+
+    def shape_refusal(self, shape: Shape) -> Refusal | None:
+        """The refusal that all nodes of a shape share, because they share the label's value."""
+        if self._spread is None or self._by_node:
+            return None
+        return self.refusal(shape.sample)
+
+    def relax(self) -> bool:
+        """Lets the constraint go where it is best effort; False where it is not, or is none."""
+        self._relaxed = self._spread is not None and self._best_effort
+        return self._relaxed
+
+    def tighten(self) -> None:
+        """Takes ``relax`` back."""
+        self._relaxed = False
+
+    def _fewest(self) -> int:
+        if self._by_node and self._empty > 0:
+            return 0
+        return min(self._counts.values(), default=0)
+
+    def _domain(self, node: Node) -> str | None:
+        return label_of(node, self._spread.topology_key) if self._spread is not None else None
+
+
+def summary(decision: Decision, node: str | None) -> str:
+    """The decision as one sentence."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in decision.rejections)
+    if node is None:
+        return f"no node qualifies among {decision.node_count}: {reasons or 'the fleet is empty'}"
+    text = (
+        f"{node} is best by {decision.policy} with score {decision.score:g} "
+        f"among {decision.feasible_count} of {decision.node_count} nodes"
+    )
+    return f"{text}; ruled out: {reasons}" if reasons else text
+
+
+def _score(policy: Policy, book: NodeBook, need: Need) -> float:
+    """0 to 100 by the policy, for the node as it would be with the replica on it."""
+    size_bytes = max(1, book.node.allocatable_bytes)
+    free = (book.free_bytes - need.booked_bytes) / size_bytes
+    if policy in (Policy.MOST_ALLOCATED, Policy.KERNEL_AWARE):
+        return 100.0 * (1.0 - free)
+    if policy is Policy.BALANCED:
+        slots_free = (book.slots_free - 1) / max(1, book.node.max_replicas)
+        return 100.0 * (1.0 - abs(free - slots_free))
+    return 100.0 * free
+
+
+def _victims(book: NodeBook, need: Need, priority: int) -> tuple[Replica, ...]:
+    """The least important replicas whose going makes room, as few as possible; empty if it cannot."""
+    lower = [r for r in book.replicas.values() if r.priority < priority and not r.yields]
+    lower.sort(key=lambda r: (r.phase is not Phase.STOPPING, r.priority, -r.serial, r.name))
+    chosen: list[Replica] = []
+    free_bytes, slots = book.free_bytes, book.slots_free
+    for replica in lower:
+        if free_bytes >= need.booked_bytes and slots > 0:
+            break
+        chosen.append(replica)
+        free_bytes += replica.booked_bytes
+        slots += 1
+    if free_bytes < need.booked_bytes or slots <= 0:
+        return ()
+    for replica in reversed(list(chosen)):
+        if free_bytes - replica.booked_bytes >= need.booked_bytes and slots > 1:
+            chosen.remove(replica)
+            free_bytes -= replica.booked_bytes
+            slots -= 1
+    return tuple(chosen)
+
+
+def _hash(text: str, salt: int) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=8, salt=salt.to_bytes(4, "little"))
+    return int.from_bytes(digest.digest(), "little")
+
+
+_CLOSED_TEXT: Final = {
+    "NODE_NOT_READY": "its agent's lease ran out",
+    "NODE_DRAINING": "it is being drained",
+    "NODE_CORDONED": "it is cordoned",
+    "MEMORY_PRESSURE": "it is short of memory",
+}

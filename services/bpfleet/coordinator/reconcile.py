@@ -1,0 +1,442 @@
+"""A coordinator at work: leads or stands by, commits in groups, ticks, and carries orders to agents.
+
+The only place with clocks and tasks. All decisions are the engine's; this module moves them.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from time import time_ns
+from typing import Any, Final
+
+from bpfleet.coordinator.commands import (
+    AgentLost,
+    Command,
+    NodeUsage,
+    ReplicaNews,
+    ReplicaTruth,
+    ReportNodes,
+    Tick,
+)
+from bpfleet.coordinator.config import Timing
+from bpfleet.coordinator.dispatch import Dispatch, Orders
+from bpfleet.coordinator.engine import Commit, Engine
+from bpfleet.coordinator.errors import FleetError, Refused
+from bpfleet.coordinator.leases import Leases
+from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.node_client import Agents, AgentUnreachable
+from bpfleet.coordinator.placement import Estimator
+from bpfleet.coordinator.records import Kind, Record, decode, decode_event
+from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.coordinator.state import FleetState
+from bpfleet.coordinator.store.base import (
+    Batch,
+    Conflict,
+    Fenced,
+    Snapshot,
+    Store,
+    StoreError,
+    StoreUnavailable,
+)
+from bpfleet.coordinator.watch import EventLog
+
+__all__ = ["Coordinator", "wall_clock_ms"]
+
+_log: Final = logging.getLogger(__name__)
+_OPEN_TICKETS_MAX: Final = 20_000
+_YIELD_EVERY: Final = 2_000
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time_ns() // 1_000_000
+
+
+class Coordinator:
+    """One coordinator process. ``identity`` names it in the store and tells others where it is.
+
+    Life: ``run`` until cancelled, then ``close``. Without leadership it only watches who leads.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        agents: Agents,
+        *,
+        identity: str,
+        fleet: FleetSettings,
+        timing: Timing,
+        estimator: Estimator,
+        metrics: Metrics | None = None,
+        clock_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self.identity: Final = identity
+        self.timing: Final = timing
+        self.fleet: Final = fleet
+        self.store: Final = store
+        self.log: Final = EventLog()
+        self.leases: Final = Leases(timing.lease_ms)
+        self.metrics: Final = metrics or Metrics()
+        self.clock_ms: Final = clock_ms
+        self.leader = ""
+        self.leading = asyncio.Event()
+        self._agents: Final = agents
+        self._estimator: Final = estimator
+        self._engine: Engine | None = None
+        self._dispatch: Dispatch | None = None
+        self._dirty = asyncio.Event()
+        self._orders = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._store_ok = True
+
+    # -- what servicers need
+
+    @property
+    def state(self) -> FleetState:
+        """The fleet. Raises ``FleetError`` (UNAVAILABLE) on a standby."""
+        return self._leading_engine().state
+
+    @property
+    def epoch(self) -> int:
+        """Term of this leader. Raises ``FleetError`` on a standby."""
+        return self._leading_engine().epoch
+
+    @property
+    def store_available(self) -> bool:
+        """Whether the last call to the store succeeded."""
+        return self._store_ok
+
+    # The result's type depends on the command.
+    async def submit(self, command: Command) -> Any:
+        """Carries a command out and returns once it is durable. Raises ``FleetError``."""
+        engine = self._leading_engine()
+        if not self._store_ok:
+            raise self._store_away()
+        if engine.open_tickets >= _OPEN_TICKETS_MAX:
+            text = "too many commands wait for the store; try again"
+            raise FleetError(Refused.UNAVAILABLE, "BUSY", text, retryAfterMs=1000)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        with self.metrics.deciding(type(command).__name__):
+            engine.submit(
+                command,
+                self.clock_ms(),
+                lambda result: None if answer.done() else answer.set_result(result),
+                lambda error: None if answer.done() else answer.set_exception(error),
+            )
+        self._dirty.set()
+        return await answer
+
+    def registered(self, agent: str, incarnation: str, strays: list[tuple[str, str]]) -> None:
+        """An agent has registered: grants its lease and renews its orders."""
+        state = self.state
+        self.leases.grant(agent, incarnation, self.clock_ms())
+        assert self._dispatch is not None, "a leader has a dispatch"
+        self._reset_orders(state, agent)
+        self.stray(agent, strays)
+
+    def stray(self, agent: str, strays: list[tuple[str, str]]) -> None:
+        """Has replicas stopped that nobody knows."""
+        if self._dispatch is not None:
+            self._dispatch.stray(strays, agent)
+            self._orders.set()
+
+    def unregistered(self, agent: str) -> None:
+        """An agent has left: its lease ends and it gets no more orders."""
+        self.leases.drop(agent)
+        if self._dispatch is not None:
+            self._dispatch.drop(agent)
+
+    def renew(self, agent: str, incarnation: str) -> None:
+        """Renews a lease. Raises ``FleetError`` (LEASE_EXPIRED) if the agent must register."""
+        self._leading_engine()
+        if not self.leases.renew(agent, incarnation, self.clock_ms()):
+            text = f"agent {agent!r} has no lease under this incarnation; register again"
+            raise FleetError(Refused.NOT_FOUND, "LEASE_EXPIRED", text, agent=agent)
+
+    # -- leading and standing by
+
+    async def run(self) -> None:
+        """Leads whenever it can, until cancelled."""
+        while True:
+            try:
+                leadership = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
+                self._store_ok = True
+                self.leader = leadership.holder
+                if leadership.holder == self.identity:
+                    await self._lead(leadership.epoch)
+            except StoreError as error:
+                self._store_away(error)
+            await asyncio.sleep(self.timing.leader_poll_ms / 1000)
+
+    async def close(self) -> None:
+        """Gives the lead away and lets go of connections."""
+        self.log.close()
+        for task in list(self._busy.values()):
+            task.cancel()
+        if self.leading.is_set():
+            with contextlib.suppress(StoreError):
+                await self.store.resign(self.identity)
+        await self._agents.close()
+        await self.store.close()
+
+    async def _lead(self, epoch: int) -> None:
+        """One term: from loading the state to losing the lead."""
+        await self._take_over(epoch)
+        try:
+            await _first_to_end(self._commit(), self._renew(epoch), self._tick(), self._deliver())
+        except (Fenced, Conflict) as error:
+            _log.warning("event=deposed identity=%s reason=%s", self.identity, error)
+        finally:
+            self._step_down()
+
+    async def _take_over(self, epoch: int) -> None:
+        snapshot = await self.store.load()
+        state = FleetState(self.fleet, self._estimator)
+        records: list[Record] = []
+        for number, (key, text) in enumerate(snapshot.records.items()):
+            kind, _, _ = key.partition("/")
+            records.append(decode(Kind(kind), text))
+            if number % _YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+        state.load(records)
+        self._engine = Engine(state, epoch=epoch, revision=snapshot.revision)
+        self._begin(state, snapshot)
+        _log.info(
+            "event=leading identity=%s epoch=%d revision=%d nodes=%d replicas=%d",
+            self.identity,
+            epoch,
+            snapshot.revision,
+            len(state.tables.nodes),
+            len(state.tables.replicas),
+        )
+
+    def _begin(self, state: FleetState, snapshot: Snapshot) -> None:
+        events = [decode_event(text) for text in snapshot.events]
+        self.log.restart(events, state.tables.meta.revision)
+        self._dispatch = Dispatch(state.tables.nodes, repeat_ms=self.timing.repeat_ms)
+        now_ms = self.clock_ms()
+        for agent in state.tables.agents.values():
+            if agent.alive:
+                self.leases.grant(agent.name, agent.incarnation, now_ms)
+        for agent_name in state.tables.agents:
+            self._reset_orders(state, agent_name)
+        self.metrics.leads(True)
+        self.leading.set()
+
+    def _reset_orders(self, state: FleetState, agent: str) -> None:
+        assert self._dispatch is not None, "a leader has a dispatch"
+        books = state.tables.books
+        nodes = books.agents.get(agent, {})
+        bound = [r for node in nodes for r in books.nodes[node].replicas.values()]
+        self._dispatch.reset(agent, bound)
+
+    def _step_down(self) -> None:
+        engine, self._engine = self._engine, None
+        self.leading.clear()
+        self.metrics.leads(False)
+        self._dispatch = None
+        for holder in list(self.leases.holders()):
+            self.leases.drop(holder)
+        for task in list(self._busy.values()):
+            task.cancel()
+        self._busy.clear()
+        if engine is not None:
+            engine.failed(self._not_leading())
+
+    async def _renew(self, epoch: int) -> None:
+        """Keeps the lead; returns when somebody else has it."""
+        while True:
+            await asyncio.sleep(self.timing.leader_ttl_ms / 3000)
+            try:
+                held = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
+            except StoreUnavailable:
+                continue
+            self.leader = held.holder
+            if held.holder != self.identity or held.epoch != epoch:
+                raise Fenced(f"{held.holder} leads epoch {held.epoch}")
+
+    # -- group commit
+
+    async def _commit(self) -> None:
+        """Stores groups as they form. Returns when the state has to be loaded anew."""
+        engine = self._leading_engine()
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            batch = engine.seal()
+            if batch is None:
+                continue
+            try:
+                with self.metrics.committing(len(batch.puts) + len(batch.removals)):
+                    await self.store.save(batch)
+            except StoreUnavailable as error:
+                engine.failed(self._store_away(error))
+                if await self._recover(batch):
+                    continue
+                return
+            self._stored(engine.committed())
+            if not engine.idle:
+                self._dirty.set()
+
+    def _stored(self, commit: Commit) -> None:
+        assert self._dispatch is not None, "a leader has a dispatch"
+        self.metrics.stored(commit)
+        self.log.extend(commit.events)
+        if self._dispatch.follow(commit.changes):
+            self._orders.set()
+
+    async def _recover(self, batch: Batch) -> bool:
+        """Waits for the store; True if the batch was not stored, so that the state still agrees."""
+        while True:
+            await asyncio.sleep(self.timing.store_retry_ms / 1000)
+            try:
+                held = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
+                if held.holder != self.identity or held.epoch != batch.epoch:
+                    raise Fenced(f"{held.holder} leads epoch {held.epoch}")
+                revision = await self.store.revision()
+            except StoreUnavailable:
+                continue
+            self._store_ok = True
+            self._spare_agents()
+            _log.info("event=store_back revision=%d expected=%d", revision, batch.revision - 1)
+            return revision == batch.expected_revision
+
+    def _spare_agents(self) -> None:
+        """While the store was away nobody could be declared lost, so nobody is for that time."""
+        now_ms = self.clock_ms()
+        for agent in self.state.tables.agents.values():
+            if agent.alive:
+                self.leases.grant(agent.name, agent.incarnation, now_ms)
+
+    # -- time and agents
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self.timing.tick_ms / 1000)
+            if not self._store_ok:
+                continue
+            with contextlib.suppress(FleetError):
+                for agent in self.leases.expired(self.clock_ms()):
+                    await self._lose(agent)
+                await self.submit(Tick())
+            self._orders.set()
+            self.metrics.observe(self.state, self.leases, self.log)
+
+    async def _lose(self, agent: str) -> None:
+        _log.warning("event=lease_expired agent=%s", agent)
+        await self.submit(AgentLost(agent))
+        self.leases.drop(agent)
+        if self._dispatch is not None:
+            self._dispatch.drop(agent)
+
+    async def _deliver(self) -> None:
+        """Starts a delivery to each agent that has due orders and is not being delivered to."""
+        while True:
+            await self._orders.wait()
+            self._orders.clear()
+            dispatch = self._dispatch
+            if dispatch is None:
+                return
+            now_ms = self.clock_ms()
+            held = set(self.leases.holders())
+            for agent in dispatch.agents():
+                if agent in self._busy or agent not in held:
+                    continue
+                orders = dispatch.take(agent, now_ms)
+                if orders is not None:
+                    task = asyncio.create_task(self._hand_over(dispatch, orders))
+                    self._busy[agent] = task
+                    task.add_done_callback(lambda done, agent=agent: self._handed_over(agent, done))  # type: ignore[misc]  # mypy cannot infer the default
+
+    def _handed_over(self, agent: str, task: asyncio.Task[None]) -> None:
+        if self._busy.get(agent) is task:
+            del self._busy[agent]
+        self._orders.set()
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("event=delivery_failed agent=%s", agent, exc_info=task.exception())
+
+    async def _hand_over(self, dispatch: Dispatch, orders: Orders) -> None:
+        engine = self._leading_engine()
+        agent = engine.state.tables.agents.get(orders.agent)
+        if agent is None:
+            return
+        try:
+            news, stopped = await self._agents.carry_out(
+                agent.address, orders, engine.state.tables.workloads, engine.epoch
+            )
+        except AgentUnreachable as error:
+            _log.warning("event=agent_unreachable agent=%s reason=%s", orders.agent, error)
+            await asyncio.sleep(self.timing.store_retry_ms / 1000)
+            dispatch.retry(orders)
+            return
+        self.metrics.delivered(orders)
+        told = dispatch.stopped(orders.agent, stopped)
+        reports = _reports(news, told)
+        if reports:
+            with contextlib.suppress(FleetError):
+                strays = await self.submit(
+                    ReportNodes(
+                        agent=agent.name,
+                        incarnation=agent.incarnation,
+                        reports=reports,
+                        measured=False,
+                    )
+                )
+                dispatch.stray(strays, agent.name)
+
+    # -- refusals
+
+    def _leading_engine(self) -> Engine:
+        if self._engine is None:
+            raise self._not_leading()
+        return self._engine
+
+    def _not_leading(self) -> FleetError:
+        if not self._store_ok:
+            return self._store_away()
+        where = f"{self.leader} leads" if self.leader else "nobody leads yet"
+        return FleetError(
+            Refused.UNAVAILABLE,
+            "NOT_LEADER",
+            f"this coordinator stands by, {where}; call that one or try again",
+            leader=self.leader,
+            retryAfterMs=self.timing.leader_poll_ms,
+        )
+
+    def _store_away(self, error: StoreError | None = None) -> FleetError:
+        if error is not None and self._store_ok:
+            _log.error("event=store_away reason=%s", error)
+            self._store_ok = False
+        return FleetError(
+            Refused.UNAVAILABLE,
+            "STORE_UNAVAILABLE",
+            "the store does not answer, nothing was changed for certain; try again",
+            retryAfterMs=self.timing.store_retry_ms,
+        )
+
+
+def _reports(
+    news: list[tuple[str, ReplicaNews]], stopped: list[tuple[str, str]]
+) -> tuple[NodeUsage, ...]:
+    by_node: dict[str, list[ReplicaNews]] = {}
+    for node, told in news:
+        by_node.setdefault(node, []).append(told)
+    for node, replica in stopped:
+        gone = ReplicaNews(replica=replica, attempt=0, truth=ReplicaTruth.STOPPED)
+        by_node.setdefault(node, []).append(gone)
+    return tuple(NodeUsage(node=node, replicas=tuple(told)) for node, told in by_node.items())
+
+
+async def _first_to_end(*loops: Coroutine[Any, Any, None]) -> None:
+    """Runs loops until one ends or fails, then ends the others."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

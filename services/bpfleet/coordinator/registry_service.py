@@ -1,0 +1,125 @@
+"""RegistryService: what agents tell the coordinator."""
+
+from typing import Any, Final
+
+from google.protobuf.duration_pb2 import Duration
+from grpc import aio
+
+from bpfleet.coordinator.commands import RegisterAgent, ReportNodes, UnregisterAgent
+from bpfleet.coordinator.messages import announcement, usage_record
+from bpfleet.coordinator.reconcile import Coordinator
+from bpfleet.coordinator.refusals import api_errors
+from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.names import node_id
+from bpfleet.rpc.server import SettingsError, parse_address
+from bpfleet.v1 import registry_service_pb2 as pb
+from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceServicer
+
+__all__ = ["RegistryServicer"]
+
+NODES_PER_CALL_MAX: Final = 5_000
+_RENEWALS_PER_LEASE: Final = 3
+# The generated servicers type the context with the messages of the method.
+_Context = aio.ServicerContext[Any, Any]
+
+
+class RegistryServicer(RegistryServiceServicer):
+    """One method per RPC: parse, one command, format."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+
+    async def RegisterAgent(
+        self, request: pb.RegisterAgentRequest, context: _Context
+    ) -> pb.RegisterAgentResponse:
+        """Announces an agent and its nodes."""
+        agent = node_id(request.agent, "agent")
+        incarnation = _incarnation(request.incarnation)
+        command = RegisterAgent(
+            agent=agent,
+            incarnation=incarnation,
+            address=_address(request.address),
+            version=request.version[:64],
+            nodes=tuple(
+                announcement(node, f"nodes[{position}]")
+                for position, node in enumerate(_bounded(request.nodes, "nodes"))
+            ),
+        )
+        with api_errors():
+            rejections, strays = await self._coordinator.submit(command)
+            self._coordinator.registered(agent, incarnation, strays)
+            return pb.RegisterAgentResponse(
+                lease=self._lease(),
+                rejected_nodes=[
+                    pb.RejectedNode(node=node, reason=reason, message=message)
+                    for node, reason, message in rejections
+                ],
+                accepted_count=len(command.nodes) - len(rejections),
+            )
+
+    async def RenewLease(
+        self, request: pb.RenewLeaseRequest, context: _Context
+    ) -> pb.RenewLeaseResponse:
+        """Keeps all nodes of an agent Ready."""
+        with api_errors():
+            self._coordinator.renew(request.agent, request.incarnation)
+            return pb.RenewLeaseResponse(lease=self._lease())
+
+    async def ReportNodes(
+        self, request: pb.ReportNodesRequest, context: _Context
+    ) -> pb.ReportNodesResponse:
+        """Reports usage, verdicts and what became of replicas."""
+        reports = _bounded(request.reports, "reports")
+        command = ReportNodes(
+            agent=request.agent,
+            incarnation=request.incarnation,
+            reports=tuple(usage_record(report) for report in reports),
+        )
+        with api_errors():
+            strays = await self._coordinator.submit(command)
+            self._coordinator.stray(request.agent, strays)
+            return pb.ReportNodesResponse(unknown_replicas=[replica for _, replica in strays])
+
+    async def UnregisterAgent(
+        self, request: pb.UnregisterAgentRequest, context: _Context
+    ) -> pb.UnregisterAgentResponse:
+        """Takes an agent and its nodes out of the fleet."""
+        command = UnregisterAgent(node_id(request.agent, "agent"), request.incarnation)
+        with api_errors():
+            count = await self._coordinator.submit(command)
+            self._coordinator.unregistered(request.agent)
+            return pb.UnregisterAgentResponse(removed_node_count=count)
+
+    def _lease(self) -> pb.Lease:
+        lease_ms = self._coordinator.timing.lease_ms
+        return pb.Lease(
+            duration=_duration(lease_ms),
+            renew_interval=_duration(lease_ms // _RENEWALS_PER_LEASE),
+            leader_epoch=self._coordinator.epoch,
+        )
+
+
+def _duration(time_ms: int) -> Duration:
+    return Duration(seconds=time_ms // 1000, nanos=time_ms % 1000 * 1_000_000)
+
+
+def _incarnation(text: str) -> str:
+    if not 1 <= len(text) <= 64:
+        raise invalid("incarnation", "give 1 to 64 characters that change with every start")
+    return text
+
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except SettingsError as error:
+        raise invalid("address", str(error)) from None
+    return text
+
+
+# Any: repeated fields of either message.
+def _bounded(messages: Any, field: str) -> Any:
+    if len(messages) > NODES_PER_CALL_MAX:
+        text = f"{len(messages)} in one call; send at most {NODES_PER_CALL_MAX}, then the rest"
+        raise invalid(field, text)
+    return messages

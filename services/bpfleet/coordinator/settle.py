@@ -1,0 +1,238 @@
+"""From what is wanted to what is bound: after every command each workload it touched is settled."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from bpfleet.coordinator.placement import Search
+from bpfleet.coordinator.records import Decision, Node, Phase, Replica, Retired, Workload
+from bpfleet.coordinator.replicas import add_pending, bind, stop, waits_because
+from bpfleet.coordinator.rollout import roll_out
+from bpfleet.coordinator.transition import Transition
+
+__all__ = ["place_waiting", "settle", "settle_nodes"]
+
+# Settling a workload touches it again at most a few times; more means it does not converge.
+_ROUNDS_MAX = 1_000
+
+
+def settle(t: Transition) -> None:
+    """Settles every workload the command touched, until none is left."""
+    rounds: dict[str, int] = {}
+    while t.changed_nodes or t.dirty:
+        if t.changed_nodes:
+            names, t.changed_nodes = list(t.changed_nodes), {}
+            settle_nodes(t, list(t.tables.per_node), names)
+            continue
+        name = next(iter(t.dirty))
+        del t.dirty[name]
+        rounds[name] = rounds.get(name, 0) + 1
+        assert rounds[name] < _ROUNDS_MAX, f"workload {name} does not settle"
+        _settle_workload(t, name)
+
+
+def _settle_workload(t: Transition, name: str) -> None:
+    workload = t.tables.workloads.get(name)
+    if workload is None:
+        return
+    if workload.deleting:
+        _delete(t, workload)
+        return
+    if not workload.spec.per_node:
+        _scale(t, workload)
+    roll_out(t, t.tables.workloads[name])
+    place_waiting(t, t.tables.workloads[name])
+
+
+def _delete(t: Transition, workload: Workload) -> None:
+    for replica in list(t.book(workload.name).replicas.values()):
+        if replica.phase is not Phase.STOPPING:
+            stop(t, replica, "DELETED")
+    if t.book(workload.name).replicas:
+        return
+    t.dirty.pop(workload.name, None)
+    t.tables.remove(workload)
+    t.tables.put(Retired(name=workload.name, next_serial=workload.next_serial, serial=t.revision))
+    if len(t.tables.retired) > t.settings.retired_max:
+        t.tables.remove(next(iter(t.tables.retired.values())))
+    t.event("WORKLOAD_DELETED", workload=workload.name)
+
+
+def _scale(t: Transition, workload: Workload) -> None:
+    book = t.book(workload.name)
+    have = book.live - len(book.replacing)
+    wanted = workload.spec.replicas
+    if have < wanted:
+        add_pending(t, workload, wanted - have)
+    elif have > wanted:
+        base = [r for r in book.replicas.values() if r.live and r.name not in book.replacing]
+        base.sort(key=_expendable)
+        for replica in base[: have - wanted]:
+            _stop_with_replacement(t, replica)
+
+
+def _stop_with_replacement(t: Transition, replica: Replica) -> None:
+    replacing = t.book(replica.workload).replacing
+    for name in [name for name, replaced in replacing.items() if replaced == replica.name]:
+        stop(t, t.tables.replicas[name], "SCALED_DOWN")
+    stop(t, replica, "SCALED_DOWN")
+
+
+def _expendable(replica: Replica) -> tuple[int, int, int]:
+    """Whom scaling down takes first: who does the least, is outdated, came last."""
+    return _DOES.index(replica.phase), replica.generation, -replica.serial
+
+
+_DOES = (
+    Phase.PENDING,
+    Phase.BACK_OFF,
+    Phase.ASSIGNED,
+    Phase.FAILED,
+    Phase.SUCCEEDED,
+    Phase.RUNNING,
+)
+
+
+def settle_nodes(t: Transition, workloads: Iterable[str], nodes: Iterable[str]) -> None:
+    """One replica of each one-per-node workload on each of these nodes that qualifies."""
+    names = list(nodes)
+    for workload_name in workloads:
+        workload = t.tables.workloads[workload_name]
+        if workload.deleting:
+            continue
+        waiting = {t.tables.replicas[name].target: name for name in t.book(workload_name).pending}
+        for name in names:
+            _settle_on_node(t, workload_name, name, waiting.get(name))
+        t.dirty[workload_name] = None
+
+
+def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str | None) -> None:
+    workload = t.tables.workloads[workload_name]
+    node = t.tables.nodes.get(name)
+    if node is None or not node.ready:
+        if waiting is not None:
+            stop(t, t.tables.replicas[waiting], "NODE_NOT_READY")
+        return
+    welcome = _welcome(t, workload, node)
+    here = t.books.nodes[name].workloads.get(workload_name, 0)
+    if waiting is not None and not (welcome and node.schedulable):
+        stop(t, t.tables.replicas[waiting], "NODE_DOES_NOT_QUALIFY")
+    elif waiting is None and not here and welcome and node.schedulable:
+        add_pending(t, workload, 1, target=name)
+    elif here and not welcome:
+        for replica in list(t.books.nodes[name].replicas.values()):
+            if replica.workload == workload_name and replica.live:
+                stop(t, replica, "NODE_DOES_NOT_QUALIFY")
+
+
+def _welcome(t: Transition, workload: Workload, node: Node) -> bool:
+    return t.judge(workload, node).refusal is None
+
+
+def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> int:
+    """Places the workload's waiting replicas whose time has come; returns how many it placed."""
+    waiting = [
+        replica
+        for replica in (t.tables.replicas[name] for name in t.book(workload.name).pending)
+        if replica.due_ms <= t.now_ms
+    ]
+    if not waiting:
+        return 0
+    search = t.search(workload)
+    if workload.scheduling.gang and _none_placed(t, workload):
+        return _place_gang(t, workload, search, waiting)
+    placed = 0
+    for replica in waiting[:limit]:
+        if _place(t, workload, search, replica):
+            placed += 1
+        elif not replica.target:
+            # The others want the same and would be refused for the same reasons.
+            break
+    return placed
+
+
+def _none_placed(t: Transition, workload: Workload) -> bool:
+    book = t.book(workload.name)
+    return len(book.pending) == book.live
+
+
+def _place_gang(t: Transition, workload: Workload, search: Search, waiting: list[Replica]) -> int:
+    """All or none: undoes what it placed once one of them finds no node."""
+    mark, events = len(t.tables.log), len(t.events)
+    for count, replica in enumerate(waiting):
+        if not _place(t, workload, search, replica):
+            refused = t.tables.replicas[replica.name].decision
+            t.tables.rollback(mark)
+            t.forget_events(events)
+            _gang_waits(t, waiting, count, refused)
+            return 0
+    return len(waiting)
+
+
+def _gang_waits(
+    t: Transition, waiting: list[Replica], count: int, decision: Decision | None
+) -> None:
+    first = waiting[0]
+    if first.reason == "GANG_DOES_NOT_FIT" and first.decision == decision:
+        return
+    text = f"all {len(waiting)} replicas go together, {count} would fit"
+    kept = replace(first, reason="GANG_DOES_NOT_FIT", message=text, decision=decision)
+    t.tables.put(kept)
+    if first.reason != "GANG_DOES_NOT_FIT":
+        t.replica_event("REPLICA_WAITS", kept, reason="GANG_DOES_NOT_FIT", message=text)
+
+
+def _place(t: Transition, workload: Workload, search: Search, replica: Replica) -> bool:
+    if replica.target:
+        return _place_on_target(t, search, replica)
+    choice = search.choose(replica.name)
+    if choice.node is not None:
+        bind(t, replica, choice.node, choice.need, choice.decision)
+        search.placed(choice.node)
+        return True
+    if _preempt(t, workload, search, replica):
+        return True
+    waits_because(t, replica, "NO_FEASIBLE_NODE", choice.decision)
+    return False
+
+
+def _place_on_target(t: Transition, search: Search, replica: Replica) -> bool:
+    if replica.target not in t.books.nodes:
+        return False
+    verdict = search.admit(replica.target)
+    if verdict.refusal is None:
+        bind(t, replica, replica.target, verdict.need, search.decide(verdict))
+        search.placed(replica.target)
+        return True
+    if verdict.refusal.reason != replica.reason:
+        waiting = replace(replica, reason=verdict.refusal.reason, message=verdict.refusal.message)
+        t.tables.put(waiting)
+        t.replica_event("REPLICA_WAITS", waiting, reason=waiting.reason, message=waiting.message)
+    return False
+
+
+def _preempt(t: Transition, workload: Workload, search: Search, replica: Replica) -> bool:
+    """Takes the place of less important replicas, which stop first: until they are gone, what they hold
+    is not booked a second time.
+    """
+    if not any(level < workload.spec.priority for level in t.books.priorities):
+        return False
+    plan = search.preempt()
+    if plan is None:
+        return False
+    for victim in plan.victims:
+        text = f"{replica.name} of priority {workload.spec.priority} takes its place"
+        stop(t, victim, "PREEMPTED", text)
+        t.tables.put(replace(t.tables.replicas[victim.name], yields=True))
+    names = tuple(victim.name for victim in plan.victims)
+    held_bytes = max(0, plan.need.booked_bytes - t.books.nodes[plan.node].free_bytes)
+    bind(
+        t,
+        replica,
+        plan.node,
+        plan.need,
+        plan.decision,
+        waits_for=names,
+        held_bytes=held_bytes,
+    )
+    search.placed(plan.node)
+    return True

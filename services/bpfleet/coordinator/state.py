@@ -1,0 +1,223 @@
+"""The fleet's state machine: a command and a time go in, changed records and events come out. Pure.
+
+Records change in place but through an undo log: ``rollback`` takes back whatever has not been
+committed to the store. The same commands at the same times give the same records, everywhere.
+"""
+
+from collections.abc import Iterable
+from heapq import heapify, heappop
+from typing import Any, assert_never
+
+from bpfleet.coordinator import nodes, workloads
+from bpfleet.coordinator.commands import (
+    AgentLost,
+    Command,
+    CordonNode,
+    CreateWorkload,
+    DeleteWorkload,
+    DrainNode,
+    RegisterAgent,
+    RemoveNode,
+    ReportNodes,
+    Tick,
+    UncordonNode,
+    UnregisterAgent,
+    UpdateWorkload,
+)
+from bpfleet.coordinator.disruption import settle_drain
+from bpfleet.coordinator.errors import FleetError
+from bpfleet.coordinator.placement import (
+    Estimator,
+    NodeVerdict,
+    Preemption,
+    RequestEstimator,
+    Search,
+    VerdictCache,
+)
+from bpfleet.coordinator.records import Event, Meta, Phase, Policy, Record, Workload
+from bpfleet.coordinator.replicas import start_due
+from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.coordinator.settle import place_waiting, settle
+from bpfleet.coordinator.tables import Tables
+from bpfleet.coordinator.transition import Soft, Transition
+
+__all__ = ["FleetState"]
+
+_DUE_PER_TICK_MAX = 10_000
+
+
+class FleetState:
+    """All that is known of the fleet, and the rules by which it changes."""
+
+    def __init__(
+        self, settings: FleetSettings | None = None, estimator: Estimator | None = None
+    ) -> None:
+        self.settings = settings or FleetSettings()
+        self.estimator: Estimator = estimator or RequestEstimator()
+        self.tables = Tables()
+        self.soft = Soft()
+        self.events: list[Event] = []
+        self._verdicts: VerdictCache = {}
+
+    def load(self, records: Iterable[Record]) -> None:
+        """Takes over what the store has; the state must be new."""
+        self.tables.load(records)
+        self._rebuild_timers()
+
+    # The result's type depends on the command.
+    def apply(self, command: Command, now_ms: int) -> Any:
+        """Carries a command out. Raises ``FleetError`` and changes nothing where it is refused."""
+        transition = self._transition(now_ms)
+        mark = len(self.tables.log)
+        try:
+            result = _carry_out(transition, command)
+            settle(transition)
+        except FleetError:
+            self.tables.rollback(mark)
+            raise
+        if transition.events:
+            self.tables.put(Meta(revision=transition.revision))
+            self.events.extend(transition.events)
+        return result
+
+    def rollback(self, log_length: int, events_kept: int) -> None:
+        """Takes back all changes after the first ``log_length`` of the log."""
+        self.tables.rollback(log_length)
+        del self.events[events_kept:]
+        self.soft.waiting_seen = -1
+        self._rebuild_timers()
+
+    def explain(
+        self, workload: Workload, policy: Policy, now_ms: int
+    ) -> tuple[list[NodeVerdict], Preemption | None]:
+        """Every node's verdict on one more replica of ``workload``, which need not exist; best first.
+
+        The second part tells whom it would have to preempt if no node qualifies.
+        """
+        search = self.search(workload, policy, now_ms)
+        verdicts = search.explain()
+        if any(verdict.refusal is None for verdict in verdicts):
+            return verdicts, None
+        lower = any(p < workload.spec.priority for p in self.tables.books.priorities)
+        return verdicts, search.preempt() if lower else None
+
+    def search(self, workload: Workload, policy: Policy | None, now_ms: int) -> Search:
+        """A search over the fleet as it is now."""
+        return self._transition(now_ms).search(workload, policy)
+
+    def next_due_ms(self) -> int | None:
+        """When the next replica is due to start again; None if none waits."""
+        return self.soft.timers[0][0] if self.soft.timers else None
+
+    def check(self) -> None:
+        """Asserts the invariants of the books (*one book*, *capacity*, *single placement*)."""
+        books = self.tables.books
+        books.check()
+        bound = sum(len(book.replicas) for book in books.nodes.values())
+        assert bound == sum(r.bound for r in self.tables.replicas.values()), "a booking is lost"
+        for name, book in books.nodes.items():
+            assert book.booked_bytes >= 0, f"{name}: booked {book.booked_bytes}"
+            stopping = sum(
+                r.booked_bytes for r in book.replicas.values() if r.phase is Phase.STOPPING
+            )
+            limit = book.node.allocatable_bytes + stopping
+            assert book.booked_bytes <= limit, f"{name}: {book.booked_bytes} of {limit} booked"
+        for replica in self.tables.replicas.values():
+            assert replica.workload in self.tables.workloads, f"{replica.name} has no workload"
+            waits = replica.phase is Phase.PENDING
+            assert waits == (not replica.node), f"{replica.name} {replica.phase} on {replica.node}"
+
+    def _transition(self, now_ms: int) -> Transition:
+        return Transition(
+            self.tables,
+            self.settings,
+            estimator=self.estimator,
+            verdicts=self._verdicts,
+            soft=self.soft,
+            now_ms=now_ms,
+        )
+
+    def _rebuild_timers(self) -> None:
+        self.soft.timers = [
+            (replica.due_ms, replica.name)
+            for replica in self.tables.replicas.values()
+            if replica.due_ms
+        ]
+        heapify(self.soft.timers)
+
+
+# The result's type depends on the command.
+def _carry_out(t: Transition, command: Command) -> Any:
+    match command:
+        case CreateWorkload():
+            return workloads.create_workload(t, command)
+        case UpdateWorkload():
+            return workloads.update_workload(t, command)
+        case DeleteWorkload():
+            return workloads.delete_workload(t, command)
+        case CordonNode(name):
+            return nodes.cordon_node(t, name)
+        case UncordonNode(name):
+            return nodes.uncordon_node(t, name)
+        case DrainNode(name):
+            return nodes.drain_node(t, name)
+        case RemoveNode():
+            return nodes.remove_node(t, command)
+        case RegisterAgent():
+            return nodes.register_agent(t, command)
+        case ReportNodes():
+            return nodes.report_nodes(t, command)
+        case UnregisterAgent():
+            return nodes.unregister_agent(t, command)
+        case AgentLost(agent):
+            return nodes.lose_agent(t, agent)
+        case Tick():
+            return _tick(t)
+        case _:
+            assert_never(command)
+
+
+def _tick(t: Transition) -> None:
+    _start_what_is_due(t)
+    for name in list(t.books.draining):
+        settle_drain(t, name)
+    settle(t)
+    _place_what_waits(t)
+
+
+def _start_what_is_due(t: Transition) -> None:
+    timers = t.soft.timers
+    for _ in range(_DUE_PER_TICK_MAX):
+        if not timers or timers[0][0] > t.now_ms:
+            return
+        due_ms, name = heappop(timers)
+        replica = t.tables.replicas.get(name)
+        if replica is not None and replica.due_ms == due_ms:
+            start_due(t, replica)
+
+
+def _place_what_waits(t: Transition) -> None:
+    """Looks at waiting workloads again once memory or nodes have come free: the important first.
+
+    At most so many a tick; the next tick goes on where this one stopped.
+    """
+    version = t.books.capacity_version
+    if t.soft.waiting_seen == version and not t.soft.waiting_cursor:
+        return
+    names = sorted(t.books.pending, key=lambda name: _importance(t, name))
+    start = t.soft.waiting_cursor
+    if start in t.books.pending:
+        names = names[names.index(start) :]
+    placed = 0
+    for tried, name in enumerate(names):
+        if tried >= t.settings.waiting_tried_per_tick or placed >= t.settings.placements_per_tick:
+            t.soft.waiting_cursor = name
+            return
+        workload = t.tables.workloads[name]
+        placed += place_waiting(t, workload, t.settings.placements_per_tick - placed)
+    t.soft.waiting_cursor = ""
+    t.soft.waiting_seen = version
+
+
+def _importance(t: Transition, name: str) -> tuple[int, str]:
+    return -t.tables.workloads[name].spec.priority, name

@@ -1,0 +1,141 @@
+"""All records of the fleet, with an undo log: what a decision changed can be taken back."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from bpfleet.coordinator.books import FleetBooks
+from bpfleet.coordinator.records import (
+    Agent,
+    Kind,
+    Meta,
+    Node,
+    Record,
+    Replica,
+    RequestRecord,
+    Retired,
+    Workload,
+)
+
+__all__ = ["Change", "Tables"]
+
+# (kind, key, record before the change or None)
+Change = tuple[Kind, str, Record | None]
+_META_KEY: Final = "fleet"
+
+R = TypeVar("R", bound=Record)
+
+
+class Tables:
+    """The records by kind and key. Every change goes through ``put`` or ``remove``."""
+
+    def __init__(self) -> None:
+        self.books = FleetBooks()
+        self.agents: dict[str, Agent] = {}
+        self.nodes: dict[str, Node] = {}
+        self.workloads: dict[str, Workload] = {}
+        self.replicas: dict[str, Replica] = {}
+        self.requests: dict[str, RequestRecord] = {}
+        self.retired: dict[str, Retired] = {}
+        self.per_node: dict[str, None] = {}
+        self.metas: dict[str, Meta] = {_META_KEY: Meta()}
+        self.log: list[Change] = []
+        # Any: a table is chosen by kind, its records' type goes with it.
+        self._tables: dict[Kind, dict[str, Any]] = {
+            Kind.META: self.metas,
+            Kind.AGENT: self.agents,
+            Kind.NODE: self.nodes,
+            Kind.WORKLOAD: self.workloads,
+            Kind.REPLICA: self.replicas,
+            Kind.REQUEST: self.requests,
+            Kind.RETIRED: self.retired,
+        }
+        self.on_spec_change: Callable[[str], None] = lambda name: None
+
+    @property
+    def meta(self) -> Meta:
+        """The fleet's counters."""
+        return self.metas[_META_KEY]
+
+    def put(self, record: Record) -> None:
+        """Writes a record in place of the one with its kind and key."""
+        kind, key = _address(record)
+        self.log.append((kind, key, self._tables[kind].get(key)))
+        self._set(kind, key, record)
+
+    def remove(self, record: Record) -> None:
+        """Removes a record."""
+        kind, key = _address(record)
+        self.log.append((kind, key, self._tables[kind][key]))
+        self._set(kind, key, None)
+
+    def get(self, kind: Kind, key: str) -> Record | None:
+        """The record now."""
+        record: Record | None = self._tables[kind].get(key)
+        return record
+
+    def rollback(self, length: int) -> None:
+        """Takes back every change after the first ``length`` of the log, newest first."""
+        while len(self.log) > length:
+            kind, key, old = self.log.pop()
+            self._set(kind, key, old)
+
+    def load(self, records: Iterable[Record]) -> None:
+        """Fills empty tables from the store; nothing is logged."""
+        waiting = []
+        for record in records:
+            kind, key = _address(record)
+            if kind is Kind.REPLICA:
+                waiting.append((kind, key, record))
+            else:
+                self._set(kind, key, record)
+        for kind, key, record in waiting:
+            self._set(kind, key, record)
+        self._order(self.requests)
+        self._order(self.retired)
+
+    def _order(self, table: dict[str, Any]) -> None:
+        """Oldest first, as they were before the restart: the oldest is forgotten first."""
+        kept = sorted(table.items(), key=lambda item: item[1].serial)
+        table.clear()
+        table.update(kept)
+
+    def _set(self, kind: Kind, key: str, new: Record | None) -> None:
+        table = self._tables[kind]
+        old = table.get(key)
+        if new is None:
+            if old is not None:
+                del table[key]
+        else:
+            table[key] = new
+        if kind is Kind.REPLICA:
+            self.books.set_replica(old, new)  # type: ignore[arg-type]  # kind says so
+        elif kind is Kind.NODE:
+            self.books.set_node(old, new)  # type: ignore[arg-type]  # kind says so
+        elif kind is Kind.WORKLOAD:
+            self._follow_workload(key, old, new)  # type: ignore[arg-type]  # kind says so
+
+    def _follow_workload(self, key: str, old: Workload | None, new: Workload | None) -> None:
+        if old is None or new is None or old.spec is not new.spec:
+            self.on_spec_change(key)
+        if new is not None and new.spec.per_node:
+            self.per_node[key] = None
+        else:
+            self.per_node.pop(key, None)
+
+
+def _address(record: Record) -> tuple[Kind, str]:
+    match record:
+        case Replica():
+            return Kind.REPLICA, record.name
+        case Node():
+            return Kind.NODE, record.name
+        case Workload():
+            return Kind.WORKLOAD, record.name
+        case Agent():
+            return Kind.AGENT, record.name
+        case Meta():
+            return Kind.META, _META_KEY
+        case RequestRecord():
+            return Kind.REQUEST, record.request_id
+        case Retired():
+            return Kind.RETIRED, record.name

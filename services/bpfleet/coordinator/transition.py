@@ -1,0 +1,141 @@
+"""One command being carried out: the tables it changes, the time it sees, the events it leaves."""
+
+from dataclasses import dataclass, field
+
+from bpfleet.coordinator.books import FleetBooks, WorkloadBook
+from bpfleet.coordinator.commands import NodeUsage
+from bpfleet.coordinator.constraints import Verdict, judge
+from bpfleet.coordinator.errors import FleetError, Refused
+from bpfleet.coordinator.placement import Estimator, Search, VerdictCache
+from bpfleet.coordinator.records import Event, Node, Policy, Replica, Workload
+from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.coordinator.tables import Tables
+
+__all__ = ["Soft", "Transition"]
+
+
+@dataclass(slots=True)
+class Soft:
+    """What is known only from the latest reports: lost at a restart, never decided upon twice."""
+
+    usage: dict[str, NodeUsage] = field(default_factory=dict)
+    charged_bytes: dict[str, int] = field(default_factory=dict)
+    rss_bytes: dict[str, int] = field(default_factory=dict)
+    calm_since_ms: dict[str, int] = field(default_factory=dict)
+    timers: list[tuple[int, str]] = field(default_factory=list)
+    waiting_seen: int = -1
+    waiting_cursor: str = ""
+
+
+class Transition:
+    """Carries what the handlers of one command share."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        settings: FleetSettings,
+        *,
+        estimator: Estimator,
+        verdicts: VerdictCache,
+        soft: Soft,
+        now_ms: int,
+    ) -> None:
+        self.tables = tables
+        self.settings = settings
+        self.estimator = estimator
+        self.soft = soft
+        self.now_ms = now_ms
+        self.events: list[Event] = []
+        self.dirty: dict[str, None] = {}
+        self.changed_nodes: dict[str, None] = {}
+        self._verdicts = verdicts
+        self._revision = tables.meta.revision
+
+    @property
+    def books(self) -> FleetBooks:
+        """The bookings, as they are now."""
+        return self.tables.books
+
+    @property
+    def revision(self) -> int:
+        """Revision of the newest event."""
+        return self._revision
+
+    def event(
+        self,
+        kind: str,
+        *,
+        workload: str = "",
+        replica: str = "",
+        node: str = "",
+        reason: str = "",
+        message: str = "",
+    ) -> None:
+        """Leaves an event."""
+        self._revision += 1
+        self.events.append(
+            Event(
+                revision=self._revision,
+                time_ms=self.now_ms,
+                kind=kind,
+                workload=workload,
+                replica=replica,
+                node=node,
+                reason=reason,
+                message=message,
+            )
+        )
+
+    def forget_events(self, count: int) -> None:
+        """Takes back every event after the first ``count``."""
+        self._revision -= len(self.events) - count
+        del self.events[count:]
+
+    def replica_event(
+        self, kind: str, replica: Replica, *, reason: str = "", message: str = ""
+    ) -> None:
+        """Leaves an event about a replica."""
+        self.event(
+            kind,
+            workload=replica.workload,
+            replica=replica.name,
+            node=replica.node,
+            reason=reason,
+            message=message,
+        )
+
+    def node(self, name: str) -> Node:
+        """The node. Raises ``FleetError``."""
+        node = self.tables.nodes.get(name)
+        if node is None:
+            raise FleetError(
+                Refused.NOT_FOUND, "NODE_UNKNOWN", f"node {name!r} is not in the fleet", node=name
+            )
+        return node
+
+    def workload(self, name: str) -> Workload:
+        """The workload. Raises ``FleetError``."""
+        workload = self.tables.workloads.get(name)
+        if workload is None:
+            text = f"workload {name!r} does not exist"
+            raise FleetError(Refused.NOT_FOUND, "WORKLOAD_UNKNOWN", text, workload=name)
+        return workload
+
+    def book(self, name: str) -> WorkloadBook:
+        """The book of a workload."""
+        return self.books.workload(name)
+
+    def search(self, workload: Workload, policy: Policy | None = None) -> Search:
+        """A search for nodes for the workload."""
+        return Search(
+            self.books,
+            workload,
+            policy=policy or self.settings.policy,
+            estimator=self.estimator,
+            verdicts=self._verdicts,
+            now_ms=self.now_ms,
+        )
+
+    def judge(self, workload: Workload, node: Node) -> Verdict:
+        """What labels and taints of the node say to the workload."""
+        return judge(workload, node)

@@ -1,0 +1,137 @@
+"""Commands about workloads: create, update, delete, each safe to repeat by request id."""
+
+from dataclasses import replace
+
+from bpfleet.coordinator.commands import CreateWorkload, DeleteWorkload, UpdateWorkload
+from bpfleet.coordinator.errors import FleetError, Refused
+from bpfleet.coordinator.records import RequestRecord, Workload
+from bpfleet.coordinator.settle import settle_nodes
+from bpfleet.coordinator.transition import Transition
+
+__all__ = ["create_workload", "delete_workload", "update_workload"]
+
+
+def create_workload(t: Transition, command: CreateWorkload) -> str:
+    """Creates a workload; returns its name. Placing it is left to the settling."""
+    name = command.spec.name
+    if _repeated(t, command.request_id, command.fingerprint):
+        return name
+    existing = t.tables.workloads.get(name)
+    if existing is not None:
+        state = " and is being deleted" if existing.deleting else ""
+        text = f"workload {name!r} exists{state}; choose another name, or update or delete it"
+        raise FleetError(Refused.EXISTS, "WORKLOAD_EXISTS", text, workload=name)
+    settings = t.settings
+    _bound(len(t.tables.workloads), settings.workloads_max, "workloads")
+    _bound(len(t.tables.replicas) + command.spec.replicas, settings.replicas_max, "replicas")
+    retired = t.tables.retired.get(name)
+    if retired is not None:
+        t.tables.remove(retired)
+    t.event("WORKLOAD_CREATED", workload=name)
+    workload = Workload(
+        name=name,
+        spec=command.spec,
+        scheduling=command.scheduling,
+        revision=t.revision,
+        created_ms=t.now_ms,
+        next_serial=retired.next_serial if retired is not None else 0,
+    )
+    t.tables.put(workload)
+    _remember(t, command.request_id, command.fingerprint, name)
+    _settle_soon(t, workload)
+    return name
+
+
+def update_workload(t: Transition, command: UpdateWorkload) -> str:
+    """Scales a workload or starts to roll out a new spec; returns its name."""
+    if _repeated(t, command.request_id, command.fingerprint):
+        return command.name
+    workload = t.workload(command.name)
+    if workload.deleting:
+        text = f"workload {command.name!r} is being deleted"
+        raise FleetError(Refused.PRECONDITION, "WORKLOAD_DELETING", text, workload=command.name)
+    if command.expected_revision not in (0, workload.revision):
+        text = (
+            f"workload {command.name!r} has revision {workload.revision}, "
+            f"not {command.expected_revision}; read it again"
+        )
+        raise FleetError(Refused.CONFLICT, "REVISION_MISMATCH", text, revision=workload.revision)
+    changed = _changed(workload, command)
+    grown = changed.spec.replicas - workload.spec.replicas
+    _bound(len(t.tables.replicas) + grown, t.settings.replicas_max, "replicas")
+    rolled = changed.generation != workload.generation
+    kind = "WORKLOAD_UPDATED" if rolled else "WORKLOAD_SCALED"
+    t.event(kind, workload=command.name, message=f"{changed.spec.replicas} replicas")
+    changed = replace(changed, revision=t.revision)
+    t.tables.put(changed)
+    _remember(t, command.request_id, command.fingerprint, command.name)
+    _settle_soon(t, changed)
+    return command.name
+
+
+def delete_workload(t: Transition, command: DeleteWorkload) -> str:
+    """Has all replicas stopped; the workload is gone once they are."""
+    if _repeated(t, command.request_id, command.fingerprint):
+        return command.name
+    workload = t.workload(command.name)
+    if not workload.deleting:
+        t.event("WORKLOAD_DELETING", workload=command.name)
+        t.tables.put(replace(workload, deleting=True, revision=t.revision))
+        t.dirty[command.name] = None
+    _remember(t, command.request_id, command.fingerprint, command.name)
+    return command.name
+
+
+def _changed(workload: Workload, command: UpdateWorkload) -> Workload:
+    """The workload as the command wants it; a new generation if running replicas must be replaced."""
+    spec = command.spec if command.spec is not None else workload.spec
+    scheduling = command.scheduling if command.scheduling is not None else workload.scheduling
+    if spec.per_node != workload.spec.per_node:
+        text = "a workload cannot change between one_per_node and replicas; delete and create it"
+        raise FleetError(Refused.PRECONDITION, "ONE_PER_NODE_FIXED", text, workload=command.name)
+    if command.replicas is not None:
+        spec = replace(spec, replicas=command.replicas)
+    same = replace(spec, replicas=workload.spec.replicas) == workload.spec
+    same = same and scheduling == workload.scheduling
+    generation = workload.generation if same else workload.generation + 1
+    avoid = workload.avoid if same else ()
+    return replace(workload, spec=spec, scheduling=scheduling, generation=generation, avoid=avoid)
+
+
+def _settle_soon(t: Transition, workload: Workload) -> None:
+    if workload.spec.per_node:
+        settle_nodes(t, [workload.name], list(t.tables.nodes))
+    t.dirty[workload.name] = None
+
+
+def _repeated(t: Transition, request_id: str, fingerprint: str) -> bool:
+    """Whether this very request was carried out before."""
+    known = t.tables.requests.get(request_id) if request_id else None
+    if known is None:
+        return False
+    if known.fingerprint != fingerprint:
+        text = f"request_id {request_id!r} was used for another request; use a new one"
+        raise FleetError(Refused.INVALID, "REQUEST_ID_REUSED", text, requestId=request_id)
+    return True
+
+
+def _remember(t: Transition, request_id: str, fingerprint: str, workload: str) -> None:
+    """Keeps the newest request ids, so that repeating one of them changes nothing."""
+    if not request_id:
+        return
+    t.tables.put(
+        RequestRecord(
+            request_id=request_id,
+            fingerprint=fingerprint,
+            workload=workload,
+            serial=t.revision,
+        )
+    )
+    if len(t.tables.requests) > t.settings.requests_max:
+        t.tables.remove(next(iter(t.tables.requests.values())))
+
+
+def _bound(count: int, limit: int, what: str) -> None:
+    if count > limit:
+        text = f"the fleet takes at most {limit} {what}; delete some first"
+        raise FleetError(Refused.EXHAUSTED, "FLEET_FULL", text, limit=limit)
