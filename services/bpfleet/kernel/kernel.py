@@ -1,41 +1,71 @@
 """One emulated host: builds the subsystems, owns virtual time, and wires the OOM killer to the tasks it kills."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability
+from bpfleet.abi.bpf import Capability
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
+from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.kernel import invariants
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.accounting.memcg import MemcgAccounting
 from bpfleet.kernel.bpf.accounting.none import NoAccounting
 from bpfleet.kernel.bpf.accounting.rlimit import RlimitAccounting
 from bpfleet.kernel.bpf.maps.base import Host
 from bpfleet.kernel.bpf.syscall import BpfSyscalls
+from bpfleet.kernel.cgroup import files as cgroup_files
 from bpfleet.kernel.cgroup.tree import Cgroup, CgroupTree
-from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.kernel.errors import KernelError, Reason, TaskKilled
 from bpfleet.kernel.events import EventKind, EventLog
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.current import Current
+from bpfleet.kernel.mm.filemap import PageCache
+from bpfleet.kernel.mm.memcg import Memcg
 from bpfleet.kernel.mm.memcontrol import MemoryController
-from bpfleet.kernel.mm.memory import Memory
+from bpfleet.kernel.mm.memory import AllocKind, Memory
 from bpfleet.kernel.mm.page_alloc import NodeMemory
-from bpfleet.kernel.profile import KernelProfile, Model
+from bpfleet.kernel.mm.throttle import handle_over_high
+from bpfleet.kernel.mm.vmscan import Reclaimer
 from bpfleet.kernel.proc.fdtable import FileTable
+from bpfleet.kernel.proc.oom import OomKiller
+from bpfleet.kernel.proc.processes import SIGKILL, Processes
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User, UserTable
+from bpfleet.kernel.profile import KernelProfile, Model
 from bpfleet.kernel.timeline import Timeline
+from bpfleet.kernel.units import pages_for
 
-FIRST_PID: Final = 100
+SIGNALS: Final = range(1, 65)
+
+# How a process reads or writes a file: (path, pages, payer, who) -> pages.
+FileOperation = Callable[[str, int, Memcg, Current], int]
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """Live charges of one owner against one cgroup. Bytes are as charged."""
+    """Live charges of one owner against one cgroup, in bytes as charged.
+
+    ``cgroup`` pays; "/" pays nothing. ``owner`` and ``kind`` say for what.
+    """
 
     cgroup: str
     owner: str
     kind: str
     count: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the last call that changed something cost. Bytes; ``limit_bytes`` None: unlimited, or no limit applies."""
+
+    model: str
+    estimate_bytes: int
+    charged_bytes: int
+    charged_to: str
+    usage_bytes: int
+    limit_bytes: int | None
 
 
 def _accounting(profile: KernelProfile) -> BpfAccounting:
@@ -65,21 +95,39 @@ class Kernel:
         self.profile: Final = profile
         self.node: Final = node
         self.seed: Final = seed
+        self.crashed = ""  # why the machine stopped; empty while it runs
         self.timeline: Final = Timeline()
         self.events: Final[EventLog] = self.timeline.events
         self.ram: Final = NodeMemory(ram_bytes)
         self.controller: Final = MemoryController(profile, possible_cpus)
         self.memory: Final = Memory(profile, self.controller, self.ram, possible_cpus)
-        self.cgroups: Final = CgroupTree(self.controller)
+        self.page_cache: Final = PageCache(self.memory)
+        self.reclaimer: Final = Reclaimer(self.page_cache, self.controller.root)
+        self.cgroups: Final = CgroupTree(self.memory, self.timeline)
         self.users: Final = UserTable()
         self.files: Final = FileTable(self.memory)
+        self.processes: Final = Processes(
+            self.memory, self.cgroups, self.users, self.files, self.timeline
+        )
+        self.oom_killer: Final = OomKiller(
+            self.processes, self.memory, self.cgroups.root, self.timeline, self.crash
+        )
         self.host: Final = Host(profile, possible_cpus)
         self.accounting: Final[BpfAccounting] = _accounting(profile)
         self.bpf: Final = BpfSyscalls(
             self.host, self.memory, self.accounting, self.files, self.timeline, seed=seed
         )
-        self._tasks: Final[dict[int, Task]] = {}
-        self._next_pid = FIRST_PID
+        self._control_files: Final = cgroup_files.Host(self.cgroups, self.timeline, self)
+        self._wire()
+
+    def _wire(self) -> None:
+        """Lower layers call upwards through these callbacks only."""
+        self.controller.reclaim = lambda memcg, pages, gfp: self.reclaimer.reclaim(memcg, pages)
+        self.controller.oom = self.oom_killer.kill_in_memcg
+        self.controller.throttle = self._throttle
+        self.ram.reclaim = self.reclaimer.reclaim_node
+        self.ram.oom = self.oom_killer.kill_on_node
+        self.bpf.leave = self.leave
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -96,19 +144,101 @@ class Kernel:
         """Runs all deferred work now (RCU, work items). Returns how many pieces ran."""
         return self.timeline.run_deferred()
 
+    # -- the way back to user space ------------------------------------------------------------------------------
+
+    def leave(self, task: Task) -> None:
+        """What happens to a task at the end of a system call: it pays for exceeding memory.high, or dies.
+
+        Raises TaskKilled when SIGKILL was pending: nothing returns to user space.
+        """
+        task.notify_resume = False
+        if task.over_high_pages:
+            self._throttle(task, GFP.GFP_KERNEL)
+        stall_ns, task.stall_ns = task.stall_ns, 0
+        if task.dying:
+            if task.alive:
+                self.processes.exit(task, SIGKILL, task.dying_reason)
+            raise TaskKilled(
+                task.pid, f"process {task.pid} ({task.comm}) was killed inside the call"
+            )
+        if stall_ns:
+            start_ns = self.timeline.now_ns
+            self.timeline.advance(stall_ns)
+            task.cgroup.memcg.stalled(start_ns, self.timeline.now_ns)
+        task.notify_resume = False
+
+    def _throttle(self, current: Current, gfp: int) -> None:
+        if not current.pid:
+            current.over_high_pages = 0  # an administrator outside every limit
+            return
+        task = self.processes.find(current.pid)
+        handle_over_high(
+            task.cgroup.memcg, current, self.controller.batch_pages, self._reclaim_high
+        )
+
+    def _reclaim_high(self, memcg: Memcg, pages: int) -> int:
+        return self.controller.reclaim_high(memcg, pages, GFP.GFP_KERNEL)
+
+    def crash(self, reason: str) -> None:
+        """The machine stops: no process is left and nothing is cleaned up. The caller boots a new Kernel."""
+        if self.crashed:
+            return
+        self.crashed = reason
+        self.timeline.emit(EventKind.KERNEL_LOG, line=reason)
+        self.timeline.emit(EventKind.NODE_CRASHED, reason=reason, ram_bytes=self.ram.ram_bytes)
+        for task in self.processes.all():
+            task.sigkill("node crashed")
+        self.processes.forget_all()
+
     # -- cgroups -------------------------------------------------------------------------------------------------
 
     def cgroup(self, path: str) -> Cgroup:
-        """The cgroup at ``path``. Raises ENOENT."""
+        """The cgroup at ``path``. Raises ENOENT, EINVAL."""
         return self.cgroups.find(path)
 
-    def mkdir(self, path: str) -> Cgroup:
-        """Creates a cgroup. Raises ENOENT, EEXIST, EINVAL."""
-        return self.cgroups.mkdir(path)
+    def list_cgroups(self) -> list[str]:
+        """Paths of all cgroups, parents before children."""
+        return [cgroup.path for cgroup in self.cgroups.root.pre_order()]
+
+    def mkdir(self, path: str, *, delegate: bool = True) -> Cgroup:
+        """Creates a cgroup.
+
+        ``delegate`` first enables memory in the parent's cgroup.subtree_control where the rules allow it, as container
+        managers do; without it mkdir is only the system call. Raises ENOENT, EEXIST, EINVAL, ENAMETOOLONG, EAGAIN,
+        ENOMEM.
+        """
+        parent = self.cgroups.find(path.rstrip("/").rpartition("/")[0] or "/")
+        if delegate and parent.has_memory and not parent.pids:
+            self.cgroups.enable_memory(parent)
+        cgroup = self.cgroups.mkdir(path)
+        self.timeline.emit(EventKind.CGROUP_CREATED, cgroup=cgroup.path)
+        return cgroup
 
     def rmdir(self, path: str) -> None:
         """Removes an empty cgroup. Raises EBUSY, ENOENT."""
-        self.cgroups.rmdir(path)
+        cgroup = self.cgroups.rmdir(path)
+        self.timeline.emit(EventKind.CGROUP_REMOVED, cgroup=cgroup.path)
+
+    def list_files(self, path: str) -> list[str]:
+        """Names of the control files of a cgroup. Raises ENOENT."""
+        return cgroup_files.list_files(self.cgroups.find(path), self._control_files)
+
+    def read_file(self, path: str, name: str) -> str:
+        """The exact text of a control file. Raises ENOENT, EINVAL."""
+        return cgroup_files.read_file(self.cgroups.find(path), name, self._control_files)
+
+    def write_file(self, path: str, name: str, text: str) -> int:
+        """Writes a control file; returns the bytes written. Raises ENOENT, EINVAL and the file's own errors."""
+        return cgroup_files.write_file(self.cgroups.find(path), name, text, self._control_files)
+
+    def move(self, pid: int, cgroup: Cgroup) -> None:
+        """Migrates a process. Raises ESRCH, EBUSY."""
+        self.processes.move(pid, cgroup)
+
+    def kill_below(self, cgroup: Cgroup) -> None:
+        """Kills every process of a subtree."""
+        for task in self.processes.below(cgroup):
+            self.processes.exit(task, SIGKILL, "killed by signal 9")
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
@@ -123,88 +253,129 @@ class Kernel:
         comm: str = "task",
         cpu: int = 0,
     ) -> Task:
-        """Starts a process. ``caps`` None: all for uid 0, none otherwise. ``memlock`` (soft, hard) bytes."""
-        where = self.cgroups.find(cgroup)
-        soft, hard = memlock or (self.profile.default_memlock_bytes,) * 2
-        if caps is None:
-            caps = ALL_CAPABILITIES if uid == 0 else frozenset()
-        task = Task(
-            self._next_pid,
-            self.users.get(uid),
-            caps,
-            where,
-            memlock_soft_bytes=soft,
-            memlock_hard_bytes=hard,
+        """Starts a process. ``caps`` None: all for uid 0, none otherwise. ``memlock`` (soft, hard) bytes.
+
+        Raises ENOENT, EBUSY (the cgroup distributes memory to its children), EINVAL.
+        """
+        return self.processes.spawn(
+            self.cgroups.find(cgroup),
+            uid=uid,
+            caps=caps,
+            memlock=memlock or (self.profile.default_memlock_bytes,) * 2,
             oom_score_adj=oom_score_adj,
             comm=comm,
             cpu=cpu,
-            kmem_accounting=self.profile.kmem_accounting,
         )
-        self._next_pid += 1
-        self._tasks[task.pid] = task
-        where.pids[task.pid] = None
-        self.timeline.emit(EventKind.PROCESS_STARTED, pid=task.pid, uid=uid, cgroup=where.path)
-        return task
 
     def task(self, pid: int) -> Task:
         """The live process ``pid``. Raises ESRCH."""
-        found = self._tasks.get(pid)
-        if found is None:
-            raise KernelError(Errno.ESRCH, Reason.NO_SUCH_PROCESS, f"no process {pid}", pid=pid)
-        return found
+        return self.processes.find(pid)
 
     def tasks(self) -> list[Task]:
         """All live processes by pid."""
-        return list(self._tasks.values())
+        return self.processes.all()
 
-    def exit(self, pid: int, status: int = 0, reason: str = "exited") -> None:
-        """Ends a process: descriptors are closed first, then its memory goes. Raises ESRCH."""
-        task = self.task(pid)
-        task.dying = True
-        for fd in list(task.fds):
-            self.files.close(task, fd)
-        task.alive = False
-        task.exit_status = status
-        task.exit_reason = reason
-        del task.cgroup.pids[pid]
-        del self._tasks[pid]
-        self.timeline.emit(EventKind.PROCESS_EXITED, pid=pid, status=status, reason=reason)
+    def exit(self, pid: int, code: int = 0) -> None:
+        """A process ends by itself: its memory goes, its descriptors are closed. Raises ESRCH."""
+        self.processes.exit(self.processes.find(pid), code, "exited")
 
-    def prlimit(self, pid: int, resource: str, soft_bytes: int, hard_bytes: int) -> None:
-        """Sets RLIMIT_MEMLOCK. Raises EPERM for a raised hard limit without CAP_SYS_RESOURCE, EINVAL."""
-        task = self.task(pid)
-        if resource != "memlock" or not 0 <= soft_bytes <= hard_bytes <= RLIM_INFINITY:
+    def kill(self, pid: int, signal: int = SIGKILL) -> None:
+        """kill(2) with a signal that ends the process. Raises ESRCH, EINVAL."""
+        task = self.processes.find(pid)
+        if signal not in SIGNALS:
             raise KernelError(
-                Errno.EINVAL,
-                Reason.BAD_ATTRIBUTE,
-                f"limit {resource} {soft_bytes}..{hard_bytes}: only memlock with soft <= hard is known",
+                Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"signal {signal} is outside 1 to 64"
             )
-        if hard_bytes > task.memlock_hard_bytes and not task.has(Capability.SYS_RESOURCE):
-            raise KernelError(
-                Errno.EPERM,
-                Reason.CAPABILITY_MISSING,
-                "raising a hard limit needs CAP_SYS_RESOURCE",
-            )
-        task.memlock_soft_bytes = soft_bytes
-        task.memlock_hard_bytes = hard_bytes
+        self.processes.exit(task, signal, f"killed by signal {signal}")
+
+    def prlimit(self, pid: int, resource: str, soft: int, hard: int) -> None:
+        """Sets "memlock" (bytes) or "nofile". Raises ESRCH, EINVAL, EPERM without CAP_SYS_RESOURCE."""
+        self.processes.prlimit(pid, resource, soft, hard)
+
+    def setresuid(self, pid: int, *, ruid: int | None = None, euid: int | None = None) -> None:
+        """setresuid(2); None keeps an id. Raises ESRCH, EINVAL, EPERM."""
+        self.processes.setresuid(pid, ruid=ruid, euid=euid)
+
+    def capset(self, pid: int, caps: frozenset[Capability]) -> None:
+        """capset(2) of the effective and permitted set. Raises ESRCH, EPERM."""
+        self.processes.capset(pid, caps)
 
     def close(self, pid: int, fd: int) -> None:
         """close(2). Raises ESRCH, EBADF."""
-        self.files.close(self.task(pid), fd)
+        self.files.close(self.processes.find(pid), fd)
 
     def dup(self, pid: int, fd: int) -> int:
         """dup(2). Raises ESRCH, EBADF, EMFILE."""
-        task = self.task(pid)
+        task = self.processes.find(pid)
         return self.files.dup(task, fd, task)
 
     def user(self, uid: int) -> User:
         """The user_struct of ``uid``."""
         return self.users.get(uid)
 
+    # -- user memory ---------------------------------------------------------------------------------------------
+
+    def touch(self, pid: int, nbytes: int, *, shared: bool = False) -> None:
+        """Page faults of a process on ``nbytes`` of fresh memory, anonymous or (``shared``) shared.
+
+        Raises ESRCH, EINVAL, ENOMEM, TaskKilled. ENOMEM with ``hangs`` in its numbers: nobody could be killed; Linux
+        would repeat the fault for ever.
+        """
+        task = self.processes.find(pid)
+        pages = _pages_of(nbytes)
+        kind = AllocKind.SHMEM if shared else AllocKind.ANON
+        try:
+            done = task.mm.fault_in(kind, pages, task.cgroup.memcg, task.objcg, task)
+            if done < pages and not task.dying:
+                error = self.memory.failure()
+                raise KernelError(
+                    error.errno,
+                    error.reason,
+                    f"{error.detail}; nobody can be killed, so the page fault repeats for ever",
+                    **{**error.numbers, "hangs": 1},
+                )
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def release(self, pid: int, nbytes: int, *, shared: bool = False) -> int:
+        """A process gives up to ``nbytes`` of its newest memory back. Returns bytes given back. Raises ESRCH, EINVAL."""
+        task = self.processes.find(pid)
+        kind = AllocKind.SHMEM if shared else AllocKind.ANON
+        return task.mm.release(kind, _pages_of(nbytes), task.cpu) * PAGE_SIZE
+
+    def read_pages(self, pid: int, path: str, nbytes: int) -> int:
+        """A process reads the first ``nbytes`` of a file through the page cache. Returns bytes read.
+
+        Raises ESRCH, EINVAL, ENOMEM (nothing could be read), TaskKilled.
+        """
+        task = self.processes.find(pid)
+        return self._file_io(task, self.page_cache.read, path, _pages_of(nbytes))
+
+    def write_tmpfs(self, pid: int, path: str, nbytes: int) -> int:
+        """A process writes a tmpfs file of ``nbytes``. Returns its length in bytes. Raises as `read_pages`."""
+        task = self.processes.find(pid)
+        return self._file_io(task, self.page_cache.write_tmpfs, path, _pages_of(nbytes))
+
+    def _file_io(self, task: Task, operation: FileOperation, path: str, pages: int) -> int:
+        try:
+            done = operation(path, pages, task.cgroup.memcg, task)
+            if pages and not done and not task.dying:
+                raise self.memory.failure()
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+        return done * PAGE_SIZE
+
+    def unlink_tmpfs(self, path: str) -> None:
+        """Removes a tmpfs file with its pages. Raises ENOENT."""
+        if not self.page_cache.unlink_tmpfs(path):
+            raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {path!r}")
+
     # -- views ---------------------------------------------------------------------------------------------------
 
     def ledger(self) -> list[LedgerLine]:
-        """Every live charge, and what the CPUs hold in stock; sums to memory.current per cgroup subtree."""
+        """Every live charge with its payer, then what CPUs hold in stock; each subtree sums to its memory.current."""
         lines = [
             LedgerLine(
                 account.objcg.memcg.path,
@@ -216,7 +387,32 @@ class Kernel:
             for account in self.memory.accounts.values()
             if account.objcg is not None
         ]
+        lines.sort(key=lambda line: (line.cgroup, line.owner, line.kind))
         return lines
 
+    def check(self) -> None:
+        """Asserts every named invariant. AssertionError is a bug of the emulator, never of its user."""
+        if self.crashed:
+            return
+        invariants.check_single_owner(self.memory)
+        invariants.check_charge_conservation(self.memory, self.cgroups)
+        invariants.check_hierarchy(self.memory)
+        invariants.check_limit(self.memory)
+        invariants.check_stats(self.memory)
+        invariants.check_memlock_conservation(self.users)
+        if not len(self.timeline.deferred):
+            invariants.check_no_orphan(self.memory, self.processes, self._live_bpf())
 
-__all__ = ["PAGE_SIZE", "Kernel", "LedgerLine"]
+    def _live_bpf(self) -> set[tuple[str, int]]:
+        return {("map", bpf_map.id) for bpf_map in self.bpf.maps()} | {
+            ("prog", prog.id) for prog in self.bpf.progs()
+        }
+
+
+def _pages_of(nbytes: int) -> int:
+    if nbytes < 0:
+        raise KernelError(Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"{nbytes} bytes: must be >= 0")
+    return pages_for(nbytes)
+
+
+__all__ = ["Kernel", "LedgerLine", "Receipt"]

@@ -81,7 +81,9 @@ class StructSizes:
     bpf_shtab_bucket: int = 16
     bpf_shtab_elem: int = 48
     bpf_local_storage_map_bucket: int = 16
-    bpf_local_storage_elem_header: int = 64
+    bpf_local_storage_elem_header: int = (
+        64  # offsetof(sdata.data); sizeof (128) until "bpf: Reduce smap->elem_size"
+    )
     bpf_cgroup_storage: int = 104
     bpf_storage_buffer: int = 16
     bpf_event_entry: int = 40
@@ -94,7 +96,7 @@ _STRUCTS_5_10: Final = StructSizes(
     bpf_dtab_netdev=72, bpf_cpu_map=320, bpf_cpu_map_entry=112, xsk_map=320, bpf_stab=320,
     bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320, bpf_local_storage=168,
     bpf_cgroup_storage_map=320, bpf_struct_ops_map=384, bpf_arena=0, bpf_prog=56, bpf_prog_aux=632,
-    bpf_prog_stats=16, file=256,
+    bpf_prog_stats=16, file=256, bpf_local_storage_elem_header=128,
 )  # fmt: skip
 _STRUCTS_5_11: Final = replace(_STRUCTS_5_10, bpf_array_aux=96, bpf_htab=704, bpf_prog_aux=640)
 _STRUCTS_6_1: Final = StructSizes(
@@ -126,6 +128,48 @@ _MAP_TYPES_5_10: Final = frozenset(t for t in MapType if 1 <= t <= MapType.INODE
 _MAP_TYPES_5_11: Final = _MAP_TYPES_5_10 | {MapType.TASK_STORAGE}
 _MAP_TYPES_6_1: Final = _MAP_TYPES_5_11 | {MapType.BLOOM_FILTER, MapType.USER_RINGBUF}
 _MAP_TYPES_6_12: Final = _MAP_TYPES_6_1 | {MapType.CGRP_STORAGE, MapType.ARENA}
+
+
+_WORKINGSET: Final = (
+    "workingset_refault_anon", "workingset_refault_file", "workingset_activate_anon",
+    "workingset_activate_file", "workingset_restore_anon", "workingset_restore_file",
+    "workingset_nodereclaim",
+)  # fmt: skip
+_LRU_AND_SLAB: Final = (
+    "inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable",
+    "slab_reclaimable", "slab_unreclaimable", "slab",
+)  # fmt: skip
+_STAT_5_10: Final = (
+    "anon", "file", "kernel_stack", "percpu", "sock", "shmem", "file_mapped", "file_dirty",
+    "file_writeback", "anon_thp", *_LRU_AND_SLAB, *_WORKINGSET, "pgfault", "pgmajfault", "pgrefill",
+    "pgscan", "pgsteal", "pgactivate", "pgdeactivate", "pglazyfree", "pglazyfreed",
+    "thp_fault_alloc", "thp_collapse_alloc",
+)  # fmt: skip
+_STAT_5_11: Final = (  # pagetables joined in 5.11
+    "anon", "file", "kernel_stack", "pagetables", "percpu", "sock", "shmem", "file_mapped",
+    "file_dirty", "file_writeback", "anon_thp", *_LRU_AND_SLAB, *_WORKINGSET, "pgfault",
+    "pgmajfault", "pgrefill", "pgscan", "pgsteal", "pgactivate", "pgdeactivate", "pglazyfree",
+    "pglazyfreed", "thp_fault_alloc", "thp_collapse_alloc",
+)  # fmt: skip
+_STAT_STATE_6_1: Final = (  # kernel 5.18, vmalloc 5.17, sec_pagetables and zswap 5.19
+    "anon", "file", "kernel", "kernel_stack", "pagetables", "sec_pagetables", "percpu", "sock",
+    "vmalloc", "shmem", "zswap", "zswapped", "file_mapped", "file_dirty", "file_writeback",
+    "swapcached", "anon_thp", "file_thp", "shmem_thp", *_LRU_AND_SLAB, *_WORKINGSET,
+)  # fmt: skip
+_STAT_6_1: Final = (
+    *_STAT_STATE_6_1, "pgscan", "pgsteal", "pgscan_kswapd", "pgscan_direct", "pgsteal_kswapd",
+    "pgsteal_direct", "pgfault", "pgmajfault", "pgrefill", "pgactivate", "pgdeactivate",
+    "pglazyfree", "pglazyfreed", "zswpin", "zswpout", "thp_fault_alloc", "thp_collapse_alloc",
+)  # fmt: skip
+_STAT_6_12: Final = (
+    *_STAT_STATE_6_1, "pgdemote_kswapd", "pgdemote_direct", "pgdemote_khugepaged",
+    "pgpromote_success", "pgscan", "pgsteal", "pgscan_kswapd", "pgscan_direct",
+    "pgscan_khugepaged", "pgsteal_kswapd", "pgsteal_direct", "pgsteal_khugepaged", "pgfault",
+    "pgmajfault", "pgrefill", "pgactivate", "pgdeactivate", "pglazyfree", "pglazyfreed",
+    "swpin_zero", "swpout_zero", "zswpin", "zswpout", "zswpwb", "thp_fault_alloc",
+    "thp_collapse_alloc", "thp_swpout", "thp_swpout_fallback", "numa_pages_migrated",
+    "numa_pte_updates", "numa_hint_faults",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +206,24 @@ class KernelProfile:
     memory_peak_resets: bool = False  # a write resets it for that file (6.12)
     has_memory_reclaim: bool = False  # 5.19
     reclaim_takes_swappiness: bool = False  # 6.9
-    stat_has_kernel: bool = False  # 5.18
-    stat_has_vmalloc: bool = False  # 5.17
-    large_block_pages_retry: bool = (
-        False  # bulk page allocator: a failing first page is tried twice (5.13)
+    memory_stat_lines: tuple[str, ...] = _STAT_5_11  # lines of memory.stat, in order
+    has_cgroup_kill: bool = False  # 5.14
+    has_memory_swap_peak: bool = False  # 6.5
+    cgroup_stat_has_subsystems: bool = False  # nr_subsys_* and nr_dying_subsys_* (6.12)
+    vmalloc_tries_bulk_first: bool = (
+        False  # "mm/vmalloc: switch to bulk allocator in __vmalloc_area_node()" (5.13)
     )
+    high_throttles_inside: bool = (
+        False  # "memcg: synchronously enforce memory.high for large overcharges" (5.18)
+    )
+    memcg_percpu_bytes: tuple[int, ...] = (
+        1064,
+        1064,
+        304,
+        304,
+    )  # a memcg's own, charged to its parent
+    memcg_slab_bytes: tuple[int, ...] = ()
+    vma_slab_bytes: tuple[int, ...] = (200, 88, 64)  # vm_area_struct, anon_vma, anon_vma_chain
 
     # -- who pays
     payer: Payer = Payer.CREATOR
@@ -186,6 +243,23 @@ class KernelProfile:
     task_storage_uses_mem_alloc: bool = False  # 6.4
     mem_alloc_prefill_blocks: bool = False  # prefill with GFP_KERNEL (6.6)
     mem_alloc_percpu_low_watermarks: bool = False  # per-CPU instance: low 1, high 3 (6.8)
+    mem_alloc_reuses_waiting: bool = False  # refill takes objects waiting for RCU first (6.6)
+    lru_target_free_scaled: bool = (
+        False  # "bpf: Adjust free target to avoid global starvation of LRU map" (6.16)
+    )
+    percpu_value_size_checked: bool = (
+        True  # "bpf: Check percpu map value size first" (6.12, 5.10.y)
+    )
+    array_value_limit_bytes: int = (
+        4 << 20
+    )  # KMALLOC_MAX_SIZE; INT_MAX since "bpf: Fix integer overflow..." (5.17)
+    lpm_full_checked_first: bool = (
+        True  # until "bpf: Fix update of full LPM trie" (6.13, stable 6.1.y on)
+    )
+    lpm_ignores_update_flags: bool = (
+        False  # until "bpf: Handle BPF_EXIST and BPF_NOEXIST for LPM trie" (6.13)
+    )
+    queue_entries_checked: bool = False  # "bpf: Check size for queue/stack overflow" (6.5)
     hash_has_elem_count: bool = False  # per-CPU element counter (6.6)
     hash_has_map_locked: bool = False  # eight per-CPU lock counters, 5.11 until 6.15
     hash_of_maps_spare_elements: bool = True  # gone in 6.15
@@ -202,11 +276,51 @@ class KernelProfile:
         True  # unprivileged_bpf_disabled refuses every command (until 5.18)
     )
     fdinfo_has_map_extra: bool = False  # 5.16
-    bpf_attr_map_create_bytes: int = 72
+    has_map_extra: bool = False  # 5.16
+    bpf_attr_bytes: int = 120  # sizeof(union bpf_attr)
+    bpf_attr_map_create_bytes: int = 64  # end of the last MAP_CREATE field
+    wide_batch: bool = False  # batches for per-CPU arrays, LPM tries and maps of maps (5.13 - 5.18)
+    hash_lookup_and_delete: bool = (
+        False  # "bpf: Add lookup_and_delete_elem support to hashtab" (5.14)
+    )
+    freeze_checks_access: bool = False  # freezing needs a writable descriptor, not CAP_BPF (6.5)
     prog_active_percpu: bool = False  # per-CPU recursion counter (5.12)
     prog_image_failure_einval: bool = False  # token rework answers EINVAL for a failed image (6.9)
     verifier_memory_charged: bool = False  # 6.17
     bpf_jit_limit_bytes: int = 528_482_304
+    bpf_jit_always_on: bool = (
+        False  # CONFIG_BPF_JIT_ALWAYS_ON of the build: no interpreter to fall back to
+    )
+    jit_charges_bytes: bool = False  # packs of 64 B chunks, charged in bytes: "bpf: Introduce bpf_prog_pack allocator" (5.18)
+    perf_progs_need_prealloc: bool = True  # until "bpf: Relax the requirement to use preallocated hash maps in tracing progs" (6.1)
+    prog_sys_admin_is_net_admin: bool = True  # program types accept CAP_SYS_ADMIN for CAP_NET_ADMIN
+    sockmap_takes_any_psock: bool = (
+        False  # unix and vsock sockets: "sock_map: Relax config dependency to CONFIG_NET" (5.15)
+    )
+    sockmap_entries_limited: bool = (
+        False  # max_entries <= INT_MAX: "bpf, sockmap: fix map size" (5.16)
+    )
+    bpf_lsm_enabled: bool = (
+        True  # without the BPF LSM inodes have no room for storage (Debian 5.10)
+    )
+    optmem_max_bytes: int = 20_480  # 128 KiB since "net: increase optmem_max default value" (6.7)
+    local_storage_charges_replacement: bool = (
+        False  # the new element before the old one is gone (6.0)
+    )
+    cgroup_storage_value_limit_page: bool = (
+        True  # until "bpf: Relax allowed local storage value size" (5.17)
+    )
+    struct_ops_has_links: bool = (
+        False  # link pointers instead of programs, 6.0; also symbols from 6.12
+    )
+    struct_ops_has_ksyms: bool = False
+    struct_ops_takes_link: bool = False  # BPF_F_LINK and BPF_F_VTYPE_BTF_OBJ_FD (6.4, 6.9)
+    btf_has_records: bool = False  # special fields checked as one record: "bpf: Refactor kptr_off_tab into btf_record" (6.2)
+    struct_ops_needs_parsed_btf: bool = (
+        True  # 524 until a program was loaded; map creation parses it itself from 6.9
+    )
+    prog_info_has_orphaned: bool = False  # bpftool prints it (6.12's, not 6.1's)
+    prog_fdinfo_has_misses: bool = False  # recursion_misses, verified_insns (5.12, 5.16)
 
     @property
     def is_rlimit(self) -> bool:
@@ -220,8 +334,12 @@ _V5_10: Final = KernelProfile(
     model=Model.RLIMIT,
     structs=_STRUCTS_5_10,
     map_types=_MAP_TYPES_5_10,
+    memory_stat_lines=_STAT_5_10,
+    dying_task_forces=False,  # the 5.16 change is in 5.10.y since 5.10.83
+    oom_without_victim_forces=False,
     memlock=Memlock.CHARGED,
     hash_key_limited_to_stack=True,
+    bpf_lsm_enabled=False,
 )
 _V5_11: Final = KernelProfile(
     name="5.11",
@@ -231,6 +349,8 @@ _V5_11: Final = KernelProfile(
     map_types=_MAP_TYPES_5_11,
     hash_has_map_locked=True,
     stack_map_over_allocates=True,
+    percpu_value_size_checked=False,
+    lpm_ignores_update_flags=True,
 )
 _SEED_V5: Final = replace(
     _V5_11, name="seed-v5", release="5.10-rc (series v5)", payer=Payer.UPDATER
@@ -252,9 +372,12 @@ _V6_1: Final = replace(
     has_oom_group_kill_event=True,
     has_memory_peak=True,
     has_memory_reclaim=True,
-    stat_has_kernel=True,
-    stat_has_vmalloc=True,
-    large_block_pages_retry=True,
+    memory_stat_lines=_STAT_6_1,
+    has_cgroup_kill=True,
+    vmalloc_tries_bulk_first=True,
+    high_throttles_inside=True,
+    memcg_percpu_bytes=(1024, 728),
+    vma_slab_bytes=(152, 104, 64),
     map_holds_objcg=True,
     creation_percpu_charged=False,
     elements_nowait=True,
@@ -265,6 +388,23 @@ _V6_1: Final = replace(
     default_memlock_bytes=8 << 20,
     unprivileged_gate_all_commands=False,
     fdinfo_has_map_extra=True,
+    has_map_extra=True,
+    jit_charges_bytes=True,
+    perf_progs_need_prealloc=False,
+    sockmap_takes_any_psock=True,
+    sockmap_entries_limited=True,
+    local_storage_charges_replacement=True,
+    cgroup_storage_value_limit_page=False,
+    struct_ops_has_links=True,
+    prog_fdinfo_has_misses=True,
+    bpf_attr_bytes=144,
+    bpf_attr_map_create_bytes=72,
+    wide_batch=True,
+    hash_lookup_and_delete=True,
+    percpu_value_size_checked=True,
+    lpm_full_checked_first=False,
+    lpm_ignores_update_flags=False,
+    array_value_limit_bytes=(1 << 31) - 1,
     prog_active_percpu=True,
 )
 _V6_12: Final = replace(
@@ -274,6 +414,12 @@ _V6_12: Final = replace(
     structs=_STRUCTS_6_12,
     map_types=_MAP_TYPES_6_12,
     memory_peak_resets=True,
+    memory_stat_lines=_STAT_6_12,
+    has_memory_swap_peak=True,
+    cgroup_stat_has_subsystems=True,
+    memcg_percpu_bytes=(880, 640),
+    memcg_slab_bytes=(2048, 1024),
+    vma_slab_bytes=(176, 40, 104, 64),
     reclaim_takes_swappiness=True,
     task_storage_uses_mem_alloc=True,
     mem_alloc_prefill_blocks=True,
@@ -281,7 +427,19 @@ _V6_12: Final = replace(
     hash_has_elem_count=True,
     memlock=Memlock.USAGE,
     capability_check_central=True,
+    mem_alloc_reuses_waiting=True,
+    lru_target_free_scaled=True,
+    queue_entries_checked=True,
+    freeze_checks_access=True,
+    bpf_attr_bytes=152,
+    bpf_attr_map_create_bytes=80,
     prog_image_failure_einval=True,
+    optmem_max_bytes=131_072,
+    struct_ops_has_ksyms=True,
+    struct_ops_takes_link=True,
+    struct_ops_needs_parsed_btf=False,
+    btf_has_records=True,
+    prog_info_has_orphaned=True,
 )
 _V6_18: Final = replace(
     _V6_12,
@@ -294,6 +452,8 @@ _V6_18: Final = replace(
     hash_has_map_locked=False,
     hash_of_maps_spare_elements=False,
     verifier_memory_charged=True,
+    bpf_attr_bytes=168,
+    bpf_attr_map_create_bytes=92,
 )
 
 PROFILES: Final[dict[str, KernelProfile]] = {

@@ -2,146 +2,36 @@
 
 A charge tries, in this order: the CPU's stock, the counters with a whole batch, the counters with the exact amount,
 then the slow path (reclaim, draining, retries, the OOM killer, force or ENOMEM). What the slow path does depends on
-the allocation flags and on flags of the profile; `charge` is written in the kernel's order.
+the allocation flags and on flags of the profile; `_charge_slow` is written in the kernel's order.
 """
 
 from collections.abc import Callable
-from enum import IntEnum
-from typing import Final, Protocol, final
+from typing import Final, final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.current import Current, KernelContext
+from bpfleet.kernel.mm.memcg import Memcg, MemcgEvent, ObjCgroup, Stat
 from bpfleet.kernel.mm.page_counter import PAGE_COUNTER_MAX, PageCounter
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import bytes_of
 
+__all__ = [
+    "MAX_RECLAIM_RETRIES",
+    "PAGE_ALLOC_COSTLY_ORDER",
+    "Current",
+    "KernelContext",
+    "Memcg",
+    "MemcgEvent",
+    "MemoryController",
+    "ObjCgroup",
+    "Stat",
+]
+
 MAX_RECLAIM_RETRIES: Final = 16
 PAGE_ALLOC_COSTLY_ORDER: Final = 3
-
-
-class MemcgEvent(IntEnum):
-    """Keys of memory.events, in the file's order."""
-
-    LOW = 0
-    HIGH = 1
-    MAX = 2
-    OOM = 3
-    OOM_KILL = 4
-    OOM_GROUP_KILL = 5
-
-
-class Stat(IntEnum):
-    """memory.stat quantities kept per memcg. Slab and percpu are bytes, the others pages."""
-
-    KERNEL_PAGES = 0
-    SLAB_RECLAIMABLE = 1
-    SLAB_UNRECLAIMABLE = 2
-    PERCPU = 3
-    VMALLOC_PAGES = 4
-    ANON_PAGES = 5
-    FILE_PAGES = 6
-    SHMEM_PAGES = 7
-    SOCK_PAGES = 8
-    PGTABLE_PAGES = 9
-    KERNEL_STACK = 10
-
-
-class Current(Protocol):
-    """What the controller needs to know of the running task (or of interrupt context)."""
-
-    @property
-    def pid(self) -> int: ...
-    @property
-    def cpu(self) -> int: ...
-    @property
-    def dying(self) -> bool: ...
-    @property
-    def objcg(self) -> "ObjCgroup | None": ...
-
-
-@final
-class ObjCgroup:
-    """Stands for a memcg in object charges; re-pointed to the parent when the cgroup is removed.
-
-    ``nr_charged_bytes`` are already paid bytes (< one page after a refill) parked outside the CPU's byte stock.
-    """
-
-    __slots__ = ("memcg", "nr_charged_bytes")
-
-    def __init__(self, memcg: "Memcg") -> None:
-        self.memcg = memcg
-        self.nr_charged_bytes = 0
-
-
-@final
-class Memcg:
-    """One memory cgroup. The root (``parent`` None) is never charged.
-
-    ``stat`` is hierarchical: each change is added to all ancestors at once, so a read needs no flush.
-    """
-
-    __slots__ = (
-        "children",
-        "events",
-        "events_local",
-        "memory",
-        "objcg",
-        "online",
-        "oom_group",
-        "parent",
-        "path",
-        "stat",
-        "swap_max_pages",
-    )
-
-    def __init__(self, path: str, parent: "Memcg | None") -> None:
-        self.path = path
-        self.parent: Memcg | None = parent
-        # The root's counter exists but is never charged, so the chain of counters ends below it.
-        above = parent.memory if parent is not None and parent.parent is not None else None
-        self.memory: Final[PageCounter] = PageCounter(above)
-        self.objcg: Final = ObjCgroup(self)
-        self.children: Final[list[Memcg]] = []
-        self.events: Final = [0] * len(MemcgEvent)
-        self.events_local: Final = [0] * len(MemcgEvent)
-        self.stat: Final = [0] * len(Stat)
-        self.oom_group = False
-        self.online = True
-        self.swap_max_pages = PAGE_COUNTER_MAX
-        if parent is not None:
-            parent.children.append(self)
-
-    @property
-    def is_root(self) -> bool:
-        """Whether this is the root memcg, which is not limited and not charged."""
-        return self.parent is None
-
-    @property
-    def usage_bytes(self) -> int:
-        """memory.current: charged pages and the CPUs' stocks, in bytes."""
-        return bytes_of(self.memory.usage)
-
-    @property
-    def limit_bytes(self) -> int | None:
-        """memory.max in bytes, or None for ``max``."""
-        return None if self.memory.max >= PAGE_COUNTER_MAX else bytes_of(self.memory.max)
-
-    def add_stat(self, stat: int, delta: int) -> None:
-        """Adds ``delta`` to a statistic here and on every ancestor."""
-        memcg: Memcg | None = self
-        while memcg is not None:
-            memcg.stat[stat] += delta
-            memcg = memcg.parent
-
-    def raise_event(self, event: int, count: int = 1) -> None:
-        """Counts an event: locally here, hierarchically here and on every ancestor but the root."""
-        self.events_local[event] += count
-        memcg: Memcg | None = self
-        while memcg is not None and memcg.parent is not None:
-            memcg.events[event] += count
-            memcg = memcg.parent
 
 
 @final
@@ -156,14 +46,24 @@ class _CpuStock:
         self.byte_objcg: ObjCgroup | None = None
         self.bytes = 0
 
+    def concerns(self, memcg: Memcg) -> bool:
+        """Whether anything stocked here belongs to ``memcg`` or below it."""
+        if any(
+            p and m.is_descendant_of(memcg) for m, p in zip(self.memcgs, self.pages, strict=True)
+        ):
+            return True
+        objcg = self.byte_objcg
+        return objcg is not None and objcg.memcg.is_descendant_of(memcg)
+
 
 @final
 class MemoryController:
     """Charges pages and bytes to memcgs of one node.
 
-    ``reclaim(memcg, pages, gfp)`` returns pages freed below ``memcg``; ``oom(memcg, order, current)`` returns True when
-    memory can be expected back (a task was killed or is dying), False when there is nobody to kill. Both are wired in
-    by the kernel so that this file knows neither tasks nor the page cache.
+    ``reclaim(memcg, pages, gfp)`` returns pages freed below ``memcg``; ``oom(memcg, order, gfp, current)`` returns True
+    when memory can be expected back (a task was killed or is dying), False when there is nobody to kill;
+    ``throttle(current, gfp)`` makes a task pay for exceeding memory.high. All are wired in by the kernel so that this
+    file knows neither tasks nor the page cache.
 
     Invariant *charge conservation*: a memcg's usage = pages of its live charges and of those below + stocked pages.
     """
@@ -173,11 +73,13 @@ class MemoryController:
         self.root: Final = Memcg("/", None)
         self.batch_pages: Final = profile.memcg_charge_batch
         self.reclaim: Callable[[Memcg, int, int], int] = lambda memcg, pages, gfp: 0
-        self.oom: Callable[[Memcg, int, Current], bool] = lambda memcg, order, current: False
-        self.over_high: Callable[[Memcg, int, int, Current], None] | None = None
-        self.last_failure: KernelError | None = (
-            None  # why the latest charge failed, for callers that undo first
-        )
+        self.oom: Callable[[Memcg, int, int, Current], bool] = lambda memcg, order, gfp, who: False
+        self.throttle: Callable[[Current, int], None] = lambda current, gfp: None
+        self.released: Callable[[Memcg], None] = lambda memcg: None
+        # Why the latest charge failed, for callers that undo first.
+        self.last_failure: KernelError | None = None
+        self.has_high_limits = False  # any memory.high was ever set: spares charges the walk
+        self.dying: Final[list[Memcg]] = []  # removed memcgs that something still refers to
         self._cpus: Final = [_CpuStock() for _ in range(cpus)]
 
     # -- whole pages ---------------------------------------------------------------------------------------------
@@ -198,14 +100,21 @@ class MemoryController:
             batch = pages
             over = memcg.memory.try_charge(pages)
         if over is not None:
-            self._charge_slow(stock, memcg, pages, over, gfp, current)
+            if not self._charge_slow(stock, memcg, pages, over, gfp, current):
+                return
         elif batch > pages:
             self._refill(stock, memcg, batch - pages)
-        if self.over_high is not None:
-            self.over_high(memcg, batch, gfp, current)
+        if self.has_high_limits:
+            self._check_high(memcg, batch, gfp, current)
 
-    def charge_single_pages(self, memcg: Memcg, pages: int, gfp: int, current: Current) -> int:
-        """Charges ``pages`` one by one, as vmalloc does. Returns how many succeeded before the first failure."""
+    def charge_single_pages(
+        self, memcg: Memcg, pages: int, gfp: int, current: Current, *, user_faults: bool = False
+    ) -> int:
+        """Charges ``pages`` one by one. Returns how many succeeded before the first failure.
+
+        With ``user_faults`` each is a page fault of its own: the task returns to user space in between, and pays there
+        for exceeding memory.high.
+        """
         if memcg.parent is None:
             return pages
         stock = self._cpus[current.cpu]
@@ -220,12 +129,32 @@ class MemoryController:
             except KernelError:
                 return done
             done += 1
+            if user_faults and current.dying:
+                return done
+            if user_faults and current.over_high_pages:
+                self.throttle(current, GFP.GFP_KERNEL)
         return done
+
+    def charge_vmalloc_pages(self, memcg: Memcg, pages: int, gfp: int, current: Current) -> int:
+        """Charges the pages of a vmalloc area. Returns how many succeeded before the first failure.
+
+        From 5.13 the first page is asked of the bulk allocator, which does not do accounted pages in bulk: when it
+        fails, the fallback asks for it once more, unless the task has been killed [vm_area_alloc_pages].
+        """
+        done = self.charge_single_pages(memcg, pages, gfp, current)
+        if done or not pages or current.dying or not self.profile.vmalloc_tries_bulk_first:
+            return done
+        return self.charge_single_pages(memcg, pages, gfp, current)
 
     def uncharge_pages(self, memcg: Memcg, pages: int, cpu: int) -> None:
         """Gives ``pages`` back, through the CPU's stock."""
         if memcg.parent is not None and pages:
             self._refill(self._cpus[cpu], memcg, pages)
+
+    def uncharge_direct(self, memcg: Memcg, pages: int) -> None:
+        """Gives user pages back, straight to the counters [uncharge_batch]."""
+        if memcg.parent is not None and pages:
+            memcg.memory.uncharge(pages)
 
     def _charge_slow(
         self,
@@ -235,81 +164,81 @@ class MemoryController:
         over: PageCounter,
         gfp: int,
         current: Current,
-    ) -> None:
+    ) -> bool:
+        """The exact amount did not fit below ``over``. Raises KernelError(ENOMEM).
+
+        Returns True when it was charged through the counters after all, False when from a stock or by force.
+        """
         profile = self.profile
         if profile.atomic_forces_early and gfp & GFP.ATOMIC_BIT:
             memcg.memory.charge(pages)
-            return
-        if profile.dying_task_forces and current.dying:
-            memcg.memory.charge(pages)
-            return
+            return False
         retries = MAX_RECLAIM_RETRIES
         drained = False
         max_event = False
         killed = False
-        while gfp & GFP.DIRECT_RECLAIM:
+        while True:
+            if profile.dying_task_forces and current.dying:
+                memcg.memory.charge(pages)
+                return False
+            if not gfp & GFP.DIRECT_RECLAIM:
+                break
             limited = self._memcg_of(memcg, over)
             limited.raise_event(MemcgEvent.MAX)
             max_event = True
             freed = self.reclaim(limited, pages, gfp)
-            again = limited.memory.margin() >= pages
-            if not again and not drained:
-                self.drain_stocks()
-                drained = again = True
-            elif not again:
-                if gfp & GFP.NORETRY:
+            if limited.memory.margin() >= pages:
+                pass
+            elif not drained:
+                self.drain_stocks(limited)
+                drained = True
+            elif gfp & GFP.NORETRY:
+                break
+            elif freed and pages <= 1 << PAGE_ALLOC_COSTLY_ORDER:
+                pass
+            elif retries:
+                retries -= 1
+            elif gfp & GFP.RETRY_MAYFAIL or (killed and current.dying):
+                break
+            else:
+                verdict = self._oom(limited, pages, gfp, current)
+                if verdict is None:
                     break
-                if freed and pages <= 1 << PAGE_ALLOC_COSTLY_ORDER:
-                    again = True
-                elif retries:
-                    retries -= 1
-                    again = True
-                elif gfp & GFP.RETRY_MAYFAIL or (killed and current.dying):
+                if not verdict:
+                    if profile.oom_without_victim_forces:
+                        memcg.memory.charge(pages)
+                        return False
                     break
-                else:
-                    verdict = self._oom(limited, pages, current)
-                    if verdict is None:
-                        break
-                    if not verdict:
-                        if profile.oom_without_victim_forces:
-                            memcg.memory.charge(pages)
-                            return
-                        break
-                    killed = again = True
-                    retries = MAX_RECLAIM_RETRIES
-            assert again
+                killed = True
+                retries = MAX_RECLAIM_RETRIES
             if self._consume(stock, memcg, pages):
-                return
+                return False
             blocked = memcg.memory.try_charge(pages)
             if blocked is None:
-                return
+                return True
             over = blocked
+        limited = self._memcg_of(memcg, over)
         if gfp & GFP.NOFAIL or (profile.high_forces and gfp & GFP.HIGH):
             if profile.forced_charge_raises_max and not max_event:
-                self._memcg_of(memcg, over).raise_event(MemcgEvent.MAX)
+                limited.raise_event(MemcgEvent.MAX)
             memcg.memory.charge(pages)
-            return
-        limited = self._memcg_of(memcg, over)
-        self.last_failure = KernelError(
-            Errno.ENOMEM,
-            Reason.MEMCG_LIMIT_EXCEEDED,
-            f"memory.max of {limited.path} is {bytes_of(limited.memory.max)} bytes,"
-            f" {bytes_of(limited.memory.usage)} are in use and {bytes_of(pages)} more were asked for",
-            cgroup=limited.path,
-            charged_cgroup=memcg.path,
-            limit_bytes=bytes_of(limited.memory.max),
-            usage_bytes=bytes_of(limited.memory.usage),
-            requested_bytes=bytes_of(pages),
-        )
+            return False
+        self.last_failure = _limit_error(memcg, limited, pages)
         raise self.last_failure
 
-    def _oom(self, limited: Memcg, pages: int, current: Current) -> bool | None:
+    def _oom(self, limited: Memcg, pages: int, gfp: int, current: Current) -> bool | None:
         """True: retry. False: nobody to kill. None: too large an order, no event [mem_cgroup_oom]."""
         order = (pages - 1).bit_length()
         if order > PAGE_ALLOC_COSTLY_ORDER:
             return None
         limited.raise_event(MemcgEvent.OOM)
-        return self.oom(limited, order, current)
+        return self.out_of_memory(limited, order, gfp, current)
+
+    def out_of_memory(self, limited: Memcg, order: int, gfp: int, current: Current) -> bool:
+        """mem_cgroup_out_of_memory: kills nobody when there is room again or the caller is dying already."""
+        if limited.memory.margin() >= 1 << order or current.dying:
+            return True
+        return self.oom(limited, order, gfp, current)
 
     def _memcg_of(self, memcg: Memcg, counter: PageCounter) -> Memcg:
         found: Memcg | None = memcg
@@ -318,6 +247,38 @@ class MemoryController:
                 return found
             found = found.parent
         raise AssertionError(f"no ancestor of {memcg.path} has that counter")
+
+    # -- memory.high ---------------------------------------------------------------------------------------------
+
+    def _check_high(self, memcg: Memcg, batch: int, gfp: int, current: Current) -> None:
+        """Whoever exceeds a memory.high after a charge through the counters owes for it [try_charge, at its end]."""
+        level: Memcg | None = memcg
+        while level is not None and level.parent is not None:
+            if level.memory.usage > level.memory.high:
+                if current.in_task:
+                    current.over_high_pages += batch
+                    current.notify_resume = True
+                else:
+                    self.reclaim_high(level, self.batch_pages, GFP.GFP_KERNEL)
+                break
+            level = level.parent
+        if (
+            self.profile.high_throttles_inside
+            and current.over_high_pages > self.batch_pages
+            and gfp & GFP.DIRECT_RECLAIM
+        ):
+            self.throttle(current, gfp)
+
+    def reclaim_high(self, memcg: Memcg, pages: int, gfp: int) -> int:
+        """One reclaim pass over each level above its memory.high, with one HIGH event each. Returns pages freed."""
+        freed = 0
+        level: Memcg | None = memcg
+        while level is not None and level.parent is not None:
+            if level.memory.usage > level.memory.high:
+                level.raise_event(MemcgEvent.HIGH)
+                freed += self.reclaim(level, pages, gfp)
+            level = level.parent
+        return freed
 
     # -- per-CPU page stock --------------------------------------------------------------------------------------
 
@@ -363,12 +324,17 @@ class MemoryController:
         if pages:
             memcg.memory.uncharge(pages)
 
-    def drain_stocks(self) -> None:
-        """Returns every CPU's stocked pages and bytes to the counters [drain_all_stock]."""
+    def drain_stocks(self, memcg: Memcg | None = None) -> None:
+        """Returns what CPUs hold in stock to the counters.
+
+        With ``memcg``, only CPUs that hold something of it or below are drained; those give up everything they hold
+        [drain_all_stock, drain_local_stock].
+        """
         for stock in self._cpus:
-            self._flush_bytes(stock)
-            while stock.memcgs:
-                self._return_slot(stock, 0)
+            if memcg is None or stock.concerns(memcg):
+                self._flush_bytes(stock)
+                while stock.memcgs:
+                    self._return_slot(stock, 0)
 
     def stocked_pages(self, memcg: Memcg) -> int:
         """Pages of ``memcg`` itself that CPUs hold in stock."""
@@ -395,8 +361,6 @@ class MemoryController:
         Returns how many succeeded before the first failure.
         """
         memcg = objcg.memcg
-        if memcg.parent is None:
-            return count
         stock = self._cpus[current.cpu]
         done = 0
         pages = (size_bytes + PAGE_SIZE - 1) // PAGE_SIZE
@@ -419,8 +383,7 @@ class MemoryController:
 
     def uncharge_bytes(self, objcg: ObjCgroup, size_bytes: int, cpu: int) -> None:
         """Gives bytes back through the CPU's byte stock [obj_cgroup_uncharge]."""
-        if objcg.memcg.parent is not None:
-            self._refill_bytes(self._cpus[cpu], objcg, size_bytes, allow_uncharge=True)
+        self._refill_bytes(self._cpus[cpu], objcg, size_bytes, allow_uncharge=True)
 
     def _refill_bytes(
         self, stock: _CpuStock, objcg: ObjCgroup, size_bytes: int, *, allow_uncharge: bool
@@ -450,24 +413,37 @@ class MemoryController:
         stock.bytes = 0
         stock.byte_objcg = None
 
-    def release_parked(self, objcg: ObjCgroup, cpu: int) -> None:
-        """Gives back whole pages parked on an objcg whose last object has gone [obj_cgroup_release]."""
-        pages = objcg.nr_charged_bytes // PAGE_SIZE
-        if pages and objcg.memcg.parent is not None:
-            objcg.nr_charged_bytes -= pages * PAGE_SIZE
-            self._uncharge_kernel_pages(self._cpus[cpu], objcg.memcg, pages)
+    def retire(self, objcg: ObjCgroup) -> None:
+        """Gives back the whole pages parked on an objcg whose last object has gone [obj_cgroup_release].
+
+        Afterwards nothing is parked on it: every object was charged in whole pages.
+        """
+        for stock in self._cpus:
+            if stock.byte_objcg is objcg:
+                self._flush_bytes(stock)
+        pages, rest = divmod(objcg.nr_charged_bytes, PAGE_SIZE)
+        assert rest == 0, (objcg.memcg.path, objcg.nr_charged_bytes)
+        objcg.nr_charged_bytes = 0
+        objcg.memcg.objcgs.remove(objcg)
+        if pages:
+            self._uncharge_kernel_pages(self._cpus[0], objcg.memcg, pages)
 
     def _uncharge_kernel_pages(self, stock: _CpuStock, memcg: Memcg, pages: int) -> None:
         memcg.add_stat(Stat.KERNEL_PAGES, -pages)
         if memcg.parent is not None:
             self._refill(stock, memcg, pages)
 
-    # -- kernel pages (vmalloc, ring buffers, large kmalloc) -----------------------------------------------------
+    # -- kernel pages (vmalloc, ring buffers, large kmalloc, page tables) ------------------------------------------
 
-    def charge_kernel_pages(self, objcg: ObjCgroup, pages: int, gfp: int, current: Current) -> int:
+    def charge_kernel_pages(
+        self, objcg: ObjCgroup, pages: int, gfp: int, current: Current, *, vmalloc: bool = False
+    ) -> int:
         """Charges order-0 kernel pages one by one. Returns how many succeeded [__memcg_kmem_charge_page]."""
         memcg = objcg.memcg
-        done = self.charge_single_pages(memcg, pages, gfp, current)
+        if vmalloc:
+            done = self.charge_vmalloc_pages(memcg, pages, gfp, current)
+        else:
+            done = self.charge_single_pages(memcg, pages, gfp, current)
         memcg.add_stat(Stat.KERNEL_PAGES, done)
         return done
 
@@ -480,3 +456,92 @@ class MemoryController:
         """Gives kernel pages back."""
         if pages:
             self._uncharge_kernel_pages(self._cpus[cpu], objcg.memcg, pages)
+
+    # -- limits --------------------------------------------------------------------------------------------------
+
+    def set_max(self, memcg: Memcg, pages: int, current: Current) -> None:
+        """memory.max: set at once, then reclaim, then kill until usage fits or nobody is left [memory_max_write].
+
+        Never fails: usage stays above the limit when what is left cannot be freed.
+        """
+        counter = memcg.memory
+        counter.max = pages
+        counter.exceeded_by_rule = counter.usage > pages
+        drained = False
+        fruitless = MAX_RECLAIM_RETRIES
+        while counter.usage > pages and not current.dying:
+            if not drained:
+                self.drain_stocks(memcg)
+                drained = True
+            elif fruitless:
+                if not self.reclaim(memcg, counter.usage - pages, GFP.GFP_KERNEL):
+                    fruitless -= 1
+            else:
+                memcg.raise_event(MemcgEvent.OOM)
+                if not self.out_of_memory(memcg, 0, GFP.GFP_KERNEL, current):
+                    break
+
+    def set_high(self, memcg: Memcg, pages: int, current: Current) -> None:
+        """memory.high: set, then reclaim down to it as far as that goes; never kills [memory_high_write]."""
+        counter = memcg.memory
+        counter.high = pages
+        self.has_high_limits = self.has_high_limits or pages < PAGE_COUNTER_MAX
+        drained = False
+        fruitless = MAX_RECLAIM_RETRIES
+        while counter.usage > pages and not current.dying:
+            if not drained:
+                self.drain_stocks(memcg)
+                drained = True
+            elif not self.reclaim(memcg, counter.usage - pages, GFP.GFP_KERNEL):
+                if not fruitless:
+                    break
+                fruitless -= 1
+
+    # -- a memcg's end -------------------------------------------------------------------------------------------
+
+    def offline(self, memcg: Memcg) -> None:
+        """css offline: stocks are drained and the objcg is re-pointed to the parent [memcg_reparent_objcgs].
+
+        No counter moves: the parents' counters contain the child's pages already.
+        """
+        parent = memcg.parent
+        assert parent is not None, "the root memcg is never removed"
+        assert not memcg.children, memcg.path
+        self.drain_stocks(memcg)
+        memcg.online = False
+        memcg.memory.min = memcg.memory.low = 0
+        memcg.memory.high = PAGE_COUNTER_MAX
+        for objcg in memcg.objcgs:
+            objcg.memcg = parent
+        parent.objcgs.extend(memcg.objcgs)
+        memcg.objcgs.clear()
+        memcg.objcg.detached = True
+        if not memcg.objcg.accounts:
+            self.retire(memcg.objcg)
+        parent.children.remove(memcg)
+        self.dying.append(memcg)
+        self.release_if_unused(memcg)
+
+    def release_if_unused(self, memcg: Memcg) -> None:
+        """Ends a removed memcg that nothing refers to any more; until then it is a zombie."""
+        if memcg.online or memcg.pins or memcg.css_ref.accounts:
+            return
+        self.dying.remove(memcg)
+        self.drain_stocks(memcg)
+        self.released(memcg)
+
+
+def _limit_error(memcg: Memcg, limited: Memcg, pages: int) -> KernelError:
+    """Why ``pages`` more could not be charged to ``memcg``: the limit of ``limited``, itself or above it."""
+    limit_bytes, usage_bytes = bytes_of(limited.memory.max), bytes_of(limited.memory.usage)
+    return KernelError(
+        Errno.ENOMEM,
+        Reason.MEMCG_LIMIT_EXCEEDED,
+        f"memory.max of {limited.path} is {limit_bytes} bytes,"
+        f" {usage_bytes} are in use and {bytes_of(pages)} more were asked for",
+        cgroup=limited.path,
+        charged_cgroup=memcg.path,
+        limit_bytes=limit_bytes,
+        usage_bytes=usage_bytes,
+        requested_bytes=bytes_of(pages),
+    )

@@ -7,12 +7,20 @@ from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.memcontrol import Current, MemoryController, ObjCgroup, Stat
+from bpfleet.kernel.mm.current import Current
+from bpfleet.kernel.mm.memcg import ObjCgroup, Stat
+from bpfleet.kernel.mm.memcontrol import MemoryController
 from bpfleet.kernel.mm.page_alloc import NodeMemory
 from bpfleet.kernel.mm.percpu import percpu_bytes, percpu_charge_bytes
-from bpfleet.kernel.mm.slab import KMALLOC_LARGEST_CLASS, kmalloc_bytes, kmalloc_charge_bytes
+from bpfleet.kernel.mm.slab import (
+    KMALLOC_LARGEST_CLASS,
+    OBJCG_POINTER_BYTES,
+    kmalloc_bytes,
+    kmalloc_charge_bytes,
+)
 from bpfleet.kernel.mm.vmalloc import vmalloc_bytes
 from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.units import bytes_of
 
 KMALLOC_AREA_LIMIT: Final = PAGE_SIZE << 3
 
@@ -25,6 +33,10 @@ class AllocKind(IntEnum):
     PERCPU = 2
     VMALLOC = 3
     PAGES = 4
+    PAGE_TABLE = 5
+    ANON = 6
+    FILE = 7
+    SHMEM = 8
 
 
 @final
@@ -95,11 +107,28 @@ class Block:
         return self.size.charge * self.count if self.account.objcg is not None else 0
 
 
-_STAT_OF_KIND: Final = {
-    AllocKind.SLAB: Stat.SLAB_UNRECLAIMABLE,
-    AllocKind.SLAB_RECLAIMABLE: Stat.SLAB_RECLAIMABLE,
-    AllocKind.PERCPU: Stat.PERCPU,
+_STATS_OF_KIND: Final[dict[AllocKind, tuple[Stat, ...]]] = {
+    AllocKind.SLAB: (Stat.SLAB_UNRECLAIMABLE,),
+    AllocKind.SLAB_RECLAIMABLE: (Stat.SLAB_RECLAIMABLE,),
+    AllocKind.PERCPU: (Stat.PERCPU,),
+    AllocKind.VMALLOC: (Stat.VMALLOC_PAGES,),
+    AllocKind.PAGES: (),
+    AllocKind.PAGE_TABLE: (Stat.PGTABLE_PAGES,),
+    AllocKind.ANON: (Stat.ANON_PAGES,),
+    AllocKind.FILE: (Stat.FILE_PAGES,),
+    AllocKind.SHMEM: (Stat.FILE_PAGES, Stat.SHMEM_PAGES),
 }
+_PAGE_KINDS: Final = frozenset(
+    {
+        AllocKind.VMALLOC,
+        AllocKind.PAGES,
+        AllocKind.PAGE_TABLE,
+        AllocKind.ANON,
+        AllocKind.FILE,
+        AllocKind.SHMEM,
+    }
+)
+_USER_KINDS: Final = frozenset({AllocKind.ANON, AllocKind.FILE, AllocKind.SHMEM})
 
 
 @final
@@ -119,9 +148,9 @@ class Memory:
         self.possible_cpus: Final = possible_cpus
         self.accounts: Final[dict[tuple[Owner, AllocKind, ObjCgroup | None], Account]] = {}
         self.faults: Final[dict[AllocKind, int]] = {}
-        self.charged_bytes_total = (
-            0  # live charges of all accounts; receipts take differences of it
-        )
+        # Live charges of all accounts; receipts take differences of it.
+        self.charged_bytes_total = 0
+        self._last_failure: KernelError | None = None
 
     # -- sizes ---------------------------------------------------------------------------------------------------
 
@@ -130,6 +159,10 @@ class Memory:
         return AllocSize(
             kind, size_bytes, kmalloc_bytes(size_bytes), kmalloc_charge_bytes(size_bytes)
         )
+
+    def cache_size(self, size_bytes: int, kind: AllocKind = AllocKind.SLAB) -> AllocSize:
+        """An object of a named cache: exactly ``size_bytes``, charged with one objcg pointer."""
+        return AllocSize(kind, size_bytes, size_bytes, size_bytes + OBJCG_POINTER_BYTES)
 
     def percpu_size(self, size_bytes: int) -> AllocSize:
         """A per-CPU object of ``size_bytes`` on each possible CPU."""
@@ -144,9 +177,9 @@ class Memory:
         pages_bytes = vmalloc_bytes(size_bytes)
         return AllocSize(AllocKind.VMALLOC, size_bytes, pages_bytes, pages_bytes)
 
-    def page_size(self) -> AllocSize:
+    def page_size(self, kind: AllocKind = AllocKind.PAGES) -> AllocSize:
         """One page from the page allocator."""
-        return AllocSize(AllocKind.PAGES, PAGE_SIZE, PAGE_SIZE, PAGE_SIZE)
+        return AllocSize(kind, PAGE_SIZE, PAGE_SIZE, PAGE_SIZE)
 
     # -- taking and giving ---------------------------------------------------------------------------------------
 
@@ -241,34 +274,47 @@ class Memory:
         """
         if self.faults:
             self._maybe_fault(size.kind)
-        taken = size.taken * count
-        may_block = bool(gfp & GFP.DIRECT_RECLAIM)
-        may_kill = may_block and not gfp & (GFP.NORETRY | GFP.RETRY_MAYFAIL)
-        if not self.node.take(taken, may_reclaim=may_block, may_kill=may_kill):
-            raise KernelError(
-                Errno.ENOMEM,
-                Reason.NODE_OUT_OF_MEMORY,
-                f"{taken} bytes asked for, {self.node.free_bytes} of {self.node.ram_bytes} are free on the node",
-                limit_bytes=self.node.ram_bytes,
-                usage_bytes=self.node.used_bytes,
-                requested_bytes=taken,
-            )
+        if size.kind in _PAGE_KINDS:
+            pages = size.charge // PAGE_SIZE * count
+            done = self._take_pages(account, size.kind, pages, gfp, current)
+            if done < pages:
+                self._return_pages(account, size.kind, done, current.cpu)
+                raise self._failure(size.charge * count)
+        else:
+            self._take_objects(account, size, gfp, current, count)
+        self._enter(account, count, size.taken * count, size.charge * count)
+
+    def fault(self, account: Account, pages: int, gfp: int, current: Current) -> int:
+        """Takes up to ``pages`` single pages, one by one. Returns how many came; `failure` says why no more did.
+
+        Raises KernelError only for an injected fault.
+        """
+        if self.faults:
+            self._maybe_fault(account.kind)
+        done = self._take_pages(account, account.kind, pages, gfp, current)
+        if done:
+            self._enter(account, done, bytes_of(done), bytes_of(done))
+        else:
+            self._forget_if_empty(account)
+        return done
+
+    def failure(self) -> KernelError:
+        """Why the latest `fault` brought fewer pages than asked for."""
+        assert self._last_failure is not None, "nothing failed"
+        return self._last_failure
+
+    def _enter(self, account: Account, count: int, taken_bytes: int, charge_bytes: int) -> None:
+        """Books objects that have been had. An emptied account left the ledger; whoever kept it may use it again."""
         objcg = account.objcg
-        if objcg is not None:
-            try:
-                self._charge(objcg, size, gfp, current, count)
-            except KernelError:
-                self.node.give(taken)
-                raise
-            charge = size.charge * count
-            account.charged_bytes += charge
-            self.charged_bytes_total += charge
-        if (
-            account.count == 0
-        ):  # an emptied account left the ledger; whoever kept it may use it again
+        if account.count == 0:
             self.accounts[(account.owner, account.kind, objcg)] = account
+            if objcg is not None:
+                objcg.accounts += 1
         account.count += count
-        account.taken_bytes += taken
+        account.taken_bytes += taken_bytes
+        if objcg is not None:
+            account.charged_bytes += charge_bytes
+            self.charged_bytes_total += charge_bytes
 
     def give(self, account: Account, size: AllocSize, cpu: int = 0, count: int = 1) -> None:
         """Gives ``count`` objects of ``account`` back."""
@@ -283,57 +329,141 @@ class Memory:
             self.charged_bytes_total -= charge
             self._uncharge(objcg, size, cpu, count)
         if account.count == 0:
-            del self.accounts[(account.owner, account.kind, objcg)]
+            self._leave(account)
 
-    # -- charging by kind ----------------------------------------------------------------------------------------
+    def _leave(self, account: Account) -> None:
+        """Takes an emptied account off the ledger, and lets go of a removed cgroup it was the last to hold."""
+        objcg = account.objcg
+        del self.accounts[(account.owner, account.kind, objcg)]
+        if objcg is None:
+            return
+        objcg.accounts -= 1
+        if objcg.accounts:
+            return
+        if objcg.detached:
+            self.controller.retire(objcg)
+        elif not objcg.memcg.online:
+            self.controller.release_if_unused(objcg.memcg)
 
-    def _charge(
+    # -- pages: each is had from RAM, then charged ---------------------------------------------------------------
+
+    def _take_pages(
+        self, account: Account, kind: AllocKind, pages: int, gfp: int, current: Current
+    ) -> int:
+        """Takes and charges pages until the first failure, whose reason it keeps. Returns how many."""
+        node, objcg = self.node, account.objcg
+        done = 0
+        while done < pages:
+            step = min(pages - done, max(node.free_pages, 1))
+            if not node.take(bytes_of(step), gfp, current):
+                self._last_failure = self._out_of_ram(bytes_of(pages - done))
+                return done
+            got = step if objcg is None else self._charge_pages(objcg, kind, step, gfp, current)
+            done += got
+            if got < step:
+                node.give(bytes_of(step - got))
+                self._last_failure = self.controller.last_failure or self._last_failure
+                return done
+        return done
+
+    def _charge_pages(
+        self, objcg: ObjCgroup, kind: AllocKind, pages: int, gfp: int, current: Current
+    ) -> int:
+        controller, memcg = self.controller, objcg.memcg
+        if kind in _USER_KINDS:
+            faults = kind != AllocKind.FILE
+            done = controller.charge_single_pages(memcg, pages, gfp, current, user_faults=faults)
+        else:
+            vmalloc = kind == AllocKind.VMALLOC
+            done = controller.charge_kernel_pages(objcg, pages, gfp, current, vmalloc=vmalloc)
+        for stat in _STATS_OF_KIND[kind]:
+            memcg.add_stat(stat, done)
+        return done
+
+    def _return_pages(self, account: Account, kind: AllocKind, pages: int, cpu: int) -> None:
+        """Undoes `_take_pages` for an allocation that came only in part."""
+        if pages:
+            self.node.give(bytes_of(pages))
+            if account.objcg is not None:
+                self._uncharge_pages(account.objcg, kind, pages, cpu)
+        self._forget_if_empty(account)
+
+    def _uncharge_pages(self, objcg: ObjCgroup, kind: AllocKind, pages: int, cpu: int) -> None:
+        for stat in _STATS_OF_KIND[kind]:
+            objcg.memcg.add_stat(stat, -pages)
+        if kind in _USER_KINDS:
+            self.controller.uncharge_direct(objcg.memcg, pages)
+        else:
+            self.controller.uncharge_kernel_pages(objcg, pages, cpu)
+
+    # -- objects: charged by bytes, or in one piece when they are larger than a slab -------------------------------
+
+    def _take_objects(
+        self, account: Account, size: AllocSize, gfp: int, current: Current, count: int
+    ) -> None:
+        if not self.node.take(size.taken * count, gfp, current):
+            self._forget_if_empty(account)
+            raise self._out_of_ram(size.taken * count)
+        objcg = account.objcg
+        if objcg is None:
+            return
+        try:
+            self._charge_objects(objcg, size, gfp, current, count)
+        except KernelError:
+            self.node.give(size.taken * count)
+            self._forget_if_empty(account)
+            raise
+
+    def _charge_objects(
         self, objcg: ObjCgroup, size: AllocSize, gfp: int, current: Current, count: int
     ) -> None:
-        """Charges ``count`` objects as their allocator does; on failure uncharges what went through and raises."""
+        """Charges ``count`` objects one after the other; on failure uncharges what went through and raises."""
         controller = self.controller
-        if size.kind == AllocKind.VMALLOC:
-            pages = size.charge // PAGE_SIZE * count
-            done = controller.charge_kernel_pages(objcg, pages, gfp, current)
-            if done < pages:
-                controller.uncharge_kernel_pages(objcg, done, current.cpu)
-                raise self._limit_error(objcg, size.charge * count)
-            objcg.memcg.add_stat(Stat.VMALLOC_PAGES, pages)
-        elif size.kind == AllocKind.PAGES:
-            done = controller.charge_kernel_pages(objcg, count, gfp, current)
-            if done < count:
-                controller.uncharge_kernel_pages(objcg, done, current.cpu)
-                raise self._limit_error(objcg, size.charge * count)
-        elif size.requested > KMALLOC_LARGEST_CLASS and size.kind != AllocKind.PERCPU:
+        if size.requested > KMALLOC_LARGEST_CLASS and size.kind != AllocKind.PERCPU:
             assert count == 1, "large kmalloc objects are taken one at a time"
             controller.charge_kernel_block(objcg, size.charge // PAGE_SIZE, gfp, current)
-            objcg.memcg.add_stat(_STAT_OF_KIND[size.kind], size.charge)
         else:
             done = controller.charge_bytes(objcg, size.charge, count, gfp, current)
             if done < count:
                 if done:
                     controller.uncharge_bytes(objcg, size.charge * done, current.cpu)
-                raise self._limit_error(objcg, size.charge * count)
-            objcg.memcg.add_stat(_STAT_OF_KIND[size.kind], size.charge * count)
+                self._last_failure = controller.last_failure
+                raise self._failure(size.charge * count)
+        for stat in _STATS_OF_KIND[size.kind]:
+            objcg.memcg.add_stat(stat, size.charge * count)
 
     def _uncharge(self, objcg: ObjCgroup, size: AllocSize, cpu: int, count: int) -> None:
-        controller = self.controller
         charge = size.charge * count
-        if size.kind == AllocKind.VMALLOC:
-            objcg.memcg.add_stat(Stat.VMALLOC_PAGES, -(charge // PAGE_SIZE))
-            controller.uncharge_kernel_pages(objcg, charge // PAGE_SIZE, cpu)
-        elif size.kind == AllocKind.PAGES:
-            controller.uncharge_kernel_pages(objcg, count, cpu)
-        elif size.requested > KMALLOC_LARGEST_CLASS and size.kind != AllocKind.PERCPU:
-            objcg.memcg.add_stat(_STAT_OF_KIND[size.kind], -charge)
-            controller.uncharge_kernel_pages(objcg, charge // PAGE_SIZE, cpu)
+        if size.kind in _PAGE_KINDS:
+            self._uncharge_pages(objcg, size.kind, charge // PAGE_SIZE, cpu)
+            return
+        for stat in _STATS_OF_KIND[size.kind]:
+            objcg.memcg.add_stat(stat, -charge)
+        if size.requested > KMALLOC_LARGEST_CLASS and size.kind != AllocKind.PERCPU:
+            self.controller.uncharge_kernel_pages(objcg, charge // PAGE_SIZE, cpu)
         else:
-            objcg.memcg.add_stat(_STAT_OF_KIND[size.kind], -charge)
-            controller.uncharge_bytes(objcg, charge, cpu)
+            self.controller.uncharge_bytes(objcg, charge, cpu)
 
-    def _limit_error(self, objcg: ObjCgroup, requested_bytes: int) -> KernelError:
-        error = self.controller.last_failure
-        assert error is not None, "a charge failed without a reason"
+    def _forget_if_empty(self, account: Account) -> None:
+        if not account.count:
+            self.accounts.pop((account.owner, account.kind, account.objcg), None)
+
+    # -- reasons -------------------------------------------------------------------------------------------------
+
+    def _out_of_ram(self, requested_bytes: int) -> KernelError:
+        node = self.node
+        return KernelError(
+            Errno.ENOMEM,
+            Reason.NODE_OUT_OF_MEMORY,
+            f"{requested_bytes} bytes asked for, {node.free_bytes} of {node.ram_bytes} are free on the node",
+            limit_bytes=node.ram_bytes,
+            usage_bytes=node.used_bytes,
+            requested_bytes=requested_bytes,
+        )
+
+    def _failure(self, requested_bytes: int) -> KernelError:
+        """The latest failure, told of the whole request rather than the page that failed."""
+        error = self.failure()
         return KernelError(
             error.errno,
             error.reason,

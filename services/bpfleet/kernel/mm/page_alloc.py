@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Final, final
 
+from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.current import Current
+
 
 @final
 class NodeMemory:
     """RAM of a node in bytes. Every allocation, charged to a memcg or not, takes from it.
 
-    ``reclaim(bytes)`` returns bytes freed node-wide; ``oom(order)`` returns True when a task was killed. Both are wired
-    in by the kernel.
+    ``reclaim(bytes)`` returns bytes freed node-wide; ``oom(gfp, current)`` returns True when a task was killed. Both
+    are wired in by the kernel.
     """
 
     __slots__ = ("oom", "ram_bytes", "reclaim", "used_bytes")
@@ -18,22 +22,39 @@ class NodeMemory:
         self.ram_bytes: Final = ram_bytes
         self.used_bytes = 0
         self.reclaim: Callable[[int], int] = lambda wanted: 0
-        self.oom: Callable[[int], bool] = lambda order: False
+        self.oom: Callable[[int, Current], bool] = lambda gfp, current: False
 
     @property
     def free_bytes(self) -> int:
         """RAM nobody holds."""
         return self.ram_bytes - self.used_bytes
 
-    def take(self, size_bytes: int, *, may_reclaim: bool, may_kill: bool) -> bool:
-        """Takes ``size_bytes``; False when they cannot be had even after what the flags allow."""
-        while self.used_bytes + size_bytes > self.ram_bytes:
-            if may_reclaim and self.reclaim(self.used_bytes + size_bytes - self.ram_bytes):
-                continue
-            if may_kill and self.oom(0):
-                continue
+    @property
+    def free_pages(self) -> int:
+        """Whole free pages."""
+        return self.free_bytes // PAGE_SIZE
+
+    def take(self, size_bytes: int, gfp: int, current: Current) -> bool:
+        """Takes ``size_bytes``; False when they cannot be had even after what the flags allow.
+
+        Blocking requests reclaim; those that may not fail quietly invoke the OOM killer until they fit, nobody is left,
+        or the caller itself has been killed [__alloc_pages_slowpath, __alloc_pages_may_oom].
+        """
+        if self.used_bytes + size_bytes > self.ram_bytes and not self._make_room(
+            size_bytes, gfp, current
+        ):
             return False
         self.used_bytes += size_bytes
+        return True
+
+    def _make_room(self, size_bytes: int, gfp: int, current: Current) -> bool:
+        may_block = bool(gfp & GFP.DIRECT_RECLAIM)
+        may_kill = may_block and not gfp & (GFP.NORETRY | GFP.RETRY_MAYFAIL)
+        while (missing := self.used_bytes + size_bytes - self.ram_bytes) > 0:
+            if may_block and self.reclaim(missing):
+                continue
+            if not may_kill or current.dying or not self.oom(gfp, current):
+                return False
         return True
 
     def give(self, size_bytes: int) -> None:

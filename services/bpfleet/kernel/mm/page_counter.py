@@ -13,7 +13,17 @@ class PageCounter:
     Invariant *limit*: usage <= max, except after a forced charge or a lowered limit.
     """
 
-    __slots__ = ("failcnt", "high", "low", "max", "min", "parent", "usage", "watermark")
+    __slots__ = (
+        "exceeded_by_rule",
+        "failcnt",
+        "high",
+        "low",
+        "max",
+        "min",
+        "parent",
+        "usage",
+        "watermark",
+    )
 
     def __init__(self, parent: "PageCounter | None" = None) -> None:
         self.parent: PageCounter | None = parent
@@ -24,6 +34,7 @@ class PageCounter:
         self.max = PAGE_COUNTER_MAX
         self.watermark = 0
         self.failcnt = 0
+        self.exceeded_by_rule = False  # a forced charge or a lowered limit put usage above max
 
     def try_charge(self, pages: int) -> "PageCounter | None":
         """Adds ``pages`` here and above, or nowhere. Returns the first counter whose max stood in the way."""
@@ -50,6 +61,8 @@ class PageCounter:
             counter.usage += pages
             if counter.usage > counter.watermark:
                 counter.watermark = counter.usage
+            if counter.usage > counter.max:
+                counter.exceeded_by_rule = True
             counter = counter.parent
 
     def uncharge(self, pages: int) -> None:

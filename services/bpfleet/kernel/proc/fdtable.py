@@ -4,8 +4,7 @@ from typing import Final, final
 
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.memory import AllocKind, AllocSize, Memory, Owner
-from bpfleet.kernel.mm.slab import OBJCG_POINTER_BYTES
+from bpfleet.kernel.mm.memory import AllocKind, Memory, Owner
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 
@@ -17,8 +16,8 @@ class FileTable:
     def __init__(self, memory: Memory) -> None:
         structs = memory.profile.structs
         self._memory: Final = memory
-        self._file_size: Final = _cache(AllocKind.SLAB, structs.file)
-        self._dentry_size: Final = _cache(AllocKind.SLAB_RECLAIMABLE, structs.dentry)
+        self._file_size: Final = memory.cache_size(structs.file)
+        self._dentry_size: Final = memory.cache_size(structs.dentry, AllocKind.SLAB_RECLAIMABLE)
 
     def open(self, task: Task, file: File, owner: Owner) -> int:
         """Charges the file to ``task`` and gives it a descriptor. Raises EMFILE or ENOMEM, then nothing is left.
@@ -53,8 +52,3 @@ class FileTable:
     def _free_blocks(self, file: File, cpu: int) -> None:
         while file.blocks:
             self._memory.free(file.blocks.pop(), cpu)
-
-
-def _cache(kind: AllocKind, size_bytes: int) -> AllocSize:
-    """A named cache: objects of exactly ``size_bytes``, charged with one objcg pointer each."""
-    return AllocSize(kind, size_bytes, size_bytes, size_bytes + OBJCG_POINTER_BYTES)

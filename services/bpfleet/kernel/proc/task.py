@@ -1,6 +1,6 @@
 """A task: credentials, limits, descriptors and the memory its page faults brought in [include/linux/sched.h]."""
 
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.errno import Errno
@@ -8,11 +8,13 @@ from bpfleet.abi.limits import RLIMIT_NOFILE_DEFAULT
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
+from bpfleet.kernel.proc.address_space import AddressSpace
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.user import User
 from bpfleet.kernel.units import bytes_of
 
 FIRST_FD: Final = 3
+RLIMIT_NOFILE_HARD: Final = 4096  # INR_OPEN_MAX
 
 
 @final
@@ -24,12 +26,13 @@ class Task:
 
     __slots__ = (
         "alive",
-        "anon_pages",
+        "bpf_storage",
         "caps",
         "cgroup",
         "comm",
         "cpu",
         "dying",
+        "dying_reason",
         "euid",
         "exit_reason",
         "exit_status",
@@ -37,13 +40,23 @@ class Task:
         "kmem_accounting",
         "memlock_hard_bytes",
         "memlock_soft_bytes",
+        "mm",
         "next_fd",
         "nofile",
+        "nofile_hard",
+        "notify_resume",
         "oom_score_adj",
+        "over_high_pages",
+        "permitted",
         "pid",
+        "pinned_vm_pages",
+        "stall_ns",
+        "start_ns",
         "uid",
         "user",
     )
+
+    in_task: ClassVar[bool] = True  # as opposed to interrupt context
 
     def __init__(
         self,
@@ -51,6 +64,7 @@ class Task:
         user: User,
         caps: frozenset[Capability],
         cgroup: Cgroup,
+        mm: AddressSpace,
         *,
         memlock_soft_bytes: int,
         memlock_hard_bytes: int,
@@ -63,20 +77,29 @@ class Task:
         self.user = user
         self.uid = user.uid
         self.euid = user.uid
-        self.caps = caps
+        self.caps = caps  # the effective set
+        self.permitted = caps
         self.cgroup = cgroup
         self.memlock_soft_bytes = memlock_soft_bytes
         self.memlock_hard_bytes = memlock_hard_bytes
         self.nofile = RLIMIT_NOFILE_DEFAULT
+        self.nofile_hard = RLIMIT_NOFILE_HARD
         self.oom_score_adj = oom_score_adj
         self.comm = comm
         self.cpu = cpu
         self.kmem_accounting: Final = kmem_accounting
         self.fds: Final[dict[int, File]] = {}
         self.next_fd = FIRST_FD
-        self.anon_pages = 0
+        self.mm: Final = mm
+        self.pinned_vm_pages = 0
+        self.notify_resume = False  # something waits for the return to user space: see Kernel.leave
+        self.over_high_pages = 0
+        self.stall_ns = 0
+        self.start_ns = 0
+        self.bpf_storage: object | None = None  # kernel/bpf hangs this task's local storage here
         self.alive = True
-        self.dying = False
+        self.dying = False  # SIGKILL is pending; the task ends when it returns to user space
+        self.dying_reason = ""
         self.exit_reason = ""
         self.exit_status = 0
 
@@ -90,8 +113,8 @@ class Task:
 
     @property
     def rss_bytes(self) -> int:
-        """Resident anonymous memory."""
-        return bytes_of(self.anon_pages)
+        """Resident user memory: anonymous and shared."""
+        return bytes_of(self.mm.rss_pages)
 
     def has(self, capability: Capability) -> bool:
         """capable(): whether the capability is in the effective set."""
@@ -104,6 +127,12 @@ class Task:
     def perfmon_capable(self) -> bool:
         """CAP_PERFMON or CAP_SYS_ADMIN [perfmon_capable]."""
         return Capability.PERFMON in self.caps or Capability.SYS_ADMIN in self.caps
+
+    def sigkill(self, reason: str) -> None:
+        """Makes SIGKILL pending: the task ends when it next returns to user space."""
+        self.dying = True
+        self.dying_reason = self.dying_reason or reason
+        self.notify_resume = True
 
     def file(self, fd: int) -> File:
         """What descriptor ``fd`` refers to. Raises EBADF."""

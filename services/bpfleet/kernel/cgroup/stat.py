@@ -1,0 +1,53 @@
+"""memory.stat: which lines a kernel has, in its order, and where their numbers come from [memory_stats[]]."""
+
+from collections.abc import Callable
+from typing import Final
+
+from bpfleet.kernel.mm.memcg import Memcg, Stat
+from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.units import bytes_of
+
+_ZERO: Final[Callable[[list[int]], int]] = lambda stat: 0  # noqa: E731
+
+
+def _pages(which: Stat) -> Callable[[list[int]], int]:
+    return lambda stat: bytes_of(stat[which])
+
+
+def _plain(which: Stat) -> Callable[[list[int]], int]:
+    return lambda stat: stat[which]
+
+
+# What a line reads. Lines not listed are 0 here: huge pages, swap, writeback, working-set detection and NUMA
+# balancing are not modelled.
+_SOURCES: Final[dict[str, Callable[[list[int]], int]]] = {
+    "anon": _pages(Stat.ANON_PAGES),
+    "file": _pages(Stat.FILE_PAGES),
+    "kernel": _pages(Stat.KERNEL_PAGES),
+    "pagetables": _pages(Stat.PGTABLE_PAGES),
+    "percpu": _plain(Stat.PERCPU),
+    "vmalloc": _pages(Stat.VMALLOC_PAGES),
+    "shmem": _pages(Stat.SHMEM_PAGES),
+    # Without swap, anonymous and shared pages age on the inactive list only when reclaim looks at them.
+    "inactive_anon": lambda stat: bytes_of(stat[Stat.ANON_PAGES] + stat[Stat.SHMEM_PAGES]),
+    "inactive_file": lambda stat: bytes_of(
+        stat[Stat.FILE_PAGES] - stat[Stat.SHMEM_PAGES] - stat[Stat.ACTIVE_FILE_PAGES]
+    ),
+    "active_file": _pages(Stat.ACTIVE_FILE_PAGES),
+    "slab_reclaimable": _plain(Stat.SLAB_RECLAIMABLE),
+    "slab_unreclaimable": _plain(Stat.SLAB_UNRECLAIMABLE),
+    "slab": lambda stat: stat[Stat.SLAB_RECLAIMABLE] + stat[Stat.SLAB_UNRECLAIMABLE],
+    "pgfault": _plain(Stat.PGFAULT),
+    "pgscan": _plain(Stat.PGSCAN),
+    "pgsteal": _plain(Stat.PGSTEAL),
+    "pgscan_direct": _plain(Stat.PGSCAN),
+    "pgsteal_direct": _plain(Stat.PGSTEAL),
+}
+
+
+def memory_stat_text(memcg: Memcg, profile: KernelProfile) -> str:
+    """The whole file."""
+    stat = memcg.stat
+    return "".join(
+        f"{name} {_SOURCES.get(name, _ZERO)(stat)}\n" for name in profile.memory_stat_lines
+    )

@@ -1,0 +1,101 @@
+"""Conservation laws over all subsystems of a node, by the names of docs/ARCHITECTURE.md. A breach is our bug."""
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Final
+
+from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.kernel.cgroup.tree import CgroupTree
+from bpfleet.kernel.mm.memcg import Memcg
+from bpfleet.kernel.mm.memory import Memory
+from bpfleet.kernel.proc.processes import Processes
+from bpfleet.kernel.proc.user import UserTable
+from bpfleet.kernel.units import bytes_of
+
+BPF_KINDS: Final = frozenset({"map", "prog", "btf"})
+
+
+def check_single_owner(memory: Memory) -> None:
+    """*single owner*: every ledger line holds something, and all of them together are the RAM in use."""
+    taken = 0
+    for (owner, kind, objcg), account in memory.accounts.items():
+        assert (account.owner, account.kind, account.objcg) == (owner, kind, objcg), owner
+        assert account.count > 0 or not account.charged_bytes, (owner, kind, account.count)
+        assert account.taken_bytes >= 0, (owner, kind, account.taken_bytes)
+        taken += account.taken_bytes
+    assert taken == memory.node.used_bytes, (taken, memory.node.used_bytes)
+    assert memory.node.used_bytes <= memory.node.ram_bytes, memory.node.used_bytes
+
+
+def check_charge_conservation(memory: Memory, cgroups: CgroupTree) -> None:
+    """*charge conservation*: usage = live charges of the memcg and below + what CPUs hold in stock for them."""
+    controller = memory.controller
+    own: Counter[Memcg] = Counter()
+    lines: Counter[int] = Counter()
+    for account in memory.accounts.values():
+        if account.objcg is not None and account.count:
+            own[account.objcg.memcg] += account.charged_bytes
+            lines[id(account.objcg)] += 1
+    known = [controller.root, *controller.dying, *controller.root.pre_order()[1:]]
+    for memcg in known:
+        own[memcg] += bytes_of(controller.stocked_pages(memcg))
+        own[memcg] += sum(controller.stocked_bytes(objcg) for objcg in memcg.objcgs)
+        for objcg in (*memcg.objcgs, memcg.css_ref):
+            assert objcg.memcg is memcg, (objcg.memcg.path, memcg.path)
+            assert objcg.accounts == lines[id(objcg)], (memcg.path, objcg.accounts)
+    for memcg in known[1:]:
+        if memcg.online:
+            expected = sum(held for other, held in own.items() if other.is_descendant_of(memcg))
+            assert bytes_of(memcg.memory.usage) == expected, (
+                f"charge conservation: {memcg.path} counts {bytes_of(memcg.memory.usage)} bytes, its charges are {expected}"
+            )
+    assert all(cgroup.memcg.online for cgroup in cgroups.root.pre_order()), (
+        "a cgroup lost its memcg"
+    )
+
+
+def check_hierarchy(memory: Memory) -> None:
+    """*hierarchy*: no memcg counts less than its children together."""
+    for memcg in memory.controller.root.pre_order()[1:]:
+        below = sum(child.memory.usage for child in memcg.children)
+        assert memcg.memory.usage >= below, (memcg.path, memcg.memory.usage, below)
+
+
+def check_limit(memory: Memory) -> None:
+    """*limit*: usage <= max, except after a forced charge or a limit set below usage."""
+    for memcg in memory.controller.root.pre_order()[1:]:
+        counter = memcg.memory
+        if counter.usage <= counter.max:
+            counter.exceeded_by_rule = False
+        assert counter.usage <= counter.max or counter.exceeded_by_rule, (
+            f"limit: {memcg.path} uses {bytes_of(counter.usage)} of {bytes_of(counter.max)} bytes"
+        )
+
+
+def check_memlock_conservation(users: UserTable) -> None:
+    """*memlock conservation*: a user's counter = what its holders hold + what has leaked."""
+    for user in users.all():
+        held = sum(user.holders.values()) + user.leaked_pages
+        assert user.locked_vm_pages == held, (user.uid, user.locked_vm_pages, held)
+
+
+def check_no_orphan(
+    memory: Memory, processes: Processes, live_bpf: Collection[tuple[str, int]]
+) -> None:
+    """*no orphan*: with no work deferred, what is charged belongs to something that exists.
+
+    ``live_bpf`` are the (kind, id) of all maps and programs there are.
+    """
+    for account in memory.accounts.values():
+        owner = account.owner
+        if owner.kind in BPF_KINDS and account.count:
+            assert (owner.kind, owner.ident) in live_bpf, f"{owner} is gone but still holds memory"
+        if owner.kind == "process" and account.count:
+            processes.find(owner.ident)
+
+
+def check_stats(memory: Memory) -> None:
+    """*charge conservation*, of memory.stat: the kernel field is never below what its parts sum to, beyond a page."""
+    for memcg in memory.controller.root.pre_order()[1:]:
+        assert all(value >= 0 for value in memcg.stat), (memcg.path, memcg.stat)
+        assert memcg.usage_bytes % PAGE_SIZE == 0, memcg.usage_bytes

@@ -1,0 +1,153 @@
+"""The user memory of one process: anonymous, file and shared pages with their page tables [mm/memory.c, mm/mmap.c]."""
+
+from typing import Final, final
+
+from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.current import Current
+from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup, Stat
+from bpfleet.kernel.mm.memory import Account, AllocKind, AllocSize, Block, Memory, Owner
+
+PAGES_PER_TABLE: Final = 512
+
+
+@final
+class AddressSpace:
+    """struct mm_struct, as far as it costs memory. Quantities are pages.
+
+    Pages stay charged to the memcg that was current when they were faulted in, also after the process has moved.
+    One mapping of each kind is modelled; it grows at its end and shrinks from there, so the newest pages go first.
+    A started process has page tables for its first pages already: one more comes with each further 512.
+    """
+
+    __slots__ = ("_memory", "_owner", "_page", "_segments", "_tables", "_vma", "pages", "total_vm")
+
+    def __init__(self, memory: Memory, owner: Owner) -> None:
+        self._memory: Final = memory
+        self._owner: Final = owner
+        self._page: Final[dict[AllocKind, AllocSize]] = {
+            kind: memory.page_size(kind) for kind in (AllocKind.ANON, AllocKind.SHMEM)
+        }
+        self._segments: Final[dict[AllocKind, list[Account]]] = {
+            AllocKind.ANON: [],
+            AllocKind.SHMEM: [],
+        }
+        self._tables: Final[list[Block]] = []
+        self._vma: Final[dict[AllocKind, list[Block]]] = {}
+        self.pages: Final[dict[AllocKind, int]] = {AllocKind.ANON: 0, AllocKind.SHMEM: 0}
+        self.total_vm = 0
+
+    @property
+    def anon_pages(self) -> int:
+        """Resident anonymous pages."""
+        return self.pages[AllocKind.ANON]
+
+    @property
+    def shmem_pages(self) -> int:
+        """Resident shared pages (tmpfs, shared anonymous memory) this process brought in."""
+        return self.pages[AllocKind.SHMEM]
+
+    @property
+    def rss_pages(self) -> int:
+        """Resident pages of all kinds."""
+        return self.anon_pages + self.shmem_pages
+
+    @property
+    def pgtable_pages(self) -> int:
+        """Page-table pages beyond those every process starts with."""
+        return len(self._tables)
+
+    # -- growing -------------------------------------------------------------------------------------------------
+
+    def fault_in(
+        self, kind: AllocKind, pages: int, memcg: Memcg, objcg: ObjCgroup | None, current: Current
+    ) -> int:
+        """Touches ``pages`` further pages, one fault each. Returns how many came.
+
+        Fewer than asked for: `Memory.failure` says why; then the process has been killed, or nobody could be and the
+        fault is repeated for ever. Raises KernelError(ENOMEM) when the mapping itself cannot be had.
+        """
+        if not self._vma.get(kind):
+            self._vma[kind] = self._map(objcg, current)
+        payer = memcg.css_ref if memcg.parent is not None else None
+        account = self._memory.account(self._owner, kind, payer)
+        done = 0
+        while done < pages:
+            room = PAGES_PER_TABLE - self.rss_pages % PAGES_PER_TABLE
+            if room == PAGES_PER_TABLE and self.rss_pages and not self._add_table(objcg, current):
+                break
+            wanted = min(room, pages - done)
+            got = self._memory.fault(account, wanted, GFP.GFP_KERNEL, current)
+            if got:
+                self._grow(kind, account, got)
+            done += got
+            if got < wanted:
+                break
+        if done:
+            memcg.add_stat(Stat.PGFAULT, done)
+        return done
+
+    def _grow(self, kind: AllocKind, account: Account, pages: int) -> None:
+        segments = self._segments[kind]
+        if account not in segments:
+            segments.append(account)
+        self.pages[kind] += pages
+        self.total_vm += pages
+
+    def _map(self, objcg: ObjCgroup | None, current: Current) -> list[Block]:
+        """mmap(2) of a new area: its structures. Raises KernelError(ENOMEM), leaving nothing."""
+        memory = self._memory
+        blocks: list[Block] = []
+        try:
+            for size in memory.profile.vma_slab_bytes:
+                account = memory.account(self._owner, AllocKind.SLAB, objcg)
+                blocks.append(
+                    memory.take_block(
+                        account, memory.cache_size(size), GFP.GFP_KERNEL_ACCOUNT, current
+                    )
+                )
+        except KernelError:
+            self._free(blocks, current.cpu)
+            raise
+        return blocks
+
+    def _add_table(self, objcg: ObjCgroup | None, current: Current) -> bool:
+        """A page table for the next 512 pages; False when it cannot be had (`Memory.failure` says why)."""
+        memory = self._memory
+        account = memory.account(self._owner, AllocKind.PAGE_TABLE, objcg)
+        if not memory.fault(account, 1, GFP.GFP_PAGE_TABLE, current):
+            return False
+        self._tables.append(Block(account, memory.page_size(AllocKind.PAGE_TABLE), 1))
+        return True
+
+    # -- shrinking -----------------------------------------------------------------------------------------------
+
+    def release(self, kind: AllocKind, pages: int, cpu: int) -> int:
+        """Gives up to ``pages`` of the newest pages of a kind back, and page tables no longer needed. Returns pages."""
+        left = min(pages, self.pages[kind])
+        released = left
+        segments = self._segments[kind]
+        while left:
+            account = segments[-1]
+            step = min(left, account.count)
+            self._memory.give(account, self._page[kind], cpu, step)
+            self.pages[kind] -= step
+            self.total_vm -= step
+            left -= step
+            if not account.count:
+                segments.pop()
+        while self._tables and self.rss_pages <= len(self._tables) * PAGES_PER_TABLE:
+            self._memory.free(self._tables.pop(), cpu)
+        return released
+
+    def drop(self, cpu: int) -> None:
+        """exit_mmap: gives everything back."""
+        for kind in (AllocKind.SHMEM, AllocKind.ANON):
+            self.release(kind, self.pages[kind], cpu)
+        self._free(self._tables, cpu)
+        for blocks in self._vma.values():
+            self._free(blocks, cpu)
+
+    def _free(self, blocks: list[Block], cpu: int) -> None:
+        while blocks:
+            self._memory.free(blocks.pop(), cpu)
