@@ -88,6 +88,7 @@ class StructSizes:
     bpf_storage_buffer: int = 16
     bpf_event_entry: int = 40
     dentry: int = 192
+    inode: int = 584  # objects of inode_cache
 
 
 _STRUCTS_5_10: Final = StructSizes(

@@ -1,9 +1,23 @@
 """union bpf_attr, the parts the emulated commands read. Integers are unsigned 32-bit unless noted."""
 
 from dataclasses import dataclass
-from typing import Final
+from enum import IntEnum
+from typing import Final, TypeAlias
 
 NUMA_NO_NODE: Final = 0xFFFFFFFF
+MAP_EXTRA_OFFSET: Final = 64  # of map_extra in the MAP_CREATE attributes
+
+
+class Address(IntEnum):
+    """User pointers that matter by their address, not by what they point to."""
+
+    GOOD = 0  # mapped and writable
+    NULL = 1
+    BAD = 2  # not mapped
+
+
+UserBytes: TypeAlias = bytes | Address | None
+"""Bytes user space points to. None is a NULL pointer, ``Address.BAD`` an unmapped one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +44,4 @@ class MapAttr:
     value_type_btf_obj_fd: int = 0
     map_token_fd: int = 0
     attr_size: int = 0  # bytes handed to bpf(2); 0 = exactly what the kernel knows
-    attr_tail: int = 0  # last of the bytes beyond that (non-zero: E2BIG)
+    attr_tail: int = 0  # value of the last of them, where no field above lies

@@ -1,10 +1,11 @@
-"""What a map costs: the estimate of the rlimit era and the list of real allocations. Data only, nothing is charged here."""
+"""What a map costs: the estimate of the rlimit era and the list of real allocations. Data only, nothing is charged."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.profile import KernelProfile
 
 
 class How(IntEnum):
@@ -39,12 +40,20 @@ class CostPlan:
     """The cost of creating one map.
 
     ``estimate_bytes`` is what kernels up to 5.10 precharge (before page rounding). ``allocations`` are made in order;
-    the precharge happens before allocation number ``precharge_at``.
+    the precharge happens before allocation number ``precharge_at``. ``per_element`` is what one more element
+    allocates when it is inserted (nothing for preallocated types), with ``MEM_ALLOC`` for objects that come out of the
+    map's bpf_mem_alloc caches.
     """
 
     estimate_bytes: int
     allocations: tuple[Allocation, ...]
     precharge_at: int = 0
+    per_element: tuple[Allocation, ...] = ()
 
 
 NO_ESTIMATE: Final = 0
+
+
+def struct_how(profile: KernelProfile) -> How:
+    """How a map's struct is allocated: bpf_map_area_alloc since "bpf: Use bpf_map_area_alloc consistently" (6.1)."""
+    return How.AREA if profile.map_structs_by_area_alloc else How.KZALLOC

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, final
 
-from bpfleet.kernel.mm.memory import Block
+from bpfleet.kernel.mm.memory import Block, Memory
 
 
 @final
@@ -32,3 +32,14 @@ class File:
         self.writable: Final = writable
         self.refs = 0
         self.blocks: list[Block] = []
+
+    def put(self, memory: Memory, cpu: int = 0) -> None:
+        """Drops one holder; the last one frees the file and what it refers to [fput]."""
+        assert self.refs > 0, self.refs
+        self.refs -= 1
+        if self.refs:
+            return
+        while self.blocks:
+            memory.free(self.blocks.pop(), cpu)
+        if self.release is not None:
+            self.release()

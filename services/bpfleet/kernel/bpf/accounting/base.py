@@ -31,6 +31,9 @@ class BpfAccounting(Protocol):
     def grow(self, charge: Charge, task: Task, pages: int) -> None:
         """Adds ``pages`` to a charge, against the limit of ``task``. Raises EPERM."""
 
+    def shrink(self, charge: Charge, pages: int) -> None:
+        """Takes ``pages`` off a charge again [bpf_map_uncharge_memlock]."""
+
     def release(self, charge: Charge) -> None:
         """Returns the charge, once."""
 

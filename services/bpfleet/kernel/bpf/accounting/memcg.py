@@ -23,6 +23,9 @@ class MemcgAccounting:
     def grow(self, charge: Charge, task: Task, pages: int) -> None:
         """Nothing to do."""
 
+    def shrink(self, charge: Charge, pages: int) -> None:
+        """Nothing to do."""
+
     def release(self, charge: Charge) -> None:
         """Nothing to do: blocks uncharge themselves."""
 

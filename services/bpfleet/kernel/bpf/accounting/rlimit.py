@@ -1,4 +1,4 @@
-"""The per-user model up to 5.10: an estimate charged up front to locked_vm, refused with EPERM [kernel/bpf/syscall.c]."""
+"""The per-user model up to 5.10: an estimate charged up front to locked_vm, refused with EPERM [syscall.c]."""
 
 from typing import final
 
@@ -16,7 +16,7 @@ LARGEST_COST_BYTES = U32_MAX - 4096
 
 @final
 class RlimitAccounting:
-    """Counts pages on the real uid's user_struct against the soft RLIMIT_MEMLOCK of the acting task. No capability helps."""
+    """Counts pages on the real uid's user_struct against the acting task's soft RLIMIT_MEMLOCK. No capability helps."""
 
     def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
         """bpf_map_charge_init. Raises E2BIG from 4294963199 bytes, EPERM over the limit."""
@@ -37,6 +37,12 @@ class RlimitAccounting:
         assert charge.user is not None
         _charge(charge.user, task, pages, charge.holder)
         charge.pages += pages
+
+    def shrink(self, charge: Charge, pages: int) -> None:
+        """bpf_map_uncharge_memlock: back to the user who paid."""
+        assert charge.user is not None
+        charge.user.drop(charge.holder, pages)
+        charge.pages -= pages
 
     def release(self, charge: Charge) -> None:
         """bpf_map_charge_finish: the pages go back to the user who paid."""

@@ -1,0 +1,1 @@
+"""One file per map type or family, and the registry that says which class is which type."""

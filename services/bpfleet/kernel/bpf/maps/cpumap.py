@@ -1,0 +1,196 @@
+"""CPUMAP: redirect targets by CPU, each with a queue and a kernel thread [kernel/bpf/cpumap.c].
+
+Profiles: all. Create: the struct, then 8 bytes per slot; up to 5.10 the precharge is the slots alone. Per element:
+bpf_cpu_map_entry, per-CPU bulk queues, a ptr_ring (charged from 5.11), the ring's array and the thread's stack (never
+charged). Blocking allocations: at the limit the OOM killer may run. Freed after a grace period and a work item.
+Gaps: no packet is ever queued; the thread is its stack only.
+"""
+
+import struct
+from typing import ClassVar, Final, final
+
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, AttachType
+from bpfleet.abi.errno import Errno
+from bpfleet.abi.limits import NR_CPUS
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
+from bpfleet.kernel.bpf.maps.base import (
+    RCU_GRACE_NS,
+    AllocSite,
+    BpfMap,
+    Host,
+    OpContext,
+    key_exists,
+    refuse,
+    require_bpf,
+)
+from bpfleet.kernel.bpf.maps.slots import empty_slot, next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
+from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.memory import AllocKind, Block
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import KernelProfile
+
+POINTER_BYTES: Final = 8
+QSIZE_MAX: Final = 16384
+KTHREAD_STACK_PAGES: Final = 4  # THREAD_SIZE of 16 KiB
+ENTRY_GFP: Final = GFP.GFP_KERNEL | GFP.NOWARN
+
+
+@final
+class _Entry:
+    """struct bpf_cpu_map_entry with everything it points to."""
+
+    __slots__ = ("blocks", "prog", "qsize")
+
+    def __init__(self, qsize: int) -> None:
+        self.qsize: Final = qsize
+        self.blocks: Final[list[Block]] = []
+        self.prog: BpfProg | None = None
+
+
+@final
+class CpuMap(BpfMap):
+    """CPUMAP."""
+
+    free_delay_ns: ClassVar[int] = RCU_GRACE_NS
+
+    @classmethod
+    def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
+        """Start of cpu_map_alloc. Raises EPERM (up to 6.4), EINVAL, E2BIG over NR_CPUS."""
+        require_bpf(host, task)
+        if attr.max_entries == 0 or attr.key_size != 4 or attr.value_size not in (4, 8):
+            raise refuse(
+                Errno.EINVAL, "a cpumap has 4-byte keys, values of 4 or 8 bytes, and slots"
+            )
+        if attr.map_flags & ~F_NUMA_NODE:
+            raise refuse(Errno.EINVAL, f"flags {attr.map_flags:#x} are not for cpumaps")
+        if attr.max_entries > NR_CPUS:
+            raise refuse(Errno.E2BIG, f"max_entries {attr.max_entries} is over NR_CPUS {NR_CPUS}")
+
+    @classmethod
+    def plan(
+        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
+    ) -> CostPlan:
+        """The struct, then the slots.
+
+        >>> from bpfleet.kernel.profile import PROFILES
+        >>> [a.size_bytes for a in CpuMap.plan(MapAttr(16, 4, 4, 8), PROFILES["6.12"], 2).allocations]
+        [256, 64]
+        """
+        structs = profile.structs
+        slots_bytes = POINTER_BYTES * attr.max_entries
+        return CostPlan(
+            slots_bytes,
+            (
+                Allocation("bpf_cpu_map", struct_how(profile), structs.bpf_cpu_map),
+                Allocation("slots", How.AREA, slots_bytes),
+            ),
+            precharge_at=1,
+            per_element=(
+                Allocation("bpf_cpu_map_entry", How.HELPER_KMALLOC, structs.bpf_cpu_map_entry),
+                Allocation("xdp_bulk_queue", How.HELPER_PERCPU, structs.xdp_bulk_queue),
+                Allocation("ptr_ring", How.HELPER_KMALLOC, structs.ptr_ring),
+            ),
+        )
+
+    @classmethod
+    def mem_usage(
+        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, entries: int
+    ) -> int:
+        """cpu_map_mem_usage: entries are not counted."""
+        return profile.structs.bpf_cpu_map + POINTER_BYTES * attr.max_entries
+
+    def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
+        super().__init__(attr, host, site)
+        self._cpus: Final[dict[int, _Entry]] = {}
+
+    def entries(self) -> int:
+        """CPUs in the map."""
+        return len(self._cpus)
+
+    def lookup(self, key: bytes, context: OpContext) -> bytes:
+        """The queue size, and the program's id in 8-byte values. Raises ENOENT."""
+        entry = self._cpus.get(slot_of(key))
+        if entry is None:
+            raise empty_slot(slot_of(key))
+        prog_id = entry.prog.id if entry.prog is not None else 0
+        return struct.pack("<II", entry.qsize, prog_id)[: self.value_size]
+
+    def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
+        """Makes a queue for a CPU; size 0 removes it. Raises EINVAL, E2BIG, EEXIST, EOVERFLOW, ENODEV, ENOMEM."""
+        if flags > BPF_EXIST:
+            raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
+        cpu = slot_of(key)
+        if cpu >= self.max_entries:
+            raise slot_out_of_range(cpu, self.max_entries)
+        if flags == BPF_NOEXIST:
+            raise key_exists()
+        qsize = int.from_bytes(value[:4], "little")
+        if qsize > QSIZE_MAX:
+            raise refuse(Errno.EOVERFLOW, f"queue size {qsize} is over {QSIZE_MAX}")
+        if cpu >= self.host.possible_cpus:
+            raise refuse(Errno.ENODEV, f"CPU {cpu} is not possible", Reason.NO_SUCH_OBJECT)
+        prog_fd = int.from_bytes(value[4:8], "little", signed=True)
+        self._replace(cpu, self._make(qsize, prog_fd, context) if qsize else None)
+
+    def delete(self, key: bytes, context: OpContext) -> None:
+        """Removes a CPU; one that is not there is fine. Raises EINVAL beyond the map."""
+        cpu = slot_of(key)
+        if cpu >= self.max_entries:
+            raise slot_out_of_range(cpu, self.max_entries, Errno.EINVAL)
+        self._replace(cpu, None)
+
+    def next_key(self, key: bytes | None) -> bytes:
+        """The next slot, used or not. Raises ENOENT after the last."""
+        return next_slot(key, self.max_entries)
+
+    def free(self, cpu: int) -> None:
+        """Stops all threads and frees their entries."""
+        for entry in self._cpus.values():
+            self._free_entry(entry, cpu)
+        self._cpus.clear()
+
+    def _make(self, qsize: int, prog_fd: int, context: OpContext) -> _Entry:
+        """__cpu_map_entry_alloc. Any failure is ENOMEM to user space."""
+        entry = _Entry(qsize)
+        try:
+            self._allocate(entry, context)
+            if prog_fd > 0:
+                prog = xdp_prog_for(context.task, prog_fd, AttachType.XDP_CPUMAP)
+                prog.get()
+                entry.prog = prog
+        except KernelError as error:
+            self._free_entry(entry, context.cpu)
+            raise KernelError(Errno.ENOMEM, error.reason, error.detail, **error.numbers) from error
+        return entry
+
+    def _allocate(self, entry: _Entry, context: OpContext) -> None:
+        site, structs = self.site, self.host.profile.structs
+        memory, owner, task = site.memory, site.owner, context.task
+        slab = site.element_account(context, AllocKind.SLAB).objcg
+        percpu = site.element_account(context, AllocKind.PERCPU).objcg
+        blocks = entry.blocks
+        blocks.append(memory.kmalloc(structs.bpf_cpu_map_entry, ENTRY_GFP, slab, task, owner))
+        blocks.append(
+            memory.alloc_percpu(structs.xdp_bulk_queue, 1, ENTRY_GFP, percpu, task, owner)
+        )
+        blocks.append(memory.kmalloc(structs.ptr_ring, ENTRY_GFP, slab, task, owner))
+        ring_bytes = POINTER_BYTES * entry.qsize
+        blocks.append(memory.kmalloc(ring_bytes, ENTRY_GFP, None, task, owner))
+        blocks.append(memory.alloc_pages(KTHREAD_STACK_PAGES, ENTRY_GFP, None, task, owner))
+
+    def _replace(self, cpu: int, entry: _Entry | None) -> None:
+        old = self._cpus.pop(cpu, None)
+        if entry is not None:
+            self._cpus[cpu] = entry
+        if old is not None:
+            self.site.timeline.defer(RCU_GRACE_NS, lambda: self._free_entry(old, 0))
+
+    def _free_entry(self, entry: _Entry, cpu: int) -> None:
+        while entry.blocks:
+            self.site.memory.free(entry.blocks.pop(), cpu)
+        if entry.prog is not None:
+            entry.prog.put()
+            entry.prog = None

@@ -1,0 +1,255 @@
+"""DEVMAP, DEVMAP_HASH: redirect targets by network device [kernel/bpf/devmap.c].
+
+Profiles: all. Create: the struct, then 8 bytes per slot (hash: per bucket). Up to 5.10 the precharge is the slots
+alone, and a refused precharge answers EINVAL. Per element: one bpf_dtab_netdev, freed after a grace period; forced up
+to 5.19, failing at the limit from 6.0. Freed after synchronize_rcu and rcu_barrier.
+Gaps: devices are the numbers in ``Host.ifindexes``; no packet is ever redirected.
+"""
+
+import struct
+from typing import ClassVar, Final, final
+
+from bpfleet.abi.bpf import (
+    BPF_EXIST,
+    BPF_NOEXIST,
+    F_NUMA_NODE,
+    F_RDONLY,
+    F_RDONLY_PROG,
+    F_WRONLY,
+    AttachType,
+    MapType,
+)
+from bpfleet.abi.errno import Errno
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
+from bpfleet.kernel.bpf.maps.base import (
+    RCU_GRACE_NS,
+    AllocSite,
+    BpfMap,
+    Host,
+    OpContext,
+    key_exists,
+    map_full,
+    not_found,
+    refuse,
+)
+from bpfleet.kernel.bpf.maps.capability import require_net_admin
+from bpfleet.kernel.bpf.maps.hlist import HashLists
+from bpfleet.kernel.bpf.maps.slots import empty_slot, next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
+from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.mm.memory import Account
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.units import roundup_pow_of_two
+
+POINTER_BYTES: Final = 8
+HASH_MAX_ENTRIES: Final = 1 << 31
+FLAGS: Final = F_NUMA_NODE | F_RDONLY | F_WRONLY
+
+
+@final
+class _Entry:
+    """struct bpf_dtab_netdev."""
+
+    __slots__ = ("account", "ifindex", "prog")
+
+    def __init__(self, ifindex: int, prog: BpfProg | None, account: Account) -> None:
+        self.ifindex: Final = ifindex
+        self.prog: Final = prog
+        self.account: Final = account
+
+
+def _slots(attr: MapAttr) -> int:
+    if attr.map_type == MapType.DEVMAP_HASH:
+        return roundup_pow_of_two(attr.max_entries)
+    return attr.max_entries
+
+
+class DevMap(BpfMap):
+    """DEVMAP; the hash variant below shares its entries."""
+
+    charge_errno: ClassVar[Errno | None] = Errno.EINVAL
+    free_delay_ns: ClassVar[int] = 2 * RCU_GRACE_NS
+
+    @classmethod
+    def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
+        """dev_map_alloc_check. Raises EPERM (up to 6.4), EINVAL."""
+        require_net_admin(host, task)
+        if attr.max_entries == 0 or attr.key_size != 4 or attr.value_size not in (4, 8):
+            raise refuse(
+                Errno.EINVAL, "a devmap has 4-byte keys, values of 4 or 8 bytes, and slots"
+            )
+        if attr.map_flags & ~FLAGS:
+            raise refuse(Errno.EINVAL, f"flags {attr.map_flags & ~FLAGS:#x} are not for devmaps")
+        if attr.map_type == MapType.DEVMAP_HASH and attr.max_entries > HASH_MAX_ENTRIES:
+            raise refuse(Errno.EINVAL, f"max_entries {attr.max_entries} is over 2^31")
+
+    @classmethod
+    def plan(
+        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
+    ) -> CostPlan:
+        """The struct, then the slots or buckets.
+
+        >>> from bpfleet.kernel.profile import PROFILES
+        >>> plan = DevMap.plan(MapAttr(25, 4, 4, 1000), PROFILES["6.12"], 2)
+        >>> plan.estimate_bytes, [a.size_bytes for a in plan.allocations]
+        (8192, [296, 8192])
+        """
+        structs = profile.structs
+        slots_bytes = POINTER_BYTES * _slots(attr)
+        return CostPlan(
+            slots_bytes,
+            (
+                Allocation("bpf_dtab", struct_how(profile), structs.bpf_dtab),
+                Allocation("slots", How.AREA, slots_bytes),
+            ),
+            precharge_at=1,
+            per_element=(
+                Allocation("bpf_dtab_netdev", How.HELPER_KMALLOC, structs.bpf_dtab_netdev),
+            ),
+        )
+
+    @classmethod
+    def mem_usage(
+        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, entries: int
+    ) -> int:
+        """dev_map_mem_usage."""
+        structs = profile.structs
+        return structs.bpf_dtab + POINTER_BYTES * _slots(attr) + entries * structs.bpf_dtab_netdev
+
+    def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
+        super().__init__(attr, host, site)
+        self.map_flags |= F_RDONLY_PROG
+        self._entries: Final[dict[bytes, _Entry]] = {}
+        self._size: Final = site.memory.slab_size(host.profile.structs.bpf_dtab_netdev)
+
+    def entries(self) -> int:
+        """Devices in the map."""
+        return len(self._entries)
+
+    def lookup(self, key: bytes, context: OpContext) -> bytes:
+        """The device's number, and the program's id in 8-byte values. Raises ENOENT."""
+        entry = self._entries.get(key)
+        if entry is None:
+            raise empty_slot(slot_of(key))
+        prog_id = entry.prog.id if entry.prog is not None else 0
+        return struct.pack("<II", entry.ifindex, prog_id)[: self.value_size]
+
+    def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
+        """Points a slot at a device; device 0 empties it. Raises EINVAL, E2BIG, EEXIST, ENOMEM."""
+        if flags > BPF_EXIST:
+            raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
+        index = slot_of(key)
+        if index >= self.max_entries:
+            raise slot_out_of_range(index, self.max_entries)
+        if flags == BPF_NOEXIST:
+            raise key_exists()
+        ifindex, prog_fd = _parse(value)
+        if ifindex:
+            self._replace(key, self._make(ifindex, prog_fd, context))
+        elif prog_fd > 0:
+            raise refuse(Errno.EINVAL, "a program needs a device")
+        else:
+            self._replace(key, None)
+
+    def delete(self, key: bytes, context: OpContext) -> None:
+        """Empties a slot; one that is empty already is fine. Raises EINVAL beyond the map."""
+        index = slot_of(key)
+        if index >= self.max_entries:
+            raise slot_out_of_range(index, self.max_entries, Errno.EINVAL)
+        self._replace(key, None)
+
+    def next_key(self, key: bytes | None) -> bytes:
+        """The next slot, used or not. Raises ENOENT after the last."""
+        return next_slot(key, self.max_entries)
+
+    def free(self, cpu: int) -> None:
+        """Drops all entries at once; a grace period has passed."""
+        for entry in self._entries.values():
+            self._drop_prog(entry)
+            self.site.give_element(entry.account, self._size, cpu)
+        self._entries.clear()
+
+    def _make(self, ifindex: int, prog_fd: int, context: OpContext) -> _Entry:
+        """__dev_map_alloc_node: memory first, then the device and the program. Raises ENOMEM, EINVAL."""
+        account = self.site.take_element(self._size, context, self.site.element_gfp())
+        try:
+            if ifindex not in self.host.ifindexes:
+                raise refuse(Errno.EINVAL, f"there is no network device {ifindex}")
+            prog = self._prog(prog_fd, context.task)
+        except KernelError:
+            self.site.give_element(account, self._size, context.cpu)
+            raise
+        return _Entry(ifindex, prog, account)
+
+    def _prog(self, fd: int, task: Task) -> BpfProg | None:
+        if fd <= 0:
+            return None
+        try:
+            prog = xdp_prog_for(task, fd, AttachType.XDP_DEVMAP)
+        except KernelError as error:  # any failure becomes EINVAL
+            raise KernelError(Errno.EINVAL, error.reason, error.detail) from error
+        prog.get()
+        return prog
+
+    def _replace(self, key: bytes, entry: _Entry | None) -> None:
+        old = self._entries.pop(key, None)
+        if entry is not None:
+            self._entries[key] = entry
+        if old is not None:
+            self._free_after_rcu(old)
+
+    def _free_after_rcu(self, entry: _Entry) -> None:
+        self._drop_prog(entry)
+        self.site.give_after_rcu(entry.account, self._size)
+
+    def _drop_prog(self, entry: _Entry) -> None:
+        if entry.prog is not None:
+            entry.prog.put()
+
+
+@final
+class DevMapHash(DevMap):
+    """DEVMAP_HASH: any u32 key; buckets by its low bits, newest first."""
+
+    def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
+        super().__init__(attr, host, site)
+        self._order: Final = HashLists()
+        self._mask: Final = _slots(attr) - 1
+
+    def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
+        """Stores a device; BPF_EXIST does not ask for the key to exist. Raises EINVAL, EEXIST, E2BIG, ENOMEM."""
+        ifindex, prog_fd = _parse(value)
+        if flags > BPF_EXIST or not ifindex:
+            raise refuse(Errno.EINVAL, f"flags {flags:#x}, device {ifindex}: unknown, or no device")
+        known = key in self._entries
+        if known and flags & BPF_NOEXIST:
+            raise key_exists()
+        entry = self._make(ifindex, prog_fd, context)
+        if not known and len(self._entries) >= self.max_entries:
+            self._free_after_rcu(entry)
+            raise map_full(Errno.E2BIG, self.max_entries)
+        self._order.add(key, slot_of(key) & self._mask)
+        self._replace(key, entry)
+
+    def delete(self, key: bytes, context: OpContext) -> None:
+        """Removes a key. Raises ENOENT."""
+        if key not in self._entries:
+            raise not_found()
+        self._order.remove(key)
+        self._replace(key, None)
+
+    def next_key(self, key: bytes | None) -> bytes:
+        """Buckets ascending, newest first in each; an unknown key restarts. Raises ENOENT."""
+        found = self._order.after(key)
+        if found is None:
+            raise not_found("no key follows")
+        return found
+
+
+def _parse(value: bytes) -> tuple[int, int]:
+    """(ifindex, program descriptor) of struct bpf_devmap_val; -1 when the value has no program."""
+    ifindex = int.from_bytes(value[:4], "little")
+    fd = int.from_bytes(value[4:8], "little", signed=True) if len(value) == 8 else -1
+    return ifindex, fd

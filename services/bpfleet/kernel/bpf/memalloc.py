@@ -1,0 +1,254 @@
+"""bpf_mem_alloc: per-CPU caches of equal objects for maps that allocate on update [kernel/bpf/memalloc.c].
+
+Kept are counts, not objects: how many each CPU has ready, and how many wait for a grace period. All objects, ready or
+in use, are charged to the map's creator. A CPU's cache is refilled from an irq_work: at once here, or with
+``late_refill`` only when the system call ends, as on machines that cannot interrupt themselves.
+"""
+
+from typing import Final, final
+
+from bpfleet.abi.errno import Errno
+from bpfleet.kernel.bpf.cost import Allocation, How
+from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.current import Current, KernelContext
+from bpfleet.kernel.mm.memcg import ObjCgroup
+from bpfleet.kernel.mm.memory import AllocKind, Memory, Owner
+from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.timeline import Timeline
+
+LLIST_NODE_BYTES: Final = 8
+PERCPU_HEADER_BYTES: Final = 16  # llist node and the per-CPU pointer
+SMALL_UNIT_BYTES: Final = 256
+TASKS_TRACE_GRACE_NS: Final = 30_000_000
+
+
+def unit_bytes(element_bytes: int, *, percpu: bool) -> int:
+    """The size of one object: per-CPU values keep their list node in the 16-byte header."""
+    return element_bytes if percpu else element_bytes + LLIST_NODE_BYTES
+
+
+def prefill_count(profile: KernelProfile, unit: int, *, percpu: bool) -> int:
+    """Objects put into each CPU's cache when the map is created [prefill_mem_cache]."""
+    if percpu and profile.mem_alloc_percpu_low_watermarks:
+        return 1
+    return 4 if unit <= SMALL_UNIT_BYTES else 1
+
+
+def watermarks(profile: KernelProfile, unit: int, *, percpu: bool) -> tuple[int, int, int]:
+    """(low, high, batch) of a cache of objects of ``unit`` bytes [init_refill_work].
+
+    >>> from bpfleet.kernel.profile import PROFILES
+    >>> watermarks(PROFILES["6.1"], 72, percpu=False), watermarks(PROFILES["6.12"], 72, percpu=True)
+    ((32, 96, 48), (1, 3, 1))
+    """
+    if percpu and profile.mem_alloc_percpu_low_watermarks:
+        low, high = 1, 3
+    elif unit <= SMALL_UNIT_BYTES:
+        low, high = 32, 96
+    else:
+        low, high = max(32 * 256 // unit, 1), max(96 * 256 // unit, 3)
+    return low, high, max((high - low) // 4 * 3, 1)
+
+
+def prefill(
+    profile: KernelProfile,
+    cpus: int,
+    element_bytes: int,
+    *,
+    percpu: bool = False,
+    label: str = "element",
+) -> Allocation:
+    """The plan entry of one bpf_mem_alloc: its prefill over all possible CPUs."""
+    unit = unit_bytes(element_bytes, percpu=percpu)
+    how = How.MEM_ALLOC_PERCPU if percpu else How.MEM_ALLOC
+    gfp = GFP.GFP_KERNEL | GFP.NOWARN if profile.mem_alloc_prefill_blocks else GFP.GFP_NOWAIT
+    return Allocation(label, how, unit, cpus * prefill_count(profile, unit, percpu=percpu), gfp)
+
+
+@final
+class BpfMemAlloc:
+    """The caches of one map for one object size.
+
+    Invariant: objects taken from memory = in use by elements + ready on CPUs + waiting for a grace period.
+    """
+
+    __slots__ = (
+        "_account",
+        "_batch",
+        "_free",
+        "_header_account",
+        "_header_size",
+        "_high",
+        "_low",
+        "_memory",
+        "_middle",
+        "_reuses_waiting",
+        "_size",
+        "_timeline",
+        "_waiting",
+        "in_use",
+        "late_refill",
+        "objects",
+    )
+
+    def __init__(
+        self,
+        memory: Memory,
+        timeline: Timeline,
+        owner: Owner,
+        objcg: ObjCgroup | None,
+        unit: int,
+        *,
+        percpu: bool,
+    ) -> None:
+        profile = memory.profile
+        self._memory: Final = memory
+        self._timeline: Final = timeline
+        self._size: Final = memory.percpu_size(unit) if percpu else memory.slab_size(unit)
+        self._header_size: Final = memory.slab_size(PERCPU_HEADER_BYTES) if percpu else None
+        self._account: Final = memory.account(owner, self._size.kind, objcg)
+        self._header_account: Final = memory.account(owner, AllocKind.SLAB, objcg)
+        self._low, self._high, self._batch = watermarks(profile, unit, percpu=percpu)
+        self._middle: Final = (self._high + self._low) // 2
+        self._reuses_waiting: Final = profile.mem_alloc_reuses_waiting
+        self._free: Final = [0] * memory.possible_cpus
+        self._waiting: Final = [0] * memory.possible_cpus
+        self.objects = 0
+        self.in_use = 0
+        self.late_refill = False
+
+    # -- life of the caches --------------------------------------------------------------------------------------
+
+    def prefill(self, per_cpu: int, gfp: int, current: Current) -> None:
+        """Puts ``per_cpu`` objects on every CPU; failing is silent, the cache just holds fewer."""
+        for cpu in range(len(self._free)):
+            self._alloc_bulk(cpu, per_cpu, gfp, current)
+
+    def destroy(self, cpu: int) -> None:
+        """Frees every object, also those elements still hold [bpf_mem_alloc_destroy]."""
+        self.in_use = 0
+        if self.objects:
+            self._give_back(self.objects, cpu)
+        for each in range(len(self._free)):
+            self._free[each] = self._waiting[each] = 0
+
+    # -- elements ------------------------------------------------------------------------------------------------
+
+    def alloc(self, current: Current) -> None:
+        """Takes one object from the current CPU's cache [unit_alloc].
+
+        Raises ENOMEM when the cache is empty: its last refill failed at a limit, or has not run yet.
+        """
+        cpu = current.cpu
+        free = self._free
+        if not free[cpu]:
+            raise self._empty(current)
+        free[cpu] -= 1
+        self.in_use += 1
+        if free[cpu] < self._low and not self.late_refill:
+            self.refill(cpu)
+
+    def alloc_many(self, wanted: int, current: Current) -> int:
+        """Takes up to ``wanted`` objects one after the other; returns how many there were."""
+        done = 0
+        free, cpu, low = self._free, current.cpu, self._low
+        while done < wanted:
+            ready = free[cpu]
+            if not ready:
+                break
+            # Down to one below the watermark nothing happens between two allocations.
+            step = min(wanted - done, ready if self.late_refill else max(ready - low + 1, 1))
+            free[cpu] = ready - step
+            self.in_use += step
+            done += step
+            if free[cpu] < low and not self.late_refill:
+                self.refill(cpu)
+        return done
+
+    def free(self, current_cpu: int, count: int = 1) -> None:
+        """Puts objects into the current CPU's cache, the surplus towards a grace period [unit_free]."""
+        assert self.in_use >= count, (self.in_use, count)
+        self.in_use -= count
+        free = self._free
+        while count:
+            step = min(count, max(self._high + 1 - free[current_cpu], 1))
+            free[current_cpu] += step
+            count -= step
+            if free[current_cpu] > self._high:
+                self._free_bulk(current_cpu)
+
+    def free_rcu(self, current_cpu: int, count: int = 1) -> None:
+        """Sends objects through a grace period without offering them for reuse first [bpf_mem_cache_free_rcu]."""
+        assert self.in_use >= count, (self.in_use, count)
+        self.in_use -= count
+        self._wait(current_cpu, count)
+
+    def refill(self, cpu: int) -> None:
+        """The irq_work: adds a batch when the CPU's cache is below its low watermark [bpf_mem_refill]."""
+        if self._free[cpu] < self._low:
+            self._alloc_bulk(cpu, self._batch, GFP.GFP_NOWAIT, KernelContext(cpu))
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _alloc_bulk(self, cpu: int, count: int, gfp: int, current: Current) -> None:
+        if self._reuses_waiting:
+            reused = min(count, self._waiting[cpu])
+            self._waiting[cpu] -= reused
+            self._free[cpu] += reused
+            count -= reused
+        if count > 1 and not self._memory.faults and self._take(count, gfp, current):
+            self._free[cpu] += count
+            return
+        for _ in range(count):  # the batch as a whole did not fit: take what does
+            if not self._take(1, gfp, current):
+                return
+            self._free[cpu] += 1
+
+    def _take(self, count: int, gfp: int, current: Current) -> bool:
+        memory, header = self._memory, self._header_size
+        header_taken = False
+        try:
+            if header is not None:
+                memory.take(self._header_account, header, gfp, current, count)
+                header_taken = True
+            memory.take(self._account, self._size, gfp, current, count)
+        except KernelError:
+            if header is not None and header_taken:
+                memory.give(self._header_account, header, current.cpu, count)
+            return False
+        self.objects += count
+        return True
+
+    def _give_back(self, count: int, cpu: int) -> None:
+        self.objects -= count
+        self._memory.give(self._account, self._size, cpu, count)
+        if self._header_size is not None:
+            self._memory.give(self._header_account, self._header_size, cpu, count)
+
+    def _free_bulk(self, cpu: int) -> None:
+        surplus = self._free[cpu] - self._middle
+        self._free[cpu] = self._middle
+        self._wait(cpu, surplus)
+
+    def _wait(self, cpu: int, count: int) -> None:
+        """Objects that meet a grace period under way are taken along; Linux leaves them for the next overflow."""
+        if not self._waiting[cpu]:
+            self._timeline.defer(TASKS_TRACE_GRACE_NS, lambda: self._grace_over(cpu))
+        self._waiting[cpu] += count
+
+    def _grace_over(self, cpu: int) -> None:
+        waiting = self._waiting[cpu]
+        self._waiting[cpu] = 0
+        if waiting:
+            self._give_back(waiting, cpu)
+
+    def _empty(self, current: Current) -> KernelError:
+        failure = self._memory.controller.last_failure
+        if self.late_refill or failure is None:
+            return KernelError(
+                Errno.ENOMEM,
+                Reason.ALLOCATOR_REFILL_LATE,
+                f"the cache of CPU {current.cpu} is empty and its refill has not run yet",
+            )
+        return KernelError(failure.errno, failure.reason, failure.detail, **failure.numbers)

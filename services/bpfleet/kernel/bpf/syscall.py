@@ -1,0 +1,589 @@
+"""bpf(2): one method per command, each in the kernel's order of checks [kernel/bpf/syscall.c].
+
+The first argument is the calling task; descriptors are its own. Every refusal is a KernelError.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, final
+
+from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, F_ZERO_SEED, Capability, Cmd, MapType
+from bpfleet.abi.errno import Errno
+from bpfleet.abi.limits import U32_MAX
+from bpfleet.kernel.bpf import batch
+from bpfleet.kernel.bpf.accounting.base import BpfAccounting
+from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
+from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.bpffs import BpfFs
+from bpfleet.kernel.bpf.btf import BtfTable, check_map_btf
+from bpfleet.kernel.bpf.map_create import (
+    allocate,
+    check_attr,
+    check_name,
+    check_unprivileged,
+    without_token,
+)
+from bpfleet.kernel.bpf.maps.base import (
+    AllocSite,
+    BpfMap,
+    Host,
+    OpContext,
+    check_value_lock,
+    refuse,
+    unsupported,
+)
+from bpfleet.kernel.bpf.maps.bloom_filter import BloomFilterMap
+from bpfleet.kernel.bpf.maps.queue_stack import QueueStackMap
+from bpfleet.kernel.bpf.object import MapTable, map_file
+from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.kernel.events import EventKind
+from bpfleet.kernel.mm.memory import Memory, Owner
+from bpfleet.kernel.proc.fdtable import FileTable
+from bpfleet.kernel.proc.file import File
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.timeline import Timeline
+
+INT_MAX: Final = (1 << 31) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """struct bpf_map_info, and what the descriptor's fdinfo adds: ``memlock_bytes``, ``frozen``, access of the file."""
+
+    id: int
+    map_type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: int
+    name: str
+    map_extra: int
+    memlock_bytes: int
+    frozen: bool
+    readable: bool
+    writable: bool
+
+
+@final
+class BpfSyscalls:
+    """The commands of one node.
+
+    ``leave`` is called when a call returns to user space with something to settle there (a pending SIGKILL, the
+    debts of memory.high); the kernel wires it in. ``last_change`` is (map or None, bytes charged by the last call).
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        memory: Memory,
+        accounting: BpfAccounting,
+        files: FileTable,
+        timeline: Timeline,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.host: Final = host
+        self.memory: Final = memory
+        self.accounting: Final = accounting
+        self.files: Final = files
+        self.timeline: Final = timeline
+        self.map_table: Final = MapTable(accounting, timeline)
+        self.fs: Final = BpfFs(memory)
+        self.btf: Final = BtfTable(files)
+        self.leave: Callable[[Task], None] = _stay
+        self.last_map: BpfMap | None = None
+        self.last_charged_bytes = 0
+        self._seed: Final = seed
+
+    # -- creation ------------------------------------------------------------------------------------------------
+
+    def map_create(self, task: Task, attr: MapAttr) -> int:
+        """BPF_MAP_CREATE. Returns a descriptor."""
+        before = self.memory.charged_bytes_total
+        try:
+            fd = self._create(task, attr)
+            self._changed(self._map(task, fd), before)
+            return fd
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def _create(self, task: Task, attr: MapAttr) -> int:
+        host = self.host
+        check_unprivileged(host, task, creates=True)
+        attr = replace(attr, map_flags=without_token(attr.map_flags, host.profile))
+        cls = check_attr(attr, host, task)
+        bpf_map = self._allocate(task, attr, cls)
+        try:
+            bpf_map.after_alloc(task)
+            check_name(attr.map_name)
+            bpf_map.hold_btf(check_map_btf(bpf_map, attr, task, host.profile))
+        except KernelError:
+            self.map_table.destroy(bpf_map, task.cpu)
+            raise
+        self._publish(task, bpf_map)
+        bpf_map.get_with_uref()
+        return self._open(
+            task,
+            bpf_map,
+            readable=not attr.map_flags & F_WRONLY,
+            writable=not attr.map_flags & F_RDONLY,
+        )
+
+    def _allocate(self, task: Task, attr: MapAttr, cls: type[BpfMap]) -> BpfMap:
+        host, profile = self.host, self.host.profile
+        attr = cls.effective(attr, host.possible_cpus)
+        plan = cls.plan(attr, profile, host.possible_cpus, perfmon=task.perfmon_capable())
+        owner = Owner("map", 0, attr.map_name)
+        site = AllocSite(self.memory, self.accounting, profile, owner, self.timeline)
+        holder = f"map {self.map_table.ids.next_id}"
+        charge = allocate(plan, cls, site, self.accounting, task, holder)
+        bpf_map = cls(attr, host, site)
+        bpf_map.charge = charge
+        bpf_map.estimate_bytes = plan.estimate_bytes
+        return bpf_map
+
+    def _publish(self, task: Task, bpf_map: BpfMap) -> None:
+        """Gives the map its id and its owner record; from here on others can find it."""
+        self.map_table.publish(bpf_map)
+        bpf_map.site.record_creator(task)
+        bpf_map.creator_uid = task.uid
+        bpf_map.creator_cgroup = task.cgroup.path
+        for caches in bpf_map.site.mem_allocs:
+            caches.late_refill = self.host.late_refill
+        if not bpf_map.map_flags & F_ZERO_SEED:
+            bpf_map.hash_seed = _splitmix(self._seed, bpf_map.id) & U32_MAX
+        self.timeline.emit(
+            EventKind.MAP_CREATED,
+            id=bpf_map.id,
+            type=bpf_map.map_type.name.lower(),
+            name=bpf_map.name,
+            pid=task.pid,
+            cgroup=task.cgroup.path,
+        )
+
+    def _open(self, task: Task, bpf_map: BpfMap, *, readable: bool, writable: bool) -> int:
+        """A descriptor for a reference already taken, which is given back on failure. Raises EMFILE, ENOMEM."""
+        file = map_file(bpf_map, readable=readable, writable=writable)
+        try:
+            return self.files.open(task, file, Owner("file", bpf_map.id, "bpf-map"))
+        except KernelError:
+            bpf_map.put_with_uref()
+            raise
+
+    def _changed(self, bpf_map: BpfMap, charged_before: int) -> None:
+        self.last_map = bpf_map
+        self.last_charged_bytes = self.memory.charged_bytes_total - charged_before
+
+    # -- elements ------------------------------------------------------------------------------------------------
+
+    def map_lookup_elem(
+        self,
+        task: Task,
+        fd: int,
+        key: UserBytes,
+        flags: int = 0,
+        *,
+        value: UserBytes = b"",
+        out: Address = Address.GOOD,
+    ) -> bytes:
+        """BPF_MAP_LOOKUP_ELEM. ``value`` is what the value pointer holds before, which only bloom filters read."""
+        try:
+            self._enter(task)
+            if flags & ~BPF_F_LOCK:
+                raise refuse(Errno.EINVAL, f"lookup flags {flags:#x} are not valid")
+            bpf_map, file = self._map_and_file(task, fd)
+            if not file.readable:
+                raise _access(fd, "read")
+            if flags:
+                check_value_lock(bpf_map, flags)
+            copied = _copy_key(bpf_map, key)
+            if isinstance(bpf_map, BloomFilterMap):
+                wanted = _copy_value(bpf_map, value or bytes(bpf_map.value_size))
+                bpf_map.peek(wanted)
+                return wanted
+            found = bpf_map.lookup(copied, OpContext(task, map_file=file))
+            if out is not Address.GOOD:
+                raise _fault()
+            return found
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_update_elem(
+        self, task: Task, fd: int, key: UserBytes, value: UserBytes, flags: int = 0
+    ) -> None:
+        """BPF_MAP_UPDATE_ELEM; push for queues, stacks and bloom filters."""
+        memory = self.memory
+        before = memory.charged_bytes_total
+        try:
+            self._enter(task)
+            bpf_map, file = self._map_and_file(task, fd)
+            self._check_writable(bpf_map, file, fd)
+            if flags & BPF_F_LOCK:
+                check_value_lock(bpf_map, flags)
+            copied = _copy_key(bpf_map, key)
+            bpf_map.update(
+                copied, _copy_value(bpf_map, value), flags, OpContext(task, map_file=file)
+            )
+            self.last_map = bpf_map
+            self.last_charged_bytes = memory.charged_bytes_total - before
+            if self.host.late_refill:
+                self._refill(bpf_map, task)
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_delete_elem(self, task: Task, fd: int, key: UserBytes, flags: int = 0) -> None:
+        """BPF_MAP_DELETE_ELEM. It has no flags: anything in the fields after the key is EINVAL."""
+        before = self.memory.charged_bytes_total
+        try:
+            self._enter(task)
+            if flags:
+                raise refuse(Errno.EINVAL, "map_delete_elem takes neither value nor flags")
+            bpf_map, file = self._map_and_file(task, fd)
+            self._check_writable(bpf_map, file, fd)
+            bpf_map.delete(_copy_key(bpf_map, key), OpContext(task, map_file=file))
+            self._changed(bpf_map, before)
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_get_next_key(
+        self, task: Task, fd: int, key: UserBytes, *, out: Address = Address.GOOD
+    ) -> bytes:
+        """BPF_MAP_GET_NEXT_KEY; a NULL key asks for the first."""
+        try:
+            self._enter(task)
+            bpf_map, file = self._map_and_file(task, fd)
+            if not file.readable:
+                raise _access(fd, "read")
+            following = bpf_map.next_key(None if key is None else _copy_key(bpf_map, key))
+            if out is not Address.GOOD:
+                raise _fault()
+            return following
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_lookup_and_delete_elem(
+        self,
+        task: Task,
+        fd: int,
+        key: UserBytes,
+        flags: int = 0,
+        *,
+        out: Address = Address.GOOD,
+    ) -> bytes:
+        """BPF_MAP_LOOKUP_AND_DELETE_ELEM; pop for queues and stacks. A bad out pointer still loses the value."""
+        before = self.memory.charged_bytes_total
+        try:
+            self._enter(task)
+            profile = self.host.profile
+            if flags & (~BPF_F_LOCK if profile.hash_lookup_and_delete else ~0):
+                raise refuse(Errno.EINVAL, f"lookup_and_delete flags {flags:#x} are not valid")
+            bpf_map, file = self._map_and_file(task, fd)
+            self._check_writable(bpf_map, file, fd, also_read=True)
+            queue = isinstance(bpf_map, QueueStackMap)
+            if flags and queue:
+                raise refuse(Errno.EINVAL, "a queue or stack takes no flags")
+            check_value_lock(bpf_map, flags)
+            copied = _copy_key(bpf_map, key)
+            if not bpf_map.has_lookup_and_delete or not (queue or profile.hash_lookup_and_delete):
+                raise unsupported(bpf_map, "lookup_and_delete")
+            context = OpContext(task, map_file=file)
+            found = bpf_map.lookup_and_delete(copied, flags, context)
+            self._changed(bpf_map, before)
+            if out is not Address.GOOD:
+                raise _fault()
+            return found
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_freeze(self, task: Task, fd: int, flags: int = 0) -> None:
+        """BPF_MAP_FREEZE: no system call writes any more. Raises EINVAL, ENOTSUPP, EPERM, EBUSY."""
+        try:
+            self._enter(task)
+            if flags:
+                raise refuse(Errno.EINVAL, "map_freeze takes a descriptor only")
+            bpf_map, file = self._map_and_file(task, fd)
+            if bpf_map.map_type is MapType.STRUCT_OPS:
+                raise unsupported(bpf_map, "freeze")
+            by_access = self.host.profile.freeze_checks_access
+            if by_access:
+                if bpf_map.has_spin_lock:
+                    raise unsupported(bpf_map, "freeze")
+                self._check_writable(bpf_map, file, fd)
+            if bpf_map.write_mappings or bpf_map.frozen:
+                raise KernelError(
+                    Errno.EBUSY, Reason.OBJECT_BUSY, f"map {bpf_map.id} is frozen or being written"
+                )
+            if not by_access and not task.bpf_capable():
+                raise KernelError(
+                    Errno.EPERM, Reason.CAPABILITY_MISSING, "freezing a map needs CAP_BPF"
+                )
+            bpf_map.frozen = True
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def map_update_batch(
+        self,
+        task: Task,
+        fd: int,
+        keys: UserBytes,
+        values: UserBytes,
+        count: int,
+        elem_flags: int = 0,
+        flags: int = 0,
+    ) -> BatchResult:
+        """BPF_MAP_UPDATE_BATCH: keys and values one after the other, up to the first error, which is in the result."""
+        before = self.memory.charged_bytes_total
+        try:
+            bpf_map, context = self._batch(task, fd, Cmd.MAP_UPDATE_BATCH)
+            done = batch.update_batch(bpf_map, keys, values, count, elem_flags, context)
+            self._changed(bpf_map, before)
+            if self.host.late_refill:
+                self._refill(bpf_map, task)
+            return done
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_delete_batch(
+        self,
+        task: Task,
+        fd: int,
+        keys: UserBytes,
+        count: int,
+        elem_flags: int = 0,
+        flags: int = 0,
+    ) -> BatchResult:
+        """BPF_MAP_DELETE_BATCH. Stops at the first error, which is in the result."""
+        before = self.memory.charged_bytes_total
+        try:
+            bpf_map, context = self._batch(task, fd, Cmd.MAP_DELETE_BATCH)
+            done = batch.delete_batch(bpf_map, keys, count, elem_flags, context)
+            self._changed(bpf_map, before)
+            return done
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_lookup_batch(
+        self,
+        task: Task,
+        fd: int,
+        in_batch: UserBytes,
+        count: int,
+        elem_flags: int = 0,
+        flags: int = 0,
+        *,
+        out: Address = Address.GOOD,
+    ) -> BatchResult:
+        """BPF_MAP_LOOKUP_BATCH: up to ``count`` elements from ``in_batch`` on, ENOENT in the result at the end."""
+        try:
+            bpf_map, context = self._batch(task, fd, Cmd.MAP_LOOKUP_BATCH)
+            return batch.lookup_batch(
+                bpf_map, in_batch, count, elem_flags, flags, context, delete=False, out=out
+            )
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_lookup_and_delete_batch(
+        self,
+        task: Task,
+        fd: int,
+        in_batch: UserBytes,
+        count: int,
+        elem_flags: int = 0,
+        flags: int = 0,
+        *,
+        out: Address = Address.GOOD,
+    ) -> BatchResult:
+        """BPF_MAP_LOOKUP_AND_DELETE_BATCH: as lookup, removing what it returns."""
+        before = self.memory.charged_bytes_total
+        try:
+            bpf_map, context = self._batch(task, fd, Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
+            done = batch.lookup_batch(
+                bpf_map, in_batch, count, elem_flags, flags, context, delete=True, out=out
+            )
+            self._changed(bpf_map, before)
+            return done
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def _batch(self, task: Task, fd: int, command: Cmd) -> tuple[BpfMap, OpContext]:
+        """The map of a batch, after the checks all batches share [bpf_map_do_batch]."""
+        self._enter(task)
+        bpf_map, file = self._map_and_file(task, fd)
+        reads = command in (Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
+        if reads and not file.readable:
+            raise _access(fd, "read")
+        if command is not Cmd.MAP_LOOKUP_BATCH:
+            self._check_writable(bpf_map, file, fd)
+        if command not in bpf_map.batch_commands(self.host.profile):
+            raise unsupported(bpf_map, command.name.lower())
+        return bpf_map, OpContext(task, map_file=file)
+
+    # -- ids and information -------------------------------------------------------------------------------------
+
+    def map_get_next_id(self, task: Task, start_id: int) -> int:
+        """BPF_MAP_GET_NEXT_ID. Raises EINVAL, EPERM, ENOENT after the last."""
+        try:
+            self._enter(task)
+            if not 0 <= start_id < INT_MAX:
+                raise refuse(Errno.EINVAL, f"id {start_id} is out of range")
+            require_sys_admin(task, "walking ids")
+            return self.map_table.ids.after(start_id)
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_get_fd_by_id(self, task: Task, map_id: int, open_flags: int = 0) -> int:
+        """BPF_MAP_GET_FD_BY_ID. Raises EINVAL, EPERM, ENOENT, EMFILE, ENOMEM."""
+        try:
+            self._enter(task)
+            if open_flags & ~(F_RDONLY | F_WRONLY):
+                raise refuse(Errno.EINVAL, f"open flags {open_flags:#x} are not valid")
+            require_sys_admin(task, "opening by id")
+            readable, writable = access_of(open_flags)
+            bpf_map = self.map_table.ids.get(map_id)
+            bpf_map.get_with_uref()
+            return self._open(task, bpf_map, readable=readable, writable=writable)
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
+    def map_info(self, task: Task, fd: int) -> MapInfo:
+        """BPF_OBJ_GET_INFO_BY_FD of a map, and the lines of its fdinfo. Raises EBADF, EINVAL."""
+        self._enter(task)
+        bpf_map, file = self._map_and_file(task, fd)
+        return MapInfo(
+            bpf_map.id,
+            int(bpf_map.map_type),
+            bpf_map.key_size,
+            bpf_map.value_size,
+            bpf_map.max_entries,
+            bpf_map.map_flags,
+            bpf_map.name,
+            bpf_map.attr.map_extra,
+            bpf_map.memlock_bytes(),
+            bpf_map.frozen,
+            file.readable,
+            file.writable,
+        )
+
+    def maps(self) -> list[BpfMap]:
+        """Every map that still has its id, by id."""
+        return self.map_table.ids.all()
+
+    # -- shared --------------------------------------------------------------------------------------------------
+
+    def _enter(self, task: Task) -> None:
+        """The entry of every command but map_create and prog_load."""
+        if self.host.unprivileged_bpf_disabled:
+            check_unprivileged(self.host, task, creates=False)
+
+    def _map(self, task: Task, fd: int) -> BpfMap:
+        return self._map_and_file(task, fd)[0]
+
+    def _map_and_file(self, task: Task, fd: int) -> tuple[BpfMap, File]:
+        """The map behind a descriptor. Raises EBADF, EINVAL [__bpf_map_get]."""
+        file = task.file(fd)
+        target = file.target
+        if not isinstance(target, BpfMap):
+            raise KernelError(
+                Errno.EINVAL,
+                Reason.BAD_FILE_DESCRIPTOR,
+                f"descriptor {fd} is a {file.kind}, not a map",
+            )
+        return target, file
+
+    def _check_writable(
+        self, bpf_map: BpfMap, file: File, fd: int, *, also_read: bool = False
+    ) -> None:
+        """Raises EPERM for a read-only descriptor or a frozen map [map_get_sys_perms]."""
+        if also_read and not file.readable:
+            raise _access(fd, "read")
+        if not file.writable:
+            raise _access(fd, "write")
+        if bpf_map.frozen:
+            raise KernelError(
+                Errno.EPERM, Reason.MAP_FROZEN, f"map {bpf_map.id} is frozen", id=bpf_map.id
+            )
+
+    def _refill(self, bpf_map: BpfMap, task: Task) -> None:
+        """Late irq_work: the caches catch up when the call returns."""
+        for caches in bpf_map.site.mem_allocs:
+            caches.refill(task.cpu)
+
+
+def access_of(open_flags: int) -> tuple[bool, bool]:
+    """(readable, writable) of BPF_F_RDONLY and BPF_F_WRONLY. Raises EINVAL for both [bpf_get_file_flag]."""
+    if open_flags & F_RDONLY and open_flags & F_WRONLY:
+        raise refuse(Errno.EINVAL, "BPF_F_RDONLY and BPF_F_WRONLY exclude each other")
+    return not open_flags & F_WRONLY, not open_flags & F_RDONLY
+
+
+def require_sys_admin(task: Task, what: str) -> None:
+    """Raises EPERM without CAP_SYS_ADMIN."""
+    if not task.has(Capability.SYS_ADMIN):
+        raise KernelError(Errno.EPERM, Reason.CAPABILITY_MISSING, f"{what} needs CAP_SYS_ADMIN")
+
+
+def _stay(task: Task) -> None:
+    """Stands in until the kernel wires its own."""
+
+
+def _copy_key(bpf_map: BpfMap, key: UserBytes) -> bytes:
+    """__bpf_copy_key. Raises EFAULT; EINVAL for a key where the type has none, or of another length."""
+    if isinstance(key, bytes):
+        if len(key) == bpf_map.key_size and key:
+            return key
+        raise refuse(
+            Errno.EINVAL, f"the key has {len(key)} bytes, this map's keys have {bpf_map.key_size}"
+        )
+    if bpf_map.key_size:
+        raise _fault()
+    if key is Address.BAD:
+        raise refuse(Errno.EINVAL, "this map type has no keys, the key pointer must be NULL")
+    return b""
+
+
+def _copy_value(bpf_map: BpfMap, value: UserBytes) -> bytes:
+    """Raises EFAULT; EINVAL for a value of another length."""
+    if not isinstance(value, bytes):
+        if bpf_map.user_value_size:
+            raise _fault()
+        return b""
+    if len(value) != bpf_map.user_value_size:
+        raise refuse(
+            Errno.EINVAL,
+            f"the value has {len(value)} bytes, this map's values have {bpf_map.user_value_size}",
+        )
+    return value
+
+
+def _access(fd: int, what: str) -> KernelError:
+    return KernelError(
+        Errno.EPERM, Reason.MAP_ACCESS_MODE, f"descriptor {fd} was not opened to {what}", fd=fd
+    )
+
+
+def _fault() -> KernelError:
+    return KernelError(Errno.EFAULT, Reason.BAD_ADDRESS, "a pointer is not mapped")
+
+
+def _splitmix(seed: int, number: int) -> int:
+    """splitmix64 of a pair: the hash seed of map ``number`` on a node with ``seed``."""
+    mask = (1 << 64) - 1
+    value = (seed + number * 0x9E3779B97F4A7C15) & mask
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & mask
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & mask
+    return value ^ value >> 31
