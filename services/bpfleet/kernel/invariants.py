@@ -12,7 +12,7 @@ from bpfleet.kernel.proc.processes import Processes
 from bpfleet.kernel.proc.user import UserTable
 from bpfleet.kernel.units import bytes_of
 
-BPF_KINDS: Final = frozenset({"map", "prog", "btf"})
+BPF_KINDS: Final = frozenset({"map"})
 
 
 def check_single_owner(memory: Memory) -> None:
@@ -73,9 +73,10 @@ def check_limit(memory: Memory) -> None:
 
 
 def check_memlock_conservation(users: UserTable) -> None:
-    """*memlock conservation*: a user's counter = what its holders hold + what has leaked."""
+    """*memlock conservation*: a user's counter = what its holders hold, leaks among them."""
     for user in users.all():
-        held = sum(user.holders.values()) + user.leaked_pages
+        held = sum(user.holders.values())
+        assert all(pages > 0 for pages in user.holders.values()), user.holders
         assert user.locked_vm_pages == held, (user.uid, user.locked_vm_pages, held)
 
 

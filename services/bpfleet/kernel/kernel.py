@@ -28,6 +28,8 @@ from bpfleet.kernel.mm.page_alloc import NodeMemory
 from bpfleet.kernel.mm.throttle import handle_over_high
 from bpfleet.kernel.mm.vmscan import Reclaimer
 from bpfleet.kernel.proc.fdtable import FileTable
+from bpfleet.kernel.proc.locked_memory import LockedMemory
+from bpfleet.kernel.proc.objects import Objects
 from bpfleet.kernel.proc.oom import OomKiller
 from bpfleet.kernel.proc.processes import SIGKILL, Processes
 from bpfleet.kernel.proc.task import Task
@@ -106,6 +108,8 @@ class Kernel:
         self.cgroups: Final = CgroupTree(self.memory, self.timeline)
         self.users: Final = UserTable()
         self.files: Final = FileTable(self.memory)
+        self.objects: Final = Objects(self.files)
+        self.locked: Final = LockedMemory(self.files, self.timeline, possible_cpus)
         self.processes: Final = Processes(
             self.memory, self.cgroups, self.users, self.files, self.timeline
         )
@@ -128,6 +132,11 @@ class Kernel:
         self.ram.reclaim = self.reclaimer.reclaim_node
         self.ram.oom = self.oom_killer.kill_on_node
         self.bpf.leave = self.leave
+        self.processes.on_exit = self._on_exit
+
+    def _on_exit(self, task: Task) -> None:
+        """A process ends: what only its mappings and its own storage held goes with it."""
+        self.locked.release_task(task)
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +348,7 @@ class Kernel:
                 self.leave(task)
 
     def release(self, pid: int, nbytes: int, *, shared: bool = False) -> int:
-        """A process gives up to ``nbytes`` of its newest memory back. Returns bytes given back. Raises ESRCH, EINVAL."""
+        """A process gives up to ``nbytes`` of its newest memory back. Returns bytes given back."""
         task = self.processes.find(pid)
         kind = AllocKind.SHMEM if shared else AllocKind.ANON
         return task.mm.release(kind, _pages_of(nbytes), task.cpu) * PAGE_SIZE
@@ -404,9 +413,7 @@ class Kernel:
             invariants.check_no_orphan(self.memory, self.processes, self._live_bpf())
 
     def _live_bpf(self) -> set[tuple[str, int]]:
-        return {("map", bpf_map.id) for bpf_map in self.bpf.maps()} | {
-            ("prog", prog.id) for prog in self.bpf.progs()
-        }
+        return {("map", bpf_map.id) for bpf_map in self.bpf.maps()}
 
 
 def _pages_of(nbytes: int) -> int:

@@ -40,6 +40,7 @@ class Task:
         "kmem_accounting",
         "memlock_hard_bytes",
         "memlock_soft_bytes",
+        "mlocked_pages",
         "mm",
         "next_fd",
         "nofile",
@@ -91,7 +92,8 @@ class Task:
         self.fds: Final[dict[int, File]] = {}
         self.next_fd = FIRST_FD
         self.mm: Final = mm
-        self.pinned_vm_pages = 0
+        self.pinned_vm_pages = 0  # VmPin
+        self.mlocked_pages = 0  # VmLck
         self.notify_resume = False  # something waits for the return to user space: see Kernel.leave
         self.over_high_pages = 0
         self.stall_ns = 0
