@@ -20,7 +20,14 @@ from bpfleet.workload.scenario import (
 )
 from bpfleet.workload.spec import Inventory, WorkloadSpec
 
-__all__ = ["Size", "default_agents", "read_inventories", "read_scenario", "with_inventories"]
+__all__ = [
+    "Size",
+    "default_agents",
+    "read_inventories",
+    "read_scenario",
+    "read_text",
+    "with_inventories",
+]
 
 _FILES_MAX: Final = 1000
 
@@ -57,7 +64,7 @@ def read_scenario(name: str) -> Scenario:
         raise SpecError(
             "--scenario", "", name, "neither a built-in scenario nor a file", f"built in: {known}"
         )
-    return scenario_from_toml(_text(path), str(path))
+    return scenario_from_toml(read_text(path), str(path))
 
 
 def read_inventories(paths: Iterable[Path]) -> tuple[Inventory, ...]:
@@ -68,7 +75,7 @@ def read_inventories(paths: Iterable[Path]) -> tuple[Inventory, ...]:
     inventories: list[Inventory] = []
     for path in _expand(paths):
         name = _name_of(path, [inventory.name for inventory in inventories])
-        inventories.append(inventory_from_bpftool(_text(path), str(path), name=name))
+        inventories.append(inventory_from_bpftool(read_text(path), str(path), name=name))
     return tuple(inventories)
 
 
@@ -117,7 +124,7 @@ def _expand(paths: Iterable[Path]) -> list[Path]:
 
 def _listed_files(path: Path) -> list[Path] | None:
     """The files a JSON list of names stands for; None where ``path`` is a listing itself."""
-    text = _text(path)
+    text = read_text(path)
     if not text.lstrip().startswith("["):
         return None
     try:
@@ -129,7 +136,8 @@ def _listed_files(path: Path) -> list[Path] | None:
     return [path.parent / entry for entry in data]
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of an input file. Raises ``SpecError`` if it is huge or not UTF-8, ``OSError``."""
     if path.stat().st_size > TEXT_LENGTH_MAX:
         raise SpecError(str(path), "", None, "larger than 64 MiB", "split it into several files")
     try:

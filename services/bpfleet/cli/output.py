@@ -5,13 +5,16 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["console", "print_json", "print_table", "write_file"]
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = ["console", "message_data", "print_json", "print_table", "write_file"]
 
 # Values that JSON can hold.
 Plain = Any
@@ -25,6 +28,15 @@ def console(*, stderr: bool = False) -> Console:
 def print_json(value: Plain) -> None:
     """One JSON document, keys as given, a newline at the end."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def message_data(message: "Message") -> Plain:
+    """A protobuf message for JSON: field names as in the proto, empty fields included."""
+    from google.protobuf.json_format import MessageToDict
+
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
 
 
 def print_table(

@@ -1,13 +1,9 @@
 """The comparison: one scenario, one seed, several models; the same fleet, the same operations."""
 
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import active_children, get_context
 from typing import Final
 
 from bpfleet import __version__
@@ -15,13 +11,13 @@ from bpfleet.kernel import KernelProfile, profile_named
 from bpfleet.report.lockstep import run_node
 from bpfleet.report.placing import NodePlan, Placement, place
 from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
+from bpfleet.report.workers import workers
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import Phase
 
 __all__ = ["DEFAULT_MODELS", "Cause", "Comparison", "ModelTotals", "compare"]
 
 DEFAULT_MODELS: Final = ("5.10", "seed-v5", "5.11", "6.12", "6.12:nobpf")
-AGENTS_MAX: Final = 64
 
 Progress = Callable[[NodeResult], None]
 
@@ -96,12 +92,10 @@ def compare(
     repeated model or a bad ``agents``.
     """
     profiles = _profiles(models)
-    if not 1 <= agents <= AGENTS_MAX:
-        raise ValueError(f"agents = {agents}: out of range; use 1 to {AGENTS_MAX}")
     placement = place(scenario)
     results: list[NodeResult] = []
-    with _mapper(min(agents, len(placement.nodes))) as mapper:
-        for result in mapper(partial(_run, scenario, tuple(models)), placement.nodes):
+    with workers(agents) as each:
+        for result in each(partial(_run, scenario, tuple(models)), placement.nodes):
             results.append(result)
             if on_node is not None:
                 on_node(result)
@@ -117,34 +111,6 @@ def _profiles(models: Sequence[str]) -> dict[str, KernelProfile]:
 
 def _run(scenario: Scenario, models: tuple[str, ...], plan: NodePlan) -> NodeResult:
     return run_node(scenario, plan, {model: profile_named(model) for model in models})
-
-
-_Mapper = Callable[[Callable[[NodePlan], NodeResult], Sequence[NodePlan]], Iterator[NodeResult]]
-
-
-@contextmanager
-def _mapper(agents: int) -> Iterator[_Mapper]:
-    """``map`` in this process, or over ``agents`` processes. Left early, the processes are ended at
-    once.
-    """
-    if agents <= 1:
-        yield map
-        return
-    before = set(active_children())
-    pool = ProcessPoolExecutor(agents, mp_context=get_context("spawn"), initializer=_ignore_sigint)
-    try:
-        yield pool.map
-    except BaseException:
-        for child in set(active_children()) - before:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ignore_sigint() -> None:
-    """Ctrl-C reaches the whole process group; only the parent answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _comparison(

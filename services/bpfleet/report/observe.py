@@ -22,6 +22,7 @@ __all__ = ["ModelObserver", "counters_of"]
 LOCKED: Final = "locked"
 OTHERS: Final = "others"
 _BPF_OWNERS: Final = frozenset({"map", "prog"})
+_REFUSED_UPDATE: Final = "MAP_UPDATE_ELEM ENOMEM "
 _EVENTS_PER_READ: Final = 1024
 
 
@@ -167,6 +168,11 @@ class ModelObserver:
             phase=status.phase,
             starts=status.starts,
             oom_kills=status.oom_kills,
+            first_start=replica.first_start,
+            later_starts=dict(sorted(replica.later_starts.items())),
+            refused_updates=sum(
+                n for key, n in status.outcomes.items() if key.startswith(_REFUSED_UPDATE)
+            ),
             first_errno=first.errno if first is not None else "",
             failure=_sentence(status.last_failure),
             maps_created=status.maps_created,

@@ -105,7 +105,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaResult:
-    """How one replica ended up under one model. ``failure`` is the last one, in one line."""
+    """How one replica ended up under one model. ``failure`` is the last one, in one line.
+
+    ``first_start`` and ``later_starts`` say how starts ended (``ok`` or an errno);
+    ``refused_updates`` counts ENOMEM answers to updates while it ran.
+    """
 
     name: str
     workload: str
@@ -113,6 +117,9 @@ class ReplicaResult:
     phase: Phase
     starts: int
     oom_kills: int
+    first_start: str
+    later_starts: Mapping[str, int]
+    refused_updates: int
     first_errno: str
     failure: str
     maps_created: int

@@ -10,6 +10,7 @@ from bpfleet.workload.spec import Failure, Phase, ReplicaSpec, ReplicaStatus, Re
 
 __all__ = ["BACKOFF_FIRST_NS", "BACKOFF_MAX_NS", "BACKOFF_RESET_NS", "Supervisor"]
 
+_STARTED: Final = "ok"
 _SECOND_NS: Final = 1_000_000_000
 # The kubelet's figures: 10 s, doubled up to 5 minutes, forgotten after 10 minutes of running.
 BACKOFF_FIRST_NS: Final = 10 * _SECOND_NS
@@ -34,6 +35,8 @@ class Supervisor:
         self.first_failure: Failure | None = None
         self.last_failure: Failure | None = None
         self.restart_at_ns: int | None = kernel.now_ns
+        self.first_start = ""
+        self.later_starts: Final[Counter[str]] = Counter()
         self.outcomes: Final[Counter[tuple[str, str, str]]] = Counter()
         self._phase = Phase.PENDING
         self._started_ns = 0
@@ -80,6 +83,8 @@ class Supervisor:
         """Takes note of how the current attempt is doing; a dead one is scheduled to restart."""
         run = self.run
         assert run is not None, "settle follows begin"
+        if self._phase is Phase.PENDING:
+            self._note_start(run)
         self._phase = run.phase
         if run.phase is Phase.RUNNING:
             return
@@ -143,6 +148,13 @@ class Supervisor:
             operations=self._past["operations"] + (live.operations if live else 0),
             outcomes=self.refused(),
         )
+
+    def _note_start(self, run: ReplicaRun) -> None:
+        ended = run.failure.errno if run.failure is not None else _STARTED
+        if self.starts == 1:
+            self.first_start = ended
+        else:
+            self.later_starts[ended] += 1
 
     def _back_off(self) -> None:
         now = self.kernel.now_ns

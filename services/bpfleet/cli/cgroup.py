@@ -1,0 +1,108 @@
+"""``bpfleet cgroup``: the cgroup v2 tree of a node."""
+
+import click
+
+from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.remote import agent, agent_options
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.v1 import cgroup_service_pb2
+from bpfleet.workload.quantity import format_bytes
+
+__all__ = ["command"]
+
+
+@click.group("cgroup")
+def command() -> None:
+    """The cgroup v2 tree of a node.
+
+    \b
+    Examples:
+      bpfleet cgroup list web-1
+      bpfleet cgroup create web-1 /team --file memory.max=512M
+      bpfleet cgroup read web-1 /team memory.stat
+      bpfleet cgroup write web-1 /team memory.max max
+    """
+
+
+@command.command("list")
+@click.argument("node")
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_cgroups(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+    """Every cgroup: usage, limit, events."""
+    with agent(server) as client:
+        cgroups = list(client.node(node).list_cgroups())
+    if as_json:
+        print_json([message_data(c) for c in cgroups])
+        return
+    print_table(
+        ("cgroup", "current", "peak", "max", "processes", "max events", "oom kills"),
+        (_row(c) for c in cgroups),
+    )
+
+
+def _row(c: cgroup_service_pb2.Cgroup) -> tuple[str, ...]:
+    limit = format_bytes(c.limits.max_bytes) if c.limits.HasField("max_bytes") else "max"
+    return (
+        c.path,
+        format_bytes(c.usage.current_bytes),
+        format_bytes(c.usage.peak_bytes),
+        limit,
+        f"{len(c.pids):,}",
+        f"{c.events.max_count:,}",
+        f"{c.events.oom_kill_count:,}",
+    )
+
+
+@command.command("create")
+@click.argument("node")
+@click.argument("path")
+@agent_options
+@click.option("--file", "files", multiple=True, metavar="FILE=TEXT", help="Then write this.")
+def create(*, node: str, path: str, server: ChannelOptions, files: tuple[str, ...]) -> None:
+    """mkdir, then writes control files."""
+    texts = dict(_pair(text) for text in files)
+    with agent(server) as client:
+        client.node(node).create_cgroup(path, texts)
+    click.echo(f"{node}: {path} created")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    file, equals, value = text.partition("=")
+    if not equals or not file:
+        raise click.BadParameter(f"{text!r}: write FILE=TEXT, such as memory.max=512M")
+    return file, value
+
+
+@command.command("read")
+@click.argument("node")
+@click.argument("path")
+@click.argument("file")
+@agent_options
+def read(*, node: str, path: str, file: str, server: ChannelOptions) -> None:
+    """Prints a control file as the kernel would."""
+    with agent(server) as client:
+        click.echo(client.node(node).cgroup(path).read(file), nl=False)
+
+
+@command.command("write")
+@click.argument("node")
+@click.argument("path")
+@click.argument("file")
+@click.argument("text")
+@agent_options
+def write(*, node: str, path: str, file: str, text: str, server: ChannelOptions) -> None:
+    """Writes a control file."""
+    with agent(server) as client:
+        client.node(node).cgroup(path).write(file, text)
+
+
+@command.command("delete")
+@click.argument("node")
+@click.argument("path")
+@agent_options
+def delete(*, node: str, path: str, server: ChannelOptions) -> None:
+    """rmdir; charges that remain go to the parent."""
+    with agent(server) as client:
+        client.node(node).cgroup(path).delete()
+    click.echo(f"{node}: {path} removed")

@@ -1,0 +1,365 @@
+"""``bpfleet fleet``: workloads and nodes of a coordinator."""
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bpfleet.cli.inputs import Size, read_text
+from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.remote import fleet, fleet_options
+from bpfleet.coordinator.messages import spec_message
+from bpfleet.coordinator.records import Workload
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.workload.codec import from_data
+from bpfleet.workload.errors import SpecError
+from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.spec import WorkloadSpec
+
+__all__ = ["command"]
+
+# One declared value of any type, as the TOML reader returns it.
+Plain = Any
+
+
+@click.group("fleet")
+def command() -> None:
+    """Workloads and nodes of a coordinator.
+
+    \b
+    Examples:
+      bpfleet fleet status
+      bpfleet fleet create falco --application falco --per-node --memory-limit 512M
+      bpfleet fleet apply workloads.toml
+      bpfleet fleet show falco
+      bpfleet fleet explain falco
+      bpfleet fleet scale web --replicas 20
+    """
+
+
+@command.command("status")
+@fleet_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(*, server: ChannelOptions, as_json: bool) -> None:
+    """The fleet in numbers."""
+    with fleet(server) as client:
+        found = client.status()
+    if as_json:
+        print_json(message_data(found))
+        return
+    replicas = ", ".join(f"{n:,} {phase.lower()}" for phase, n in sorted(found.replicas.items()))
+    store = found.store + ("" if found.store_available else " (not available)")
+    rows = [
+        ("nodes", f"{found.ready_node_count:,} of {found.node_count:,} ready, "
+                  f"{found.agent_count:,} agents"),
+        ("workloads", f"{found.workload_count:,}"),
+        ("replicas", replicas or "none"),
+        ("memory", f"{format_bytes(found.booked_bytes)} of "
+                   f"{format_bytes(found.allocatable_bytes)} booked"),
+        ("store", f"{store}, leader epoch {found.leader_epoch}, revision {found.revision}"),
+        ("placement", _word(pb.PlacementPolicy.Name(found.policy), "PLACEMENT_POLICY_")),
+        ("version", found.version),
+    ]  # fmt: skip
+    print_table(("fleet", ""), rows, numbers_from=2)
+
+
+@command.command("list")
+@fleet_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_workloads(*, server: ChannelOptions, as_json: bool) -> None:
+    """Every workload and how it is doing."""
+    with fleet(server) as client:
+        found = list(client.list_workloads())
+    if as_json:
+        print_json([message_data(workload) for workload in found])
+        return
+    print_table(
+        ("workload", "program", "running", "wanted", "pending", "back-off", "restarts", ""),
+        (_workload_row(workload) for workload in found),
+        numbers_from=2,
+    )
+
+
+def _workload_row(workload: pb.Workload) -> tuple[str, ...]:
+    spec, state = workload.spec, workload.status
+    return (
+        workload.name.removeprefix("workloads/"),
+        spec.application or spec.inventory.name,
+        f"{state.running_count:,}",
+        f"{state.wanted_count:,}",
+        f"{state.pending_count:,}",
+        f"{state.back_off_count:,}",
+        f"{state.restart_count:,}",
+        state.message,
+    )
+
+
+@command.command("nodes")
+@fleet_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
+    """Every node with its bookings and charges."""
+    with fleet(server) as client:
+        found = list(client.list_nodes())
+    if as_json:
+        print_json([message_data(node) for node in found])
+        return
+    print_table(
+        ("node", "agent", "profile", "cpus", "booked", "allocatable", "BPF charged", "replicas",
+         "state"),
+        (_node_row(node) for node in found),
+        numbers_from=3,
+    )  # fmt: skip
+
+
+def _node_row(node: pb.FleetNode) -> tuple[str, ...]:
+    marks = {
+        "not ready": not node.ready,
+        "cordoned": node.cordoned,
+        "draining": node.draining,
+        "memory pressure": node.memory_pressure,
+    }
+    return (
+        node.name.removeprefix("nodes/"),
+        node.agent,
+        node.profile,
+        str(node.possible_cpus),
+        format_bytes(node.booked_bytes),
+        format_bytes(node.allocatable_bytes),
+        format_bytes(node.bpf_charged_bytes),
+        f"{node.replica_count:,}",
+        ", ".join(mark for mark, is_set in marks.items() if is_set) or "ready",
+    )
+
+
+@command.command("show")
+@click.argument("workload")
+@fleet_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
+    """One workload with all its replicas."""
+    with fleet(server) as client:
+        found = client.workload(workload)
+    if as_json:
+        print_json(message_data(found))
+        return
+    print_table(
+        ("replica", "node", "phase", "restarts", "charged", "last reason"),
+        (
+            (
+                replica.replica,
+                replica.node or "–",
+                _word(pb.ReplicaPhase.Name(replica.phase), "REPLICA_PHASE_"),
+                f"{replica.restart_count:,}",
+                format_bytes(replica.charged_bytes),
+                f"{replica.last_reason} {replica.message}".strip(),
+            )
+            for replica in found.replicas
+        ),
+        numbers_from=3,
+    )
+
+
+@command.command("create")
+@click.argument("workload")
+@fleet_options
+@click.option("--application", required=True, help="Name in the catalogue.")
+@click.option("--replicas", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--per-node", is_flag=True, help="One on every node instead.")
+@click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--priority", default=0, show_default=True)
+@click.option("--memory-request", type=Size(), default=0, help="Memory to set aside.")
+@click.option("--memory-limit", type=Size(), help="memory.max; none unless given.")
+@click.option("--memlock", type=Size(), help="RLIMIT_MEMLOCK; the profile's default unless given.")
+@click.option(
+    "--option", "options", multiple=True, metavar="NAME=N", help="Option of the application."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def create(
+    *,
+    workload: str,
+    server: ChannelOptions,
+    application: str,
+    replicas: int,
+    per_node: bool,
+    uid: int,
+    priority: int,
+    memory_request: int,
+    memory_limit: int | None,
+    memlock: int | None,
+    options: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Submits a workload from the catalogue."""
+    spec = WorkloadSpec(
+        name=workload,
+        application=application,
+        options=dict(_option(text) for text in options),
+        replicas=replicas,
+        per_node=per_node,
+        uid=uid,
+        priority=priority,
+        memory_request_bytes=memory_request,
+        memory_limit_bytes=memory_limit,
+        memlock_bytes=memlock,
+    )
+    with fleet(server) as client:
+        made = client.create_workload(workload, _message(spec))
+    if as_json:
+        print_json(message_data(made))
+    else:
+        click.echo(f"{workload}: created, {made.status.wanted_count} replicas wanted")
+
+
+def _option(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    if not value.lstrip("-").isdigit():
+        raise click.BadParameter(f"{text!r}: write NAME=N, such as pods=20")
+    return name, int(value)
+
+
+@command.command("apply")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@fleet_options
+def apply(*, file: Path, server: ChannelOptions) -> None:
+    """Creates every [[workloads]] entry of a TOML file (scenario files will do)."""
+    specs = list(_specs(file))
+    with fleet(server) as client:
+        for spec in specs:
+            client.create_workload(spec.name, _message(spec))
+            click.echo(f"{spec.name}: created")
+
+
+def _specs(file: Path) -> Iterator[WorkloadSpec]:
+    try:
+        data: dict[str, Plain] = tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(str(file), "", None, f"not TOML ({error})", "correct the line") from None
+    entries = data.get("workloads")
+    if not isinstance(entries, list):
+        raise SpecError(str(file), "workloads", None, "missing", "add [[workloads]] entries")
+    for index, entry in enumerate(entries):
+        try:
+            yield from_data(WorkloadSpec, entry, str(file))
+        except SpecError as error:
+            raise error.under(f"workloads[{index}]") from None
+
+
+def _message(spec: WorkloadSpec) -> Any:  # the generated message type
+    return spec_message(Workload(name=spec.name, spec=spec))
+
+
+@command.command("scale")
+@click.argument("workload")
+@click.option("--replicas", type=click.IntRange(0), required=True)
+@fleet_options
+def scale(*, workload: str, replicas: int, server: ChannelOptions) -> None:
+    """Changes the number of replicas."""
+    with fleet(server) as client:
+        client.scale_workload(workload, replicas)
+    click.echo(f"{workload}: {replicas} replicas wanted")
+
+
+@command.command("delete")
+@click.argument("workload")
+@fleet_options
+def delete(*, workload: str, server: ChannelOptions) -> None:
+    """Stops all replicas of a workload and forgets it."""
+    with fleet(server) as client:
+        client.delete_workload(workload)
+    click.echo(f"{workload}: deleted")
+
+
+@command.command("explain")
+@click.argument("workload")
+@fleet_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
+    """Where the next replica would go, and why not elsewhere."""
+    with fleet(server) as client:
+        pages = list(client.explain(workload))
+    if as_json:
+        print_json([message_data(page) for page in pages])
+        return
+    click.echo(pages[0].summary if pages else "no nodes")
+    print_table(
+        ("node", "score", "booked", "free", "reason"),
+        (
+            (
+                score.node.removeprefix("nodes/"),
+                f"{score.score:.2f}" if score.feasible else "–",
+                format_bytes(score.booked_bytes),
+                format_bytes(score.free_bytes),
+                f"{score.reason} {score.message}".strip(),
+            )
+            for page in pages
+            for score in page.scores
+        ),
+    )
+
+
+@command.command("cordon")
+@click.argument("node")
+@fleet_options
+def cordon(*, node: str, server: ChannelOptions) -> None:
+    """Places nothing new on a node."""
+    with fleet(server) as client:
+        client.cordon(node)
+    click.echo(f"{node}: cordoned")
+
+
+@command.command("uncordon")
+@click.argument("node")
+@fleet_options
+def uncordon(*, node: str, server: ChannelOptions) -> None:
+    """Allows placing on a node again."""
+    with fleet(server) as client:
+        client.uncordon(node)
+    click.echo(f"{node}: schedulable")
+
+
+@command.command("drain")
+@click.argument("node")
+@fleet_options
+def drain(*, node: str, server: ChannelOptions) -> None:
+    """Moves the replicas of a node away."""
+    with fleet(server) as client:
+        remaining = client.drain(node).remaining_count
+    click.echo(f"{node}: draining, {remaining} replicas left")
+
+
+@command.command("events")
+@fleet_options
+@click.option("--workload", default="", help="Only of this workload.")
+@click.option("--node", default="", help="Only of this node.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def events(*, server: ChannelOptions, workload: str, node: str, as_json: bool) -> None:
+    """What happened, oldest first."""
+    with fleet(server) as client:
+        found = list(client.list_events(workload=workload, node=node))
+    if as_json:
+        print_json([message_data(event) for event in found])
+        return
+    print_table(
+        ("revision", "time", "kind", "workload", "replica", "node", "reason"),
+        (
+            (
+                str(e.revision),
+                e.time.ToDatetime().isoformat(timespec="seconds"),
+                e.kind,
+                e.workload,
+                e.replica,
+                e.node,
+                f"{e.reason} {e.message}".strip(),
+            )
+            for e in found
+        ),
+        numbers_from=9,
+    )
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower().replace("_", "-")

@@ -1,0 +1,112 @@
+"""``bpfleet map``: the BPF maps of a node, as bpftool would list them, with what they really cost."""
+
+import click
+
+from bpfleet.abi.bpf import MapType
+from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.remote import agent, agent_options
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.v1 import bpf_pb2
+from bpfleet.workload.quantity import format_bytes
+
+__all__ = ["command"]
+
+_TYPES = sorted(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
+
+
+@click.group("map")
+def command() -> None:
+    """BPF maps of a node.
+
+    \b
+    Examples:
+      bpfleet map list web-1
+      bpfleet map create web-1 --pid 101 --type hash --key 8 --value 16 --entries 10240
+    """
+
+
+@command.command("list")
+@click.argument("node")
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_maps(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+    """Every map: attributes, what bpftool prints as memlock, the estimate and the true charge."""
+    with agent(server) as client:
+        maps = list(client.node(node).list_maps())
+    if as_json:
+        print_json([message_data(m) for m in maps])
+        return
+    print_table(
+        ("id", "type", "name", "key", "value", "entries", "held", "memlock", "estimate", "charged",
+         "charged to"),
+        (_row(m) for m in maps),
+        numbers_from=3,
+    )  # fmt: skip
+
+
+def _row(m: bpf_pb2.MapInfo) -> tuple[str, ...]:
+    spec = m.spec
+    return (
+        str(m.map_id),
+        bpf_pb2.MapType.Name(spec.map_type).removeprefix("MAP_TYPE_").lower(),
+        spec.map_name,
+        str(spec.key_size_bytes),
+        str(spec.value_size_bytes),
+        f"{spec.max_entries:,}",
+        f"{m.element_count:,}",
+        format_bytes(m.memlock_bytes),
+        format_bytes(m.estimate_bytes),
+        format_bytes(m.charged_bytes),
+        m.charged_to or "nobody",
+    )
+
+
+@command.command("create")
+@click.argument("node")
+@agent_options
+@click.option("--pid", type=int, required=True, help="Process that creates it.")
+@click.option("--type", "type_name", type=click.Choice(_TYPES), required=True)
+@click.option("--key", default=4, show_default=True, help="Bytes of a key.")
+@click.option("--value", default=8, show_default=True, help="Bytes of a value.")
+@click.option("--entries", default=1024, show_default=True, help="max_entries.")
+@click.option("--flags", default="0", show_default=True, help="map_flags, such as 0x1.")
+@click.option("--name", default="", help="Name, at most 15 characters.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def create(
+    *,
+    node: str,
+    server: ChannelOptions,
+    pid: int,
+    type_name: str,
+    key: int,
+    value: int,
+    entries: int,
+    flags: str,
+    name: str,
+    as_json: bool,
+) -> None:
+    """Creates a map in a process and prints what it cost, or errno and the true reason."""
+    with agent(server) as client:
+        made = client.node(node).process(pid).create_map(
+            MapType[type_name.upper()],
+            key_size=key,
+            value_size=value,
+            max_entries=entries,
+            map_flags=_number(flags),
+            name=name,
+        )  # fmt: skip
+    receipt = made.receipt
+    if as_json:
+        print_json({"fd": made.fd, "map_id": made.map_id, "receipt": message_data(receipt)})
+        return
+    click.echo(
+        f"map {made.map_id}, fd {made.fd}: estimate {format_bytes(receipt.estimate_bytes)}, "
+        f"charged {format_bytes(receipt.charged_bytes)} to {receipt.charged_to or 'nobody'}"
+    )
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: not a number; write 1 or 0x1") from None

@@ -1,0 +1,158 @@
+"""``bpfleet node``: the emulated nodes of one agent."""
+
+from pathlib import PurePosixPath
+
+import click
+
+from bpfleet.cli.inputs import Size
+from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.remote import agent, agent_options
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.v1 import node_service_pb2
+from bpfleet.workload.quantity import format_bytes
+
+__all__ = ["command"]
+
+_SECOND_NS = 1_000_000_000
+
+
+@click.group("node")
+def command() -> None:
+    """The emulated nodes of one agent.
+
+    \b
+    Examples:
+      bpfleet node create web-1 --profile 6.12 --ram 16G --cpus 8
+      bpfleet node list
+      bpfleet node show web-1
+      bpfleet node ledger web-1
+    """
+
+
+@command.command("list")
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
+    """Every node: profile, size, charges, counts."""
+    with agent(server) as client:
+        nodes = list(client.list_nodes())
+    if as_json:
+        print_json([message_data(node) for node in nodes])
+        return
+    print_table(
+        ("node", "profile", "cpus", "ram", "used", "BPF charged", "maps", "processes", "state"),
+        (_row(node) for node in nodes),
+        numbers_from=2,
+    )
+
+
+def _row(node: node_service_pb2.Node) -> tuple[str, ...]:
+    spec, status = node.spec, node.status
+    phase = node_service_pb2.NodePhase.Name(status.phase).removeprefix("NODE_PHASE_").lower()
+    return (
+        PurePosixPath(node.name).name,
+        spec.profile,
+        str(spec.possible_cpus),
+        format_bytes(spec.ram_bytes),
+        format_bytes(status.usage_bytes),
+        format_bytes(status.bpf_charged_bytes),
+        f"{status.map_count:,}",
+        f"{status.process_count:,}",
+        phase,
+    )
+
+
+@command.command("create")
+@click.argument("node")
+@agent_options
+@click.option("--profile", default="6.12", show_default=True, help="Kernel profile.")
+@click.option("--ram", type=Size(), default="8G", show_default=True, help="Memory.")
+@click.option("--cpus", default=4, show_default=True, help="Possible CPUs.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the node.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def create(
+    *,
+    node: str,
+    server: ChannelOptions,
+    profile: str,
+    ram: int,
+    cpus: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Boots a node."""
+    with agent(server) as client:
+        made = client.create_node(
+            node, profile=profile, ram_bytes=ram, possible_cpus=cpus, seed=seed
+        ).info()
+    if as_json:
+        print_json(message_data(made))
+    else:
+        click.echo(f"{node}: {profile}, {cpus} CPUs, {format_bytes(ram)}")
+
+
+@command.command("show")
+@click.argument("node")
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+    """One node: what it is and what its kernel answered so far."""
+    with agent(server) as client:
+        info = client.node(node).info()
+    if as_json:
+        print_json(message_data(info))
+        return
+    status = info.status
+    rows = [
+        ("profile", f"{info.spec.profile} (model {info.kernel.model})"),
+        ("CPUs, memory", f"{info.spec.possible_cpus}, {format_bytes(info.spec.ram_bytes)}"),
+        ("virtual time", f"{status.clock_ns / _SECOND_NS:.3f} s, {status.revision} events"),
+        ("charged", f"{format_bytes(status.usage_bytes)} in all"),
+        ("BPF", f"{format_bytes(status.bpf_charged_bytes)} charged, "
+                f"{format_bytes(status.bpf_estimate_bytes)} by the 5.10 estimate"),
+        ("objects", f"{status.map_count} maps, {status.program_count} programs, "
+                    f"{status.process_count} processes, {status.cgroup_count} cgroups"),
+    ]  # fmt: skip
+    rows += [(f"verdict {errno}", f"{n:,}") for errno, n in sorted(status.verdicts.items())]
+    if status.crash_message:
+        rows.append(("crashed", status.crash_message))
+    print_table((node, ""), rows, numbers_from=2)
+
+
+@command.command("ledger")
+@click.argument("node")
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def ledger(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+    """Who is charged for what: one line per cgroup, owner and kind of memory."""
+    with agent(server) as client:
+        lines = list(client.node(node).ledger())
+    if as_json:
+        print_json([message_data(line) for line in lines])
+        return
+    print_table(
+        ("cgroup", "owner", "kind", "blocks", "bytes"),
+        ((x.cgroup, x.owner, x.kind, f"{x.block_count:,}", f"{x.size_bytes:,}") for x in lines),
+        numbers_from=3,
+    )
+
+
+@command.command("advance")
+@click.argument("node")
+@click.argument("seconds", type=click.FloatRange(min=0))
+@agent_options
+def advance(*, node: str, seconds: float, server: ChannelOptions) -> None:
+    """Lets virtual time pass; deferred work that falls due is carried out."""
+    with agent(server) as client:
+        clock_ns = client.node(node).advance(int(seconds * _SECOND_NS))
+    click.echo(f"{node}: {clock_ns / _SECOND_NS:.3f} s")
+
+
+@command.command("delete")
+@click.argument("node")
+@agent_options
+def delete(*, node: str, server: ChannelOptions) -> None:
+    """Switches a node off for good."""
+    with agent(server) as client:
+        client.node(node).delete()
+    click.echo(f"{node}: deleted")

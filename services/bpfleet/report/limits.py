@@ -1,0 +1,204 @@
+"""How much memory each workload needs: a recommendation from its parts, and the least limit at
+which it passes.
+
+The recommendation adds up what a container must hold at its worst moment: heap peak, maps and
+programs at the node's CPU count, elements that are allocated as they are inserted, the loader's own
+peak, the pages each CPU holds charged in advance, and the largest pinned map once more (an upgrade
+creates the new one while the old one is still pinned); then a fifth of head room. The least limit
+is found by running the workload alone under smaller and smaller limits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from bpfleet.kernel import profile_named
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.report.workers import Mapper
+from bpfleet.runtime import ReplicaRun
+from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.scenario import Scenario, replica_for
+from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec
+
+__all__ = ["LimitAdvice", "LimitTask", "advice_data", "advise", "advise_all", "least_passing_bytes"]
+
+# JSON values of any type.
+Plain = Any
+
+MIB: Final = 1 << 20
+# Loading BTF of the kernel and relocating programs: 27 to 30 MiB in cilium/ebpf and Tetragon.
+LOADER_PEAK_BYTES: Final = 30 * MIB
+CHARGE_BATCH_BYTES: Final = 256 << 10  # 64 pages that each CPU may hold charged in advance
+HEAD_ROOM_PERCENT: Final = 20
+PARTS: Final = ("heap", "maps", "elements", "loader", "CPU stocks", "re-creation")
+_ENOMEM: Final = "ENOMEM"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitTask:
+    """One workload on one node shape under one memcg model."""
+
+    model: str
+    shape: NodeShape
+    group: str
+    spec: ReplicaSpec
+    steps: int
+    step_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitAdvice:
+    """What one workload needs on one node shape. ``parts_bytes`` are in the order of ``PARTS``.
+
+    ``least_bytes`` is None where no limit up to twice the recommendation lets it pass.
+    """
+
+    workload: str
+    application: str
+    group: str
+    shape: NodeShape
+    now_bytes: int | None
+    parts_bytes: tuple[int, ...]
+    recommended_bytes: int
+    least_bytes: int | None
+
+
+def advise_all(scenario: Scenario, model: str, each: Mapper) -> list[LimitAdvice]:
+    """Advice for every workload on every node group it may run on, in the scenario's order."""
+    return list(each(advise, _tasks(scenario, model)))
+
+
+def _tasks(scenario: Scenario, model: str) -> Sequence[LimitTask]:
+    return [
+        LimitTask(
+            model=model,
+            shape=group.shape,
+            group=group.name,
+            spec=replica_for(workload, 0, group.name, group.shape, seed=scenario.seed),
+            steps=scenario.steps,
+            step_ns=scenario.step_ns,
+        )
+        for workload in scenario.workloads
+        for group in scenario.nodes
+        if group.count and workload.node_selector.items() <= group.labels.items()
+    ]
+
+
+def advise(task: LimitTask) -> LimitAdvice:
+    """Measures the parts of one workload's need and searches the least limit at which it passes."""
+    parts = _parts(task)
+    needed = sum(parts)
+    recommended = _whole_mib(needed + needed * HEAD_ROOM_PERCENT // 100)
+    return LimitAdvice(
+        workload=task.spec.workload,
+        application=task.spec.inventory.name,
+        group=task.group,
+        shape=task.shape,
+        now_bytes=task.spec.memory_limit_bytes,
+        parts_bytes=parts,
+        recommended_bytes=recommended,
+        least_bytes=least_passing_bytes(task, high_bytes=2 * recommended),
+    )
+
+
+def _parts(task: LimitTask) -> tuple[int, ...]:
+    free = replace(task.spec, memory_limit_bytes=None)
+    heap = free.inventory.user_memory_bytes
+    kernel, run = _started(task, _without_elements(free))
+    created = _kernel_bytes(kernel, run)
+    pinned = max((m.charged_bytes for m in kernel.bpf.maps() if m.pinned_paths), default=0)
+    kernel, run = _started(task, free)
+    _churn(task, kernel, run)
+    grown = max(0, _kernel_bytes(kernel, run) - created)
+    stocks = CHARGE_BATCH_BYTES * task.shape.possible_cpus
+    return heap, created, grown, LOADER_PEAK_BYTES, stocks, pinned
+
+
+def _without_elements(spec: ReplicaSpec) -> ReplicaSpec:
+    maps = tuple(replace(declared, fill_entries=0) for declared in spec.inventory.maps)
+    return replace(spec, inventory=replace(spec.inventory, maps=maps))
+
+
+def _kernel_bytes(kernel: Kernel, run: ReplicaRun) -> int:
+    """What the container is charged beyond its heap."""
+    heap = run.task.rss_bytes if run.task is not None else 0
+    return max(0, kernel.cgroup(run.cgroup).memcg.usage_bytes - heap)
+
+
+def least_passing_bytes(task: LimitTask, *, high_bytes: int) -> int | None:
+    """The least ``memory.max``, in whole MiB, at which start and churn go through; None if none up
+    to ``high_bytes``.
+
+    Passing means: running at the end, nothing killed, no call refused with ENOMEM.
+    """
+    low, high = 0, high_bytes // MIB
+    if not _passes(task, high * MIB):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _passes(task, middle * MIB):
+            high = middle
+        else:
+            low = middle
+    return high * MIB
+
+
+def _passes(task: LimitTask, limit_bytes: int) -> bool:
+    kernel, run = _started(task, replace(task.spec, memory_limit_bytes=limit_bytes))
+    return run.phase is Phase.RUNNING and _churn(task, kernel, run)
+
+
+def _started(task: LimitTask, spec: ReplicaSpec) -> tuple[Kernel, ReplicaRun]:
+    kernel = Kernel(
+        profile_named(task.model),
+        node=task.group,
+        ram_bytes=task.shape.ram_bytes,
+        possible_cpus=task.shape.possible_cpus,
+    )
+    run = ReplicaRun(kernel, spec)
+    run.start()
+    return kernel, run
+
+
+def _churn(task: LimitTask, kernel: Kernel, run: ReplicaRun) -> bool:
+    """Runs the steps; ends early, answering False, at the first ENOMEM or kill."""
+    for _ in range(task.steps):
+        kernel.advance(task.step_ns)
+        run.step()
+        refused = any(errno == _ENOMEM for _, errno, _ in run.outcomes)
+        if refused or not run.running:
+            return False
+    return True
+
+
+def _whole_mib(size_bytes: int) -> int:
+    return -(-size_bytes // MIB) * MIB
+
+
+def advice_data(advice: Sequence[LimitAdvice], model: str) -> dict[str, Plain]:
+    """The section of the page."""
+    shapes = list(dict.fromkeys(_shape_name(a) for a in advice))
+    return {
+        "note": (
+            f"Under {model}: what a container must hold at its worst moment, plus {HEAD_ROOM_PERCENT} % head room; "
+            "and the least memory.max at which start and churn pass without a kill or an ENOMEM, found by search."
+        ),
+        "parts": list(PARTS),
+        "shapes": shapes,
+        "rows": [
+            {
+                "shape": _shape_name(a),
+                "application": f"{a.workload} ({a.application})",
+                "now": a.now_bytes,
+                "parts": list(a.parts_bytes),
+                "recommended": a.recommended_bytes,
+                "least": a.least_bytes,
+            }
+            for a in advice
+        ],
+    }
+
+
+def _shape_name(advice: LimitAdvice) -> str:
+    shape = advice.shape
+    return f"{advice.group}: {shape.possible_cpus} CPUs, {format_bytes(shape.ram_bytes)}"

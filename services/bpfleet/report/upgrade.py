@@ -1,0 +1,178 @@
+"""The upgrade question: what changes for every workload when its hosts go from one kernel to
+another.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from bpfleet.report.compare import Comparison
+from bpfleet.report.limits import LimitAdvice
+from bpfleet.report.results import ReplicaResult
+from bpfleet.workload.scenario import EventAction, Scenario, ScenarioEvent
+from bpfleet.workload.spec import Phase
+
+__all__ = ["Change", "Fate", "UpgradeLine", "fate_of", "upgrade_lines", "with_rollouts"]
+
+
+class Change(StrEnum):
+    """What the upgrade means for one workload, the worst first."""
+
+    NEW_OOM = "newly OOM-killed"
+    NEW_ENOMEM = "newly fails with ENOMEM"
+    NEW_REFUSALS = "newly has updates refused with ENOMEM"
+    NEW_OTHER = "newly fails"
+    STILL_FAILS = "fails before and after"
+    FIXED = "stops failing"
+    UNCHANGED = "unchanged"
+
+
+class Fate(StrEnum):
+    """What became of a replica under one kernel."""
+
+    RUNS = "runs"
+    REFUSED = "updates refused"
+    OOM = "OOM-killed"
+    EPERM = "EPERM"
+    ENOMEM = "ENOMEM"
+    E2BIG = "E2BIG"
+    OTHER = "fails"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeLine:
+    """One workload on one node group before and after. ``raise_to_bytes`` is set where the new
+    kernel needs more memory.
+
+    ``first_starts`` and ``restarts`` count how starts ended, as ``before → after``.
+    """
+
+    workload: str
+    application: str
+    group: str
+    replicas: int
+    before: Fate
+    after: Fate
+    change: Change
+    first_start: tuple[str, str]
+    restart: tuple[str, str]
+    limit_bytes: int | None
+    raise_to_bytes: int | None
+
+
+def with_rollouts(scenario: Scenario) -> Scenario:
+    """``scenario`` with one rolling restart of every workload at two thirds, to tell restarts from
+    first starts.
+    """
+    step = max(1, scenario.steps * 2 // 3)
+    events = tuple(
+        ScenarioEvent(step=step, workload=w.name, action=EventAction.RESTART)
+        for w in scenario.workloads
+    )
+    return replace(scenario, events=events)
+
+
+def upgrade_lines(
+    comparison: Comparison, before: str, after: str, advice: Sequence[LimitAdvice]
+) -> list[UpgradeLine]:
+    """One line per workload and node group, the worst changes first."""
+    advised = {(a.workload, a.group): a for a in advice}
+    grouped: dict[tuple[str, str], list[tuple[ReplicaResult, ReplicaResult]]] = {}
+    for node in comparison.nodes:
+        pairs = zip(node.models[before].replicas, node.models[after].replicas, strict=True)
+        for old, new in pairs:
+            grouped.setdefault((old.workload, node.group), []).append((old, new))
+    lines = [_line(key, pairs, advised) for key, pairs in grouped.items()]
+    order = list(Change)
+    return sorted(lines, key=lambda line: (order.index(line.change), line.workload, line.group))
+
+
+def _line(
+    key: tuple[str, str],
+    pairs: Sequence[tuple[ReplicaResult, ReplicaResult]],
+    advised: Mapping[tuple[str, str], LimitAdvice],
+) -> UpgradeLine:
+    old = [pair[0] for pair in pairs]
+    new = [pair[1] for pair in pairs]
+    before, after = _worst(old), _worst(new)
+    change = _change(before, after)
+    limit = new[0].limit_bytes
+    return UpgradeLine(
+        workload=key[0],
+        application=new[0].application,
+        group=key[1],
+        replicas=len(pairs),
+        before=before,
+        after=after,
+        change=change,
+        first_start=(_starts(r.first_start for r in old), _starts(r.first_start for r in new)),
+        restart=(_restarts(old), _restarts(new)),
+        limit_bytes=limit,
+        raise_to_bytes=_raise_to(after, limit, advised.get(key)),
+    )
+
+
+def _raise_to(after: Fate, limit_bytes: int | None, advice: LimitAdvice | None) -> int | None:
+    starved = after in (Fate.OOM, Fate.ENOMEM, Fate.REFUSED)
+    if not starved or limit_bytes is None or advice is None:
+        return None
+    return max(advice.recommended_bytes, advice.least_bytes or 0)
+
+
+def fate_of(replica: ReplicaResult) -> Fate:
+    """The worst that happened to a replica."""
+    if replica.oom_kills:
+        return Fate.OOM
+    if replica.phase in (Phase.CRASH_LOOP, Phase.FAILED):
+        return _BY_ERRNO.get(replica.first_errno, Fate.OTHER)
+    return Fate.REFUSED if replica.refused_updates else Fate.RUNS
+
+
+_BY_ERRNO: Final[Mapping[str, Fate]] = {
+    "EPERM": Fate.EPERM,
+    "ENOMEM": Fate.ENOMEM,
+    "E2BIG": Fate.E2BIG,
+}
+_WORST_FIRST: Final = (
+    Fate.OOM,
+    Fate.ENOMEM,
+    Fate.EPERM,
+    Fate.E2BIG,
+    Fate.OTHER,
+    Fate.REFUSED,
+    Fate.RUNS,
+)
+
+
+def _worst(replicas: Sequence[ReplicaResult]) -> Fate:
+    return min((fate_of(replica) for replica in replicas), key=_WORST_FIRST.index)
+
+
+def _change(before: Fate, after: Fate) -> Change:
+    if before is after:
+        return Change.UNCHANGED if after is Fate.RUNS else Change.STILL_FAILS
+    if after is Fate.RUNS:
+        return Change.FIXED
+    return {
+        Fate.OOM: Change.NEW_OOM,
+        Fate.ENOMEM: Change.NEW_ENOMEM,
+        Fate.REFUSED: Change.NEW_REFUSALS,
+    }.get(after, Change.NEW_OTHER)
+
+
+def _starts(ends: Iterable[str]) -> str:
+    counts = Counter(end or "never" for end in ends)
+    return ", ".join(
+        end if n == counts.total() else f"{n} {end}" for end, n in counts.most_common()
+    )
+
+
+def _restarts(replicas: Sequence[ReplicaResult]) -> str:
+    counts: Counter[str] = Counter()
+    for replica in replicas:
+        counts.update(replica.later_starts)
+    if not counts:
+        return "none"
+    return ", ".join(f"{n} {end}" for end, n in counts.most_common())
