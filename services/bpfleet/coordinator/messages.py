@@ -56,6 +56,7 @@ __all__ = [
     "replica_message",
     "scheduling_record",
     "score_message",
+    "spec_message",
     "spec_record",
     "usage_record",
     "workload_message",
@@ -281,7 +282,7 @@ def workload_message(
     """The workload with its status; with its replicas if asked for."""
     message = fleet_service_pb2.Workload(
         name=workload_name(workload.name),
-        spec=_spec_message(workload),
+        spec=spec_message(workload),
         status=_status_message(state, workload),
         generation=workload.generation,
         revision=workload.revision,
@@ -295,7 +296,8 @@ def workload_message(
     return message
 
 
-def _spec_message(workload: Workload) -> workload_pb2.WorkloadSpec:
+def spec_message(workload: Workload) -> workload_pb2.WorkloadSpec:
+    """A workload as its owner submits it."""
     spec, scheduling = workload.spec, workload.scheduling
     message = workload_pb2.WorkloadSpec(
         replicas=spec.replicas,
