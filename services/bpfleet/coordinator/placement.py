@@ -196,7 +196,7 @@ class Search:
             if entry is not None:
                 lanes.append((*entry, shape.number, lane))
         if self._policy is Policy.POWER_OF_TWO_CHOICES:
-            drawn = self._draw(replica, [lane for *_, lane in lanes])
+            drawn = self._draw(replica, [lane for *_, lane in sorted(lanes, key=lambda e: e[:2])])
             if drawn is not None:
                 return self._chosen(*drawn, feasible=feasible, rejections=rejections)
         heapify(lanes)

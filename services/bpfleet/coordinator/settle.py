@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from bpfleet.coordinator.constraints import judge, named_nodes_allow
 from bpfleet.coordinator.placement import Search
 from bpfleet.coordinator.records import Decision, Node, Phase, Replica, Retired, Workload
 from bpfleet.coordinator.replicas import add_pending, bind, stop, waits_because
@@ -112,7 +113,7 @@ def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str |
         if waiting is not None:
             stop(t, t.tables.replicas[waiting], "NODE_NOT_READY")
         return
-    welcome = _welcome(t, workload, node)
+    welcome = _welcome(workload, node)
     here = t.books.nodes[name].workloads.get(workload_name, 0)
     if waiting is not None and not (welcome and node.schedulable):
         stop(t, t.tables.replicas[waiting], "NODE_DOES_NOT_QUALIFY")
@@ -124,8 +125,8 @@ def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str |
                 stop(t, replica, "NODE_DOES_NOT_QUALIFY")
 
 
-def _welcome(t: Transition, workload: Workload, node: Node) -> bool:
-    return t.judge(workload, node).refusal is None
+def _welcome(workload: Workload, node: Node) -> bool:
+    return named_nodes_allow(workload, node.name) and judge(workload, node).refusal is None
 
 
 def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> int:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from bpfleet.coordinator.books import FleetBooks, WorkloadBook
 from bpfleet.coordinator.commands import NodeUsage
-from bpfleet.coordinator.constraints import Verdict, judge
 from bpfleet.coordinator.errors import FleetError, Refused
 from bpfleet.coordinator.placement import Estimator, Search, VerdictCache
 from bpfleet.coordinator.records import Event, Node, Policy, Replica, Workload
@@ -135,7 +134,3 @@ class Transition:
             verdicts=self._verdicts,
             now_ms=self.now_ms,
         )
-
-    def judge(self, workload: Workload, node: Node) -> Verdict:
-        """What labels and taints of the node say to the workload."""
-        return judge(workload, node)

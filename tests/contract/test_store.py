@@ -1,0 +1,201 @@
+"""The store's contract, run on every implementation: Redis and memory must not drift apart."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+import pytest
+from redis_server import HAS_REDIS, RedisServer
+
+from bpfleet.coordinator.store.base import EVENTS_KEPT, Batch, Conflict, Fenced, Store
+from bpfleet.coordinator.store.memory import MemoryStore
+from bpfleet.coordinator.store.redis import RedisStore
+
+Body = Callable[[Store], Coroutine[object, object, None]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param(
+            "redis",
+            marks=[
+                pytest.mark.redis,
+                pytest.mark.skipif(
+                    not HAS_REDIS, reason="no redis-server binary (apt-get install redis-server)"
+                ),
+            ],
+        ),
+    ]
+)
+def run(request):
+    """Runs a test's body on a fresh store of each kind."""
+    counter = iter(range(1_000))
+
+    def go(body: Body) -> None:
+        async def main() -> None:
+            if request.param == "memory":
+                store: Store = MemoryStore()
+            else:
+                url = request.getfixturevalue("server").url
+                store = RedisStore(url, prefix=f"{request.node.name}-{next(counter)}")
+            try:
+                async with asyncio.timeout(20):
+                    await body(store)
+            finally:
+                await store.close()
+
+        asyncio.run(main())
+
+    if request.param == "redis":
+        request.getfixturevalue("server")
+    return go
+
+
+def batch(revision: int, *, epoch: int = 1, **parts: object) -> Batch:
+    return Batch(epoch=epoch, expected_revision=revision - 1, revision=revision, **parts)
+
+
+def test_a_new_store_is_empty_at_revision_0(run):
+    async def body(store: Store) -> None:
+        snapshot = await store.load()
+        assert (snapshot.revision, snapshot.records, snapshot.events) == (0, {}, ())
+        assert await store.revision() == 0
+
+    run(body)
+
+
+def test_a_saved_batch_is_loaded_whole(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1, puts={"node/1": "x", "node/2": "y"}, events=("e1",)))
+        await store.save(batch(2, puts={"node/3": "ü"}, removals=("node/1",), events=("e2",)))
+        snapshot = await store.load()
+        assert snapshot.revision == 2
+        assert snapshot.epoch == 1
+        assert snapshot.records == {"node/2": "y", "node/3": "ü"}
+        assert snapshot.events == ("e1", "e2")
+
+    run(body)
+
+
+def test_a_batch_of_many_records_is_stored(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        puts = {f"replica/{number}": str(number) for number in range(9_001)}
+        events = tuple(str(number) for number in range(9_001))
+        await store.save(batch(1, puts=puts, events=events))
+        await store.save(batch(2, removals=tuple(list(puts)[:8_500])))
+        snapshot = await store.load()
+        assert len(snapshot.records) == 501
+        assert snapshot.events == events
+
+    run(body)
+
+
+def test_only_the_newest_events_are_kept(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1, events=tuple(str(n) for n in range(EVENTS_KEPT))))
+        await store.save(batch(2, events=("last",)))
+        events = (await store.load()).events
+        assert (len(events), events[0], events[-1]) == (EVENTS_KEPT, "1", "last")
+
+    run(body)
+
+
+def test_a_batch_for_another_revision_is_a_conflict_and_changes_nothing(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1, puts={"node/1": "x"}))
+        for revision in (1, 3):
+            with pytest.raises(Conflict):
+                await store.save(batch(revision, puts={"node/1": "z"}, events=("no",)))
+        snapshot = await store.load()
+        assert (snapshot.revision, snapshot.records) == (1, {"node/1": "x"})
+        assert snapshot.events == ()
+
+    run(body)
+
+
+def test_a_leader_keeps_the_lead_and_its_epoch_by_renewing(run):
+    async def body(store: Store) -> None:
+        first = await store.acquire("a", 10_000)
+        again = await store.acquire("a", 10_000)
+        other = await store.acquire("b", 10_000)
+        assert (first.holder, first.epoch) == ("a", 1)
+        assert again == first
+        assert other == first
+
+    run(body)
+
+
+def test_after_resigning_another_leads_with_a_higher_epoch(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.resign("b")
+        assert (await store.acquire("b", 10_000)).holder == "a"
+        await store.resign("a")
+        taken = await store.acquire("b", 10_000)
+        assert (taken.holder, taken.epoch) == ("b", 2)
+
+    run(body)
+
+
+def test_a_silent_leader_is_followed_after_its_time(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 30)
+        while (held := await store.acquire("b", 10_000)).holder == "a":
+            await asyncio.sleep(0.005)
+        assert (held.holder, held.epoch) == ("b", 2)
+
+    run(body)
+
+
+def test_a_deposed_leader_is_fenced_and_changes_nothing(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1, puts={"node/1": "x"}))
+        await store.resign("a")
+        await store.acquire("b", 10_000)
+        with pytest.raises(Fenced):
+            await store.save(batch(2, puts={"node/1": "late"}))
+        await store.save(batch(2, epoch=2, puts={"node/1": "new"}))
+        assert (await store.load()).records == {"node/1": "new"}
+
+    run(body)
+
+
+def test_nobody_saves_before_somebody_leads(run):
+    async def body(store: Store) -> None:
+        with pytest.raises(Fenced):
+            await store.save(batch(1, puts={"node/1": "x"}))
+
+    run(body)
+
+
+def test_a_watch_sees_later_revisions_in_order(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1))
+        seen = []
+
+        async def read() -> None:
+            async for revision in store.watch(0):
+                seen.append(revision)
+                if revision == 3:
+                    return
+
+        reader = asyncio.create_task(read())
+        await store.save(batch(2))
+        await store.save(batch(3))
+        await reader
+        assert seen == sorted(set(seen))
+        assert seen[-1] == 3
+
+    run(body)
