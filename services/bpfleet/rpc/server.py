@@ -107,8 +107,11 @@ class RpcServer:
         reflection.enable_server_reflection(names, self._server)
         self.port = 0
 
-    async def start(self) -> int:
-        """Listens and serves; returns the port. Raises ``ListenError`` or ``SettingsError`` in one sentence."""
+    async def start(self, *, serving: bool = True) -> int:
+        """Listens and serves; returns the port. Raises ``ListenError`` or ``SettingsError`` in one sentence.
+
+        Without ``serving``, health checks are told to wait until ``announce``.
+        """
         _check_free(self._options.listen)
         credentials = _credentials(self._options)
         try:
@@ -120,8 +123,13 @@ class RpcServer:
             raise ListenError(f"cannot listen on {self._options.listen}: {error}") from None
         await self._server.start()
         for service in ("", *self._services):
-            await self.set_serving(service, True)
+            await self.set_serving(service, serving)
         return self.port
+
+    async def announce(self) -> None:
+        """Tells health checks that the server is ready."""
+        for service in ("", *self._services):
+            await self.set_serving(service, True)
 
     async def set_serving(self, service: str, serving: bool) -> None:
         """What health checks are told about ``service`` ("" for the whole server)."""

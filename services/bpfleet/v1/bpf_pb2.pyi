@@ -400,7 +400,7 @@ class ProgramSpec(_message.Message):
 
     @_builtins.property
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProgramOperation]:
-        """What the program does when it runs, in order."""
+        """What the program does when it runs, in order; at most 1024 operations."""
 
     def __init__(
         self,
@@ -460,9 +460,9 @@ class ProgramOperation(_message.Message):
     map_index: _builtins.int
     """Which map: position in `map_fds`."""
     key: _builtins.bytes
-    """Key; empty where the map takes none."""
+    """Key; absent for a counter that rises with every run, so that each run touches another element."""
     value: _builtins.bytes
-    """Value of an update."""
+    """Value of an update; padded with zeros, or cut, to what the map takes."""
     mode: Global___UpdateMode.ValueType
     """Flags of an update."""
     def __init__(
@@ -470,15 +470,17 @@ class ProgramOperation(_message.Message):
         *,
         kind: Global___ProgramOperation.Kind.ValueType = ...,
         map_index: _builtins.int = ...,
-        key: _builtins.bytes = ...,
+        key: _builtins.bytes | None = ...,
         value: _builtins.bytes = ...,
         mode: Global___UpdateMode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "kind", b"kind", "map_index", b"map_index", "mode", b"mode", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "key", b"key", "kind", b"kind", "map_index", b"map_index", "mode", b"mode", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
+    _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key) -> _WhichOneofReturnType__key | None: ...
 
 Global___ProgramOperation: _TypeAlias = ProgramOperation  # noqa: Y015
 

@@ -1502,7 +1502,7 @@ class ExecuteSyscallsRequest(_message.Message):
 
     @_builtins.property
     def syscalls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Syscall]:
-        """The calls, at most 4096."""
+        """The calls, at most 4096, with at most 262144 elements in all their batches."""
 
     def __init__(
         self,
@@ -2057,13 +2057,18 @@ class SyscallResult(_message.Message):
     OUT_BATCH_FIELD_NUMBER: _builtins.int
     FD_FIELD_NUMBER: _builtins.int
     errno: _builtins.int
-    """0, or the errno the process saw. EINTR (4) with CALLER_KILLED: the process is gone."""
+    """0, or the errno the process saw. EINTR (4) with CALLER_KILLED: the process is gone. Two reasons are not the
+    kernel's: BAD_REQUEST with EINVAL (22), a number no bpf_attr can hold, and RESPONSE_TOO_LARGE with EAGAIN (11): the
+    answer is full and the call was not made; send it again.
+    """
     reason: _builtins.str
     """Why, for a non-zero errno; words as in ErrorInfo."""
     value: _builtins.bytes
     """Value of a lookup, key of GetNextKey."""
     element_count: _builtins.int
-    """Elements that a batch command has done, also where errno is not 0."""
+    """Elements that a batch command has done, also where errno is not 0. A lookup does fewer than it was asked for, and
+    tells where to go on, where the answer would grow over 12 MiB.
+    """
     keys: _builtins.bytes
     """Keys of a batch lookup, one after the other."""
     values: _builtins.bytes

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62pfleet/v1/event.proto\x12\nbpfleet.v1\"\xaf\x07\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x63lock_ns\x18\x02 \x01(\x03\x12-\n\x0bmap_created\x18\x03 \x01(\x0b\x32\x16.bpfleet.v1.MapCreatedH\x00\x12)\n\tmap_freed\x18\x04 \x01(\x0b\x32\x14.bpfleet.v1.MapFreedH\x00\x12\x33\n\x0eprogram_loaded\x18\x05 \x01(\x0b\x32\x19.bpfleet.v1.ProgramLoadedH\x00\x12\x31\n\rprogram_freed\x18\x06 \x01(\x0b\x32\x18.bpfleet.v1.ProgramFreedH\x00\x12\x31\n\rcharge_failed\x18\x07 \x01(\x0b\x32\x18.bpfleet.v1.ChargeFailedH\x00\x12\'\n\x08oom_kill\x18\x08 \x01(\x0b\x32\x13.bpfleet.v1.OomKillH\x00\x12\x30\n\room_no_victim\x18\t \x01(\x0b\x32\x17.bpfleet.v1.OomNoVictimH\x00\x12\x31\n\rlimit_changed\x18\n \x01(\x0b\x32\x18.bpfleet.v1.LimitChangedH\x00\x12\x35\n\x0fprocess_started\x18\x0b \x01(\x0b\x32\x1a.bpfleet.v1.ProcessStartedH\x00\x12\x33\n\x0eprocess_exited\x18\x0c \x01(\x0b\x32\x19.bpfleet.v1.ProcessExitedH\x00\x12\x33\n\x0e\x63group_created\x18\r \x01(\x0b\x32\x19.bpfleet.v1.CgroupCreatedH\x00\x12\x33\n\x0e\x63group_removed\x18\x0e \x01(\x0b\x32\x19.bpfleet.v1.CgroupRemovedH\x00\x12/\n\x0cnode_crashed\x18\x0f \x01(\x0b\x32\x17.bpfleet.v1.NodeCrashedH\x00\x12\x31\n\rcharge_leaked\x18\x10 \x01(\x0b\x32\x18.bpfleet.v1.ChargeLeakedH\x00\x12\x33\n\x0e\x66\x61ult_injected\x18\x11 \x01(\x0b\x32\x19.bpfleet.v1.FaultInjectedH\x00\x12+\n\nkernel_log\x18\x12 \x01(\x0b\x32\x15.bpfleet.v1.KernelLogH\x00\x12+\n\x05\x66\x61\x63ts\x18\x13 \x03(\x0b\x32\x1c.bpfleet.v1.Event.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x64\x65tail\"|\n\nMapCreated\x12\x0e\n\x06map_id\x18\x01 \x01(\x05\x12\x10\n\x08map_type\x18\x02 \x01(\t\x12\x10\n\x08map_name\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12\x15\n\rcharged_bytes\x18\x05 \x01(\x03\x12\x16\n\x0e\x65stimate_bytes\x18\x06 \x01(\x03\"\x1a\n\x08MapFreed\x12\x0e\n\x06map_id\x18\x01 \x01(\x05\"]\n\rProgramLoaded\x12\x12\n\nprogram_id\x18\x01 \x01(\x05\x12\x14\n\x0cprogram_name\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x15\n\rcharged_bytes\x18\x04 \x01(\x03\"\"\n\x0cProgramFreed\x12\x12\n\nprogram_id\x18\x01 \x01(\x05\"\x9a\x01\n\x0c\x43hargeFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x65rrno\x18\x02 \x01(\x05\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x0e\n\x06\x63group\x18\x04 \x01(\t\x12\x0b\n\x03uid\x18\x05 \x01(\x05\x12\x17\n\x0frequested_bytes\x18\x06 \x01(\x03\x12\x13\n\x0busage_bytes\x18\x07 \x01(\x03\x12\x13\n\x0blimit_bytes\x18\x08 \x01(\x03\"G\n\x07OomKill\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0c\n\x04\x63omm\x18\x02 \x01(\t\x12\x0e\n\x06\x63group\x18\x03 \x01(\t\x12\x11\n\trss_bytes\x18\x04 \x01(\x03\"\x1d\n\x0bOomNoVictim\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\"V\n\x0cLimitChanged\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\x18\n\x0blimit_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_limit_bytes\"H\n\x0eProcessStarted\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0b\n\x03uid\x18\x02 \x01(\x05\x12\x0e\n\x06\x63group\x18\x03 \x01(\t\x12\x0c\n\x04\x63omm\x18\x04 \x01(\t\"J\n\rProcessExited\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0e\n\x06signal\x18\x03 \x01(\x05\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x1f\n\rCgroupCreated\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\"\x1f\n\rCgroupRemoved\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\"2\n\x0c\x43hargeLeaked\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\x1d\n\rFaultInjected\x12\x0c\n\x04kind\x18\x01 \x01(\t\"\x1e\n\x0bNodeCrashed\x12\x0f\n\x07message\x18\x01 \x01(\t\"\x1c\n\tKernelLog\x12\x0f\n\x07message\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x62pfleet/v1/event.proto\x12\nbpfleet.v1\"\xaf\x07\n\x05\x45vent\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x10\n\x08\x63lock_ns\x18\x02 \x01(\x03\x12-\n\x0bmap_created\x18\x03 \x01(\x0b\x32\x16.bpfleet.v1.MapCreatedH\x00\x12)\n\tmap_freed\x18\x04 \x01(\x0b\x32\x14.bpfleet.v1.MapFreedH\x00\x12\x33\n\x0eprogram_loaded\x18\x05 \x01(\x0b\x32\x19.bpfleet.v1.ProgramLoadedH\x00\x12\x31\n\rprogram_freed\x18\x06 \x01(\x0b\x32\x18.bpfleet.v1.ProgramFreedH\x00\x12\x31\n\rcharge_failed\x18\x07 \x01(\x0b\x32\x18.bpfleet.v1.ChargeFailedH\x00\x12\'\n\x08oom_kill\x18\x08 \x01(\x0b\x32\x13.bpfleet.v1.OomKillH\x00\x12\x30\n\room_no_victim\x18\t \x01(\x0b\x32\x17.bpfleet.v1.OomNoVictimH\x00\x12\x31\n\rlimit_changed\x18\n \x01(\x0b\x32\x18.bpfleet.v1.LimitChangedH\x00\x12\x35\n\x0fprocess_started\x18\x0b \x01(\x0b\x32\x1a.bpfleet.v1.ProcessStartedH\x00\x12\x33\n\x0eprocess_exited\x18\x0c \x01(\x0b\x32\x19.bpfleet.v1.ProcessExitedH\x00\x12\x33\n\x0e\x63group_created\x18\r \x01(\x0b\x32\x19.bpfleet.v1.CgroupCreatedH\x00\x12\x33\n\x0e\x63group_removed\x18\x0e \x01(\x0b\x32\x19.bpfleet.v1.CgroupRemovedH\x00\x12/\n\x0cnode_crashed\x18\x0f \x01(\x0b\x32\x17.bpfleet.v1.NodeCrashedH\x00\x12\x31\n\rcharge_leaked\x18\x10 \x01(\x0b\x32\x18.bpfleet.v1.ChargeLeakedH\x00\x12\x33\n\x0e\x66\x61ult_injected\x18\x11 \x01(\x0b\x32\x19.bpfleet.v1.FaultInjectedH\x00\x12+\n\nkernel_log\x18\x12 \x01(\x0b\x32\x15.bpfleet.v1.KernelLogH\x00\x12+\n\x05\x66\x61\x63ts\x18\x13 \x03(\x0b\x32\x1c.bpfleet.v1.Event.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06\x64\x65tail\"|\n\nMapCreated\x12\x0e\n\x06map_id\x18\x01 \x01(\x05\x12\x10\n\x08map_type\x18\x02 \x01(\t\x12\x10\n\x08map_name\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12\x15\n\rcharged_bytes\x18\x05 \x01(\x03\x12\x16\n\x0e\x65stimate_bytes\x18\x06 \x01(\x03\">\n\x08MapFreed\x12\x0e\n\x06map_id\x18\x01 \x01(\x05\x12\x10\n\x08map_type\x18\x02 \x01(\t\x12\x10\n\x08map_name\x18\x03 \x01(\t\"]\n\rProgramLoaded\x12\x12\n\nprogram_id\x18\x01 \x01(\x05\x12\x14\n\x0cprogram_name\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x15\n\rcharged_bytes\x18\x04 \x01(\x03\"8\n\x0cProgramFreed\x12\x12\n\nprogram_id\x18\x01 \x01(\x05\x12\x14\n\x0cprogram_name\x18\x02 \x01(\t\"\x9a\x01\n\x0c\x43hargeFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x65rrno\x18\x02 \x01(\x05\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12\x0e\n\x06\x63group\x18\x04 \x01(\t\x12\x0b\n\x03uid\x18\x05 \x01(\x05\x12\x17\n\x0frequested_bytes\x18\x06 \x01(\x03\x12\x13\n\x0busage_bytes\x18\x07 \x01(\x03\x12\x13\n\x0blimit_bytes\x18\x08 \x01(\x03\"\xb2\x01\n\x07OomKill\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0c\n\x04\x63omm\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\x05\x12\x0e\n\x06\x63group\x18\x04 \x01(\t\x12\x16\n\x0elimited_cgroup\x18\x05 \x01(\t\x12\r\n\x05limit\x18\x06 \x01(\t\x12\x0c\n\x04role\x18\x07 \x01(\t\x12\x12\n\ncaller_pid\x18\x08 \x01(\x05\x12\x12\n\nanon_bytes\x18\t \x01(\x03\x12\x12\n\ncandidates\x18\n \x01(\t\"G\n\x0bOomNoVictim\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x13\n\x0blimit_bytes\x18\x02 \x01(\x03\x12\x13\n\x0busage_bytes\x18\x03 \x01(\x03\"P\n\x0cLimitChanged\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x0c\n\x04\x66ile\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\t\x12\x13\n\x0busage_bytes\x18\x04 \x01(\x03\"H\n\x0eProcessStarted\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0b\n\x03uid\x18\x02 \x01(\x05\x12\x0e\n\x06\x63group\x18\x03 \x01(\t\x12\x0c\n\x04\x63omm\x18\x04 \x01(\t\"g\n\rProcessExited\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0b\n\x03uid\x18\x02 \x01(\x05\x12\x0c\n\x04\x63omm\x18\x03 \x01(\t\x12\x0e\n\x06\x63group\x18\x04 \x01(\t\x12\x0e\n\x06status\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\x1f\n\rCgroupCreated\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\"\x1f\n\rCgroupRemoved\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\"?\n\x0c\x43hargeLeaked\x12\x0e\n\x06\x63group\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\x05\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"\x1d\n\rFaultInjected\x12\x0c\n\x04kind\x18\x01 \x01(\t\"\x1e\n\x0bNodeCrashed\x12\x0f\n\x07message\x18\x01 \x01(\t\"\x1c\n\tKernelLog\x12\x0f\n\x07message\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,33 +41,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MAPCREATED']._serialized_start=984
   _globals['_MAPCREATED']._serialized_end=1108
   _globals['_MAPFREED']._serialized_start=1110
-  _globals['_MAPFREED']._serialized_end=1136
-  _globals['_PROGRAMLOADED']._serialized_start=1138
-  _globals['_PROGRAMLOADED']._serialized_end=1231
-  _globals['_PROGRAMFREED']._serialized_start=1233
-  _globals['_PROGRAMFREED']._serialized_end=1267
-  _globals['_CHARGEFAILED']._serialized_start=1270
-  _globals['_CHARGEFAILED']._serialized_end=1424
-  _globals['_OOMKILL']._serialized_start=1426
-  _globals['_OOMKILL']._serialized_end=1497
-  _globals['_OOMNOVICTIM']._serialized_start=1499
-  _globals['_OOMNOVICTIM']._serialized_end=1528
-  _globals['_LIMITCHANGED']._serialized_start=1530
-  _globals['_LIMITCHANGED']._serialized_end=1616
-  _globals['_PROCESSSTARTED']._serialized_start=1618
-  _globals['_PROCESSSTARTED']._serialized_end=1690
-  _globals['_PROCESSEXITED']._serialized_start=1692
-  _globals['_PROCESSEXITED']._serialized_end=1766
-  _globals['_CGROUPCREATED']._serialized_start=1768
-  _globals['_CGROUPCREATED']._serialized_end=1799
-  _globals['_CGROUPREMOVED']._serialized_start=1801
-  _globals['_CGROUPREMOVED']._serialized_end=1832
-  _globals['_CHARGELEAKED']._serialized_start=1834
-  _globals['_CHARGELEAKED']._serialized_end=1884
-  _globals['_FAULTINJECTED']._serialized_start=1886
-  _globals['_FAULTINJECTED']._serialized_end=1915
-  _globals['_NODECRASHED']._serialized_start=1917
-  _globals['_NODECRASHED']._serialized_end=1947
-  _globals['_KERNELLOG']._serialized_start=1949
-  _globals['_KERNELLOG']._serialized_end=1977
+  _globals['_MAPFREED']._serialized_end=1172
+  _globals['_PROGRAMLOADED']._serialized_start=1174
+  _globals['_PROGRAMLOADED']._serialized_end=1267
+  _globals['_PROGRAMFREED']._serialized_start=1269
+  _globals['_PROGRAMFREED']._serialized_end=1325
+  _globals['_CHARGEFAILED']._serialized_start=1328
+  _globals['_CHARGEFAILED']._serialized_end=1482
+  _globals['_OOMKILL']._serialized_start=1485
+  _globals['_OOMKILL']._serialized_end=1663
+  _globals['_OOMNOVICTIM']._serialized_start=1665
+  _globals['_OOMNOVICTIM']._serialized_end=1736
+  _globals['_LIMITCHANGED']._serialized_start=1738
+  _globals['_LIMITCHANGED']._serialized_end=1818
+  _globals['_PROCESSSTARTED']._serialized_start=1820
+  _globals['_PROCESSSTARTED']._serialized_end=1892
+  _globals['_PROCESSEXITED']._serialized_start=1894
+  _globals['_PROCESSEXITED']._serialized_end=1997
+  _globals['_CGROUPCREATED']._serialized_start=1999
+  _globals['_CGROUPCREATED']._serialized_end=2030
+  _globals['_CGROUPREMOVED']._serialized_start=2032
+  _globals['_CGROUPREMOVED']._serialized_end=2063
+  _globals['_CHARGELEAKED']._serialized_start=2065
+  _globals['_CHARGELEAKED']._serialized_end=2128
+  _globals['_FAULTINJECTED']._serialized_start=2130
+  _globals['_FAULTINJECTED']._serialized_end=2159
+  _globals['_NODECRASHED']._serialized_start=2161
+  _globals['_NODECRASHED']._serialized_end=2191
+  _globals['_KERNELLOG']._serialized_start=2193
+  _globals['_KERNELLOG']._serialized_end=2221
 # @@protoc_insertion_point(module_scope)

@@ -218,16 +218,24 @@ class MapFreed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAP_ID_FIELD_NUMBER: _builtins.int
+    MAP_TYPE_FIELD_NUMBER: _builtins.int
+    MAP_NAME_FIELD_NUMBER: _builtins.int
     map_id: _builtins.int
     """Id of the map."""
+    map_type: _builtins.str
+    """Type as bpftool prints it."""
+    map_name: _builtins.str
+    """Name given by its creator."""
     def __init__(
         self,
         *,
         map_id: _builtins.int = ...,
+        map_type: _builtins.str = ...,
+        map_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_id", b"map_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["map_id", b"map_id", "map_name", b"map_name", "map_type", b"map_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,16 +282,20 @@ class ProgramFreed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROGRAM_ID_FIELD_NUMBER: _builtins.int
+    PROGRAM_NAME_FIELD_NUMBER: _builtins.int
     program_id: _builtins.int
     """Id of the program."""
+    program_name: _builtins.str
+    """Name given by its loader."""
     def __init__(
         self,
         *,
         program_id: _builtins.int = ...,
+        program_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["program_id", b"program_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["program_id", b"program_id", "program_name", b"program_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -347,27 +359,51 @@ class OomKill(_message.Message):
 
     PID_FIELD_NUMBER: _builtins.int
     COMM_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     CGROUP_FIELD_NUMBER: _builtins.int
-    RSS_BYTES_FIELD_NUMBER: _builtins.int
+    LIMITED_CGROUP_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CALLER_PID_FIELD_NUMBER: _builtins.int
+    ANON_BYTES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The victim."""
     comm: _builtins.str
     """Its name."""
+    uid: _builtins.int
+    """Its user."""
     cgroup: _builtins.str
-    """Cgroup that ran out; `/` for the whole node."""
-    rss_bytes: _builtins.int
+    """Its cgroup."""
+    limited_cgroup: _builtins.str
+    """Cgroup that was at its limit; empty where the node ran out of memory."""
+    limit: _builtins.str
+    """Whose limit it was, seen from the process that asked: `own`, `ancestor` or `node`."""
+    role: _builtins.str
+    """Whether the victim was the process that asked (`caller`) or another one (`bystander`)."""
+    caller_pid: _builtins.int
+    """Process that asked for memory."""
+    anon_bytes: _builtins.int
     """Anonymous memory of the victim."""
+    candidates: _builtins.str
+    """Whom it was chosen from, with their badness."""
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
         comm: _builtins.str = ...,
+        uid: _builtins.int = ...,
         cgroup: _builtins.str = ...,
-        rss_bytes: _builtins.int = ...,
+        limited_cgroup: _builtins.str = ...,
+        limit: _builtins.str = ...,
+        role: _builtins.str = ...,
+        caller_pid: _builtins.int = ...,
+        anon_bytes: _builtins.int = ...,
+        candidates: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "comm", b"comm", "pid", b"pid", "rss_bytes", b"rss_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anon_bytes", b"anon_bytes", "caller_pid", b"caller_pid", "candidates", b"candidates", "cgroup", b"cgroup", "comm", b"comm", "limit", b"limit", "limited_cgroup", b"limited_cgroup", "pid", b"pid", "role", b"role", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -380,16 +416,24 @@ class OomNoVictim(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CGROUP_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    USAGE_BYTES_FIELD_NUMBER: _builtins.int
     cgroup: _builtins.str
     """Cgroup that ran out."""
+    limit_bytes: _builtins.int
+    """Its limit."""
+    usage_bytes: _builtins.int
+    """What was charged to it."""
     def __init__(
         self,
         *,
         cgroup: _builtins.str = ...,
+        limit_bytes: _builtins.int = ...,
+        usage_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "limit_bytes", b"limit_bytes", "usage_bytes", b"usage_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,27 +447,29 @@ class LimitChanged(_message.Message):
 
     CGROUP_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
-    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    USAGE_BYTES_FIELD_NUMBER: _builtins.int
     cgroup: _builtins.str
     """Cgroup whose limit it is."""
     file: _builtins.str
     """Control file that was written."""
-    limit_bytes: _builtins.int
-    """The new limit; absent for `max`."""
+    value: _builtins.str
+    """What the file says now: bytes, or `max`."""
+    usage_bytes: _builtins.int
+    """What was charged at that moment."""
     def __init__(
         self,
         *,
         cgroup: _builtins.str = ...,
         file: _builtins.str = ...,
-        limit_bytes: _builtins.int | None = ...,
+        value: _builtins.str = ...,
+        usage_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes", "limit_bytes", b"limit_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes", "cgroup", b"cgroup", "file", b"file", "limit_bytes", b"limit_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "file", b"file", "usage_bytes", b"usage_bytes", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__limit_bytes: _TypeAlias = _typing.Literal["limit_bytes"]  # noqa: Y015
-    _WhichOneofArgType__limit_bytes: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_bytes) -> _WhichOneofReturnType__limit_bytes | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LimitChanged: _TypeAlias = LimitChanged  # noqa: Y015
 
@@ -468,28 +514,36 @@ class ProcessExited(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PID_FIELD_NUMBER: _builtins.int
-    CODE_FIELD_NUMBER: _builtins.int
-    SIGNAL_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    COMM_FIELD_NUMBER: _builtins.int
+    CGROUP_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """The process."""
-    code: _builtins.int
-    """Exit code; with `signal` 0."""
-    signal: _builtins.int
-    """Signal that ended it; 0 for an exit of its own."""
+    uid: _builtins.int
+    """Its user."""
+    comm: _builtins.str
+    """Its name."""
+    cgroup: _builtins.str
+    """Its cgroup."""
+    status: _builtins.int
+    """Exit code, or the signal that ended it."""
     reason: _builtins.str
     """Why, in a few words."""
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
-        code: _builtins.int = ...,
-        signal: _builtins.int = ...,
+        uid: _builtins.int = ...,
+        comm: _builtins.str = ...,
+        cgroup: _builtins.str = ...,
+        status: _builtins.int = ...,
         reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "pid", b"pid", "reason", b"reason", "signal", b"signal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "comm", b"comm", "pid", b"pid", "reason", b"reason", "status", b"status", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,20 +600,24 @@ class ChargeLeaked(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CGROUP_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     cgroup: _builtins.str
-    """Cgroup that keeps them."""
+    """Cgroup that keeps them; empty where they stay with a user."""
+    uid: _builtins.int
+    """User that keeps them."""
     size_bytes: _builtins.int
     """How much."""
     def __init__(
         self,
         *,
         cgroup: _builtins.str = ...,
+        uid: _builtins.int = ...,
         size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "size_bytes", b"size_bytes", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

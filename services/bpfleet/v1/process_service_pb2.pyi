@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LockKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LockKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LockKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOCK_KIND_UNSPECIFIED: _LockKind.ValueType  # 0
+    """mlock(2): counted per process."""
+    LOCK_KIND_SHM: _LockKind.ValueType  # 1
+    """shmctl(2) with SHM_LOCK: counted per user, apart from BPF."""
+    LOCK_KIND_IO_URING: _LockKind.ValueType  # 2
+    """Buffers registered with an io_uring: counted where BPF counts up to 5.10. Closing the ring unlocks them."""
+
+class LockKind(_LockKind, metaclass=_LockKindEnumTypeWrapper):
+    """By which call memory is locked."""
+
+LOCK_KIND_UNSPECIFIED: LockKind.ValueType  # 0
+"""mlock(2): counted per process."""
+LOCK_KIND_SHM: LockKind.ValueType  # 1
+"""shmctl(2) with SHM_LOCK: counted per user, apart from BPF."""
+LOCK_KIND_IO_URING: LockKind.ValueType  # 2
+"""Buffers registered with an io_uring: counted where BPF counts up to 5.10. Closing the ring unlocks them."""
+Global___LockKind: _TypeAlias = LockKind  # noqa: Y015
+
 @_typing.final
 class Credentials(_message.Message):
     """Who a process is."""
@@ -123,6 +147,7 @@ class Process(_message.Message):
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     FD_COUNT_FIELD_NUMBER: _builtins.int
     LOCKED_BYTES_FIELD_NUMBER: _builtins.int
+    MLOCKED_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}/processes/{pid}`."""
     pid: _builtins.int
@@ -142,7 +167,9 @@ class Process(_message.Message):
     fd_count: _builtins.int
     """Open file descriptors."""
     locked_bytes: _builtins.int
-    """What all processes of this user have locked: the counter RLIMIT_MEMLOCK is compared with."""
+    """What is locked for all processes of its user: the counter BPF is compared with up to 5.10."""
+    mlocked_bytes: _builtins.int
+    """What it has locked with mlock(2) itself."""
     @_builtins.property
     def credentials(self) -> Global___Credentials:
         """Who it is."""
@@ -166,10 +193,11 @@ class Process(_message.Message):
         rss_bytes: _builtins.int = ...,
         fd_count: _builtins.int = ...,
         locked_bytes: _builtins.int = ...,
+        mlocked_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "memlock", b"memlock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "cgroup", b"cgroup", "comm", b"comm", "credentials", b"credentials", "exit_reason", b"exit_reason", "fd_count", b"fd_count", "locked_bytes", b"locked_bytes", "memlock", b"memlock", "name", b"name", "oom_score_adj", b"oom_score_adj", "pid", b"pid", "rss_bytes", b"rss_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "cgroup", b"cgroup", "comm", b"comm", "credentials", b"credentials", "exit_reason", b"exit_reason", "fd_count", b"fd_count", "locked_bytes", b"locked_bytes", "memlock", b"memlock", "mlocked_bytes", b"mlocked_bytes", "name", b"name", "oom_score_adj", b"oom_score_adj", "pid", b"pid", "rss_bytes", b"rss_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,8 +649,11 @@ class LockMemoryRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     """How much, rounded up to pages."""
+    kind: Global___LockKind.ValueType
+    """By which call."""
     @_builtins.property
     def caller(self) -> _bpf_pb2.Caller:
         """The process that locks memory."""
@@ -632,10 +663,11 @@ class LockMemoryRequest(_message.Message):
         *,
         caller: _bpf_pb2.Caller | None = ...,
         size_bytes: _builtins.int = ...,
+        kind: Global___LockKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "kind", b"kind", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -648,6 +680,9 @@ class LockMemoryResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROCESS_FIELD_NUMBER: _builtins.int
+    FD_FIELD_NUMBER: _builtins.int
+    fd: _builtins.int
+    """The new ring of LOCK_KIND_IO_URING."""
     @_builtins.property
     def process(self) -> Global___Process:
         """The process after it."""
@@ -656,12 +691,15 @@ class LockMemoryResponse(_message.Message):
         self,
         *,
         process: Global___Process | None = ...,
+        fd: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["process", b"process"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fd", b"_fd", "fd", b"fd", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["process", b"process"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fd", b"_fd", "fd", b"fd", "process", b"process"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fd: _TypeAlias = _typing.Literal["fd"]  # noqa: Y015
+    _WhichOneofArgType__fd: _TypeAlias = _typing.Literal["_fd", b"_fd"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fd) -> _WhichOneofReturnType__fd | None: ...
 
 Global___LockMemoryResponse: _TypeAlias = LockMemoryResponse  # noqa: Y015
 

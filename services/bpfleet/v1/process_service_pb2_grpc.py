@@ -105,7 +105,7 @@ class ProcessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetProcess(self, request, context):
-        """One process, also after its death.
+        """One process that lives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +154,8 @@ class ProcessServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LockMemory(self, request, context):
-        """mlock(2) and the other users of RLIMIT_MEMLOCK, which share the counter with BPF under some profiles.
+        """mlock(2), SHM_LOCK and io_uring: other users of RLIMIT_MEMLOCK. io_uring adds to the counter of the user that BPF
+        is compared with up to 5.10; the others share the limit's value only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,7 @@ class ProcessServiceStub:
     CreateProcess: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.CreateProcessRequest, _process_service_pb2.CreateProcessResponse]
     """fork(2) and what a service manager sets before execve(2): user, capabilities, limits, cgroup, oom_score_adj."""
     GetProcess: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.GetProcessRequest, _process_service_pb2.GetProcessResponse]
-    """One process, also after its death."""
+    """One process that lives."""
     ListProcesses: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.ListProcessesRequest, _process_service_pb2.ListProcessesResponse]
     """The processes of a node in the order of their ids."""
     KillProcess: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.KillProcessRequest, _process_service_pb2.KillProcessResponse]
@@ -51,7 +51,9 @@ class ProcessServiceStub:
     ReleaseMemory: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.ReleaseMemoryRequest, _process_service_pb2.ReleaseMemoryResponse]
     """munmap(2) of anonymous memory."""
     LockMemory: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.LockMemoryRequest, _process_service_pb2.LockMemoryResponse]
-    """mlock(2) and the other users of RLIMIT_MEMLOCK, which share the counter with BPF under some profiles."""
+    """mlock(2), SHM_LOCK and io_uring: other users of RLIMIT_MEMLOCK. io_uring adds to the counter of the user that BPF
+    is compared with up to 5.10; the others share the limit's value only.
+    """
     UnlockMemory: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.UnlockMemoryRequest, _process_service_pb2.UnlockMemoryResponse]
     """munlock(2)."""
     ReadProcFile: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.ReadProcFileRequest, _process_service_pb2.ReadProcFileResponse]
@@ -65,7 +67,7 @@ class ProcessServiceAsyncStub(ProcessServiceStub):
     CreateProcess: _aio.UnaryUnaryMultiCallable[_process_service_pb2.CreateProcessRequest, _process_service_pb2.CreateProcessResponse]  # type: ignore[assignment]
     """fork(2) and what a service manager sets before execve(2): user, capabilities, limits, cgroup, oom_score_adj."""
     GetProcess: _aio.UnaryUnaryMultiCallable[_process_service_pb2.GetProcessRequest, _process_service_pb2.GetProcessResponse]  # type: ignore[assignment]
-    """One process, also after its death."""
+    """One process that lives."""
     ListProcesses: _aio.UnaryUnaryMultiCallable[_process_service_pb2.ListProcessesRequest, _process_service_pb2.ListProcessesResponse]  # type: ignore[assignment]
     """The processes of a node in the order of their ids."""
     KillProcess: _aio.UnaryUnaryMultiCallable[_process_service_pb2.KillProcessRequest, _process_service_pb2.KillProcessResponse]  # type: ignore[assignment]
@@ -79,7 +81,9 @@ class ProcessServiceAsyncStub(ProcessServiceStub):
     ReleaseMemory: _aio.UnaryUnaryMultiCallable[_process_service_pb2.ReleaseMemoryRequest, _process_service_pb2.ReleaseMemoryResponse]  # type: ignore[assignment]
     """munmap(2) of anonymous memory."""
     LockMemory: _aio.UnaryUnaryMultiCallable[_process_service_pb2.LockMemoryRequest, _process_service_pb2.LockMemoryResponse]  # type: ignore[assignment]
-    """mlock(2) and the other users of RLIMIT_MEMLOCK, which share the counter with BPF under some profiles."""
+    """mlock(2), SHM_LOCK and io_uring: other users of RLIMIT_MEMLOCK. io_uring adds to the counter of the user that BPF
+    is compared with up to 5.10; the others share the limit's value only.
+    """
     UnlockMemory: _aio.UnaryUnaryMultiCallable[_process_service_pb2.UnlockMemoryRequest, _process_service_pb2.UnlockMemoryResponse]  # type: ignore[assignment]
     """munlock(2)."""
     ReadProcFile: _aio.UnaryUnaryMultiCallable[_process_service_pb2.ReadProcFileRequest, _process_service_pb2.ReadProcFileResponse]  # type: ignore[assignment]
@@ -102,7 +106,7 @@ class ProcessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _process_service_pb2.GetProcessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_process_service_pb2.GetProcessResponse, _abc.Awaitable[_process_service_pb2.GetProcessResponse]]:
-        """One process, also after its death."""
+        """One process that lives."""
 
     @_abc_1.abstractmethod
     def ListProcesses(
@@ -158,7 +162,9 @@ class ProcessServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _process_service_pb2.LockMemoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_process_service_pb2.LockMemoryResponse, _abc.Awaitable[_process_service_pb2.LockMemoryResponse]]:
-        """mlock(2) and the other users of RLIMIT_MEMLOCK, which share the counter with BPF under some profiles."""
+        """mlock(2), SHM_LOCK and io_uring: other users of RLIMIT_MEMLOCK. io_uring adds to the counter of the user that BPF
+        is compared with up to 5.10; the others share the limit's value only.
+        """
 
     @_abc_1.abstractmethod
     def UnlockMemory(

@@ -164,6 +164,10 @@ class LockedMemory:
             raise _refusal(Errno.ENOMEM, "mlock", task, task.mlocked_pages, pages_for(length_bytes))
         task.mlocked_pages += pages_for(length_bytes)
 
+    def munlock(self, task: Task, length_bytes: int) -> None:
+        """munlock(2) of up to ``length_bytes``."""
+        task.mlocked_pages -= min(task.mlocked_pages, pages_for(length_bytes))
+
     def shm_lock(self, task: Task, length_bytes: int) -> None:
         """shmctl(SHM_LOCK): counted in user->locked_shm. Raises EPERM, ENOMEM [user_shm_lock]."""
         user, pages = task.user, pages_for(length_bytes)

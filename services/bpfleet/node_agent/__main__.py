@@ -1,0 +1,195 @@
+"""``python -m bpfleet.node_agent``: thousands of emulated nodes behind one gRPC port."""
+
+import asyncio
+import sys
+from typing import Any, Final
+
+import click
+
+from bpfleet import __version__
+from bpfleet.kernel import PROFILES, KernelProfile, profile_named
+from bpfleet.node_agent.config import Settings
+from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
+from bpfleet.node_agent.server import NodeAgent
+from bpfleet.rpc.options import (
+    channel_options,
+    configure_logging,
+    server_flags,
+    server_options,
+)
+from bpfleet.rpc.server import ListenError, SettingsError
+from bpfleet.workload.quantity import parse_bytes
+
+__all__ = ["main"]
+
+_EXAMPLES: Final = """\b
+Examples:
+  python -m bpfleet.node_agent --model 5.10 --nodes 1
+  python -m bpfleet.node_agent --agent-id a1 --model 6.12 --nodes 1000 --ram 8G --cpus 4 \\
+      --listen 127.0.0.1:7071 --coordinator 127.0.0.1:7070
+  python -m bpfleet.node_agent --nodes 10 --metrics 127.0.0.1:9464
+"""
+
+
+def _profile(context: click.Context, option: click.Parameter, name: str) -> KernelProfile:
+    try:
+        return profile_named(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
+def _size(context: click.Context, option: click.Parameter, text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: {error}", context, option) from None
+
+
+@click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--listen",
+    default="127.0.0.1:7071",
+    envvar="BPFLEET_LISTEN",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where to listen.",
+)
+@click.option(
+    "--agent-id",
+    default="a1",
+    envvar="BPFLEET_AGENT",
+    show_default=True,
+    metavar="ID",
+    help="Name of this agent; its nodes are ID-00001 and so on.",
+)
+@click.option(
+    "--model",
+    "profile",
+    default="6.12",
+    envvar="BPFLEET_PROFILE",
+    show_default=True,
+    callback=_profile,
+    metavar="PROFILE",
+    help=f"Kernel profile: {', '.join(PROFILES)}, or a variant such as 6.12:nobpf.",
+)
+@click.option(
+    "--nodes",
+    default=1,
+    envvar="BPFLEET_NODES",
+    show_default=True,
+    type=click.IntRange(0, 65_536),
+    help="Nodes to boot.",
+)
+@click.option(
+    "--ram",
+    default="8G",
+    envvar="BPFLEET_NODE_RAM",
+    show_default=True,
+    callback=_size,
+    help="Memory of each node.",
+)
+@click.option(
+    "--cpus",
+    default=4,
+    envvar="BPFLEET_NODE_CPUS",
+    show_default=True,
+    type=click.IntRange(1, CPUS_MAX),
+    help="Possible CPUs of each node.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    envvar="BPFLEET_SEED",
+    show_default=True,
+    type=click.IntRange(0, 1 << 62),
+    help="Node number n has seed SEED + n.",
+)
+@click.option(
+    "--coordinator",
+    default="",
+    envvar="BPFLEET_COORDINATOR",
+    metavar="HOST:PORT,...",
+    help="Coordinators to register with, tried in turn; none: the agent stands alone.",
+)
+@click.option(
+    "--advertise",
+    default="",
+    envvar="BPFLEET_ADVERTISE",
+    metavar="HOST:PORT",
+    help="Where the coordinator reaches this agent, if not where it listens.",
+)
+@click.option(
+    "--metrics",
+    default="",
+    envvar="BPFLEET_METRICS",
+    metavar="HOST:PORT",
+    help="Serve Prometheus metrics there.",
+)
+@click.option(
+    "--call-time",
+    default=1_000,
+    envvar="BPFLEET_CALL_NS",
+    show_default=True,
+    type=click.IntRange(0, 10**9),
+    help="Virtual nanoseconds one system call takes.",
+)
+@click.option(
+    "--churn-share",
+    default=0.5,
+    envvar="BPFLEET_CHURN_SHARE",
+    show_default=True,
+    type=click.FloatRange(0.01, 0.99),
+    help="Most of a CPU that churn of replicas takes.",
+)
+@server_flags
+@click.version_option(__version__, prog_name="bpfleet node agent")
+def main(**flags: Any) -> None:  # click passes values of every type
+    """Carry emulated nodes and serve them over gRPC until SIGTERM or SIGINT.
+
+    Every option has an environment variable: BPFLEET_LISTEN, BPFLEET_AGENT, BPFLEET_PROFILE, BPFLEET_NODES,
+    BPFLEET_NODE_RAM, BPFLEET_NODE_CPUS, BPFLEET_SEED, BPFLEET_COORDINATOR, BPFLEET_ADVERTISE, BPFLEET_METRICS.
+    """
+    configure_logging(flags["log_level"])
+    try:
+        settings = _settings(flags)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        asyncio.run(_serve(settings))
+    except (ListenError, SettingsError) as error:
+        print(f"bpfleet node agent: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _settings(flags: dict[str, Any]) -> Settings:
+    ram_bytes = flags["ram"]
+    if not RAM_BYTES_MIN <= ram_bytes <= RAM_BYTES_MAX:
+        raise SettingsError(f"--ram: {ram_bytes} bytes is out of range; use 64M to 16T")
+    targets = [target.strip() for target in flags["coordinator"].split(",") if target.strip()]
+    return Settings(
+        agent_id=flags["agent_id"],
+        server=server_options(flags["listen"], flags),
+        shape=NodeShape(
+            profile=flags["profile"],
+            ram_bytes=ram_bytes,
+            possible_cpus=flags["cpus"],
+            seed=flags["seed"],
+        ),
+        nodes=flags["nodes"],
+        advertise=flags["advertise"],
+        coordinators=tuple(channel_options(target, flags) for target in targets),
+        metrics=flags["metrics"],
+        call_ns=flags["call_time"],
+        churn_share=flags["churn_share"],
+    )
+
+
+async def _serve(settings: Settings) -> None:
+    agent = NodeAgent(settings)
+    await agent.start()
+    await agent.run_until_signal()
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bpfleet.node_agent")

@@ -1,0 +1,440 @@
+"""BpfService: bpf(2) of each node. A unary call is one system call; ``ExecuteSyscalls`` carries thousands."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from grpc import aio
+
+from bpfleet.abi.errno import Errno
+from bpfleet.kernel import KernelError
+from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.program import BpfProg, prog_of
+from bpfleet.kernel.proc.task import Task
+from bpfleet.node_agent.agent import Agent, calling
+from bpfleet.node_agent.node import HostedNode
+from bpfleet.node_agent.syscalls import (
+    BATCH_ELEMENTS_MAX,
+    RESPONSE_BYTES_MAX,
+    Executor,
+    fitting,
+    runs,
+)
+from bpfleet.rpc.convert import (
+    charges_by_owner,
+    map_attr,
+    map_message,
+    not_negative,
+    prog_attr,
+    program_message,
+    receipt_message,
+    short,
+    within,
+)
+from bpfleet.rpc.paging import page_by_key
+from bpfleet.v1 import bpf_pb2
+from bpfleet.v1 import bpf_service_pb2 as pb
+from bpfleet.v1 import bpf_service_pb2_grpc as pb_grpc
+
+__all__ = ["BpfServicer"]
+
+# gRPC's contexts are generic over messages that no method of ours touches.
+_Context = aio.ServicerContext[Any, Any]
+
+
+class BpfServicer(pb_grpc.BpfServiceServicer):
+    """Parses, makes one call of the kernel, formats."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent: Final = agent
+        self._executor: Final = Executor(agent)
+
+    def _node(self, caller: bpf_pb2.Caller) -> HostedNode:
+        return self._agent.named(caller.node, "caller.node")
+
+    # -- maps
+
+    async def CreateMap(
+        self, request: pb.CreateMapRequest, context: _Context
+    ) -> pb.CreateMapResponse:
+        """BPF_MAP_CREATE."""
+        node = self._node(request.caller)
+        if kept := node.answers.find(request.request_id, request, pb.CreateMapResponse):
+            return kept
+        attr = map_attr(request.spec)
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            fd = kernel.bpf.map_create(task, attr)
+            receipt = receipt_message(kernel)
+            answer = pb.CreateMapResponse(
+                fd=fd, map_id=kernel.bpf.map_info(task, fd).id, receipt=receipt
+            )
+            return node.answers.keep(request.request_id, request, answer)
+
+    async def OpenMap(self, request: pb.OpenMapRequest, context: _Context) -> pb.OpenMapResponse:
+        """BPF_MAP_GET_FD_BY_ID."""
+        node = self._node(request.caller)
+        map_id = within(request.map_id, "map_id", 0, 2**31 - 1)
+        with node.guard() as kernel:
+            fd = kernel.bpf.map_get_fd_by_id(calling(node, request.caller), map_id)
+            return pb.OpenMapResponse(fd=fd)
+
+    async def GetMapInfo(
+        self, request: pb.GetMapInfoRequest, context: _Context
+    ) -> pb.GetMapInfoResponse:
+        """BPF_OBJ_GET_INFO_BY_FD of a map."""
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            info = kernel.bpf.map_info(calling(node, request.caller), request.fd)
+            found = kernel.bpf.map_table.ids.get(info.id)
+            charges = charges_by_owner(kernel)
+            return pb.GetMapInfoResponse(map=map_message(node.node_id, found, charges))
+
+    async def ListMaps(self, request: pb.ListMapsRequest, context: _Context) -> pb.ListMapsResponse:
+        """BPF_MAP_GET_NEXT_ID, repeated; as process 0 the view of the emulator."""
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            if request.caller.pid:
+                _may_list(kernel.bpf.map_get_next_id, calling(node, request.caller))
+            found, token = page_by_key(
+                kernel.bpf.maps(),
+                key=_id,
+                requested_size=request.page_size,
+                token=request.page_token,
+            )
+            charges = charges_by_owner(kernel)
+            maps = [map_message(node.node_id, each, charges) for each in found]
+            return pb.ListMapsResponse(maps=maps, next_page_token=token)
+
+    async def FreezeMap(
+        self, request: pb.FreezeMapRequest, context: _Context
+    ) -> pb.FreezeMapResponse:
+        """BPF_MAP_FREEZE."""
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            kernel.bpf.map_freeze(calling(node, request.caller), request.fd)
+            return pb.FreezeMapResponse()
+
+    # -- elements
+
+    async def LookupElement(
+        self, request: pb.LookupElementRequest, context: _Context
+    ) -> pb.LookupElementResponse:
+        """BPF_MAP_LOOKUP_ELEM."""
+        node = self._node(request.caller)
+        flags = not_negative(request.flags, "flags")
+        key = request.key if request.HasField("key") else None
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            fitting(task, request.fd, 1, RESPONSE_BYTES_MAX)
+            value = kernel.bpf.map_lookup_elem(task, request.fd, key, flags)
+            return pb.LookupElementResponse(value=value)
+
+    async def UpdateElement(
+        self, request: pb.UpdateElementRequest, context: _Context
+    ) -> pb.UpdateElementResponse:
+        """BPF_MAP_UPDATE_ELEM."""
+        node = self._node(request.caller)
+        flags = not_negative(request.mode, "mode")
+        key = request.key if request.HasField("key") else None
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            kernel.bpf.map_update_elem(task, request.fd, key, request.value, flags)
+            return pb.UpdateElementResponse(receipt=receipt_message(kernel))
+
+    async def DeleteElement(
+        self, request: pb.DeleteElementRequest, context: _Context
+    ) -> pb.DeleteElementResponse:
+        """BPF_MAP_DELETE_ELEM."""
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            kernel.bpf.map_delete_elem(calling(node, request.caller), request.fd, request.key)
+            return pb.DeleteElementResponse(receipt=receipt_message(kernel))
+
+    async def LookupAndDeleteElement(
+        self, request: pb.LookupAndDeleteElementRequest, context: _Context
+    ) -> pb.LookupAndDeleteElementResponse:
+        """BPF_MAP_LOOKUP_AND_DELETE_ELEM."""
+        node = self._node(request.caller)
+        flags = not_negative(request.flags, "flags")
+        key = request.key if request.HasField("key") else None
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            fitting(task, request.fd, 1, RESPONSE_BYTES_MAX)
+            value = kernel.bpf.map_lookup_and_delete_elem(task, request.fd, key, flags)
+            return pb.LookupAndDeleteElementResponse(value=value, receipt=receipt_message(kernel))
+
+    async def GetNextKey(
+        self, request: pb.GetNextKeyRequest, context: _Context
+    ) -> pb.GetNextKeyResponse:
+        """BPF_MAP_GET_NEXT_KEY."""
+        node = self._node(request.caller)
+        key = request.key if request.HasField("key") else None
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            return pb.GetNextKeyResponse(
+                next_key=kernel.bpf.map_get_next_key(task, request.fd, key)
+            )
+
+    # -- kernel batches
+
+    async def LookupBatch(
+        self, request: pb.LookupBatchRequest, context: _Context
+    ) -> pb.LookupBatchResponse:
+        """BPF_MAP_LOOKUP_BATCH."""
+        node = self._node(request.caller)
+        count = _elements(request.element_count)
+        with node.guard(calls=1 + count) as kernel:
+            task = calling(node, request.caller)
+            done = kernel.bpf.map_lookup_batch(
+                task,
+                request.fd,
+                request.in_batch if request.HasField("in_batch") else None,
+                fitting(task, request.fd, count, RESPONSE_BYTES_MAX),
+                not_negative(request.element_flags, "element_flags"),
+                not_negative(request.flags, "flags"),
+            )
+            _settle(node, done)
+        return pb.LookupBatchResponse(
+            keys=done.keys,
+            values=done.values,
+            element_count=done.count,
+            out_batch=done.out_batch,
+            errno=done.errno,
+            reason=_reason(done),
+        )
+
+    async def UpdateBatch(
+        self, request: pb.UpdateBatchRequest, context: _Context
+    ) -> pb.UpdateBatchResponse:
+        """BPF_MAP_UPDATE_BATCH."""
+        node = self._node(request.caller)
+        count = _elements(request.element_count)
+        with node.guard(calls=1 + count) as kernel:
+            done = kernel.bpf.map_update_batch(
+                calling(node, request.caller),
+                request.fd,
+                request.keys,
+                request.values,
+                count,
+                not_negative(request.mode, "mode"),
+                not_negative(request.flags, "flags"),
+            )
+            _settle(node, done)
+            receipt = receipt_message(kernel)
+        return pb.UpdateBatchResponse(
+            element_count=done.count, errno=done.errno, reason=_reason(done), receipt=receipt
+        )
+
+    async def DeleteBatch(
+        self, request: pb.DeleteBatchRequest, context: _Context
+    ) -> pb.DeleteBatchResponse:
+        """BPF_MAP_DELETE_BATCH."""
+        node = self._node(request.caller)
+        count = _elements(request.element_count)
+        with node.guard(calls=1 + count) as kernel:
+            done = kernel.bpf.map_delete_batch(
+                calling(node, request.caller),
+                request.fd,
+                request.keys,
+                count,
+                not_negative(request.element_flags, "element_flags"),
+                not_negative(request.flags, "flags"),
+            )
+            _settle(node, done)
+            receipt = receipt_message(kernel)
+        return pb.DeleteBatchResponse(
+            element_count=done.count, errno=done.errno, reason=_reason(done), receipt=receipt
+        )
+
+    async def LookupAndDeleteBatch(
+        self, request: pb.LookupAndDeleteBatchRequest, context: _Context
+    ) -> pb.LookupAndDeleteBatchResponse:
+        """BPF_MAP_LOOKUP_AND_DELETE_BATCH."""
+        node = self._node(request.caller)
+        count = _elements(request.element_count)
+        with node.guard(calls=1 + count) as kernel:
+            task = calling(node, request.caller)
+            done = kernel.bpf.map_lookup_and_delete_batch(
+                task,
+                request.fd,
+                request.in_batch if request.HasField("in_batch") else None,
+                fitting(task, request.fd, count, RESPONSE_BYTES_MAX),
+                not_negative(request.element_flags, "element_flags"),
+                not_negative(request.flags, "flags"),
+            )
+            _settle(node, done)
+            receipt = receipt_message(kernel)
+        return pb.LookupAndDeleteBatchResponse(
+            keys=done.keys,
+            values=done.values,
+            element_count=done.count,
+            out_batch=done.out_batch,
+            errno=done.errno,
+            reason=_reason(done),
+            receipt=receipt,
+        )
+
+    # -- programs
+
+    async def LoadProgram(
+        self, request: pb.LoadProgramRequest, context: _Context
+    ) -> pb.LoadProgramResponse:
+        """BPF_PROG_LOAD."""
+        node = self._node(request.caller)
+        if kept := node.answers.find(request.request_id, request, pb.LoadProgramResponse):
+            return kept
+        attr = prog_attr(request.spec)
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            fd = kernel.bpf.prog_load(task, attr)
+            answer = pb.LoadProgramResponse(
+                fd=fd, program_id=prog_of(task, fd).id, receipt=receipt_message(kernel)
+            )
+            return node.answers.keep(request.request_id, request, answer)
+
+    async def OpenProgram(
+        self, request: pb.OpenProgramRequest, context: _Context
+    ) -> pb.OpenProgramResponse:
+        """BPF_PROG_GET_FD_BY_ID."""
+        node = self._node(request.caller)
+        program_id = not_negative(request.program_id, "program_id")
+        with node.guard() as kernel:
+            fd = kernel.bpf.prog_get_fd_by_id(calling(node, request.caller), program_id)
+            return pb.OpenProgramResponse(fd=fd)
+
+    async def GetProgramInfo(
+        self, request: pb.GetProgramInfoRequest, context: _Context
+    ) -> pb.GetProgramInfoResponse:
+        """BPF_OBJ_GET_INFO_BY_FD of a program."""
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            prog = prog_of(calling(node, request.caller), request.fd)
+            charges = charges_by_owner(kernel)
+            return pb.GetProgramInfoResponse(program=program_message(node.node_id, prog, charges))
+
+    async def ListPrograms(
+        self, request: pb.ListProgramsRequest, context: _Context
+    ) -> pb.ListProgramsResponse:
+        """BPF_PROG_GET_NEXT_ID, repeated; as process 0 the view of the emulator."""
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            if request.caller.pid:
+                _may_list(kernel.bpf.prog_get_next_id, calling(node, request.caller))
+            progs, token = page_by_key(
+                kernel.bpf.progs(),
+                key=_id,
+                requested_size=request.page_size,
+                token=request.page_token,
+            )
+            charges = charges_by_owner(kernel)
+            programs = [program_message(node.node_id, prog, charges) for prog in progs]
+            return pb.ListProgramsResponse(programs=programs, next_page_token=token)
+
+    async def AttachProgram(
+        self, request: pb.AttachProgramRequest, context: _Context
+    ) -> pb.AttachProgramResponse:
+        """BPF_PROG_ATTACH."""
+        node = self._node(request.caller)
+        target = short(request.target, "target")
+        with node.guard() as kernel:
+            kernel.bpf.prog_attach(calling(node, request.caller), request.fd, target)
+            return pb.AttachProgramResponse()
+
+    async def DetachProgram(
+        self, request: pb.DetachProgramRequest, context: _Context
+    ) -> pb.DetachProgramResponse:
+        """BPF_PROG_DETACH."""
+        node = self._node(request.caller)
+        target = short(request.target, "target")
+        with node.guard() as kernel:
+            kernel.bpf.prog_detach(calling(node, request.caller), request.fd, target)
+            return pb.DetachProgramResponse()
+
+    async def RunProgram(
+        self, request: pb.RunProgramRequest, context: _Context
+    ) -> pb.RunProgramResponse:
+        """BPF_PROG_TEST_RUN."""
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            repeat = runs(task, request.fd, request.repeat_count)
+            done = kernel.bpf.prog_test_run(
+                task, request.fd, repeat=repeat, in_interrupt=request.in_interrupt
+            )
+            return pb.RunProgramResponse(
+                return_value=done.retval,
+                failed_operation_count=done.failed,
+                receipt=receipt_message(kernel),
+            )
+
+    # -- pins
+
+    async def PinObject(
+        self, request: pb.PinObjectRequest, context: _Context
+    ) -> pb.PinObjectResponse:
+        """BPF_OBJ_PIN."""
+        node = self._node(request.caller)
+        path = short(request.path, "path")
+        with node.guard() as kernel:
+            kernel.bpf.obj_pin(calling(node, request.caller), path, request.fd)
+            return pb.PinObjectResponse()
+
+    async def OpenPinnedObject(
+        self, request: pb.OpenPinnedObjectRequest, context: _Context
+    ) -> pb.OpenPinnedObjectResponse:
+        """BPF_OBJ_GET."""
+        node = self._node(request.caller)
+        path = short(request.path, "path")
+        with node.guard() as kernel:
+            fd = kernel.bpf.obj_get(calling(node, request.caller), path)
+            return pb.OpenPinnedObjectResponse(fd=fd)
+
+    async def UnpinObject(
+        self, request: pb.UnpinObjectRequest, context: _Context
+    ) -> pb.UnpinObjectResponse:
+        """unlink(2) in the BPF file system."""
+        node = self._node(request.caller)
+        path = short(request.path, "path")
+        with node.guard() as kernel:
+            kernel.bpf.unlink(calling(node, request.caller), path)
+            return pb.UnpinObjectResponse()
+
+    # -- load
+
+    async def ExecuteSyscalls(
+        self, request_iterator: AsyncIterator[pb.ExecuteSyscallsRequest], context: _Context
+    ) -> AsyncIterator[pb.ExecuteSyscallsResponse]:
+        """Batches of calls, one message after the other."""
+        async for request in request_iterator:
+            yield await self._executor.execute(request)
+
+
+def _id(target: BpfMap | BpfProg) -> int:
+    return target.id
+
+
+def _may_list(next_id: Callable[[Task, int], int], task: Task) -> None:
+    """Whether the process may walk the ids. Raises ``KernelError`` (EPERM); no id at all is fine."""
+    try:
+        next_id(task, 0)
+    except KernelError as error:
+        if error.errno is not Errno.ENOENT:
+            raise
+
+
+def _elements(count: int) -> int:
+    return within(count, "element_count", 0, BATCH_ELEMENTS_MAX)
+
+
+def _settle(node: HostedNode, done: BatchResult) -> None:
+    """A batch that did nothing is a refused call; one that did something tells its errno beside the count."""
+    if done.error is None:
+        return
+    if not done.count:
+        raise done.error
+    node.count_verdict(done.error)
+
+
+def _reason(done: BatchResult) -> str:
+    return "" if done.error is None else str(done.error.reason)

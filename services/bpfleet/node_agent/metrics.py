@@ -1,0 +1,98 @@
+"""Prometheus metrics of an agent. The event loop writes a snapshot; the thread that serves scrapes only reads it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bpfleet.node_agent.agent import Agent
+from bpfleet.node_agent.replicas import Replicas
+from bpfleet.rpc.server import ListenError, parse_address
+from bpfleet.v1 import registry_service_pb2
+
+__all__ = ["Metrics"]
+
+REFRESH_SECONDS: Final = 2.0
+_NODES_PER_TURN: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    nodes: dict[tuple[str, str], int] = field(default_factory=dict)
+    verdicts: dict[tuple[str, str], int] = field(default_factory=dict)
+    charged_bytes: dict[str, int] = field(default_factory=dict)
+    replicas: dict[str, int] = field(default_factory=dict)
+
+
+@final
+class Metrics(Collector):
+    """Nodes by profile and phase, verdicts by profile and errno, bytes charged for BPF, replicas by state."""
+
+    def __init__(self, agent: Agent, replicas: Replicas) -> None:
+        self._agent: Final = agent
+        self._replicas: Final = replicas
+        self._snapshot = _Snapshot()
+
+    def serve(self, address: str) -> None:
+        """Answers scrapes at ``address``. Raises ``ListenError``."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        host, port = parse_address(address)
+        try:
+            start_http_server(port, host, registry)
+        except OSError as error:
+            raise ListenError(f"cannot serve metrics on {address}: {error.strerror}") from None
+
+    async def refresh(self) -> None:
+        """Takes a new snapshot every two seconds, for ever."""
+        while True:
+            self._snapshot = await self._take()
+            await asyncio.sleep(REFRESH_SECONDS)
+
+    async def _take(self) -> _Snapshot:
+        nodes: Counter[tuple[str, str]] = Counter()
+        verdicts: Counter[tuple[str, str]] = Counter()
+        charged: Counter[str] = Counter()
+        for position, node in enumerate(self._agent.all()):
+            profile = node.shape.profile.name
+            nodes[profile, "crashed" if node.crash_message else "running"] += 1
+            charged[profile] += node.bpf_charged_bytes
+            for errno, count in node.all_verdicts().items():
+                verdicts[profile, errno] += count
+            if position % _NODES_PER_TURN == _NODES_PER_TURN - 1:
+                await asyncio.sleep(0)
+        states: Counter[str] = Counter()
+        for key in self._replicas.keys:
+            replica = self._replicas.find(key)
+            if replica is not None:
+                states[registry_service_pb2.ReplicaState.Name(replica.state)] += 1
+        return _Snapshot(dict(nodes), dict(verdicts), dict(charged), dict(states))
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of the last snapshot."""
+        snapshot = self._snapshot
+        nodes = GaugeMetricFamily("bpfleet_nodes", "Emulated nodes", labels=["profile", "phase"])
+        for labels, value in snapshot.nodes.items():
+            nodes.add_metric(labels, value)
+        yield nodes
+        verdicts = CounterMetricFamily(
+            "bpfleet_verdicts", "Refusals of the emulated kernels", labels=["profile", "errno"]
+        )
+        for labels, value in snapshot.verdicts.items():
+            verdicts.add_metric(labels, value)
+        yield verdicts
+        charged = GaugeMetricFamily(
+            "bpfleet_bpf_charged_bytes", "Bytes charged for BPF objects", labels=["profile"]
+        )
+        for profile, value in snapshot.charged_bytes.items():
+            charged.add_metric([profile], value)
+        yield charged
+        replicas = GaugeMetricFamily("bpfleet_replicas", "Replicas of workloads", labels=["state"])
+        for state, value in snapshot.replicas.items():
+            replicas.add_metric([state.removeprefix("REPLICA_STATE_").lower()], value)
+        yield replicas

@@ -1,0 +1,192 @@
+"""One emulated node as the agent carries it: its kernel, whether it still runs, and who waits for its events."""
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal, final
+
+import grpc
+
+from bpfleet.kernel import KernelError, KernelProfile
+from bpfleet.kernel.events import EventKind
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.units import bytes_of
+from bpfleet.node_agent.requests import AnswerLog
+from bpfleet.rpc.errors import ApiError, ControlReason
+
+__all__ = ["HostedNode", "NodeShape"]
+
+_BPF_OWNERS: Final = frozenset({"map", "prog", "btf"})
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeShape:
+    """What a node is booted with: kernel, memory, possible CPUs, seed."""
+
+    profile: KernelProfile
+    ram_bytes: int
+    possible_cpus: int
+    seed: int
+
+
+@final
+class HostedNode:
+    """A kernel that calls reach through ``guard`` only.
+
+    Invariant *stopped nodes stay stopped*: once ``crash_message`` is not empty, no call reaches the kernel again; its
+    event log stays readable. A node stops because the emulator has a bug, because the kernel itself has panicked, or
+    because somebody asked for it.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_changed",
+        "answers",
+        "call_ns",
+        "dirty",
+        "kernel",
+        "node_id",
+        "shape",
+        "verdicts",
+        "watches",
+    )
+
+    def __init__(self, node_id: str, shape: NodeShape, *, call_ns: int, dirty: set[str]) -> None:
+        self.node_id: Final = node_id
+        self.shape: Final = shape
+        self.call_ns: Final = call_ns
+        self.dirty: Final = dirty
+        self.kernel: Final = Kernel(
+            shape.profile,
+            node=node_id,
+            ram_bytes=shape.ram_bytes,
+            possible_cpus=shape.possible_cpus,
+            seed=shape.seed,
+        )
+        self.verdicts: Final[Counter[str]] = Counter()
+        self.answers: Final = AnswerLog()
+        self._broken = ""
+        self.watches = 0
+        self._changed: asyncio.Event | None = None
+
+    def guard(self, *, calls: int = 1) -> "_Guard":
+        """A context in which the kernel may be called; ``calls`` system calls of virtual time pass at its end.
+
+        Raises ``ApiError`` (FAILED_PRECONDITION, NODE_CRASHED) where the node is stopped. A bug of the kernel inside
+        stops the node and becomes an INTERNAL ``ApiError``.
+        """
+        if self.crash_message:
+            raise ApiError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                ControlReason.NODE_CRASHED,
+                f"node {self.node_id} is stopped: {self.crash_message}",
+                node=self.node_id,
+            )
+        return _Guard(self, calls)
+
+    def count_verdict(self, error: KernelError) -> None:
+        """Counts a refusal of the kernel by errno name."""
+        self.verdicts[error.errno.name] += 1
+
+    @property
+    def crash_message(self) -> str:
+        """Why the node is stopped; empty while it runs."""
+        return self._broken or self.kernel.crashed
+
+    def crash(self, message: str) -> None:
+        """Stops the node for good and writes it in the log."""
+        self._broken = message
+        kernel = self.kernel
+        kernel.events.append(kernel.now_ns, EventKind.NODE_CRASHED, {"reason": message})
+        _log.error(
+            "event=node_crashed node=%s seed=%d message=%r", self.node_id, self.shape.seed, message
+        )
+        self.touched()
+
+    def switch_off(self) -> None:
+        """Stops the node because it is deleted: calls that still hold it are refused."""
+        self._broken = "it was deleted"
+
+    def touched(self) -> None:
+        """Marks the node for the next report and wakes those who watch its events."""
+        self.dirty.add(self.node_id)
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets those who wait for ``next_change`` look again."""
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    def next_change(self) -> asyncio.Event:
+        """An event that is set at the next call that may have written to the log."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory of the node in use, charged or not."""
+        return self.kernel.ram.used_bytes
+
+    @property
+    def bpf_charged_bytes(self) -> int:
+        """What is charged for maps, programs and BTF, under whichever model."""
+        kernel = self.kernel
+        accounts = kernel.memory.accounts.values()
+        charged = sum(a.charged_bytes for a in accounts if a.owner.kind in _BPF_OWNERS)
+        if not kernel.profile.is_rlimit:
+            return charged
+        pages = sum(each.charge.pages for each in (*kernel.bpf.maps(), *kernel.bpf.progs()))
+        return charged + bytes_of(pages)
+
+    def all_verdicts(self) -> dict[str, int]:
+        """Verdicts by errno name, and ``OOM_KILL`` with the processes killed."""
+        kills = self.kernel.events.total_by_kind.get(EventKind.OOM_KILL, 0)
+        found = dict(sorted(self.verdicts.items()))
+        return {**found, "OOM_KILL": kills} if kills else found
+
+
+@final
+class _Guard:
+    __slots__ = ("_calls", "_node")
+
+    def __init__(self, node: HostedNode, calls: int) -> None:
+        self._node: Final = node
+        self._calls: Final = calls
+
+    def __enter__(self) -> Kernel:
+        return self._node.kernel
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> Literal[False]:
+        node = self._node
+        if isinstance(error, KernelError):
+            node.count_verdict(error)
+        elif isinstance(error, Exception) and not isinstance(error, ApiError):
+            raise _broken(node, error) from error
+        try:
+            node.kernel.advance(node.call_ns * self._calls)
+        except Exception as bug:
+            raise _broken(node, bug) from bug
+        node.touched()
+        return False
+
+
+def _broken(node: HostedNode, bug: Exception) -> ApiError:
+    """Stops the node: what the kernel raises besides verdicts is our bug, and its books can no longer be trusted."""
+    _log.error("event=kernel_bug node=%s", node.node_id, exc_info=bug)
+    node.crash(f"{type(bug).__name__}: {bug}")
+    return ApiError(
+        grpc.StatusCode.INTERNAL,
+        ControlReason.NODE_CRASHED,
+        f"an invariant of node {node.node_id} broke; the node is stopped, its event log remains",
+        node=node.node_id,
+    )

@@ -1,0 +1,206 @@
+"""ProcessService: who the processes of each node are, what they may lock, the memory they use."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from grpc import aio
+
+from bpfleet.kernel import KernelError
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.proc.task import Task
+from bpfleet.node_agent.agent import Agent, calling
+from bpfleet.node_agent.node import HostedNode
+from bpfleet.rpc import names
+from bpfleet.rpc.convert import (
+    capabilities_record,
+    memlock_record,
+    not_negative,
+    process_message,
+    receipt_message,
+    short,
+    within,
+)
+from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.paging import page_by_key
+from bpfleet.v1 import process_service_pb2 as pb
+from bpfleet.v1 import process_service_pb2_grpc as pb_grpc
+
+__all__ = ["ProcessServicer"]
+
+# gRPC's contexts are generic over messages that no method of ours touches.
+_Context = aio.ServicerContext[Any, Any]
+
+
+class ProcessServicer(pb_grpc.ProcessServiceServicer):
+    """Parses, makes one call of the kernel, formats."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent: Final = agent
+
+    async def CreateProcess(
+        self, request: pb.CreateProcessRequest, context: _Context
+    ) -> pb.CreateProcessResponse:
+        """fork(2), with what a service manager sets before execve(2)."""
+        node = self._agent.named(request.node, "node")
+        if kept := node.answers.find(request.request_id, request, pb.CreateProcessResponse):
+            return kept
+        not_negative(request.credentials.uid, "credentials.uid")
+        within(request.oom_score_adj, "oom_score_adj", -1000, 1000)
+        within(request.cpu, "cpu", 0, node.shape.possible_cpus - 1)
+        memlock = memlock_record(request.memlock) if request.HasField("memlock") else None
+        capabilities = capabilities_record(request.credentials)
+        with node.guard() as kernel:
+            task = kernel.spawn(
+                uid=request.credentials.uid,
+                caps=capabilities,
+                memlock=memlock,
+                cgroup=short(request.cgroup, "cgroup") or "/",
+                oom_score_adj=request.oom_score_adj,
+                comm=short(request.comm, "comm")[:15] or "process",
+                cpu=request.cpu,
+            )
+            answer = pb.CreateProcessResponse(process=process_message(node.node_id, task))
+            return node.answers.keep(request.request_id, request, answer)
+
+    async def GetProcess(
+        self, request: pb.GetProcessRequest, context: _Context
+    ) -> pb.GetProcessResponse:
+        """One process that lives."""
+        node, pid = self._named(request.name)
+        with node.guard() as kernel:
+            return pb.GetProcessResponse(process=process_message(node.node_id, kernel.task(pid)))
+
+    async def ListProcesses(
+        self, request: pb.ListProcessesRequest, context: _Context
+    ) -> pb.ListProcessesResponse:
+        """One page of the processes that live, by id."""
+        node = self._agent.named(request.node, "node")
+        with node.guard() as kernel:
+            tasks, token = page_by_key(
+                sorted(kernel.tasks(), key=_pid),
+                key=_pid,
+                requested_size=request.page_size,
+                token=request.page_token,
+            )
+            processes = [process_message(node.node_id, task) for task in tasks]
+            return pb.ListProcessesResponse(processes=processes, next_page_token=token)
+
+    async def KillProcess(
+        self, request: pb.KillProcessRequest, context: _Context
+    ) -> pb.KillProcessResponse:
+        """kill(2) with SIGKILL."""
+        node, pid = self._named(request.name)
+        with node.guard() as kernel:
+            task = kernel.task(pid)
+            kernel.kill(pid)
+            return pb.KillProcessResponse(process=process_message(node.node_id, task))
+
+    async def SetResourceLimit(
+        self, request: pb.SetResourceLimitRequest, context: _Context
+    ) -> pb.SetResourceLimitResponse:
+        """prlimit(2) of RLIMIT_MEMLOCK."""
+        node = self._agent.named(request.caller.node, "caller.node")
+        soft, hard = memlock_record(request.memlock)
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            kernel.prlimit(task.pid, "memlock", soft, hard)
+            return pb.SetResourceLimitResponse(process=process_message(node.node_id, task))
+
+    async def CloseFile(
+        self, request: pb.CloseFileRequest, context: _Context
+    ) -> pb.CloseFileResponse:
+        """close(2)."""
+        node = self._agent.named(request.caller.node, "caller.node")
+        with node.guard() as kernel:
+            kernel.close(calling(node, request.caller).pid, request.fd)
+            return pb.CloseFileResponse(receipt=receipt_message(kernel))
+
+    async def AllocateMemory(
+        self, request: pb.AllocateMemoryRequest, context: _Context
+    ) -> pb.AllocateMemoryResponse:
+        """Page faults on anonymous memory."""
+        node = self._agent.named(request.caller.node, "caller.node")
+        not_negative(request.size_bytes, "size_bytes")
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            kernel.touch(task.pid, request.size_bytes)
+            return pb.AllocateMemoryResponse(process=process_message(node.node_id, task))
+
+    async def ReleaseMemory(
+        self, request: pb.ReleaseMemoryRequest, context: _Context
+    ) -> pb.ReleaseMemoryResponse:
+        """munmap(2) of anonymous memory."""
+        node = self._agent.named(request.caller.node, "caller.node")
+        not_negative(request.size_bytes, "size_bytes")
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            kernel.release(task.pid, request.size_bytes)
+            return pb.ReleaseMemoryResponse(process=process_message(node.node_id, task))
+
+    async def LockMemory(
+        self, request: pb.LockMemoryRequest, context: _Context
+    ) -> pb.LockMemoryResponse:
+        """mlock(2), SHM_LOCK, or buffers of an io_uring."""
+        node = self._agent.named(request.caller.node, "caller.node")
+        not_negative(request.size_bytes, "size_bytes")
+        lock = _LOCKS.get(request.kind)
+        if lock is None:
+            raise invalid("kind", f"{request.kind} is unknown")
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            fd = lock(kernel, task, request.size_bytes)
+            return pb.LockMemoryResponse(process=process_message(node.node_id, task), fd=fd)
+
+    async def UnlockMemory(
+        self, request: pb.UnlockMemoryRequest, context: _Context
+    ) -> pb.UnlockMemoryResponse:
+        """munlock(2)."""
+        node = self._agent.named(request.caller.node, "caller.node")
+        not_negative(request.size_bytes, "size_bytes")
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            kernel.locked.munlock(task, request.size_bytes)
+            return pb.UnlockMemoryResponse(process=process_message(node.node_id, task))
+
+    async def ReadProcFile(
+        self, request: pb.ReadProcFileRequest, context: _Context
+    ) -> pb.ReadProcFileResponse:
+        """The exact text of a file in /proc."""
+        node = self._agent.named(request.node, "node")
+        with node.guard() as kernel:
+            text = kernel.read_proc(request.pid or None, short(request.file, "file"))
+            return pb.ReadProcFileResponse(content=text)
+
+    def _named(self, name: str) -> tuple[HostedNode, int]:
+        found = names.process_id(name)
+        return self._agent.find(found.node), found.pid
+
+
+def _mlock(kernel: Kernel, task: Task, size_bytes: int) -> None:
+    kernel.locked.mlock(task, size_bytes)
+
+
+def _shm_lock(kernel: Kernel, task: Task, size_bytes: int) -> None:
+    kernel.locked.shm_lock(task, size_bytes)
+
+
+def _register_buffers(kernel: Kernel, task: Task, size_bytes: int) -> int:
+    """A ring for these buffers alone; it is closed again where they are over the limit."""
+    fd = kernel.locked.io_uring_setup(task, 1)
+    try:
+        kernel.locked.register_buffers(task, fd, size_bytes)
+    except KernelError:
+        kernel.close(task.pid, fd)
+        raise
+    return fd
+
+
+_LOCKS: Final[dict[int, Callable[[Kernel, Task, int], int | None]]] = {
+    pb.LOCK_KIND_UNSPECIFIED: _mlock,
+    pb.LOCK_KIND_SHM: _shm_lock,
+    pb.LOCK_KIND_IO_URING: _register_buffers,
+}
+
+
+def _pid(task: Task) -> int:
+    return task.pid

@@ -1,0 +1,132 @@
+"""Puts an agent together: kernels, services, registration, metrics, and their end in the right order."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Final, final
+
+from grpc import aio
+
+from bpfleet.node_agent.agent import Agent
+from bpfleet.node_agent.bpf_service import BpfServicer
+from bpfleet.node_agent.cgroup_service import CgroupServicer
+from bpfleet.node_agent.config import Settings
+from bpfleet.node_agent.metrics import Metrics
+from bpfleet.node_agent.node_service import NodeServicer
+from bpfleet.node_agent.process_service import ProcessServicer
+from bpfleet.node_agent.registration import Registration
+from bpfleet.node_agent.replicas import Replicas
+from bpfleet.node_agent.runtime_service import RuntimeServicer
+from bpfleet.node_agent.watch import Watches
+from bpfleet.rpc.server import RpcServer
+from bpfleet.v1 import (
+    bpf_service_pb2_grpc,
+    cgroup_service_pb2_grpc,
+    node_service_pb2_grpc,
+    process_service_pb2_grpc,
+    runtime_service_pb2_grpc,
+)
+
+__all__ = ["SERVICES", "NodeAgent"]
+
+_log: Final = logging.getLogger(__name__)
+
+SERVICES: Final = tuple(
+    f"bpfleet.v1.{name}Service" for name in ("Bpf", "Cgroup", "Node", "Process", "Runtime")
+)
+_NODES_PER_TURN: Final = 100
+
+
+@final
+class NodeAgent:
+    """An agent from its start to its stop: ``start``, then ``run_until_signal`` or ``stop``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings: Final = settings
+        self.agent: Final = Agent(settings.agent_id, call_ns=settings.call_ns)
+        self.replicas: Final = Replicas(self.agent, churn_share=settings.churn_share)
+        self._watches: Final = Watches(self.agent)
+        self.server: Final = RpcServer(settings.server, [self._add_services], SERVICES)
+        self._registration: Registration | None = None
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
+
+    def _add_services(self, server: aio.Server) -> None:
+        agent = self.agent
+        bpf_service_pb2_grpc.add_BpfServiceServicer_to_server(BpfServicer(agent), server)
+        cgroup_service_pb2_grpc.add_CgroupServiceServicer_to_server(CgroupServicer(agent), server)
+        node_service_pb2_grpc.add_NodeServiceServicer_to_server(
+            NodeServicer(agent, self._watches, self.replicas), server
+        )
+        process_service_pb2_grpc.add_ProcessServiceServicer_to_server(
+            ProcessServicer(agent), server
+        )
+        runtime_service_pb2_grpc.add_RuntimeServiceServicer_to_server(
+            RuntimeServicer(agent, self.replicas), server
+        )
+
+    async def start(self) -> int:
+        """Listens, boots the nodes, then registers; returns the port. Raises ``ListenError`` or ``SettingsError``."""
+        settings = self.settings
+        if settings.metrics:
+            metrics = Metrics(self.agent, self.replicas)
+            metrics.serve(settings.metrics)
+            self._spawn(metrics.refresh())
+        port = await self.server.start(serving=False)
+        await self._boot()
+        await self.server.announce()
+        self._spawn(self.replicas.pump())
+        if settings.coordinators:
+            self._registration = Registration(
+                self.agent, self.replicas, settings.coordinators, settings.address(port)
+            )
+            self._spawn(self._registration.run())
+        _log.info(
+            "event=serving agent=%s address=%s port=%d profile=%s nodes=%d seed=%d",
+            settings.agent_id,
+            settings.server.listen,
+            port,
+            settings.shape.profile.name,
+            settings.nodes,
+            settings.shape.seed,
+        )
+        return port
+
+    async def _boot(self) -> None:
+        shape = self.settings.shape
+        for number, node_id in enumerate(self.settings.node_ids(), start=1):
+            self.agent.create(node_id, replace(shape, seed=shape.seed + number))
+            if number % _NODES_PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    async def run_until_signal(self) -> None:
+        """Serves until SIGTERM or SIGINT, then stops."""
+        await self.server.run_until_signal(self._wind_down)
+
+    async def stop(self) -> None:
+        """Stops without a signal: for tests and embedding."""
+        await self._wind_down()
+        await self.server.stop(self.settings.server.stop_grace_seconds)
+
+    async def _wind_down(self) -> None:
+        """Leaves the fleet first, so that nothing new is placed here, then ends what runs in the background."""
+        if self._registration is not None:
+            await self._registration.leave()
+        self._watches.close()
+        for task in self._tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        _log.info("event=stopping agent=%s", self.settings.agent_id)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(_report_end)
+
+
+def _report_end(task: asyncio.Task[None]) -> None:
+    """Background work never ends by itself; if it does, that is a bug worth a line."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("event=background_task_failed", exc_info=error)
