@@ -137,6 +137,7 @@ class Kernel:
     def _on_exit(self, task: Task) -> None:
         """A process ends: what only its mappings and its own storage held goes with it."""
         self.locked.release_task(task)
+        self.bpf.release_task(task)
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -226,6 +227,7 @@ class Kernel:
     def rmdir(self, path: str) -> None:
         """Removes an empty cgroup. Raises EBUSY, ENOENT."""
         cgroup = self.cgroups.rmdir(path)
+        self.bpf.release_cgroup(cgroup)
         self.timeline.emit(EventKind.CGROUP_REMOVED, cgroup=cgroup.path)
 
     def list_files(self, path: str) -> list[str]:
@@ -413,7 +415,8 @@ class Kernel:
             invariants.check_no_orphan(self.memory, self.processes, self._live_bpf())
 
     def _live_bpf(self) -> set[tuple[str, int]]:
-        return {("map", bpf_map.id) for bpf_map in self.bpf.maps()}
+        live = {("map", bpf_map.id) for bpf_map in self.bpf.maps()}
+        return live | {("prog", prog.id) for prog in self.bpf.progs()}
 
 
 def _pages_of(nbytes: int) -> int:

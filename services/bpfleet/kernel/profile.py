@@ -289,6 +289,7 @@ class KernelProfile:
     prog_image_failure_einval: bool = False  # token rework answers EINVAL for a failed image (6.9)
     verifier_memory_charged: bool = False  # 6.17
     bpf_jit_limit_bytes: int = 528_482_304
+    nr_cpus: int = 8192  # CONFIG_NR_CPUS of the build; bounds a cpumap
     bpf_jit_always_on: bool = (
         False  # CONFIG_BPF_JIT_ALWAYS_ON of the build: no interpreter to fall back to
     )
@@ -453,6 +454,7 @@ _V6_18: Final = replace(
     hash_has_map_locked=False,
     hash_of_maps_spare_elements=False,
     verifier_memory_charged=True,
+    nr_cpus=256,
     bpf_attr_bytes=168,
     bpf_attr_map_create_bytes=92,
 )

@@ -3,19 +3,18 @@
 The first argument is the calling task; descriptors are its own. Every refusal is a KernelError.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, final
 
-from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, F_ZERO_SEED, Capability, Cmd, MapType
+from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, F_ZERO_SEED, Cmd, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf import batch
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
 from bpfleet.kernel.bpf.batch import BatchResult
-from bpfleet.kernel.bpf.bpffs import BpfFs
-from bpfleet.kernel.bpf.btf import BtfTable, check_map_btf
+from bpfleet.kernel.bpf.btf import check_map_btf
+from bpfleet.kernel.bpf.info import MapInfo, map_info
 from bpfleet.kernel.bpf.map_create import (
     allocate,
     check_attr,
@@ -34,7 +33,12 @@ from bpfleet.kernel.bpf.maps.base import (
 )
 from bpfleet.kernel.bpf.maps.bloom_filter import BloomFilterMap
 from bpfleet.kernel.bpf.maps.queue_stack import QueueStackMap
-from bpfleet.kernel.bpf.object import MapTable, map_file
+from bpfleet.kernel.bpf.object_syscall import (
+    INT_MAX,
+    ObjectSyscalls,
+    access_of,
+    require_sys_admin,
+)
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.memory import Memory, Owner
@@ -43,34 +47,10 @@ from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.timeline import Timeline
 
-INT_MAX: Final = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class MapInfo:
-    """struct bpf_map_info, and what the descriptor's fdinfo adds: ``memlock_bytes``, ``frozen``, access of the file."""
-
-    id: int
-    map_type: int
-    key_size: int
-    value_size: int
-    max_entries: int
-    map_flags: int
-    name: str
-    map_extra: int
-    memlock_bytes: int
-    frozen: bool
-    readable: bool
-    writable: bool
-
 
 @final
-class BpfSyscalls:
-    """The commands of one node.
-
-    ``leave`` is called when a call returns to user space with something to settle there (a pending SIGKILL, the
-    debts of memory.high); the kernel wires it in. ``last_change`` is (map or None, bytes charged by the last call).
-    """
+class BpfSyscalls(ObjectSyscalls):
+    """The commands of one node; those on programs, pins and information are in `ObjectSyscalls`."""
 
     def __init__(
         self,
@@ -82,17 +62,7 @@ class BpfSyscalls:
         *,
         seed: int = 0,
     ) -> None:
-        self.host: Final = host
-        self.memory: Final = memory
-        self.accounting: Final = accounting
-        self.files: Final = files
-        self.timeline: Final = timeline
-        self.map_table: Final = MapTable(accounting, timeline)
-        self.fs: Final = BpfFs(memory)
-        self.btf: Final = BtfTable(files)
-        self.leave: Callable[[Task], None] = _stay
-        self.last_map: BpfMap | None = None
-        self.last_charged_bytes = 0
+        super().__init__(host, memory, accounting, files, timeline)
         self._seed: Final = seed
 
     # -- creation ------------------------------------------------------------------------------------------------
@@ -123,7 +93,7 @@ class BpfSyscalls:
             raise
         self._publish(task, bpf_map)
         bpf_map.get_with_uref()
-        return self._open(
+        return self.open_map(
             task,
             bpf_map,
             readable=not attr.map_flags & F_WRONLY,
@@ -161,15 +131,6 @@ class BpfSyscalls:
             pid=task.pid,
             cgroup=task.cgroup.path,
         )
-
-    def _open(self, task: Task, bpf_map: BpfMap, *, readable: bool, writable: bool) -> int:
-        """A descriptor for a reference already taken, which is given back on failure. Raises EMFILE, ENOMEM."""
-        file = map_file(bpf_map, readable=readable, writable=writable)
-        try:
-            return self.files.open(task, file, Owner("file", bpf_map.id, "bpf-map"))
-        except KernelError:
-            bpf_map.put_with_uref()
-            raise
 
     def _changed(self, bpf_map: BpfMap, charged_before: int) -> None:
         self.last_map = bpf_map
@@ -455,7 +416,7 @@ class BpfSyscalls:
             readable, writable = access_of(open_flags)
             bpf_map = self.map_table.ids.get(map_id)
             bpf_map.get_with_uref()
-            return self._open(task, bpf_map, readable=readable, writable=writable)
+            return self.open_map(task, bpf_map, readable=readable, writable=writable)
         finally:
             if task.notify_resume:
                 self.leave(task)
@@ -463,32 +424,13 @@ class BpfSyscalls:
     def map_info(self, task: Task, fd: int) -> MapInfo:
         """BPF_OBJ_GET_INFO_BY_FD of a map, and the lines of its fdinfo. Raises EBADF, EINVAL."""
         self._enter(task)
-        bpf_map, file = self._map_and_file(task, fd)
-        return MapInfo(
-            bpf_map.id,
-            int(bpf_map.map_type),
-            bpf_map.key_size,
-            bpf_map.value_size,
-            bpf_map.max_entries,
-            bpf_map.map_flags,
-            bpf_map.name,
-            bpf_map.attr.map_extra,
-            bpf_map.memlock_bytes(),
-            bpf_map.frozen,
-            file.readable,
-            file.writable,
-        )
+        return map_info(*self._map_and_file(task, fd))
 
     def maps(self) -> list[BpfMap]:
         """Every map that still has its id, by id."""
         return self.map_table.ids.all()
 
     # -- shared --------------------------------------------------------------------------------------------------
-
-    def _enter(self, task: Task) -> None:
-        """The entry of every command but map_create and prog_load."""
-        if self.host.unprivileged_bpf_disabled:
-            check_unprivileged(self.host, task, creates=False)
 
     def _map(self, task: Task, fd: int) -> BpfMap:
         return self._map_and_file(task, fd)[0]
@@ -522,23 +464,6 @@ class BpfSyscalls:
         """Late irq_work: the caches catch up when the call returns."""
         for caches in bpf_map.site.mem_allocs:
             caches.refill(task.cpu)
-
-
-def access_of(open_flags: int) -> tuple[bool, bool]:
-    """(readable, writable) of BPF_F_RDONLY and BPF_F_WRONLY. Raises EINVAL for both [bpf_get_file_flag]."""
-    if open_flags & F_RDONLY and open_flags & F_WRONLY:
-        raise refuse(Errno.EINVAL, "BPF_F_RDONLY and BPF_F_WRONLY exclude each other")
-    return not open_flags & F_WRONLY, not open_flags & F_RDONLY
-
-
-def require_sys_admin(task: Task, what: str) -> None:
-    """Raises EPERM without CAP_SYS_ADMIN."""
-    if not task.has(Capability.SYS_ADMIN):
-        raise KernelError(Errno.EPERM, Reason.CAPABILITY_MISSING, f"{what} needs CAP_SYS_ADMIN")
-
-
-def _stay(task: Task) -> None:
-    """Stands in until the kernel wires its own."""
 
 
 def _copy_key(bpf_map: BpfMap, key: UserBytes) -> bytes:

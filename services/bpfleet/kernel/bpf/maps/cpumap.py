@@ -11,7 +11,6 @@ from typing import ClassVar, Final, final
 
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, AttachType
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import NR_CPUS
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
 from bpfleet.kernel.bpf.maps.base import (
@@ -66,8 +65,9 @@ class CpuMap(BpfMap):
             )
         if attr.map_flags & ~F_NUMA_NODE:
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags:#x} are not for cpumaps")
-        if attr.max_entries > NR_CPUS:
-            raise refuse(Errno.E2BIG, f"max_entries {attr.max_entries} is over NR_CPUS {NR_CPUS}")
+        nr_cpus = host.profile.nr_cpus
+        if attr.max_entries > nr_cpus:
+            raise refuse(Errno.E2BIG, f"max_entries {attr.max_entries} is over NR_CPUS {nr_cpus}")
 
     @classmethod
     def plan(
