@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
-from bpfleet.kernel.bpf.attr import ProgAttr
+from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.runtime.maps import OpenMap, create_map, pin_path
