@@ -1,0 +1,413 @@
+"""What each kind of user does, as generators of system calls: no network, no clock, no chance but the seed.
+
+A script yields the calls of one message and is sent their replies. Whoever drives it (a Locust user
+over gRPC, a test against a kernel in the same process) carries them out; from the same seed and
+replies every script makes the same calls, so a run can be replayed without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import Final, NamedTuple
+
+from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
+from bpfleet.workload.churn import ChurnStream, targets_of
+from bpfleet.workload.ops import (
+    BATCH_TYPES,
+    ELEMENT_TYPES,
+    Operation,
+    OpKind,
+    key_bytes,
+    value_bytes,
+)
+from bpfleet.workload.seeding import SplitMix64, seed_for
+from bpfleet.workload.spec import Inventory, MapDeclaration, ProgramDeclaration
+
+__all__ = [
+    "RESTART",
+    "Call",
+    "Do",
+    "Reply",
+    "Script",
+    "churn",
+    "fill_to_the_limit",
+    "open_and_close",
+    "rolling_restarts",
+]
+
+_BATCH_BYTES_MAX: Final = 1 << 20
+_CALLS_MAX: Final = 4096
+_LISTS: Final = frozenset({MapType.QUEUE, MapType.STACK})
+_FD_BYTES: Final = 4
+
+
+class Do(StrEnum):
+    """The calls, as Locust's table names them."""
+
+    MAP_CREATE = "map_create"
+    LOOKUP = "map_lookup"
+    UPDATE = "map_update"
+    DELETE = "map_delete"
+    POP = "map_pop"
+    UPDATE_BATCH = "map_update_batch"
+    DELETE_BATCH = "map_delete_batch"
+    LOOKUP_BATCH = "map_lookup_batch"
+    FREEZE = "map_freeze"
+    PROG_LOAD = "prog_load"
+    PIN = "obj_pin"
+    OPEN_PINNED = "obj_get"
+    CLOSE = "close"
+    TOUCH = "page_fault"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One system call. Which fields count depends on ``do``; ``count`` is elements of a batch and
+    bytes of TOUCH.
+    """
+
+    do: Do
+    fd: int = -1
+    key: bytes | None = None
+    value: bytes = b""
+    count: int = 1
+    declared: MapDeclaration | None = None
+    program: ProgramDeclaration | None = None
+    fds: tuple[int, ...] = ()
+    path: str = ""
+
+
+RESTART: Final = Call(Do.RESTART)
+"""Alone in its message: the process ends and another takes its place in the same cgroup."""
+
+
+class Reply(NamedTuple):
+    """What came of a call: errno 0 or Linux's number, the true reason, a new descriptor, elements
+    done.
+    """
+
+    errno: int = 0
+    reason: str = ""
+    fd: int = -1
+    elements: int = 0
+
+
+Script = Generator[Sequence[Call], Sequence[Reply], None]
+_Part = Generator[Sequence[Call], Sequence[Reply], "list[int]"]
+
+
+def churn(
+    inventory: Inventory, seed: int, *, cpus: int, calls: int, elements: int, batched: bool
+) -> Script:
+    """Endless: opens what it may of an application, then looks up, updates and deletes.
+
+    ``calls`` go into a message. ``batched`` uses the kernel's batch commands with up to
+    ``elements`` each where the map type has them.
+    """
+    fds = yield from _open_maps(inventory, cpus, elements)
+    stream = ChurnStream(inventory, seed)
+    targets = _targets(inventory, fds, cpus)
+    drawn = _operations(stream)
+    while True:
+        message: list[Call] = []
+        # Bounded, in case the kernel refused every map that churn would touch.
+        for operation in islice(drawn, 4 * calls):
+            if call := _churn_call(operation, targets, elements if batched else 1):
+                message.append(call)
+            if len(message) == calls:
+                break
+        if not message:
+            yield [RESTART]
+            fds = yield from _open_maps(inventory, cpus, elements)
+            targets = _targets(inventory, fds, cpus)
+            drawn = _operations(stream)
+            continue
+        yield message
+
+
+def open_and_close(inventories: Sequence[Inventory], *, cpus: int, elements: int) -> Script:
+    """Endless: starts one application after the other as its loader does, programs included, and
+    closes all of it again. A refused map ends a start, as loaders exit on it.
+    """
+    while True:
+        for inventory in inventories:
+            fds = yield from _open_maps(inventory, cpus, elements)
+            opened = [fd for fd in fds if fd >= 0]
+            if len(opened) == len(fds):
+                opened += yield from _load_programs(inventory, fds)
+            yield from _close(opened)
+
+
+def fill_to_the_limit(seed: int, *, limit_bytes: int | None, cpus: int, elements: int) -> Script:
+    """Endless: a tenant that takes maps, elements and heap in turn until it is refused or killed,
+    then gives everything back.
+    """
+    random = SplitMix64(seed_for(seed, "tenant"))
+    part_bytes = max((limit_bytes or 256 << 20) // 16, 64 << 10)
+    while True:
+        fds: list[int] = []
+        refused = False
+        while not refused and len(fds) < _CALLS_MAX:
+            declared = _tenant_map(random, part_bytes)
+            (created,) = yield [Call(Do.MAP_CREATE, declared=declared)]
+            refused = created.errno != 0
+            if not refused:
+                fds.append(created.fd)
+                calls = _fill_calls(declared, created.fd, cpus, elements)
+                replies = yield from _in_messages(calls)
+                refused = any(reply.errno for reply in replies)
+            if random.below(4) == 0:
+                yield [Call(Do.TOUCH, count=part_bytes // 4)]
+        yield from _close(fds)
+        yield [RESTART]
+
+
+def rolling_restarts(
+    inventory: Inventory, seed: int, *, cpus: int, calls: int, elements: int, prefix: str
+) -> Script:
+    """Endless: an agent that pins its maps is replaced over and over; the next one finds them.
+
+    Maps and their charge outlive the process that paid for them, which is where the models differ.
+    """
+    for generation in range(2**63):
+        fds = yield from _open_pinned(inventory, cpus, elements, prefix)
+        yield from _load_programs(inventory, fds)
+        targets = _targets(inventory, fds, cpus)
+        drawn = _operations(ChurnStream(inventory, seed_for(seed, generation)))
+        made = (_churn_call(operation, targets, 1) for operation in islice(drawn, calls))
+        if message := [call for call in made if call]:
+            yield message
+        yield [RESTART]
+
+
+class _Target(NamedTuple):
+    """An open map with a value that fits it."""
+
+    fd: int
+    declared: MapDeclaration
+    value: bytes
+
+
+def _targets(inventory: Inventory, fds: Sequence[int], cpus: int) -> list[_Target]:
+    declared = targets_of(inventory)
+    return [_Target(fd, d, value_bytes(d, cpus)) for fd, d in zip(fds, declared, strict=True)]
+
+
+def _operations(stream: ChurnStream) -> Iterable[Operation]:
+    """Step after step, without end; ends at once where no map takes element operations."""
+    empty = False
+    while not empty:
+        empty = True
+        for operation in stream.step():
+            empty = False
+            yield operation
+
+
+def _churn_call(operation: Operation, targets: Sequence[_Target], elements: int) -> Call | None:
+    """The call of an operation; None where its map was refused when it was created."""
+    if operation.kind is OpKind.TOUCH:
+        return Call(Do.TOUCH, count=operation.amount)
+    target = targets[operation.target]
+    if target.fd < 0 or operation.kind not in _SINGLE:
+        return None
+    amount = _amount(target, elements) if target.declared.map_type in BATCH_TYPES else 1
+    if amount > 1:
+        return _batch_call(operation, target, amount)
+    key = key_bytes(target.declared, operation.key)
+    do = _SINGLE[operation.kind]
+    if target.declared.map_type in _LISTS:
+        do = do if do is Do.UPDATE else Do.POP
+    return Call(do, target.fd, key, target.value if do is Do.UPDATE else b"")
+
+
+_SINGLE: Final = {OpKind.LOOKUP: Do.LOOKUP, OpKind.UPDATE: Do.UPDATE, OpKind.DELETE: Do.DELETE}
+_BATCH: Final = {
+    OpKind.LOOKUP: Do.LOOKUP_BATCH,
+    OpKind.UPDATE: Do.UPDATE_BATCH,
+    OpKind.DELETE: Do.DELETE_BATCH,
+}
+
+
+def _amount(target: _Target, elements: int) -> int:
+    """Elements of one batch: no more than the map takes, no more than a megabyte of values."""
+    fit = max(_BATCH_BYTES_MAX // max(len(target.value), 1), 1)
+    return min(elements, target.declared.max_entries, fit)
+
+
+def _batch_call(operation: Operation, target: _Target, amount: int) -> Call:
+    do = _BATCH[operation.kind]
+    if do is Do.LOOKUP_BATCH:
+        return Call(do, target.fd, count=amount)
+    keys = _keys(target.declared, operation.key, amount)
+    values = target.value * amount if do is Do.UPDATE_BATCH else b""
+    return Call(do, target.fd, keys, values, amount)
+
+
+def _keys(declared: MapDeclaration, first: int, amount: int) -> bytes:
+    """``amount`` keys from ``first`` on, going round at the end of the map's entries."""
+    entries = declared.max_entries
+    made = (key_bytes(declared, (first + offset) % entries) for offset in range(amount))
+    return b"".join(key for key in made if key is not None)
+
+
+def _tenant_map(random: SplitMix64, part_bytes: int) -> MapDeclaration:
+    """A hash or an array of about ``part_bytes``; hashes pay for elements as they come."""
+    value_size = 8 << random.below(8)
+    entries = max(part_bytes // (value_size + 64), 8)
+    if random.below(2):
+        return MapDeclaration(
+            name="tenant_array",
+            map_type=MapType.ARRAY,
+            key_size=4,
+            value_size=value_size,
+            max_entries=entries,
+        )
+    return MapDeclaration(
+        name="tenant_hash",
+        map_type=MapType.HASH,
+        key_size=8,
+        value_size=value_size,
+        max_entries=entries,
+        map_flags=F_NO_PREALLOC,
+        fill_entries=entries,
+    )
+
+
+def _open_maps(inventory: Inventory, cpus: int, elements: int) -> _Part:
+    """Creates the maps of an application, each copy; a refused one is -1 in the answer."""
+    declared = targets_of(inventory)
+    fds = yield from _create(declared)
+    yield from _furnish(declared, fds, cpus, elements)
+    return fds
+
+
+def _create(declared: Sequence[MapDeclaration]) -> _Part:
+    """A map of maps needs a template first; it is closed once the map exists."""
+    templates = yield from _create_templates(declared)
+    calls = [
+        Call(Do.MAP_CREATE, fd=templates.get(n, -1), declared=d)
+        for n, d in enumerate(declared)
+        if d.inner is None or n in templates
+    ]
+    replies = iter((yield from _in_messages(calls)))
+    fds = [
+        _fd(next(replies)) if d.inner is None or n in templates else -1
+        for n, d in enumerate(declared)
+    ]
+    yield from _close(list(templates.values()))
+    return fds
+
+
+def _create_templates(
+    declared: Sequence[MapDeclaration],
+) -> Generator[Sequence[Call], Sequence[Reply], dict[int, int]]:
+    needed = [(n, d.inner) for n, d in enumerate(declared) if d.inner is not None]
+    calls = [Call(Do.MAP_CREATE, declared=inner) for _, inner in needed]
+    replies = yield from _in_messages(calls)
+    made = zip(needed, replies, strict=True)
+    return {n: reply.fd for (n, _), reply in made if reply.errno == 0}
+
+
+def _furnish(
+    declared: Sequence[MapDeclaration], fds: Sequence[int], cpus: int, elements: int
+) -> Generator[Sequence[Call], Sequence[Reply], None]:
+    """Puts in what an application starts with: elements, inner maps, the freeze."""
+    for each, fd in zip(declared, fds, strict=True):
+        if fd < 0:
+            continue
+        if each.inner is not None:
+            yield from _put_inner_maps(each, each.inner, fd)
+        calls = _fill_calls(each, fd, cpus, elements)
+        if each.frozen:
+            calls.append(Call(Do.FREEZE, fd))
+        yield from _in_messages(calls)
+
+
+def _put_inner_maps(
+    outer: MapDeclaration, inner: MapDeclaration, fd: int
+) -> Generator[Sequence[Call], Sequence[Reply], None]:
+    creations = [Call(Do.MAP_CREATE, declared=inner)] * outer.inner_count
+    replies = yield from _in_messages(creations)
+    made = [reply.fd for reply in replies if reply.errno == 0]
+    updates = [
+        Call(
+            Do.UPDATE,
+            fd,
+            slot.to_bytes(outer.key_size, "little"),
+            each.to_bytes(_FD_BYTES, "little"),
+        )
+        for slot, each in enumerate(made)
+    ]
+    yield from _in_messages(updates)
+    yield from _close(made)
+
+
+def _fill_calls(declared: MapDeclaration, fd: int, cpus: int, elements: int) -> list[Call]:
+    if not declared.fill_entries or declared.map_type not in ELEMENT_TYPES:
+        return []
+    target = _Target(fd, declared, value_bytes(declared, cpus))
+    if declared.map_type not in BATCH_TYPES:
+        return [Call(Do.UPDATE, fd, None, target.value)] * declared.fill_entries
+    amount = _amount(target, elements)
+    return [
+        _batch_call(Operation(OpKind.UPDATE, 0, first), target, min(amount, total - first))
+        for total in (declared.fill_entries,)
+        for first in range(0, total, amount)
+    ]
+
+
+def _load_programs(inventory: Inventory, fds: Sequence[int]) -> _Part:
+    """Loads every program with those of its maps that are open."""
+    named = list(zip(targets_of(inventory), fds, strict=True))
+    calls = []
+    for program in inventory.programs:
+        used = tuple(fd for d, fd in named if fd >= 0 and d.name in program.map_names)
+        calls += [Call(Do.PROG_LOAD, program=program, fds=used)] * program.count
+    replies = yield from _in_messages(calls)
+    return [reply.fd for reply in replies if reply.errno == 0]
+
+
+def _open_pinned(inventory: Inventory, cpus: int, elements: int, prefix: str) -> _Part:
+    """Opens the maps an earlier process pinned; creates and pins those that are not there."""
+    declared = targets_of(inventory)
+    paths = [f"/sys/fs/bpf/{prefix}-{n}" for n in range(len(declared))]
+    replies = yield from _in_messages([Call(Do.OPEN_PINNED, path=path) for path in paths])
+    fds = [_fd(reply) for reply in replies]
+    missing = [n for n, fd in enumerate(fds) if fd < 0]
+    created = yield from _create([declared[n] for n in missing])
+    yield from _furnish([declared[n] for n in missing], created, cpus, elements)
+    made = [(n, fd) for n, fd in zip(missing, created, strict=True) if fd >= 0]
+    yield from _in_messages([Call(Do.PIN, fd, path=paths[n]) for n, fd in made])
+    for n, fd in made:
+        fds[n] = fd
+    return fds
+
+
+def _close(fds: Sequence[int]) -> Generator[Sequence[Call], Sequence[Reply], None]:
+    yield from _in_messages([Call(Do.CLOSE, fd) for fd in fds])
+
+
+def _in_messages(
+    calls: Sequence[Call],
+) -> Generator[Sequence[Call], Sequence[Reply], list[Reply]]:
+    """Sends any number of calls in messages that are neither too long nor too big."""
+    replies: list[Reply] = []
+    message: list[Call] = []
+    size_bytes = 0
+    for call in calls:
+        if message and (len(message) == _CALLS_MAX or size_bytes > _BATCH_BYTES_MAX):
+            replies += yield message
+            message, size_bytes = [], 0
+        message.append(call)
+        size_bytes += len(call.value) + len(call.key or b"")
+    if message:
+        replies += yield message
+    return replies
+
+
+def _fd(reply: Reply) -> int:
+    return reply.fd if reply.errno == 0 else -1

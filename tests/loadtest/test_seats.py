@@ -1,0 +1,55 @@
+"""Seats: every model gets the same lanes with the same seeds, whoever asks."""
+
+import pytest
+
+from loadtest.seats import Place, Seat, Seating
+
+
+def _places(models=("5.10", "6.12"), nodes=3):
+    return [
+        Place(model, f"{model}-{n}", f"agent-{model}:7071", 4, 8 << 30)
+        for model in models
+        for n in range(nodes)
+    ]
+
+
+def test_seats_go_round_the_models_and_then_to_the_next_node() -> None:
+    seating = Seating(_places(), seed=1)
+    seats = [seating.take("churn") for _ in range(8)]
+    assert [seat.place.node for seat in seats] == [
+        *("5.10-0", "6.12-0", "5.10-1", "6.12-1"),
+        *("5.10-2", "6.12-2", "5.10-0", "6.12-0"),
+    ]
+    assert len({seat.name for seat in seats}) == 8
+
+
+def test_all_models_see_the_same_seed_in_a_lane_and_kinds_do_not() -> None:
+    seating = Seating(_places(), seed=1)
+    first, second, third = (seating.take("churn") for _ in range(3))
+    assert first.seed == second.seed
+    assert third.seed != first.seed
+    assert seating.take("tenant").seed != first.seed
+    assert Seating(_places(), seed=2).take("churn").seed != first.seed
+
+
+def test_the_order_of_the_nodes_does_not_matter() -> None:
+    one, other = Seating(_places(), seed=1), Seating(reversed(_places()), seed=1)
+    assert [one.take("churn") for _ in range(9)] == [other.take("churn") for _ in range(9)]
+
+
+def test_a_seat_that_was_left_is_taken_first() -> None:
+    seating = Seating(_places(), seed=1)
+    seats = [seating.take("churn") for _ in range(4)]
+    seating.leave("churn", 2)
+    seating.leave("churn", 1)
+    assert [seating.take("churn") for _ in range(3)][:2] == [seats[1], seats[2]]
+
+
+def test_a_seat_survives_the_way_to_a_worker() -> None:
+    seat = Seating(_places(), seed=1).take("churn")
+    assert Seat.from_data(seat.as_data()) == seat
+
+
+def test_without_nodes_there_is_no_seat() -> None:
+    with pytest.raises(LookupError, match="no nodes"):
+        Seating([], seed=1).take("churn")
