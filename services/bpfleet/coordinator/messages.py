@@ -406,6 +406,7 @@ def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_serv
     """The node with its bookings and its last report; with its replicas if asked for."""
     book = state.tables.books.nodes[node.name]
     usage = state.soft.usage.get(node.name, NodeUsage(node=node.name))
+    agent = state.tables.agents.get(node.agent)
     message = fleet_service_pb2.FleetNode(
         name=node_name(node.name),
         agent=node.agent,
@@ -429,6 +430,7 @@ def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_serv
         verdicts=dict(usage.verdicts),
         locked_bytes=usage.locked_bytes,
         model=profile_named(node.profile).model.value,
+        agent_address=agent.address if agent else "",
     )
     if replicas:
         by_name = sorted(book.replicas.values(), key=lambda replica: replica.name)

@@ -426,6 +426,7 @@ class FleetNode(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     LOCKED_BYTES_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    AGENT_ADDRESS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}`."""
     agent: _builtins.str
@@ -458,6 +459,8 @@ class FleetNode(_message.Message):
     """Last reported bytes counted as locked."""
     model: _builtins.str
     """Accounting model of the profile: "rlimit", "memcg" or "none"."""
+    agent_address: _builtins.str
+    """host:port where its agent is reached, as the agent announced it."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels."""
@@ -497,10 +500,11 @@ class FleetNode(_message.Message):
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         locked_bytes: _builtins.int = ...,
         model: _builtins.str = ...,
+        agent_address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "allocatable_bytes", b"allocatable_bytes", "booked_bytes", b"booked_bytes", "bpf_charged_bytes", b"bpf_charged_bytes", "cordoned", b"cordoned", "draining", b"draining", "labels", b"labels", "locked_bytes", b"locked_bytes", "memory_pressure", b"memory_pressure", "memory_used_bytes", b"memory_used_bytes", "model", b"model", "name", b"name", "possible_cpus", b"possible_cpus", "profile", b"profile", "ram_bytes", b"ram_bytes", "ready", b"ready", "replica_count", b"replica_count", "replicas", b"replicas", "taints", b"taints", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "agent_address", b"agent_address", "allocatable_bytes", b"allocatable_bytes", "booked_bytes", b"booked_bytes", "bpf_charged_bytes", b"bpf_charged_bytes", "cordoned", b"cordoned", "draining", b"draining", "labels", b"labels", "locked_bytes", b"locked_bytes", "memory_pressure", b"memory_pressure", "memory_used_bytes", b"memory_used_bytes", "model", b"model", "name", b"name", "possible_cpus", b"possible_cpus", "profile", b"profile", "ram_bytes", b"ram_bytes", "ready", b"ready", "replica_count", b"replica_count", "replicas", b"replicas", "taints", b"taints", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
