@@ -293,14 +293,15 @@ class KernelProfile:
     bpf_jit_always_on: bool = (
         False  # CONFIG_BPF_JIT_ALWAYS_ON of the build: no interpreter to fall back to
     )
-    jit_charges_bytes: bool = False  # packs of 64 B chunks, charged in bytes: "bpf: Introduce bpf_prog_pack allocator" (5.18)
-    perf_progs_need_prealloc: bool = True  # until "bpf: Relax the requirement to use preallocated hash maps in tracing progs" (6.1)
-    prog_sys_admin_is_net_admin: bool = True  # program types accept CAP_SYS_ADMIN for CAP_NET_ADMIN
+    # 64 B chunks of packs, charged in bytes: "bpf: Introduce bpf_prog_pack allocator" (5.18)
+    jit_charges_bytes: bool = False
+    # until "bpf: Relax the requirement to use preallocated hash maps in tracing progs" (6.1)
+    perf_progs_need_prealloc: bool = True
     sockmap_takes_any_psock: bool = (
         False  # unix and vsock sockets: "sock_map: Relax config dependency to CONFIG_NET" (5.15)
     )
     sockmap_entries_limited: bool = (
-        False  # max_entries <= INT_MAX: "bpf, sockmap: fix map size" (5.16)
+        False  # max_entries <= INT_MAX, in 6.1.192 but not yet in 6.12.107
     )
     bpf_lsm_enabled: bool = (
         True  # without the BPF LSM inodes have no room for storage (Debian 5.10)
@@ -317,7 +318,8 @@ class KernelProfile:
     )
     struct_ops_has_ksyms: bool = False
     struct_ops_takes_link: bool = False  # BPF_F_LINK and BPF_F_VTYPE_BTF_OBJ_FD (6.4, 6.9)
-    btf_has_records: bool = False  # special fields checked as one record: "bpf: Refactor kptr_off_tab into btf_record" (6.2)
+    # special fields checked as one record: "bpf: Refactor kptr_off_tab into btf_record" (6.2)
+    btf_has_records: bool = False
     struct_ops_needs_parsed_btf: bool = (
         True  # 524 until a program was loaded; map creation parses it itself from 6.9
     )
@@ -440,6 +442,7 @@ _V6_12: Final = replace(
     struct_ops_has_ksyms=True,
     struct_ops_takes_link=True,
     struct_ops_needs_parsed_btf=False,
+    sockmap_entries_limited=False,
     btf_has_records=True,
     prog_info_has_orphaned=True,
 )

@@ -42,8 +42,11 @@ def check_unprivileged(host: Host, task: Task, *, creates: bool) -> None:
         raise _locked_down()
 
 
-def check_attr(attr: MapAttr, host: Host, task: Task) -> type[BpfMap]:
-    """Everything before the allocation, in order. Returns the type's class. Raises KernelError."""
+def check_attr(attr: MapAttr, host: Host, task: Task, *, wants_token: bool = False) -> type[BpfMap]:
+    """Everything before the allocation, in order. Returns the type's class. Raises KernelError.
+
+    ``wants_token``: BPF_F_TOKEN_FD was set, on a kernel that knows it; there are no tokens to find.
+    """
     profile = host.profile
     _check_size(attr, profile)
     _check_btf_ids(attr)
@@ -54,6 +57,8 @@ def check_attr(attr: MapAttr, host: Host, task: Task) -> type[BpfMap]:
     _check_node(attr)
     cls = class_of(attr.map_type, profile)
     cls.check(attr, host, task)
+    if wants_token:
+        _refuse_token(attr, task)
     if profile.capability_check_central:
         _check_capability(attr, host, task)
     if attr.map_ifindex:
@@ -199,6 +204,13 @@ def check_name(name: str) -> None:
             Errno.EINVAL,
             f"map name {name!r}: at most {BPF_OBJ_NAME_LEN - 1} of letters, digits, '_' and '.'",
         )
+
+
+def _refuse_token(attr: MapAttr, task: Task) -> None:
+    """bpf_token_get_from_fd; descriptor 0 is open and something else. Raises EBADF, EINVAL."""
+    if attr.map_token_fd:
+        task.file(attr.map_token_fd)
+    raise refuse(Errno.EINVAL, f"descriptor {attr.map_token_fd} is not a BPF token")
 
 
 def without_token(attr_flags: int, profile: KernelProfile) -> int:

@@ -81,8 +81,10 @@ class BpfSyscalls(ObjectSyscalls):
     def _create(self, task: Task, attr: MapAttr) -> int:
         host = self.host
         check_unprivileged(host, task, creates=True)
-        attr = replace(attr, map_flags=without_token(attr.map_flags, host.profile))
-        cls = check_attr(attr, host, task)
+        flags = without_token(attr.map_flags, host.profile)
+        wants_token = flags != attr.map_flags
+        attr = replace(attr, map_flags=flags)
+        cls = check_attr(attr, host, task, wants_token=wants_token)
         bpf_map = self._allocate(task, attr, cls)
         try:
             bpf_map.after_alloc(task)

@@ -8,18 +8,18 @@ from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Owner
 from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.file import File
-from bpfleet.kernel.proc.sockets import SOCKET_KINDS, Inode, PerfEvent, Socket
+from bpfleet.kernel.proc.sockets import SOCKET_KINDS, Cookies, Inode, PerfEvent, Socket
 from bpfleet.kernel.proc.task import Task
 
 
 @final
 class Objects:
-    """Descriptors of other subsystems. Each costs its opener a struct file and a dentry, and nothing else is modelled."""
+    """Descriptors of other subsystems. Each costs its opener a struct file and a dentry; nothing else is modelled."""
 
     def __init__(self, files: FileTable) -> None:
         self._files: Final = files
         self._inodes: Final[dict[str, Inode]] = {}
-        self._next_cookie = 1
+        self._cookies: Final = Cookies()
 
     def socket(self, task: Task, kind: str) -> int:
         """A socket in the state ``kind`` names (see ``SOCKET_KINDS``). Raises EINVAL, EMFILE, ENOMEM."""
@@ -30,9 +30,8 @@ class Objects:
                 Reason.BAD_ATTRIBUTE,
                 f"no socket kind {kind!r}; known: {', '.join(SOCKET_KINDS)}",
             )
-        sock = Socket(found, self._next_cookie)
-        self._next_cookie += 1
-        return self._open(task, File("socket", sock, sock.destroy), sock.cookie)
+        sock = Socket(found, self._cookies)
+        return self._open(task, File("socket", sock, sock.destroy))
 
     def cgroup(self, task: Task, cgroup: Cgroup) -> int:
         """open(2) of a cgroup directory. Raises EMFILE, ENOMEM."""

@@ -72,6 +72,21 @@ class Inode:
 
 
 @final
+class Cookies:
+    """Socket cookies of one node: handed out at first use, counting from 1 [net/core/sock_diag.c]."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        """A cookie nobody has."""
+        self._last += 1
+        return self._last
+
+
+@final
 class Socket:
     """struct sock. ``omem_bytes`` is its option memory (sk_omem_alloc), which socket storage draws on.
 
@@ -80,8 +95,9 @@ class Socket:
     """
 
     __slots__ = (
+        "_cookie",
+        "_cookies",
         "bpf_storage",
-        "cookie",
         "holders",
         "inode",
         "kind",
@@ -89,14 +105,21 @@ class Socket:
         "reuseport_array",
     )
 
-    def __init__(self, kind: SocketKind, cookie: int) -> None:
+    def __init__(self, kind: SocketKind, cookies: Cookies) -> None:
         self.kind: Final = kind
-        self.cookie: Final = cookie
-        self.inode: Final = Inode(f"socket:{cookie}")
+        self._cookies: Final = cookies
+        self._cookie = 0
+        self.inode: Final = Inode("socket")
         self.omem_bytes = 0
         self.bpf_storage: object | None = None
         self.reuseport_array: object | None = None
         self.holders: Final[dict[object, Callable[[Socket], None]]] = {}
+
+    def cookie(self) -> int:
+        """The socket's cookie, made when first asked for [__sock_gen_cookie]."""
+        if not self._cookie:
+            self._cookie = self._cookies.next()
+        return self._cookie
 
     def destroy(self) -> None:
         """sk_destruct: leaves every map that holds it."""

@@ -52,7 +52,7 @@ def cookie_of(sock: Socket | None, value_size: int) -> bytes:
         )
     if sock is None:
         raise not_found("no socket there")
-    return sock.cookie.to_bytes(8, "little")
+    return sock.cookie().to_bytes(8, "little")
 
 
 def socket_in_value(value: bytes, task: Task) -> Socket:

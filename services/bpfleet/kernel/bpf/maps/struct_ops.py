@@ -1,7 +1,7 @@
 """STRUCT_OPS: a kernel operations table written in BPF [kernel/bpf/bpf_struct_ops.c].
 
-Profiles: all. Create: the map with the kernel's copy of the value, the user's copy, and pointer arrays for programs (from
-6.0 links, from 6.12 also symbols); up to 6.1 one executable page. One element, key 0. A registered map holds a
+Profiles: all. Create: the map with the kernel's copy of the value, the user's copy, and pointer arrays for programs (links
+from 6.0, symbols too from 6.12); up to 6.1 one executable page. One element, key 0. A registered map holds a
 reference on itself until it is deleted. Freed from a work item.
 Gaps: tcp_congestion_ops is the only table (value type id 1); its members are not resolved to programs: an all-zero
 value fails validation with EINVAL, any other registers.
