@@ -266,7 +266,9 @@ class FleetServicer(FleetServiceServicer):
         with api_errors():
             _ = self._coordinator.state
             log = self._coordinator.log
-            after = int(page_key(request.page_token) or request.after_revision)
+            after = _offset(request.page_token) or _revision(
+                request.after_revision, "after_revision"
+            )
             wanted = _wanted(request.workload, request.node)
             found: list[pb.FleetEvent] = []
             size = page_size(request.page_size)
@@ -290,7 +292,9 @@ class FleetServicer(FleetServiceServicer):
         self, request: pb.WatchFleetRequest, context: _Context
     ) -> AsyncIterator[pb.WatchFleetResponse]:
         """Events as they happen."""
-        start = request.start_revision if request.HasField("start_revision") else None
+        start = None
+        if request.HasField("start_revision"):
+            start = max(1, _revision(request.start_revision, "start_revision"))
         with api_errors():
             _ = self._coordinator.state
             stream = self._coordinator.log.watch(start, _wanted(request.workload, request.node))
@@ -338,6 +342,12 @@ def _offset(token: str) -> int:
     if not key.isdigit():
         raise invalid("page_token", "belongs to another list; leave it empty")
     return int(key)
+
+
+def _revision(value: int, field: str) -> int:
+    if value < 0:
+        raise invalid(field, f"{value} is negative; use 0 for the oldest kept")
+    return value
 
 
 def _wanted(workload: str, node: str) -> "_Filter":

@@ -191,7 +191,7 @@ def test_the_least_important_make_room_for_the_important():
     small.create("mid", 5, priority=5)
     small.settle()
     small.create("high", 2, priority=10)
-    (first, second) = small.replicas("high")
+    first, _ = small.replicas("high")
     assert first.phase is Phase.ASSIGNED
     assert first.waits_for
     assert {small.state.tables.replicas[n].workload for n in first.waits_for} == {"low"}
