@@ -4,8 +4,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.profile import KernelProfile
+
+LARGEST_COST_BYTES: Final = (
+    U32_MAX - 4096
+)  # a precharge of this or more does not fit [bpf_map_charge_init]
 
 
 class How(IntEnum):

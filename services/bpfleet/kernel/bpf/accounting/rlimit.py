@@ -3,15 +3,13 @@
 from typing import final
 
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.accounting.base import Charge
+from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User
 from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for
-
-LARGEST_COST_BYTES = U32_MAX - 4096
 
 
 @final

@@ -12,9 +12,8 @@ from typing import ClassVar, Final, final
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import MAX_BPF_STACK, U32_MAX
-from bpfleet.kernel.bpf.accounting.rlimit import LARGEST_COST_BYTES
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
+from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES, Allocation, CostPlan, How, struct_how
 from bpfleet.kernel.bpf.jhash import jhash
 from bpfleet.kernel.bpf.maps.base import (
     RCU_GRACE_NS,
