@@ -27,6 +27,9 @@ _COMMANDS: Final = {
     "ps": ("bpfleet.cli.ps", "What of a cluster runs."),
     "logs": ("bpfleet.cli.logs", "Logs of a cluster's parts."),
     "down": ("bpfleet.cli.down", "Stop a cluster and remove what it left."),
+    "agent": ("bpfleet.cli.agent", "Run a node agent: emulated nodes behind one gRPC port."),
+    "coordinator": ("bpfleet.cli.coordinator", "Run a coordinator of the fleet."),
+    "load": ("bpfleet.cli.load", "Run the load test: Locust with bpfleet's users."),
 }
 
 

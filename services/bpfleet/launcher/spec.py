@@ -195,7 +195,7 @@ def _coordinator(
             "BPFLEET_LISTEN": listen,
             "BPFLEET_PROBE": _loopback(listen),
             "BPFLEET_ADVERTISE": address_of(Role.COORDINATOR, index),
-            "BPFLEET_STORE": f"redis://{address_of(Role.REDIS, 0)}/0" if spec.durable else "memory",
+            "BPFLEET_REDIS": f"redis://{address_of(Role.REDIS, 0)}/0" if spec.durable else "",
         },
         image=spec.image,
         port=COORDINATOR_PORT,

@@ -45,7 +45,7 @@ def test_without_redis_the_coordinator_keeps_the_fleet_in_memory() -> None:
     services = _plan(durable=False)
     assert not _only(services, Role.REDIS)
     (coordinator,) = _only(services, Role.COORDINATOR)
-    assert coordinator.environment["BPFLEET_STORE"] == "memory"
+    assert coordinator.environment["BPFLEET_REDIS"] == ""
 
 
 def test_the_digest_changes_with_what_the_service_runs_and_with_nothing_else() -> None:
