@@ -260,7 +260,6 @@ class KernelProfile:
     lpm_ignores_update_flags: bool = (
         False  # until "bpf: Handle BPF_EXIST and BPF_NOEXIST for LPM trie" (6.13)
     )
-    queue_entries_checked: bool = False  # "bpf: Check size for queue/stack overflow" (6.5)
     hash_has_elem_count: bool = False  # per-CPU element counter (6.6)
     hash_has_map_locked: bool = False  # eight per-CPU lock counters, 5.11 until 6.15
     hash_of_maps_spare_elements: bool = True  # gone in 6.15
@@ -281,6 +280,9 @@ class KernelProfile:
     bpf_attr_bytes: int = 120  # sizeof(union bpf_attr)
     bpf_attr_map_create_bytes: int = 64  # end of the last MAP_CREATE field
     wide_batch: bool = False  # batches for per-CPU arrays, LPM tries and maps of maps (5.13 - 5.18)
+    stack_trace_lookup_and_delete: bool = (
+        False  # "bpf: Add lookup_and_delete_elem for BPF_MAP_STACK_TRACE" (6.18)
+    )
     hash_lookup_and_delete: bool = (
         False  # "bpf: Add lookup_and_delete_elem support to hashtab" (5.14)
     )
@@ -323,6 +325,7 @@ class KernelProfile:
     struct_ops_needs_parsed_btf: bool = (
         True  # 524 until a program was loaded; map creation parses it itself from 6.9
     )
+    bpftool_memlock_wraps: bool = True  # atoi; "bpftool: Use atoll" by 6.1
     prog_info_has_orphaned: bool = False  # bpftool prints it (6.12's, not 6.1's)
     prog_fdinfo_has_misses: bool = False  # recursion_misses, verified_insns (5.12, 5.16)
 
@@ -401,6 +404,7 @@ _V6_1: Final = replace(
     cgroup_storage_value_limit_page=False,
     struct_ops_has_links=True,
     prog_fdinfo_has_misses=True,
+    bpftool_memlock_wraps=False,
     bpf_attr_bytes=144,
     bpf_attr_map_create_bytes=72,
     wide_batch=True,
@@ -433,7 +437,6 @@ _V6_12: Final = replace(
     capability_check_central=True,
     mem_alloc_reuses_waiting=True,
     lru_target_free_scaled=True,
-    queue_entries_checked=True,
     freeze_checks_access=True,
     bpf_attr_bytes=152,
     bpf_attr_map_create_bytes=80,
@@ -458,6 +461,7 @@ _V6_18: Final = replace(
     hash_of_maps_spare_elements=False,
     verifier_memory_charged=True,
     nr_cpus=256,
+    stack_trace_lookup_and_delete=True,
     bpf_attr_bytes=168,
     bpf_attr_map_create_bytes=92,
 )
