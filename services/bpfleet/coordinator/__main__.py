@@ -17,7 +17,7 @@ from bpfleet.coordinator.disruption import EVICTION_RULES
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.metrics import Metrics
 from bpfleet.coordinator.node_client import GrpcAgents
-from bpfleet.coordinator.placement import RequestEstimator
+from bpfleet.coordinator.prediction import KernelEstimator
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.records import Policy
 from bpfleet.coordinator.registry_service import RegistryServicer
@@ -172,7 +172,7 @@ async def _serve(settings: Settings) -> None:
         identity=f"{address}#{token_hex(4)}",
         fleet=settings.fleet,
         timing=settings.timing,
-        estimator=RequestEstimator(),
+        estimator=KernelEstimator(),
         metrics=metrics,
     )
     server = RpcServer(

@@ -1,16 +1,20 @@
 """One command being carried out: the tables it changes, the time it sees, the events it leaves."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from bpfleet.coordinator.books import FleetBooks, WorkloadBook
 from bpfleet.coordinator.commands import NodeUsage
 from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.placement import Estimator, Search, VerdictCache
+from bpfleet.coordinator.placement import Estimator, RequestEstimator, Search, VerdictCache
 from bpfleet.coordinator.records import Event, Node, Policy, Replica, Workload
 from bpfleet.coordinator.settings import FleetSettings
 from bpfleet.coordinator.tables import Tables
 
 __all__ = ["Soft", "Transition"]
+
+
+_BY_REQUEST: Final = RequestEstimator()
 
 
 @dataclass(slots=True)
@@ -125,12 +129,14 @@ class Transition:
         return self.books.workload(name)
 
     def search(self, workload: Workload, policy: Policy | None = None) -> Search:
-        """A search for nodes for the workload."""
+        """A search for nodes for the workload; only kernel-aware ones ask the estimator."""
+        policy = policy or self.settings.policy
+        aware = policy is Policy.KERNEL_AWARE
         return Search(
             self.books,
             workload,
-            policy=policy or self.settings.policy,
-            estimator=self.estimator,
+            policy=policy,
+            estimator=self.estimator if aware else _BY_REQUEST,
             verdicts=self._verdicts,
             now_ms=self.now_ms,
         )
