@@ -12,7 +12,7 @@ from bpfleet.kernel.proc.processes import Processes
 from bpfleet.kernel.proc.user import UserTable
 from bpfleet.kernel.units import bytes_of
 
-BPF_KINDS: Final = frozenset({"map"})
+BPF_KINDS: Final = frozenset({"map", "prog"})
 
 
 def check_single_owner(memory: Memory) -> None:

@@ -42,12 +42,14 @@ from bpfleet.kernel.units import pages_for
 
 INSN_BYTES: Final = 8
 LINE_INFO_BYTES: Final = 8
+LPM_PREFIX_BYTES: Final = 4
 ACTIVE_BYTES: Final = 4  # the per-CPU recursion counter
 INSNS_MAX: Final = 1_000_000  # BPF_COMPLEXITY_LIMIT_INSNS
 INSNS_MAX_UNPRIVILEGED: Final = 4096  # BPF_MAXINSNS
 USED_MAPS_MAX: Final = 64
 PROG_FLAGS_KNOWN: Final = 0xFF
-PROG_GFP: Final = GFP.GFP_KERNEL
+PROG_GFP: Final = GFP.GFP_KERNEL_ACCOUNT
+IMAGE_GFP: Final = GFP.GFP_USER | GFP.ZERO | GFP.ACCOUNT
 _NAME_EXTRA: Final = frozenset("_.")
 _PROG_TYPES: Final = frozenset(int(prog_type) for prog_type in ProgType)
 
@@ -203,7 +205,7 @@ class Programs:
     def _image(self, prog: BpfProg, task: Task, insn_cnt: int) -> Block:
         payer = self._accounting.current_payer(task)
         size = self.image_pages(insn_cnt) * PAGE_SIZE
-        return self._memory.vmalloc(size, PROG_GFP, payer, task, prog.owner)
+        return self._memory.vmalloc(size, IMAGE_GFP, payer, task, prog.owner)
 
     def _percpu(self, size_bytes: int, owner: Owner, task: Task) -> Block:
         payer = self._accounting.current_payer(task)
@@ -457,8 +459,7 @@ class Programs:
 
 
 def _perform(op: ProgOp, bpf_map: BpfMap, context: OpContext, run: int) -> None:
-    size = bpf_map.key_size
-    key = run.to_bytes(max(size, 8), "little")[:size] if op.key is None else op.key
+    key = _counting_key(bpf_map, run) if op.key is None else op.key
     if op.op == "update":
         value = op.value[: bpf_map.user_value_size].ljust(bpf_map.user_value_size, b"\0")
         bpf_map.update(key, value, op.flags, context)
@@ -468,6 +469,16 @@ def _perform(op: ProgOp, bpf_map: BpfMap, context: OpContext, run: int) -> None:
         bpf_map.delete(key, context)
     else:
         raise refuse(Errno.EINVAL, f"a program has no operation {op.op!r}")
+
+
+def _counting_key(bpf_map: BpfMap, run: int) -> bytes:
+    """The key of a program that counts its runs, little endian; in an LPM trie a full-length prefix of it."""
+    size = bpf_map.key_size
+    if bpf_map.map_type is MapType.LPM_TRIE:
+        data = size - LPM_PREFIX_BYTES
+        prefix = (8 * data).to_bytes(LPM_PREFIX_BYTES, "little")
+        return prefix + run.to_bytes(max(data, 8), "little")[:data]
+    return run.to_bytes(max(size, 8), "little")[:size]
 
 
 def _known_type(prog_type: int) -> ProgType:

@@ -205,7 +205,8 @@ class Memory:
         """Allocates an area of whole pages, charged page by page. More than the node's RAM fails at once."""
         if size_bytes > self.node.ram_bytes:
             raise _too_large("vmalloc", size_bytes, self.node.ram_bytes)
-        return self._block(owner, self.vmalloc_size(size_bytes), objcg, 1, gfp, current)
+        page_gfp = gfp | GFP.HIGHMEM | GFP.NOWARN  # __vmalloc_area_node asks for its pages so
+        return self._block(owner, self.vmalloc_size(size_bytes), objcg, 1, page_gfp, current)
 
     def area(
         self, size_bytes: int, objcg: ObjCgroup | None, current: Current, owner: Owner
