@@ -87,8 +87,10 @@ class _Node:
                 if self._step:
                     self._churn(index)
             for lane in self._lanes:
-                lane.observer.sample(step)
+                # Sampled when the step is over: what failed starts left behind has been freed by
+                # then.
                 lane.kernel.advance(self._scenario.step_ns)
+                lane.observer.sample(step)
         return self._result()
 
     # -- the run

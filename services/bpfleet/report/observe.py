@@ -21,6 +21,7 @@ __all__ = ["ModelObserver", "counters_of"]
 # The class of everything the rlimit model charges: it counts pages of a user, not allocations.
 LOCKED: Final = "locked"
 OTHERS: Final = "others"
+PROGRAMS: Final = "programs"
 _BPF_OWNERS: Final = frozenset({"map", "prog"})
 _REFUSED_UPDATE: Final = "MAP_UPDATE_ELEM ENOMEM "
 _EVENTS_PER_READ: Final = 1024
@@ -117,7 +118,7 @@ class ModelObserver:
         locked = sum(user.locked_vm_pages for user in self._kernel.users.all())
         rest = bytes_of(locked) - sum(by_workload.values())
         if rest:
-            by_workload[OTHERS] += rest
+            by_workload[PROGRAMS] += rest
         return Counter({LOCKED: bytes_of(locked)} if locked else {}), +by_workload
 
     def _taken_bytes(self) -> int:

@@ -3,16 +3,21 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["AGENTS_MAX", "Mapper", "workers"]
+__all__ = ["AGENTS_MAX", "Mapper", "WorkerLost", "workers"]
 
 AGENTS_MAX: Final = 64
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+class WorkerLost(Exception):
+    """A worker process died: killed from outside, or out of memory."""
 
 
 class Mapper(Protocol):
@@ -41,6 +46,8 @@ def workers(agents: int) -> Iterator[Mapper]:
     pool = ProcessPoolExecutor(agents, mp_context=get_context("spawn"), initializer=_ignore_sigint)
     try:
         yield pool.map
+    except BrokenProcessPool:
+        raise WorkerLost("a worker process ended before its work was done") from None
     except BaseException:
         for child in set(active_children()) - before:
             child.terminate()

@@ -21,6 +21,8 @@ __all__ = ["EXIT_FAILED", "EXIT_KILLED", "Outcome", "ReplicaRun"]
 
 EXIT_FAILED: Final = 1
 EXIT_KILLED: Final = 137
+# What the kernel notes as the end of a process its OOM killer chose.
+OOM_EXIT_REASON: Final = "oom-killed"
 # Answers that tell an application something about its keys, not about memory.
 _ORDINARY: Final = frozenset({Reason.KEY_NOT_FOUND, Reason.KEY_EXISTS})
 
@@ -214,7 +216,7 @@ class ReplicaRun:
         )
 
     def _failure_of(self, outcome: Outcome) -> Failure:
-        error = outcome.error
+        error, task = outcome.error, self.task
         assert error is not None, "only refused calls fail"
         killed = isinstance(error, TaskKilled)
         return Failure(
@@ -225,14 +227,16 @@ class ReplicaRun:
             detail=error.detail,
             numbers=error.numbers,
             time_ns=self.kernel.now_ns,
-            oom_killed=killed,
+            oom_killed=killed and task is not None and task.exit_reason == OOM_EXIT_REASON,
         )
 
     def _notice_kill(self) -> None:
-        """Another task's allocation may have chosen this process as the OOM victim."""
+        """Somebody else may have ended the process: the OOM killer on another's behalf, or a
+        signal.
+        """
         task = self.task
         if self.phase is Phase.RUNNING and task is not None and not task.alive:
-            error = TaskKilled(task.pid, f"chosen as OOM victim: {task.exit_reason}")
+            error = TaskKilled(task.pid, f"process {task.pid} is gone: {task.exit_reason}")
             self._end(self._failure_of(Outcome("none", "", error)), EXIT_KILLED)
 
     def _end(self, failure: Failure, status: int) -> None:

@@ -1,0 +1,193 @@
+"""What a replica does to a kernel, and what it makes of the answers."""
+
+from dataclasses import replace
+
+import pytest
+from sample_replicas import APP, MIB, PROGRAM, SPARSE, TABLE, WRITES, boot, replica
+
+from bpfleet.abi.bpf import MapType, ProgType
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.runtime import ReplicaRun
+from bpfleet.workload.spec import Churn, Inventory, MapDeclaration, Phase
+
+MODELS = ["5.10", "seed-v5", "5.11", "6.1", "6.12", "6.12:nobpf"]
+
+
+def started(kernel: Kernel, **fields: object) -> ReplicaRun:
+    fields.setdefault("memlock_bytes", RLIM_INFINITY)
+    run = ReplicaRun(kernel, replica(**fields))  # type: ignore[arg-type]
+    run.start()
+    return run
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_start_creates_what_is_declared(model: str) -> None:
+    kernel = boot(model)
+    run = started(kernel, memory_limit_bytes=64 * MIB)
+    assert run.phase is Phase.RUNNING
+    assert (run.maps_created, run.programs_loaded) == (1, 1)
+    assert [m.name for m in kernel.bpf.maps()] == ["table"]
+    assert kernel.read_file("/workloads/web-0", "memory.max") == f"{64 * MIB}\n"
+    assert run.task is not None
+    assert run.task.rss_bytes == 4 * MIB
+    kernel.check()
+
+
+def test_a_start_below_the_precharge_ends_with_eperm_and_leaves_nothing() -> None:
+    kernel = boot("5.10")
+    run = started(kernel, memlock_bytes=64 << 10, uid=7, capabilities=None)
+    failure = run.failure
+    assert run.phase is Phase.FAILED
+    assert run.exit_code == 1
+    assert failure is not None
+    assert (failure.call, failure.object, failure.errno) == ("MAP_CREATE", "table", "EPERM")
+    kernel.run_deferred()
+    assert kernel.user(7).locked_vm_pages == 0
+    assert kernel.tasks() == []
+
+
+def test_the_true_reason_of_a_memlock_refusal_is_kept() -> None:
+    failure = started(boot("5.10"), memlock_bytes=64 << 10).failure
+    assert failure is not None
+    assert failure.reason == "RLIMIT_MEMLOCK_EXCEEDED"
+    assert failure.numbers["limit_bytes"] == 64 << 10
+
+
+def test_creation_at_the_limit_is_enomem_not_a_kill() -> None:
+    kernel = boot("6.12")
+    run = started(kernel, inventory=replace(APP, user_memory_bytes=0), memory_limit_bytes=MIB)
+    assert run.failure is not None
+    assert (run.failure.errno, run.failure.reason) == ("ENOMEM", "MEMCG_LIMIT_EXCEEDED")
+    assert not run.failure.oom_killed
+
+
+def test_a_heap_that_grows_into_the_limit_is_oom_killed_with_exit_code_137() -> None:
+    growing = replace(APP, user_memory_bytes=12 * MIB, churn=Churn(start_share=0.5, ramp_steps=4))
+    run = started(boot("6.12"), inventory=growing, memory_limit_bytes=10 * MIB)
+    assert run.phase is Phase.RUNNING
+    for _ in range(4):
+        run.step()
+    assert run.phase is Phase.FAILED
+    assert run.exit_code == 137
+    assert run.failure is not None
+    assert run.failure.oom_killed
+    assert run.failure.call == "page fault"
+
+
+def test_the_same_heap_lives_on_where_bpf_memory_is_not_charged() -> None:
+    growing = replace(APP, user_memory_bytes=9 * MIB, churn=Churn(start_share=0.5, ramp_steps=4))
+    fates = {}
+    for model in ("5.10", "6.12", "6.12:nobpf"):
+        run = started(boot(model), inventory=growing, memory_limit_bytes=10 * MIB)
+        for _ in range(4):
+            run.step()
+        fates[model] = run.phase
+    assert fates == {
+        "5.10": Phase.RUNNING,
+        "6.12": Phase.FAILED,
+        "6.12:nobpf": Phase.RUNNING,
+    }
+
+
+def test_updates_refused_at_the_limit_are_counted_and_survived() -> None:
+    app = Inventory(name="cache", maps=(SPARSE,), user_memory_bytes=MIB, churn=WRITES)
+    run = started(boot("6.12"), inventory=app, memory_limit_bytes=3 * MIB)
+    for _ in range(5):
+        run.step()
+    assert run.running
+    assert run.outcomes["MAP_UPDATE_ELEM", "ENOMEM", "MEMCG_LIMIT_EXCEEDED"] > 0
+
+
+def test_kernels_that_force_element_charges_overshoot_the_limit_instead() -> None:
+    kernel = boot("5.11")
+    app = Inventory(name="cache", maps=(SPARSE,), user_memory_bytes=MIB, churn=WRITES)
+    run = started(kernel, inventory=app, memory_limit_bytes=3 * MIB)
+    for _ in range(5):
+        run.step()
+    assert run.running
+    assert not any(errno == "ENOMEM" for _, errno, _ in run.outcomes)
+    assert kernel.cgroup(run.cgroup).memcg.usage_bytes > 3 * MIB
+
+
+def test_inner_maps_are_created_and_held_by_the_outer_one() -> None:
+    outer = MapDeclaration(
+        name="outer",
+        map_type=MapType.ARRAY_OF_MAPS,
+        key_size=4,
+        value_size=4,
+        max_entries=8,
+        inner=TABLE,
+        inner_count=3,
+    )
+    kernel = boot("6.12")
+    run = started(kernel, inventory=Inventory(name="app", maps=(outer,)))
+    kernel.run_deferred()
+    assert run.maps_created == 4
+    assert sorted(m.name for m in kernel.bpf.maps()) == ["outer", "table", "table", "table"]
+    run.stop()
+    kernel.run_deferred()
+    assert kernel.bpf.maps() == []
+
+
+def test_declared_elements_are_inserted_and_a_frozen_map_is_frozen() -> None:
+    filled = replace(TABLE, fill_entries=5, frozen=True, churn_weight=0)
+    kernel = boot("6.12")
+    started(kernel, inventory=Inventory(name="app", maps=(filled,)))
+    (bpf_map,) = kernel.bpf.maps()
+    assert bpf_map.entries() == 5
+    assert bpf_map.frozen
+
+
+def test_pinned_maps_are_found_again_by_the_next_attempt() -> None:
+    app = replace(APP, maps=(replace(TABLE, pinned=True),))
+    kernel = boot("6.12")
+    first = started(kernel, inventory=app)
+    first.stop()
+    kernel.run_deferred()
+    second = started(kernel, inventory=app)
+    assert second.phase is Phase.RUNNING
+    assert second.maps_created == 0
+    assert len(kernel.bpf.maps()) == 1
+
+
+def test_a_process_killed_from_outside_is_noticed_and_is_no_oom_kill() -> None:
+    kernel = boot("6.12")
+    run = started(kernel)
+    assert run.task is not None
+    kernel.kill(run.task.pid)
+    assert not run.running
+    assert run.exit_code == 137
+    assert run.failure is not None
+    assert not run.failure.oom_killed
+
+
+def test_extra_maps_of_churn_are_bounded() -> None:
+    churn = Churn(
+        lookups=0, updates=0, deletes=0, creates=1, operations_per_step=30, extra_maps_max=2
+    )
+    kernel = boot("6.12")
+    run = started(kernel, inventory=replace(APP, churn=churn))
+    run.step()
+    kernel.run_deferred()
+    assert run.maps_created == 31
+    assert len(kernel.bpf.maps()) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_models_without_refusals_end_with_the_same_elements(batch_size: int) -> None:
+    churn = Churn(operations_per_step=300, batch_size=batch_size)
+    entries = set()
+    for model in MODELS:
+        kernel = boot(model)
+        run = started(kernel, inventory=replace(APP, churn=churn))
+        run.step()
+        assert all(errno == "ENOENT" for _, errno, _ in run.outcomes)
+        entries.add(kernel.bpf.maps()[0].entries())
+    assert len(entries) == 1
+
+
+def test_programs_that_need_an_attach_type_get_one() -> None:
+    program = replace(PROGRAM, prog_type=ProgType.CGROUP_SOCK_ADDR)
+    run = started(boot("6.12"), inventory=replace(APP, programs=(program,)))
+    assert run.failure is None
