@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bpfleet.workload.catalogue import applications as known_applications
 from loadtest.shapes import SHAPES
 
 __all__ = ["STEP_TO_FAILURE", "LoadOptions", "OptionError", "add_arguments", "early_shape"]
@@ -42,16 +43,24 @@ class LoadOptions:
     think_seconds: float
     outcomes_file: str
     fail_if: tuple[tuple[str, str, float], ...]
+    weights: dict[str, int]
     transport_failures_max: int
 
     @classmethod
     def parsed(cls, options: Any) -> LoadOptions:
         """From what Locust parsed. Raises ``OptionError``."""
+        applications = _words(options.applications)
+        unknown = [name for name in applications if name not in known_applications()]
+        if unknown or not applications:
+            raise OptionError(
+                f"--applications {options.applications!r}: use some of "
+                + ", ".join(known_applications())
+            )
         return cls(
             agents=_words(options.bpfleet_agents),
             coordinators=_words(options.bpfleet_coordinator),
             models=_words(options.models),
-            applications=_words(options.applications),
+            applications=applications,
             seed=_number("--seed", options.seed, 0, 2**63 - 1),
             batch=_number("--batch", options.batch, 1, _BATCH_MAX),
             elements=_number("--elements", options.elements, 1, _ELEMENTS_MAX),
@@ -60,6 +69,7 @@ class LoadOptions:
             think_seconds=_number("--think-ms", options.think_ms, 0, 3_600_000) / 1000,
             outcomes_file=options.outcomes,
             fail_if=tuple(_threshold(word) for word in _words(options.fail_if)),
+            weights=dict(_weight(word) for word in _words(options.weights)),
             transport_failures_max=_number(
                 "--transport-failures-max", options.transport_failures_max, 0, 2**31
             ),
@@ -80,11 +90,9 @@ def early_shape(arguments: Sequence[str]) -> str:
 
 def add_arguments(parser: Any) -> None:
     """Add the options to Locust's parser; most of them also appear in its web page."""
-    group = parser.add_argument_group("bpfleet", "What is tested, and with which operations")
-
     def option(name: str, default: str | int, text: str, *, in_page: bool = True) -> None:
         variable = "BPFLEET_" + name.removeprefix("bpfleet-").replace("-", "_").upper()
-        group.add_argument(
+        parser.add_argument(
             f"--{name}",
             env_var=variable,
             default=default,
@@ -106,6 +114,7 @@ def add_arguments(parser: Any) -> None:
     option("load-shape", "", f"Load over time: {', '.join(_SHAPE_NAMES)}", in_page=False)
     option("shape-steps", 10, "Steps of step-to-failure")
     option("shape-bad-percent", 5, "Share of bad verdicts at which step-to-failure stops a model")
+    option("weights", "", "Share of each kind of user, such as element=4,tenant=0", in_page=False)
     option("outcomes", "", "Write outcomes to FILE.json or FILE.csv at the end", in_page=False)
     option("fail-if", "", "Exit 1 if passed, for example 6.12:ENOMEM>0.05", in_page=False)
     option("transport-failures-max", 0, "Exit 1 above this many transport failures", in_page=False)
@@ -133,6 +142,13 @@ def _number(option: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
         raise OptionError(f"{option} {value}: use {low} to {high}")
     return value
+
+
+def _weight(word: str) -> tuple[str, int]:
+    kind, _, digits = word.partition("=")
+    if not kind or not digits.isascii() or not digits.isdigit():
+        raise OptionError(f"--weights {word!r}: use KIND=WEIGHT such as tenant=2")
+    return kind, _number(f"--weights {kind}", int(digits), 0, 10_000)
 
 
 def _threshold(word: str) -> tuple[str, str, float]:

@@ -13,9 +13,6 @@ class _LocustParser:
     def __init__(self) -> None:
         self.parser = argparse.ArgumentParser()
 
-    def add_argument_group(self, *arguments):
-        return self
-
     def add_argument(self, *names, env_var, include_in_web_ui, **rest) -> None:
         self.parser.add_argument(*names, **rest)
 

@@ -1,0 +1,148 @@
+"""What bpfleet adds to Locust: options, the run, the page, exports and the exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from locust import User
+from locust.env import Environment
+from locust.event import Events
+from locust.runners import WorkerRunner
+
+from loadtest.options import OptionError, add_arguments, early_shape
+from loadtest.page import add_page
+from loadtest.run import LoadRun, run_of
+
+__all__ = ["early_settings", "register"]
+
+EXIT_BAD_OPTION: Final = 2
+_log = logging.getLogger("bpfleet.load")
+
+
+def early_settings(arguments: Sequence[str]) -> str:
+    """The shape, read before Locust parses. Ends the program with one line for an unknown one."""
+    try:
+        return early_shape(arguments)
+    except OptionError as error:
+        _end_with(error)
+        raise
+
+
+def register(events: Events) -> None:
+    """Listen to what Locust tells."""
+    events.init_command_line_parser.add_listener(_add_options)
+    events.init.add_listener(_attach)
+    events.test_start.add_listener(_begin)
+    events.test_stop.add_listener(_end)
+    events.quitting.add_listener(_conclude)
+
+
+def _add_options(parser: Any, **rest: Any) -> None:
+    add_arguments(parser)
+
+
+def _attach(environment: Environment, **rest: Any) -> None:
+    run = LoadRun(environment)
+    environment.bpfleet_run = run  # type: ignore[attr-defined]
+    try:
+        run.check_options()
+        _choose_users(environment, run.options.weights)
+    except OptionError as error:
+        _end_with(error)
+    add_page(environment, run.outcomes)
+
+
+def _choose_users(environment: Environment, weights: Mapping[str, int]) -> None:
+    """Apply --weights, and leave out the kinds whose tasks --tags and --exclude-tags rule out."""
+    kinds = {user.kind: user for user in environment.user_classes}
+    for kind, weight in weights.items():
+        if kind not in kinds:
+            raise OptionError(f"--weights {kind}={weight}: use {', '.join(sorted(kinds))}")
+        kinds[kind].weight = weight
+    chosen = [u for u in kinds.values() if u.weight and _has_task(u, environment)]
+    if not chosen:
+        raise OptionError("--weights, --tags and --exclude-tags leave no user to run")
+    environment.user_classes = chosen
+
+
+def _has_task(user: type[User], environment: Environment) -> bool:
+    wanted, unwanted = set(environment.tags or ()), set(environment.exclude_tags or ())
+    tags = [set(getattr(task, "locust_tag_set", ())) for task in user.tasks]
+    return any((not wanted or wanted & each) and not unwanted & each for each in tags)
+
+
+def _begin(environment: Environment, **rest: Any) -> None:
+    run_of(environment).begin()
+
+
+def _end(environment: Environment, **rest: Any) -> None:
+    run_of(environment).end()
+
+
+def _conclude(environment: Environment, **rest: Any) -> None:
+    """Writes the outcomes and sets the exit code: 1 where a threshold was passed."""
+    if isinstance(environment.runner, WorkerRunner):
+        return
+    run = run_of(environment)
+    if path := run.options.outcomes_file:
+        _write(Path(path), run)
+    for line in _summary_lines(run):
+        print(line)
+    passed = run.passed_thresholds()
+    for line in passed:
+        print(f"bpfleet: {line}", file=sys.stderr)
+    broken = bool(environment.runner and environment.runner.exceptions)
+    environment.process_exit_code = 1 if passed or broken else 0
+
+
+def _write(path: Path, run: LoadRun) -> None:
+    if path.suffix == ".csv":
+        text = run.outcomes.as_csv()
+    else:
+        text = json.dumps(run.as_data(), indent=2) + "\n"
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        print(f"bpfleet: cannot write {path}: {error.strerror}", file=sys.stderr)
+
+
+def _summary_lines(run: LoadRun) -> list[str]:
+    rows = run.outcomes.summary()
+    if not rows:
+        return ["", "no outcomes"]
+    errnos = sorted({errno for row in rows for errno in row["errnos"]} - {"OK"})
+    head = ["model", "calls", "OK", *errnos, "OOM kills", "transport", "p50 ms", "p99 ms"]
+    table = [head]
+    for row in rows:
+        counts = [str(row["errnos"].get(errno, 0)) for errno in ("OK", *errnos)]
+        times = ["-" if row[t] is None else f"{row[t]:.1f}" for t in ("p50_ms", "p99_ms")]
+        table.append(
+            [
+                row["model"],
+                str(row["calls"]),
+                *counts,
+                str(row["oom_kills"]),
+                str(row["transport_failures"]),
+                *times,
+            ]
+        )
+    widths = [max(len(line[at]) for line in table) for at in range(len(head))]
+    lines = [
+        "  ".join(
+            c.ljust(w) if at == 0 else c.rjust(w)
+            for at, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+    broke = [f"{model} broke at {users} users" for model, users in sorted(run.broke_at.items())]
+    return ["", *lines, *broke]
+
+
+def _end_with(error: OptionError) -> None:
+    print(f"bpfleet: {error}", file=sys.stderr)
+    sys.exit(EXIT_BAD_OPTION)

@@ -1,0 +1,74 @@
+"""The shapes of ``shapes.py`` as Locust takes them; -u, -r and -t scale them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from locust import LoadTestShape
+from locust.util.timespan import parse_timespan
+
+from loadtest.options import early_shape
+from loadtest.run import run_of
+from loadtest.shapes import Settings, StepToFailure, Target, users_at
+
+__all__ = ["NamedShape", "StepToFailureShape"]
+
+_DEFAULTS = Settings()
+
+
+class _Shape(LoadTestShape):
+    abstract = True
+    use_common_options = True
+
+    @property
+    def environment(self) -> Any:
+        assert self.runner is not None, "Locust sets the runner before it asks"
+        return self.runner.environment
+
+    def settings(self) -> Settings:
+        """From -u, -r and -t as they are now."""
+        options = self.environment.parsed_options
+        return Settings(
+            users=options.num_users or _DEFAULTS.users,
+            spawn_rate=options.spawn_rate or _DEFAULTS.spawn_rate,
+            seconds=float(_seconds(options.run_time)),
+        )
+
+
+class NamedShape(_Shape):
+    """The shape named by --load-shape."""
+
+    def tick(self) -> Target:
+        """Users wanted now."""
+        return users_at(early_shape(sys.argv[1:]), self.settings(), self.get_run_time())
+
+
+class StepToFailureShape(_Shape):
+    """More users step by step until every model broke; says at how many each did."""
+
+    _steps: StepToFailure | None = None
+
+    def reset_time(self) -> None:
+        """A new test starts."""
+        super().reset_time()
+        self._steps = None
+
+    def tick(self) -> Target:
+        """Users wanted now, judged by the outcomes of all processes."""
+        options = self.environment.parsed_options
+        run = run_of(self.environment)
+        if self._steps is None:
+            share = options.shape_bad_percent / 100
+            self._steps = StepToFailure(self.settings(), steps=options.shape_steps, threshold=share)
+        table = run.outcomes
+        seen = {m: (table.bad_count(m), table.call_count(m)) for m in table.models if m != "fleet"}
+        target = self._steps.target(self.get_run_time(), seen)
+        run.broke_at = dict(self._steps.broke_at)
+        return target
+
+
+def _seconds(run_time: Any) -> float:
+    if run_time is None:
+        return _DEFAULTS.seconds
+    return float(parse_timespan(run_time) if isinstance(run_time, str) else run_time)

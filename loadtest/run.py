@@ -1,0 +1,252 @@
+"""One load test as the processes of Locust share it: seats and outcomes.
+
+The master (or the only process) finds the nodes and hands out seats; workers ask it for one per
+user and send what they counted with each of Locust's reports. OOM kills are counted by the master,
+once per node, from the event streams of the nodes in use.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import uuid4
+
+import gevent
+from gevent.event import AsyncResult
+from locust.env import Environment
+from locust.exception import StopUser
+from locust.runners import MasterRunner, WorkerRunner
+
+from bpfleet.client.bpf import AgentClient
+from bpfleet.client.fleet import FleetClient
+from bpfleet.client.session import CallError, Session
+from loadtest.options import LoadOptions
+from loadtest.outcomes import OutcomeTable
+from loadtest.seats import Place, Seat, Seating
+
+__all__ = ["LoadRun", "run_of"]
+
+_SEAT_ASKED: Final = "bpfleet_seat_asked"
+_SEAT_GIVEN: Final = "bpfleet_seat_given"
+_SEAT_LEFT: Final = "bpfleet_seat_left"
+_REPORT: Final = "bpfleet"
+_SEAT_SECONDS: Final = 30.0
+_RETRY_SECONDS: Final = 1.0
+_log = logging.getLogger("bpfleet.load")
+
+
+def run_of(environment: Environment) -> LoadRun:
+    """The run ``locustfile.py`` attached when Locust started."""
+    found: LoadRun = environment.bpfleet_run  # type: ignore[attr-defined]
+    return found
+
+
+class LoadRun:
+    """What users of this process need, and what all processes together counted."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment: Final = environment
+        self.outcomes: Final = OutcomeTable()
+        self.broke_at: dict[str, int] = {}
+        self._runner: Final = environment.runner
+        self._seating: Seating | None = None
+        self._problem = "no test runs"
+        self._begun = False
+        self._clients: dict[str, AgentClient] = {}
+        self._asked: dict[str, AsyncResult[dict[str, Any]]] = {}
+        self._watches: dict[Place, gevent.Greenlet] = {}
+        self._listen()
+
+    @property
+    def options(self) -> LoadOptions:
+        """The settings as they are now: the web page may change them between tests."""
+        return LoadOptions.parsed(self.environment.parsed_options)
+
+    @property
+    def coordinator(self) -> str:
+        """The coordinator to ask. Raises ``StopUser`` where none is named."""
+        if not self.options.coordinators:
+            raise StopUser
+        return self.options.coordinators[0]
+
+    def check_options(self) -> None:
+        """Raises ``OptionError`` for a setting that cannot be used."""
+        _ = self.options
+
+    def passed_thresholds(self) -> list[str]:
+        """One line for each threshold of --fail-if and --transport-failures-max that was passed."""
+        options, table = self.options, self.outcomes
+        lines = ["nothing was measured"] if self._begun and not table.models else []
+        for model, errno, share in options.fail_if:
+            calls = table.call_count(model)
+            seen = table.errno_count(model, errno) / max(calls, 1)
+            if seen > share:
+                lines.append(
+                    f"{model}: {seen:.2%} of {calls} calls were {errno}, above {share:.2%}"
+                )
+        if table.transport_failures > options.transport_failures_max:
+            lines.append(
+                f"{table.transport_failures} transport failures, above "
+                f"{options.transport_failures_max}"
+            )
+        return lines
+
+    def as_data(self) -> dict[str, Any]:
+        """Everything that was counted, for the JSON export."""
+        names = ("model", "call", "errno", "reason", "count")
+        return {
+            "seed": self.options.seed,
+            "models": self.outcomes.summary(),
+            "outcomes": [dict(zip(names, row, strict=True)) for row in self.outcomes.rows()],
+            "broke_at_users": self.broke_at,
+        }
+
+    def client(self, agent: str) -> AgentClient:
+        """A client of the agent at that address, one connection for all users of this process."""
+        if agent not in self._clients:
+            self._clients[agent] = AgentClient(Session(agent))
+        return self._clients[agent]
+
+    def take_seat(self, kind: str) -> Seat:
+        """A seat for one user. Raises ``StopUser`` where there is none, and says why in the log."""
+        answer = self._ask(kind) if isinstance(self._runner, WorkerRunner) else self._give(kind)
+        if "problem" in answer:
+            _log.error("no seat for a %s user: %s", kind, answer["problem"])
+            raise StopUser
+        return Seat.from_data(answer)
+
+    def leave_seat(self, seat: Seat) -> None:
+        """The next user of this kind may have it."""
+        if isinstance(self._runner, WorkerRunner):
+            self._runner.send_message(_SEAT_LEFT, {"kind": seat.kind, "number": seat.number})
+        elif self._seating is not None:
+            self._seating.leave(seat.kind, seat.number)
+
+    def begin(self) -> None:
+        """A test starts: find the nodes again and count from nothing."""
+        self._begun = True
+        self.outcomes.clear()
+        self.broke_at = {}
+        self._stop_watches()
+        if isinstance(self._runner, WorkerRunner):
+            return
+        self._seating = None
+        try:
+            places = self._find_places()
+        except CallError as error:
+            self._problem = f"cannot list the nodes: {error}"
+            return
+        if not places:
+            self._problem = "no agent has a node of a wanted model"
+            return
+        self._seating = Seating(places, self.options.seed)
+        _log.info("%d nodes under %s", len(places), ", ".join(self._seating.models))
+
+    def end(self) -> None:
+        """A test ended: stop watching, give connections back."""
+        self._stop_watches()
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
+            client.session.close()
+
+    def _listen(self) -> None:
+        events = self.environment.events
+        if isinstance(self._runner, WorkerRunner):
+            self._runner.register_message(_SEAT_GIVEN, self._on_given)
+            events.report_to_master.add_listener(self._on_report)
+        if isinstance(self._runner, MasterRunner):
+            self._runner.register_message(_SEAT_ASKED, self._on_asked)
+            self._runner.register_message(_SEAT_LEFT, self._on_left)
+            events.worker_report.add_listener(self._on_worker_report)
+        events.reset_stats.add_listener(lambda **_: self.outcomes.clear())
+
+    # -- seats
+
+    def _ask(self, kind: str) -> dict[str, Any]:
+        ticket = uuid4().hex
+        self._asked[ticket] = AsyncResult()
+        assert isinstance(self._runner, WorkerRunner), "only workers ask"
+        self._runner.send_message(_SEAT_ASKED, {"kind": kind, "ticket": ticket})
+        try:
+            return self._asked[ticket].get(timeout=_SEAT_SECONDS)
+        except gevent.Timeout:
+            return {"problem": f"the master did not answer within {_SEAT_SECONDS:g} s"}
+        finally:
+            del self._asked[ticket]
+
+    def _give(self, kind: str) -> dict[str, Any]:
+        if self._seating is None:
+            return {"problem": self._problem}
+        seat = self._seating.take(kind)
+        self._watch(seat.place)
+        return seat.as_data()
+
+    def _on_asked(self, environment: Environment, msg: Any, **rest: Any) -> None:
+        answer = {"ticket": msg.data["ticket"], "seat": self._give(msg.data["kind"])}
+        assert isinstance(self._runner, MasterRunner), "only the master is asked"
+        self._runner.send_message(_SEAT_GIVEN, answer, msg.node_id)
+
+    def _on_given(self, environment: Environment, msg: Any, **rest: Any) -> None:
+        if msg.data["ticket"] in self._asked:
+            self._asked[msg.data["ticket"]].set(msg.data["seat"])
+
+    def _on_left(self, environment: Environment, msg: Any, **rest: Any) -> None:
+        if self._seating is not None:
+            self._seating.leave(msg.data["kind"], msg.data["number"])
+
+    # -- nodes
+
+    def _find_places(self) -> list[Place]:
+        options = self.options
+        found = list(self._of_agents() if options.agents else self._of_coordinator())
+        return [p for p in found if not options.models or p.model in options.models]
+
+    def _of_agents(self) -> Iterator[Place]:
+        for agent in self.options.agents:
+            for node in self.client(agent).list_nodes():
+                spec = node.spec
+                name = node.name.removeprefix("nodes/")
+                yield Place(spec.profile, name, agent, spec.possible_cpus, spec.ram_bytes)
+
+    def _of_coordinator(self) -> Iterator[Place]:
+        with Session(self.coordinator) as session:
+            for node in FleetClient(session).list_nodes():
+                if node.ready and node.agent_address:
+                    name = node.name.removeprefix("nodes/")
+                    yield Place(
+                        node.profile, name, node.agent_address, node.possible_cpus, node.ram_bytes
+                    )
+
+    # -- outcomes
+
+    def _on_report(self, client_id: str, data: dict[str, Any], **rest: Any) -> None:
+        data[_REPORT] = self.outcomes.drain()
+
+    def _on_worker_report(self, client_id: str, data: dict[str, Any], **rest: Any) -> None:
+        if _REPORT in data:
+            self.outcomes.merge(data[_REPORT])
+
+    def _watch(self, place: Place) -> None:
+        if place not in self._watches:
+            self._watches[place] = gevent.spawn(self._count_kills, place)
+
+    def _count_kills(self, place: Place) -> None:
+        """Follows a node's events; after a failure it goes on where it was."""
+        node = self.client(place.agent).node(place.node)
+        next_revision: int | None = None
+        while True:
+            try:
+                for answer in node.watch(next_revision, kinds=("oom_kill",)):
+                    if answer.events:
+                        self.outcomes.record_oom_kills(place.model, len(answer.events))
+                    next_revision = answer.revision + 1
+            except CallError as error:
+                # What a compacted log no longer holds cannot be counted: go on from now.
+                if error.reason == "REVISION_COMPACTED":
+                    next_revision = None
+            gevent.sleep(_RETRY_SECONDS)
+
+    def _stop_watches(self) -> None:
+        watches, self._watches = self._watches, {}
+        gevent.killall(list(watches.values()), block=False)
