@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "node": ("bpfleet.cli.node", "The emulated nodes of one agent."),
     "map": ("bpfleet.cli.map", "BPF maps of a node."),
     "cgroup": ("bpfleet.cli.cgroup", "The cgroup v2 tree of a node."),
+    "profile": ("bpfleet.cli.profile", "Kernel profiles, and capturing one from a host."),
     "fleet": ("bpfleet.cli.fleet", "Workloads and nodes of a coordinator."),
     "up": ("bpfleet.cli.up", "Start a whole cluster on a Docker Engine, or as processes."),
     "scale": ("bpfleet.cli.scale", "Change the number of agents of a running cluster."),

@@ -29,7 +29,7 @@ from bpfleet.coordinator.records import (
     Workload,
 )
 from bpfleet.coordinator.state import FleetState
-from bpfleet.kernel.profile import profile_named
+from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import node_id, node_name, workload_name
 from bpfleet.rpc.workloads import (
@@ -215,7 +215,7 @@ def policy_record(number: int, default: Policy) -> Policy:
 def announcement(message: registry_service_pb2.RegisteredNode, path: str) -> NodeAnnouncement:
     """A node as its agent announces it. Raises ``ApiError`` that names the field."""
     try:
-        profile_named(message.profile)
+        kernel_of(message.profile)
     except ValueError as error:
         raise invalid(f"{path}.profile", str(error)) from None
     ram_bytes = _within(message.ram_bytes, 1 << 20, _MEMORY_BYTES_MAX, f"{path}.ram_bytes")
@@ -429,7 +429,7 @@ def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_serv
         bpf_charged_bytes=usage.bpf_charged_bytes,
         verdicts=dict(usage.verdicts),
         locked_bytes=usage.locked_bytes,
-        model=profile_named(node.profile).model.value,
+        model=kernel_of(node.profile).model.value,
         agent_address=agent.address if agent else "",
     )
     if replicas:

@@ -12,7 +12,7 @@ from bpfleet.coordinator.leases import Leases
 from bpfleet.coordinator.records import Phase
 from bpfleet.coordinator.state import FleetState
 from bpfleet.coordinator.watch import EventLog
-from bpfleet.kernel.profile import profile_named
+from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.server import ListenError, parse_address
 
 __all__ = ["Metrics"]
@@ -146,7 +146,7 @@ class Metrics:
             node = state.tables.nodes.get(name)
             if node is None:
                 continue
-            model = profile_named(node.profile).model.value
+            model = kernel_of(node.profile).model.value
             charged[model] = charged.get(model, 0) + usage.bpf_charged_bytes
             for errno, count in usage.verdicts:
                 verdicts[model, errno] = verdicts.get((model, errno), 0) + count

@@ -7,6 +7,7 @@ from a local build's debug information.
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import Final
 
 from bpfleet.abi.bpf import MapType
@@ -88,7 +89,7 @@ class StructSizes:
     bpf_storage_buffer: int = 16
     bpf_event_entry: int = 40
     dentry: int = 192
-    inode: int = 584  # objects of inode_cache
+    inode: int = 616  # objects of inode_cache
 
 
 _STRUCTS_5_10: Final = StructSizes(
@@ -98,6 +99,7 @@ _STRUCTS_5_10: Final = StructSizes(
     bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320, bpf_local_storage=168,
     bpf_cgroup_storage_map=320, bpf_struct_ops_map=384, bpf_arena=0, bpf_prog=56, bpf_prog_aux=632,
     bpf_prog_stats=16, file=256, bpf_local_storage_elem_header=128,
+    inode=568,
 )  # fmt: skip
 _STRUCTS_5_11: Final = replace(_STRUCTS_5_10, bpf_array_aux=96, bpf_htab=704, bpf_prog_aux=640)
 _STRUCTS_6_1: Final = StructSizes(
@@ -106,7 +108,7 @@ _STRUCTS_6_1: Final = StructSizes(
     bpf_dtab=320, bpf_dtab_netdev=72, bpf_cpu_map=320, bpf_cpu_map_entry=144, xsk_map=320,
     bpf_stab=320, bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320,
     bpf_local_storage=168, bpf_cgroup_storage_map=320, bpf_struct_ops_map=448, bpf_arena=0,
-    bpf_prog=72, bpf_prog_aux=1080, bpf_prog_stats=32, file=256,
+    bpf_prog=72, bpf_prog_aux=1080, bpf_prog_stats=32, file=256, inode=656,
 )  # fmt: skip
 _STRUCTS_6_12: Final = StructSizes(
     bpf_map=248, bpf_array=264, bpf_array_aux=88, bpf_htab=896, lpm_trie=288, lpm_trie_node=40,
@@ -516,3 +518,33 @@ def profile_named(name: str) -> KernelProfile:
     if variant == "nobpf" and profile.memlock is not Memlock.USAGE:
         raise ValueError(f"{name!r}: cgroup.memory=nobpf exists from 6.3 on")
     return replace(change(profile), name=name)
+
+
+def kernel_of(name: str) -> KernelProfile:
+    """The known kernel whose behaviour the profile ``name`` has: itself, or the base of a captured one (``6.12@host``).
+
+    Raises ``ValueError`` as `profile_named` does.
+    """
+    return profile_named(name.partition("@")[0])
+
+
+def nearest_profile(release: str) -> KernelProfile:
+    """The newest known kernel that is not newer than ``release`` (as uname -r prints it); the oldest one before that.
+
+    >>> nearest_profile("6.8.0-45-generic").name, nearest_profile("5.4.0").name, nearest_profile("7.1.2").name
+    ('6.1', '5.10', '6.18')
+    """
+    wanted = _version(release)
+    kernels = [profile for profile in PROFILES.values() if profile.name[0].isdigit()]
+    known = sorted(((_version(each.name), each) for each in kernels), key=lambda pair: pair[0])
+    older = [profile for version, profile in known if version <= wanted]
+    return older[-1] if older else known[0][1]
+
+
+def _version(release: str) -> tuple[int, int]:
+    """(major, minor) of a release. Raises ``ValueError``."""
+    major, _, rest = release.partition(".")
+    minor = "".join(takewhile(str.isdigit, rest))
+    if not major.isdigit() or not minor:
+        raise ValueError(f"{release!r} is no kernel release like 6.12.3")
+    return int(major), int(minor)

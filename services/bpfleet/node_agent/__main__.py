@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from bpfleet import __version__
-from bpfleet.kernel import PROFILES, KernelProfile, profile_named
+from bpfleet.kernel import PROFILES, KernelProfile
 from bpfleet.node_agent.config import Settings
 from bpfleet.node_agent.node import NodeShape
 from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
@@ -19,6 +19,7 @@ from bpfleet.rpc.options import (
     server_options,
 )
 from bpfleet.rpc.server import ListenError, SettingsError
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import parse_bytes
 
 __all__ = ["main"]
@@ -34,7 +35,7 @@ Examples:
 
 def _profile(context: click.Context, option: click.Parameter, name: str) -> KernelProfile:
     try:
-        return profile_named(name)
+        return profile_from(name)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from None
 

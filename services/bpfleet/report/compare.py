@@ -7,11 +7,12 @@ from functools import partial
 from typing import Final
 
 from bpfleet import __version__
-from bpfleet.kernel import KernelProfile, profile_named
+from bpfleet.kernel import KernelProfile
 from bpfleet.report.lockstep import run_node
 from bpfleet.report.placing import NodePlan, Placement, place
 from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
 from bpfleet.report.workers import workers
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import Phase
 
@@ -103,14 +104,14 @@ def compare(
 
 
 def _profiles(models: Sequence[str]) -> dict[str, KernelProfile]:
-    profiles = {model: profile_named(model) for model in models}
+    profiles = {model: profile_from(model) for model in models}
     if not profiles or len(profiles) != len(models):
         raise ValueError(f"models = {','.join(models)}: name each model once, at least one")
     return profiles
 
 
 def _run(scenario: Scenario, models: tuple[str, ...], plan: NodePlan) -> NodeResult:
-    return run_node(scenario, plan, {model: profile_named(model) for model in models})
+    return run_node(scenario, plan, {model: profile_from(model) for model in models})
 
 
 def _comparison(

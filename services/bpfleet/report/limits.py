@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import Scenario, replica_for
 from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec
@@ -150,7 +150,7 @@ def _passes(task: LimitTask, limit_bytes: int) -> bool:
 
 def _started(task: LimitTask, spec: ReplicaSpec) -> tuple[Kernel, ReplicaRun]:
     kernel = Kernel(
-        profile_named(task.model),
+        profile_from(task.model),
         node=task.group,
         ram_bytes=task.shape.ram_bytes,
         possible_cpus=task.shape.possible_cpus,

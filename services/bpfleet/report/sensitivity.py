@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.scenario import Scenario, replica_for
 from bpfleet.workload.spec import NodeShape, WorkloadSpec
 
@@ -45,7 +45,7 @@ def charged_after_start(task: CpuTask) -> int:
     bare = replace(spec.inventory, user_memory_bytes=0)
     spec = replace(spec, inventory=bare, memory_limit_bytes=None, memlock_bytes=RLIM_INFINITY)
     kernel = Kernel(
-        profile_named(task.model), ram_bytes=shape.ram_bytes, possible_cpus=task.possible_cpus
+        profile_from(task.model), ram_bytes=shape.ram_bytes, possible_cpus=task.possible_cpus
     )
     run = ReplicaRun(kernel, spec)
     run.start()

@@ -1,0 +1,122 @@
+"""``bpfleet profile``: the kernels bpfleet knows, and profiles of other hosts taken from their BTF."""
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from bpfleet.cli.output import print_json, print_table, write_file
+from bpfleet.kernel.profile import PROFILES, KernelProfile, StructSizes
+from bpfleet.oracle.capture import capture
+from bpfleet.oracle.vmlinux_btf import BtfError
+from bpfleet.runtime.profiles import profile_from
+
+__all__ = ["command"]
+
+_BTF = "/sys/kernel/btf/vmlinux"
+
+
+@click.group("profile")
+def command() -> None:
+    """Kernel profiles: what differs between kernels, as data.
+
+    \b
+    Examples:
+      bpfleet profile list
+      bpfleet profile show 6.12
+      bpfleet profile capture -o host.toml && bpfleet compare --models 5.10,host.toml
+    """
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_profiles(*, as_json: bool) -> None:
+    """The kernels bpfleet knows.
+
+    \b
+    Examples:
+      bpfleet profile list
+      bpfleet profile list --json
+    """
+    rows = [_summary(profile) for profile in PROFILES.values()]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("name", "release", "model", "map types"), ([str(v) for v in r.values()] for r in rows)
+    )
+
+
+def _summary(profile: KernelProfile) -> dict[str, str | int]:
+    return {
+        "name": profile.name,
+        "release": profile.release,
+        "model": profile.model.value,
+        "map_types": len(profile.map_types),
+    }
+
+
+@command.command("show")
+@click.argument("profile")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(*, profile: str, as_json: bool) -> None:
+    """Every size and flag of PROFILE, a name or a TOML file.
+
+    \b
+    Examples:
+      bpfleet profile show 6.12:nobpf
+      bpfleet profile show host.toml --json
+    """
+    try:
+        found = profile_from(profile)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="PROFILE") from None
+    structs = {each.name: getattr(found.structs, each.name) for each in fields(StructSizes)}
+    flags = {
+        each.name: getattr(found, each.name)
+        for each in fields(KernelProfile)
+        if each.name not in ("structs", "map_types")
+    }
+    types = sorted(each.name.lower() for each in found.map_types)
+    if as_json:
+        print_json({"flags": flags, "structs": structs, "map_types": types})
+        return
+    print_table(("struct", "bytes"), ((k, f"{v:,}") for k, v in structs.items()), numbers_from=1)
+    print_table(("flag", "value"), ((k, str(v)) for k, v in flags.items()))
+    click.echo(f"map types: {', '.join(types)}")
+
+
+@command.command("capture")
+@click.option("--btf", default=_BTF, show_default=True, metavar="FILE", help="The kernel's BTF.")
+@click.option("--release", default="", metavar="TEXT", help="Its release; this host's by default.")
+@click.option("--name", default="", metavar="TEXT", help="What to call it; the release by default.")
+@click.option("-o", "--output", default="-", metavar="FILE", help="Where to write it; - is stdout.")
+def capture_profile(*, btf: str, release: str, name: str, output: str) -> None:
+    """Turns a host's BTF into a profile file that --profile, --model and --models accept.
+
+    Struct sizes come from the BTF; behaviour from the nearest known kernel, corrected by what the BTF shows. Each line
+    says where it comes from.
+
+    \b
+    Examples:
+      bpfleet profile capture -o host.toml
+      bpfleet profile capture --btf vmlinux.btf --release 6.8.0-45-generic --name ubuntu -o ubuntu.toml
+    """
+    try:
+        data = Path(btf).read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"{btf}: {error.strerror}", param_hint="--btf") from None
+    try:
+        text = capture(data, release or os.uname().release, name=name)
+    except BtfError as error:
+        raise click.BadParameter(f"{btf}: {error}", param_hint="--btf") from None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--release") from None
+    if output == "-":
+        click.echo(text, nl=False)
+        return
+    try:
+        write_file(Path(output), text)
+    except OSError as error:
+        raise click.BadParameter(f"{output}: {error.strerror}", param_hint="--output") from None
