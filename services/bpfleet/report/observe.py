@@ -86,7 +86,7 @@ class ModelObserver:
             refused=dict(sorted(refused.items())),
             oom_kills=tuple(self._kills),
             samples=tuple(self._samples),
-            estimate_bytes=sum(_estimate(m) for m in maps),
+            estimate_bytes=sum(_estimate(m) for m in maps) + self._program_bytes(),
             charged_bytes=sum(by_class.values()),
             taken_bytes=self._taken_bytes(),
             used_bytes=self._kernel.ram.used_bytes,
@@ -125,6 +125,10 @@ class ModelObserver:
         """Memory that maps and programs really occupy, whoever is charged for it."""
         accounts = self._kernel.memory.accounts.values()
         return sum(a.taken_bytes for a in accounts if a.owner.kind in _BPF_OWNERS)
+
+    def _program_bytes(self) -> int:
+        """What the rlimit era precharges for programs: their instruction memory, in whole pages."""
+        return sum(bytes_of(prog.image_pages) for prog in self._kernel.bpf.progs())
 
     def _workload(self, cgroup: str) -> str:
         """The workload living in ``cgroup``; rollouts live in ``PATH-rN``."""

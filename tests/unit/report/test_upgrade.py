@@ -1,0 +1,56 @@
+"""The upgrade question, answered per workload."""
+
+import pytest
+from sample_fleet import small_scenario
+
+from bpfleet.report.compare import compare
+from bpfleet.report.limits import advise_all
+from bpfleet.report.upgrade import Change, Fate, UpgradeLine, upgrade_lines, with_rollouts
+
+
+@pytest.fixture(scope="module")
+def lines() -> dict[tuple[str, str], UpgradeLine]:
+    scenario = with_rollouts(small_scenario())
+    result = compare(scenario, ("5.10", "6.12"))
+    advice = advise_all(scenario, "6.12", map)
+    return {(x.workload, x.group): x for x in upgrade_lines(result, "5.10", "6.12", advice)}
+
+
+def test_a_memlock_refusal_stops(lines: dict[tuple[str, str], UpgradeLine]) -> None:
+    line = lines["bpftrace", "large"]
+    assert (line.before, line.after, line.change) == (Fate.EPERM, Fate.RUNS, Change.FIXED)
+    assert line.raise_to_bytes is None
+
+
+def test_a_full_container_is_new_and_comes_with_the_limit_it_needs(
+    lines: dict[tuple[str, str], UpgradeLine],
+) -> None:
+    line = lines["falco", "large"]
+    assert (line.before, line.after, line.change) == (Fate.RUNS, Fate.ENOMEM, Change.NEW_ENOMEM)
+    assert line.limit_bytes == 320 << 20
+    assert line.raise_to_bytes is not None
+    assert line.raise_to_bytes > line.limit_bytes
+
+
+def test_a_kill_is_new(lines: dict[tuple[str, str], UpgradeLine]) -> None:
+    assert lines["probe", "small"].change is Change.NEW_OOM
+
+
+def test_what_runs_before_and_after_is_unchanged(
+    lines: dict[tuple[str, str], UpgradeLine],
+) -> None:
+    assert lines["falco", "small"].change is Change.UNCHANGED
+
+
+def test_first_starts_and_restarts_are_told_apart(
+    lines: dict[tuple[str, str], UpgradeLine],
+) -> None:
+    assert lines["falco", "small"].first_start == ("ok", "ok")
+    assert lines["falco", "small"].restart == ("2 ok", "2 ok")
+    assert lines["falco", "large"].first_start == ("ok", "ENOMEM")
+
+
+def test_the_worst_changes_come_first(lines: dict[tuple[str, str], UpgradeLine]) -> None:
+    changes = [line.change for line in lines.values()]
+    order = list(Change)
+    assert changes == sorted(changes, key=order.index)
