@@ -4,6 +4,11 @@ import heapq
 from collections.abc import Callable
 from typing import Final
 
+# How long what Linux puts off takes here: an RCU grace period, one that also waits for sleepable programs, a work item.
+RCU_GRACE_NS: Final = 10_000_000
+TASKS_TRACE_GRACE_NS: Final = 30_000_000
+WORK_ITEM_NS: Final = 500_000
+
 
 class DeferredQueue:
     """Callbacks ordered by due time, then by the order in which they were queued.

@@ -9,6 +9,7 @@ from typing import Final, final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.cost import Allocation, How
+from bpfleet.kernel.deferred import RCU_GRACE_NS, TASKS_TRACE_GRACE_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current, KernelContext
@@ -20,7 +21,6 @@ from bpfleet.kernel.timeline import Timeline
 LLIST_NODE_BYTES: Final = 8
 PERCPU_HEADER_BYTES: Final = 16  # llist node and the per-CPU pointer
 SMALL_UNIT_BYTES: Final = 256
-TASKS_TRACE_GRACE_NS: Final = 30_000_000
 
 
 def unit_bytes(element_bytes: int, *, percpu: bool) -> int:
@@ -70,7 +70,7 @@ def prefill(
 class BpfMemAlloc:
     """The caches of one map for one object size.
 
-    Invariant: objects taken from memory = in use by elements + ready on CPUs + waiting for a grace period.
+    Invariant: objects taken from memory = in use by elements + ready on CPUs + waiting for one grace period or another.
     """
 
     __slots__ = (
@@ -83,6 +83,7 @@ class BpfMemAlloc:
         "_low",
         "_memory",
         "_middle",
+        "_not_reusable",
         "_reuses_waiting",
         "_size",
         "_timeline",
@@ -114,6 +115,7 @@ class BpfMemAlloc:
         self._reuses_waiting: Final = profile.mem_alloc_reuses_waiting
         self._free: Final = [0] * memory.possible_cpus
         self._waiting: Final = [0] * memory.possible_cpus
+        self._not_reusable: Final = [0] * memory.possible_cpus
         self.objects = 0
         self.in_use = 0
         self.late_refill = False
@@ -131,7 +133,7 @@ class BpfMemAlloc:
         if self.objects:
             self._give_back(self.objects, cpu)
         for each in range(len(self._free)):
-            self._free[each] = self._waiting[each] = 0
+            self._free[each] = self._waiting[each] = self._not_reusable[each] = 0
 
     # -- elements ------------------------------------------------------------------------------------------------
 
@@ -182,7 +184,9 @@ class BpfMemAlloc:
         """Sends objects through a grace period without offering them for reuse first [bpf_mem_cache_free_rcu]."""
         assert self.in_use >= count, (self.in_use, count)
         self.in_use -= count
-        self._wait(current_cpu, count)
+        if not self._not_reusable[current_cpu]:
+            self._timeline.defer(RCU_GRACE_NS, lambda: self._rcu_over(current_cpu))
+        self._not_reusable[current_cpu] += count
 
     def refill(self, cpu: int) -> None:
         """The irq_work: adds a batch when the CPU's cache is below its low watermark [bpf_mem_refill]."""
@@ -237,6 +241,13 @@ class BpfMemAlloc:
             self._timeline.defer(TASKS_TRACE_GRACE_NS, lambda: self._grace_over(cpu))
         self._waiting[cpu] += count
 
+    def _rcu_over(self, cpu: int) -> None:
+        """Programs can no longer see these objects: refills may take them, and the tasks-trace period begins."""
+        count = self._not_reusable[cpu]
+        self._not_reusable[cpu] = 0
+        if count:
+            self._wait(cpu, count)
+
     def _grace_over(self, cpu: int) -> None:
         waiting = self._waiting[cpu]
         self._waiting[cpu] = 0
@@ -252,3 +263,8 @@ class BpfMemAlloc:
                 f"the cache of CPU {current.cpu} is empty and its refill has not run yet",
             )
         return KernelError(failure.errno, failure.reason, failure.detail, **failure.numbers)
+
+    def check(self) -> None:
+        """Asserts the class's invariant."""
+        kept = sum(self._free) + sum(self._waiting) + sum(self._not_reusable)
+        assert self.objects == self.in_use + kept, (self.objects, self.in_use, kept)

@@ -16,9 +16,10 @@ from bpfleet.kernel.bpf.maps.local_storage import destroy_storage
 from bpfleet.kernel.bpf.mmap import PROT_READ, Mappings
 from bpfleet.kernel.bpf.object import MapTable, map_file
 from bpfleet.kernel.bpf.prog import ProgInfo, Programs, RunResult
-from bpfleet.kernel.bpf.program import BpfProg, ProgAttr
+from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, prog_of
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.kernel.mm.memcg import ObjCgroup
 from bpfleet.kernel.mm.memory import Memory, Owner
 from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.task import Task
@@ -54,8 +55,12 @@ class ObjectSyscalls:
         self.attachments: Final = Attachments(self.programs, files)
         self.mappings: Final = Mappings(memory)
         self.leave: Callable[[Task], None] = _stay
+        # The last call that changed something: how many there were, what it changed, what it charged, for whom.
+        self.changes = 0
         self.last_map: BpfMap | None = None
+        self.last_prog: BpfProg | None = None
         self.last_charged_bytes = 0
+        self.last_task: Task | None = None
 
     # -- programs ------------------------------------------------------------------------------------------------
 
@@ -64,8 +69,11 @@ class ObjectSyscalls:
         before = self.memory.charged_bytes_total
         try:
             fd = self.programs.load(task, attr)
+            self.changes += 1
             self.last_map = None
+            self.last_prog = prog_of(task, fd)
             self.last_charged_bytes = self.memory.charged_bytes_total - before
+            self.last_task = task
             return fd
         finally:
             if task.notify_resume:
@@ -170,6 +178,9 @@ class ObjectSyscalls:
                 target.get_with_uref()
             else:
                 target.get()
+            self._recharge(
+                target, self.accounting.pin_payer(self.memory.controller.root.objcg), task
+            )
         finally:
             if task.notify_resume:
                 self.leave(task)
@@ -182,6 +193,7 @@ class ObjectSyscalls:
                 raise refuse(Errno.EINVAL, f"open flags {open_flags:#x} are not valid")
             readable, writable = access_of(open_flags)
             target = self.fs.find(path)
+            self._recharge(target, self.accounting.reopen_payer(task), task)
             if isinstance(target, BpfMap):
                 return self._get_map(task, target, readable=readable, writable=writable)
             assert isinstance(target, BpfProg)
@@ -191,6 +203,16 @@ class ObjectSyscalls:
         finally:
             if task.notify_resume:
                 self.leave(task)
+
+    def _recharge(self, target: Pinnable, payer: ObjCgroup | None, task: Task) -> None:
+        """Moves all charges of an object to another payer, where a policy says so. Raises ENOMEM, then nothing moved."""
+        if payer is None:
+            return
+        if isinstance(target, BpfMap):
+            self.memory.recharge(target.site.owner, payer, task)
+            target.site.creator = payer
+        elif isinstance(target, BpfProg):
+            self.memory.recharge(target.owner, payer, task)
 
     def _get_map(self, task: Task, bpf_map: BpfMap, *, readable: bool, writable: bool) -> int:
         bpf_map.get_with_uref()
@@ -255,6 +277,11 @@ class ObjectSyscalls:
         """A cgroup has been removed: its programs, cgroup storage and local storage go."""
         self.attachments.release_cgroup(cgroup)
         destroy_storage(cgroup)
+
+    def unknown_command(self, task: Task, command: int) -> None:
+        """bpf(2) with a command number no kernel here knows, or of one that asks for what it does not have: EINVAL."""
+        self._enter(task)
+        raise refuse(Errno.EINVAL, f"bpf command {command} is not known")
 
     # -- shared --------------------------------------------------------------------------------------------------
 

@@ -135,6 +135,7 @@ class BpfSyscalls(ObjectSyscalls):
         )
 
     def _changed(self, bpf_map: BpfMap, charged_before: int) -> None:
+        self.changes += 1
         self.last_map = bpf_map
         self.last_charged_bytes = self.memory.charged_bytes_total - charged_before
 
@@ -189,8 +190,10 @@ class BpfSyscalls(ObjectSyscalls):
             bpf_map.update(
                 copied, _copy_value(bpf_map, value), flags, OpContext(task, map_file=file)
             )
+            self.changes += 1
             self.last_map = bpf_map
             self.last_charged_bytes = memory.charged_bytes_total - before
+            self.last_task = task
             if self.host.late_refill:
                 self._refill(bpf_map, task)
         finally:
@@ -252,7 +255,7 @@ class BpfSyscalls(ObjectSyscalls):
                 raise refuse(Errno.EINVAL, "a queue or stack takes no flags")
             check_value_lock(bpf_map, flags)
             copied = _copy_key(bpf_map, key)
-            if not bpf_map.has_lookup_and_delete or not (queue or profile.hash_lookup_and_delete):
+            if not bpf_map.has_lookup_and_delete(profile):
                 raise unsupported(bpf_map, "lookup_and_delete")
             context = OpContext(task, map_file=file)
             found = bpf_map.lookup_and_delete(copied, flags, context)

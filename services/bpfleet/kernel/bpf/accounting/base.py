@@ -43,6 +43,12 @@ class BpfAccounting(Protocol):
     def creation_helper_payer(self, task: Task) -> ObjCgroup | None:
         """Who pays for helper allocations while the map is being created and has no owner record yet."""
 
+    def pin_payer(self, root: ObjCgroup) -> ObjCgroup | None:
+        """Who takes an object's charges over when it is pinned; None: whoever has them. ``root`` is never limited."""
+
+    def reopen_payer(self, task: Task) -> ObjCgroup | None:
+        """Who takes an object's charges over when ``task`` opens its pin; None: whoever has them."""
+
     def element_payer(
         self, creator: ObjCgroup | None, updater: ObjCgroup | None, *, in_interrupt: bool
     ) -> ObjCgroup | None:

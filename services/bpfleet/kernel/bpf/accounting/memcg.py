@@ -37,6 +37,14 @@ class MemcgAccounting:
         """The task up to 5.19; nobody from 6.0, where the unset owner record is taken for the root cgroup."""
         return task.objcg if self._creation_helpers_charged else None
 
+    def pin_payer(self, root: ObjCgroup) -> ObjCgroup | None:
+        """Nobody, unless pinned objects are free (the no-charge proposal of 2022): then root takes them over."""
+        return root if self._payer is Payer.NOCHARGE else None
+
+    def reopen_payer(self, task: Task) -> ObjCgroup | None:
+        """Nobody, unless charges follow the user (the recharge proposal of 2022): then the task that opens the pin."""
+        return task.objcg if self._payer is Payer.RECHARGE else None
+
     def element_payer(
         self, creator: ObjCgroup | None, updater: ObjCgroup | None, *, in_interrupt: bool
     ) -> ObjCgroup | None:

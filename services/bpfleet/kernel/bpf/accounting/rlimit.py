@@ -56,6 +56,14 @@ class RlimitAccounting:
         """Nobody."""
         return None
 
+    def pin_payer(self, root: ObjCgroup) -> ObjCgroup | None:
+        """Nothing moves."""
+        return None
+
+    def reopen_payer(self, task: Task) -> ObjCgroup | None:
+        """Nothing moves."""
+        return None
+
     def element_payer(
         self, creator: ObjCgroup | None, updater: ObjCgroup | None, *, in_interrupt: bool
     ) -> ObjCgroup | None:

@@ -5,13 +5,15 @@ from typing import ClassVar, Final, Protocol, final
 
 from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, Cmd, MapType
 from bpfleet.abi.errno import Errno
+from bpfleet.kernel import deferred
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting, Charge
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.memcontrol import ObjCgroup
+from bpfleet.kernel.mm.current import KernelContext
+from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup
 from bpfleet.kernel.mm.memory import Account, AllocKind, AllocSize, Block, Memory, Owner
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.sockets import Inode
@@ -20,8 +22,8 @@ from bpfleet.kernel.profile import KernelProfile, Memlock
 from bpfleet.kernel.timeline import Timeline
 from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for, round_up_8
 
-RCU_GRACE_NS: Final = 10_000_000
-WORK_ITEM_NS: Final = 500_000
+RCU_GRACE_NS: Final = deferred.RCU_GRACE_NS
+WORK_ITEM_NS: Final = deferred.WORK_ITEM_NS
 
 BATCH_NONE: Final[frozenset[Cmd]] = frozenset()
 BATCH_LOOKUP_UPDATE: Final = frozenset({Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_UPDATE_BATCH})
@@ -103,6 +105,7 @@ class AllocSite:
         "mem_allocs",
         "memory",
         "owner",
+        "owner_memcg",
         "profile",
         "recorded",
         "timeline",
@@ -124,6 +127,9 @@ class AllocSite:
         self.blocks: Final[list[Block]] = []
         self.mem_allocs: Final[list[BpfMemAlloc]] = []
         self.creator: ObjCgroup | None = None
+        self.owner_memcg: Memcg | None = (
+            None  # up to 5.19 the record is the memcg itself, kept alive by it
+        )
         self.recorded = False
         self._pending: Final[dict[tuple[Account, AllocSize], int]] = {}
 
@@ -179,6 +185,9 @@ class AllocSite:
         """Saves the owner record, after the map's body has been allocated [bpf_map_save_memcg]."""
         self.creator = self.accounting.current_payer(task)
         self.recorded = True
+        if self.creator is not None and not self.profile.map_holds_objcg:
+            self.owner_memcg = self.creator.memcg
+            self.owner_memcg.pins += 1
 
     # -- elements ------------------------------------------------------------------------------------------------
 
@@ -196,7 +205,12 @@ class AllocSite:
     def take_element(self, size: AllocSize, context: OpContext, gfp: int) -> Account:
         """Takes one element's object; returns the account that must get it back. Raises KernelError(ENOMEM)."""
         account = self.element_account(context, size.kind)
-        self.memory.take(account, size, gfp, context.task)
+        memcg = self.owner_memcg
+        if memcg is not None and size.is_page_charged and account.objcg is self.creator:
+            # Charged by page, so to the recorded memcg even after its removal, under its old limit.
+            account = self.memory.account(self.owner, size.kind, memcg.css_ref)
+        current = KernelContext(context.cpu) if context.in_interrupt else context.task
+        self.memory.take(account, size, gfp, current)
         return account
 
     def give_element(self, account: Account, size: AllocSize, cpu: int) -> None:
@@ -224,6 +238,10 @@ class AllocSite:
             self.mem_allocs.pop().destroy(cpu)
         while self.blocks:
             self.memory.free(self.blocks.pop(), cpu)
+        memcg, self.owner_memcg = self.owner_memcg, None
+        if memcg is not None:
+            memcg.pins -= 1
+            self.memory.controller.release_if_unused(memcg)
 
 
 class Held(Protocol):
@@ -250,7 +268,6 @@ class BpfMap:
     percpu_values: ClassVar[bool] = False  # values are round_up_8(value) bytes per possible CPU
     charge_errno: ClassVar[Errno | None] = None  # what a refused precharge is turned into
     free_delay_ns: ClassVar[int] = WORK_ITEM_NS  # from the last reference to freed memory
-    has_lookup_and_delete: ClassVar[bool] = False
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         self.attr: Final = attr
@@ -332,6 +349,11 @@ class BpfMap:
     def lookup_and_delete(self, key: bytes, flags: int, context: OpContext) -> bytes:
         """Reads a value and removes it."""
         raise unsupported(self, "lookup_and_delete")
+
+    @classmethod
+    def has_lookup_and_delete(cls, profile: KernelProfile) -> bool:
+        """Whether BPF_MAP_LOOKUP_AND_DELETE_ELEM knows the type."""
+        return False
 
     @classmethod
     def batch_commands(cls, profile: KernelProfile) -> frozenset[Cmd]:

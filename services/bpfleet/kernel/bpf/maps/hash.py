@@ -67,7 +67,6 @@ class HashTable(BpfMap):
     """
 
     free_delay_ns = RCU_GRACE_NS
-    has_lookup_and_delete = True
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
@@ -109,10 +108,15 @@ class HashTable(BpfMap):
         return found
 
     def lookup_and_delete(self, key: bytes, flags: int, context: OpContext) -> bytes:
-        """Since 5.14. Raises ENOENT."""
+        """Raises ENOENT."""
         value = self.lookup(key, context)
         self.delete(key, context)
         return value
+
+    @classmethod
+    def has_lookup_and_delete(cls, profile: KernelProfile) -> bool:
+        """Since 5.14."""
+        return profile.hash_lookup_and_delete
 
     @classmethod
     def batch_commands(cls, profile: KernelProfile) -> frozenset[Cmd]:

@@ -122,7 +122,6 @@ class HashOfMaps(HashMap):
     """Inner maps by key."""
 
     holds_fds = True
-    has_lookup_and_delete = False
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
@@ -151,6 +150,11 @@ class HashOfMaps(HashMap):
         return CostPlan(
             table.estimate_bytes, (template(profile), *table.allocations), 2, table.per_element
         )
+
+    @classmethod
+    def has_lookup_and_delete(cls, profile: KernelProfile) -> bool:
+        """Never: the value would be an id of a map that may be gone."""
+        return False
 
     @classmethod
     def batch_commands(cls, profile: KernelProfile) -> frozenset[Cmd]:
@@ -202,7 +206,13 @@ def map_of(task: Task, fd: int) -> BpfMap:
 
 def inner_model(attr: MapAttr, task: Task) -> BpfMap:
     """The map an outer map is made after. Raises EBADF, EINVAL, ENOTSUPP [bpf_map_meta_alloc]."""
-    model = map_of(task, attr.inner_map_fd or 0)
+    if attr.inner_map_fd is None:
+        raise refuse(
+            Errno.EINVAL,
+            "inner_map_fd is missing: descriptor 0 is not a map",
+            Reason.BAD_FILE_DESCRIPTOR,
+        )
+    model = map_of(task, attr.inner_map_fd)
     if isinstance(model, ArrayOfMaps | HashOfMaps):
         raise refuse(Errno.EINVAL, "an inner map cannot hold maps itself")
     if model.map_type in _NEVER_INNER:

@@ -9,7 +9,7 @@ from typing import Final
 
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, MapType
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import KMALLOC_MAX_SIZE, U32_MAX
+from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, too_big
@@ -30,8 +30,6 @@ from bpfleet.kernel.profile import KernelProfile
 class QueueStackMap(BpfMap):
     """Values without keys: a queue gives the oldest, a stack the newest."""
 
-    has_lookup_and_delete = True
-
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self._values: Final[deque[bytes]] = deque()
@@ -46,8 +44,6 @@ class QueueStackMap(BpfMap):
         check_flags(attr.map_flags, F_NUMA_NODE | ACCESS_MASK)
         if attr.value_size > KMALLOC_MAX_SIZE:
             raise too_big(attr.value_size, KMALLOC_MAX_SIZE)
-        if host.profile.queue_entries_checked and attr.max_entries >= U32_MAX // attr.value_size:
-            raise refuse(Errno.E2BIG, "entries times value size do not fit 32 bits")
 
     @classmethod
     def plan(
@@ -63,6 +59,11 @@ class QueueStackMap(BpfMap):
     ) -> int:
         """queue_stack_map_mem_usage: the area."""
         return profile.structs.bpf_queue_stack + (attr.max_entries + 1) * attr.value_size
+
+    @classmethod
+    def has_lookup_and_delete(cls, profile: KernelProfile) -> bool:
+        """Popping exists as long as the types do."""
+        return True
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """Peeks. Raises ENOENT when empty."""

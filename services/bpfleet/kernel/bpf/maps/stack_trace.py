@@ -111,6 +111,17 @@ class StackTraceMap(BpfMap):
             raise empty_slot(ident)
         return value
 
+    @classmethod
+    def has_lookup_and_delete(cls, profile: KernelProfile) -> bool:
+        """Since 6.18."""
+        return profile.stack_trace_lookup_and_delete
+
+    def lookup_and_delete(self, key: bytes, flags: int, context: OpContext) -> bytes:
+        """Raises ENOENT for an empty or impossible id."""
+        value = self.lookup(key, context)
+        del self._stacks[slot_of(key)]
+        return value
+
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Always EINVAL: only programs store stacks."""
         raise refuse(Errno.EINVAL, "only programs store stacks")

@@ -1,0 +1,280 @@
+"""Replays elements-TARGET.jsonl: what elements cost, as totals of the cgroup relative to before the creation.
+
+Creating and inserting is compared byte for byte. What follows depends on how far RCU had come when the recording was
+made, so each later total must lie between two runs of the emulator: one where every grace period has ended, and one
+where none has.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.program import ProgAttr
+from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.mm.memory import AllocKind
+from bpfleet.kernel.units import round_up, round_up_8
+from bpfleet.oracle.machine import CASE_CGROUP, Target
+from bpfleet.oracle.outcome import FileReport
+from bpfleet.oracle.replay_create import attr_of
+
+PAGE_TOLERANCE: Final = 2  # of totals that exist in whole pages only
+_COLUMNS: Final = ("slab", "percpu", "vmalloc")
+_COLUMN_OF: Final = {
+    AllocKind.SLAB: "slab",
+    AllocKind.SLAB_RECLAIMABLE: "slab",
+    AllocKind.PERCPU: "percpu",
+    AllocKind.VMALLOC: "vmalloc",
+}
+_EXACT_PHASES: Final = ("create", "mmap", "insert")
+_FIRST_IFINDEX: Final = 1
+_SHORT_PREFIX: Final = 32
+_NODE_BYTES_MIN: Final = (
+    20  # of a trie node without key and value, less the 4 bytes of the key's prefix length
+)
+
+
+def replay_elements(case: dict[str, Any], target: Target, report: FileReport) -> None:
+    """Compares one case in the sections errno, memlock, exact and settling."""
+    where = f"{case['id']} on {target.name}: {case['type']} {case['ks']}/{case['vs']} x{case['me']}"
+    lazy = _Run(case, target, settle=False)
+    errno = lazy.create()
+    if not report.section("errno").compare(where, case["errno"], errno, case) or errno:
+        return
+    settled = _Run(case, target, settle=True)
+    settled.create()
+    _compare_memlock(where, case, settled, report)
+    for number, point in enumerate(case["points"]):
+        label = f"{where}: point {number} {point[:2]}"
+        _compare_point(label, case, point, settled.at(number), lazy.at(number), report)
+    settled.kernel.check()
+    lazy.kernel.check()
+
+
+def _compare_memlock(where: str, case: dict[str, Any], run: "_Run", report: FileReport) -> None:
+    """After creation, and with every element in."""
+    memlock = [run.map.memlock_bytes()]
+    inserted = [n for n, point in enumerate(case["points"]) if point[0] == "insert"]
+    run.at(max(inserted, default=0))
+    memlock.append(run.map.memlock_bytes())
+    report.section("memlock").compare(where, case["memlock"], memlock, case)
+
+
+def _compare_point(
+    where: str,
+    case: dict[str, Any],
+    point: list[Any],
+    low: "_Totals",
+    high: "_Totals",
+    report: FileReport,
+) -> None:
+    phase, _, *numbers = point
+    exact = phase in _EXACT_PHASES and not (phase == "insert" and same_prefix(case))
+    section = report.section("exact" if exact else "settling")
+    recorded = dict(zip((*_COLUMNS, "kernel"), numbers, strict=False))
+    found: dict[str, Any] = {}
+    for column in _COLUMNS:
+        want = recorded[column]
+        if want is None:
+            recorded.pop(column)
+            continue
+        least, most = low.bytes[column], high.bytes[column]
+        inside = want == least if exact else min(least, most) <= want <= max(least, most)
+        found[column] = want if inside else [least, most]
+    least, most = low.kernel_bytes(), high.kernel_bytes()
+    slack = PAGE_TOLERANCE * PAGE_SIZE
+    inside = min(least, most) - slack <= recorded["kernel"] <= max(least, most) + slack
+    found["kernel"] = recorded["kernel"] if inside else [least, most]
+    recorded["errno"], found["errno"] = numbers[4], low.errno
+    section.compare(where, recorded, found, case)
+
+
+def same_prefix(case: dict[str, Any]) -> bool:
+    """Whether the recorder's keys differed only behind their prefix, so that every insert replaced the one before.
+
+    Seen where the memlock line of a trie, which counts prefixes, is that of a single one at the end.
+    """
+    if case["type"] != "lpm_trie" or case["memlock"][0]:
+        return False
+    return bool(case["memlock"][1] < 2 * (case["vs"] + case["ks"] + _NODE_BYTES_MIN))
+
+
+class _Totals:
+    """Bytes charged to the cgroup since before the creation, and the errno of the phase."""
+
+    def __init__(self, charged: dict[str, int], errno: str | int) -> None:
+        self.bytes: Final = charged
+        self.errno: Final = errno
+
+    def kernel_bytes(self) -> int:
+        """All of it in whole pages."""
+        return round_up(sum(self.bytes.values()), PAGE_SIZE)
+
+
+class _Run:
+    """One pass over the phases of a case. ``settle``: every deferred free runs before a total is read."""
+
+    def __init__(self, case: dict[str, Any], target: Target, *, settle: bool) -> None:
+        self.case: Final = case
+        self.kernel, self.task = target.boot()
+        self._target: Final = target
+        self._settle: Final = settle
+        self._totals: Final[list[_Totals]] = []
+        self._present = 0
+        self._handles: list[int] = []
+        self._address = 0
+        self._attr: Final = self._attributes()
+        self._value: Final = self._value_source()
+        self._before: Final = self._charged()
+
+    def create(self) -> str | int:
+        """Creates the map; returns the errno."""
+        try:
+            self.fd = self.kernel.bpf.map_create(self.task, self._attr)
+        except KernelError as refused:
+            return refused.errno.name
+        return 0
+
+    @property
+    def map(self) -> BpfMap:
+        """The map of the case."""
+        target = self.task.file(self.fd).target
+        assert isinstance(target, BpfMap)
+        return target
+
+    def at(self, number: int) -> _Totals:
+        """The totals at one point; runs the phases up to it."""
+        points = self.case["points"]
+        while len(self._totals) <= number:
+            phase, count, *numbers = points[len(self._totals)]
+            # A phase that failed is recorded with the elements before the failing one.
+            errno = self._phase(phase, count + 1 if numbers[4] else count)
+            if self._settle:
+                self.kernel.run_deferred()
+            charged, before = self._charged(), self._before
+            self._totals.append(
+                _Totals({name: charged[name] - before[name] for name in charged}, errno)
+            )
+        return self._totals[number]
+
+    # -- set-up --------------------------------------------------------------------------------------------------
+
+    def _attributes(self) -> MapAttr:
+        attr = attr_of(self.case, self.kernel, self.task)
+        if self.case["type"] == "cpumap":
+            return replace(attr, max_entries=self._target.possible_cpus)
+        return attr
+
+    def _value_source(self) -> Callable[[int], bytes]:
+        """Makes what values refer to before anything is measured; returns the value of element number n."""
+        case = self.case
+        kind = case.get("value")
+        if kind == "ifindex":
+            return lambda n: _FIRST_IFINDEX.to_bytes(case["vs"], "little")
+        if kind == "qsize":
+            return lambda n: int(case["qsize"]).to_bytes(case["vs"], "little")
+        if kind == "storage":
+            self._make_handles()
+            return lambda n: b"\x01" * int(case["vs"])
+        fd = self._referred(kind)
+        if fd is not None:
+            return lambda n: fd.to_bytes(4, "little")
+        width = case["vs"]
+        if "percpu" in case["type"]:
+            width = round_up_8(width) * self._target.possible_cpus
+        return lambda n: b"\x01" * width
+
+    def _referred(self, kind: str | None) -> int | None:
+        """The one object every element refers to; None for plain values."""
+        kernel, task = self.kernel, self.task
+        if kind == "inner":
+            return self._attr.inner_map_fd
+        if kind == "perf":
+            return kernel.objects.perf_event(task)
+        if kind == "prog":
+            return kernel.bpf.prog_load(task, ProgAttr(1, 2))
+        if kind == "cgroup":
+            return kernel.objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
+        return None
+
+    def _make_handles(self) -> None:
+        """Descriptors that local storage hangs on, one per element."""
+        most = max(point[1] for point in self.case["points"])
+        for number in range(most):
+            if self.case["type"] == "inode_storage":
+                self._handles.append(self.kernel.objects.file(self.task, f"/file{number}"))
+            else:
+                self._handles.append(self.kernel.objects.socket(self.task, "udp"))
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    def _phase(self, phase: str, count: int) -> str | int:
+        actions: dict[str, Callable[[int], None]] = {
+            "create": lambda n: None,
+            "mmap": lambda n: self._map_arena(),
+            "insert": self._insert_up_to,
+            "reinsert": self._insert_up_to,
+            "update": self._update_all,
+            "delete": lambda n: self._delete_all(),
+            "delete2": lambda n: self._delete_all(),
+            "munmap": lambda n: self.kernel.bpf.munmap(self.task, self._address),
+            "close": lambda n: self.kernel.close(self.task.pid, self.fd),
+        }
+        try:
+            actions[phase](count)
+        except KernelError as refused:
+            return refused.errno.name
+        return 0
+
+    def _map_arena(self) -> None:
+        length = self.case["me"] * PAGE_SIZE
+        self._address = self.kernel.bpf.mmap(self.task, self.fd, length, prot=3)
+
+    def _insert_up_to(self, count: int) -> None:
+        while self._present < count:
+            self._store(self._present)
+            self._present += 1
+
+    def _update_all(self, count: int) -> None:
+        for number in range(self._present):
+            self._store(number)
+
+    def _store(self, number: int) -> None:
+        if self.case.get("value") == "touch":
+            self.kernel.bpf.touch_arena(self.task, self._address, 1, number)
+            return
+        key = self._key(number)
+        self.kernel.bpf.map_update_elem(self.task, self.fd, key, self._value(number))
+
+    def _delete_all(self) -> None:
+        popping = self.case["type"] in ("queue", "stack")
+        for number in range(self._present):
+            if popping:
+                self.kernel.bpf.map_lookup_and_delete_elem(self.task, self.fd, None)
+            else:
+                # Elements of storage were deleted one by one, without the value pointer.
+                key = self._key(number)
+                value = 0 if self._handles else self._target.value_pointer_of_delete
+                self.kernel.bpf.map_delete_elem(self.task, self.fd, key, value)
+        self._present = 0
+
+    def _key(self, number: int) -> bytes | None:
+        size = self.case["ks"]
+        if self._handles:
+            return self._handles[number].to_bytes(size, "little")
+        if self.case["type"] == "lpm_trie":
+            prefix = _SHORT_PREFIX if same_prefix(self.case) else 8 * (size - 4)
+            return prefix.to_bytes(4, "little") + number.to_bytes(size - 4, "big")
+        return number.to_bytes(max(size, 8), "little")[:size] if size else None
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def _charged(self) -> dict[str, int]:
+        memcg = self.kernel.cgroup(CASE_CGROUP).memcg
+        sums = dict.fromkeys((*_COLUMNS, "pages"), 0)
+        for account in self.kernel.memory.accounts.values():
+            if account.objcg is not None and account.objcg.memcg is memcg:
+                sums[_COLUMN_OF.get(account.kind, "pages")] += account.charged_bytes
+        return sums

@@ -1,0 +1,579 @@
+"""Replays errno.jsonl: the operations of a case in order, one answer per operation, in the recording's own words.
+
+`Script` is the counterpart of the recorder in record_ops.py: names instead of descriptors, hex instead of bytes.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+from bpfleet.abi.bpf import MapType, ProgType, map_type_from_name
+from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
+from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.program import ProgAttr
+from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.units import round_up_8
+from bpfleet.oracle.machine import CASE_CGROUP, Target
+from bpfleet.oracle.outcome import FileReport, UnsupportedCaseError, errno_name, same_errno
+
+Operation: TypeAlias = dict[str, Any]
+Answer: TypeAlias = Any
+
+PERCPU_TYPES: Final = (
+    MapType.PERCPU_HASH,
+    MapType.PERCPU_ARRAY,
+    MapType.LRU_PERCPU_HASH,
+    MapType.PERCPU_CGROUP_STORAGE,
+)
+_NO_SUCH_FD: Final = 9999
+_WALK_LIMIT: Final = 100_000
+_KEYS_LISTED: Final = 8  # longer walks over 4-byte keys are recorded as ranges
+_KNOWN_FIELDS_BYTES: Final = (
+    ("map_type", 0),
+    ("key_size", 4),
+    ("value_size", 8),
+    ("max_entries", 12),
+    ("map_flags", 16),
+)
+
+
+def replay_errno(case: dict[str, Any], target: Target, report: FileReport) -> None:
+    """Compares one case on one target in the section of its group. Cases without a recording there are left out."""
+    expected = recorded_for(case, target)
+    if expected is None or target.name in case.get("unstable", ()):
+        return
+    section = report.section(f"{case['group']}")
+    where = f"{case['id']} on {target.name}: {case['type']} {case['name']}"
+    try:
+        found = Script(target).run(case["ops"])
+    except UnsupportedCaseError as missing:
+        section.skip(str(missing))
+        return
+    for number, (want, have) in enumerate(zip(expected, found, strict=True)):
+        if not alike(want, have):
+            operation = case["ops"][number]
+            section.compare(f"{where}: operation {number} {operation}", want, have, case)
+            return
+    section.compare(where, 0, 0, case)
+
+
+def recorded_for(case: dict[str, Any], target: Target) -> list[Answer] | None:
+    """The answers recorded on ``target``, None when there are none."""
+    for group in case["res"]:
+        if any(name in ("*", target.name, target.version) for name in group["on"]):
+            answers: list[Answer] = group["r"]
+            return answers
+    return None
+
+
+def alike(want: Answer, have: Answer) -> bool:
+    """Whether two answers are the same up to what a recording cannot fix: socket cookies, freed ids."""
+    if isinstance(want, dict) and isinstance(have, dict):
+        return want.keys() == have.keys() and all(alike(want[name], have[name]) for name in want)
+    if isinstance(want, list) and isinstance(have, list):
+        return len(want) == len(have) and all(map(alike, want, have))
+    if isinstance(have, _Cookie):
+        return have.matches(want)
+    return bool(same_errno(want) == same_errno(have))
+
+
+class _Cookie:
+    """A socket cookie or an id of something closed: only whether there is one can be compared."""
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+    def matches(self, want: Answer) -> bool:
+        if isinstance(want, dict):
+            return any(self.value) == bool(want.get("cookie", 1))
+        return isinstance(want, str) and any(bytes.fromhex(want)) == any(self.value)
+
+    def __repr__(self) -> str:
+        return f"cookie {self.value.hex()}"
+
+
+class Script:
+    """The named objects of one case on a freshly booted machine."""
+
+    def __init__(self, target: Target) -> None:
+        self._target: Final = target
+        self.kernel: Kernel
+        self.task: Task
+        self.kernel, self.task = target.boot()
+        self._fds: Final[dict[str, int]] = {}
+        self._ids: Final[dict[int, str]] = {}
+        self._mappings: Final[dict[str, int]] = {}
+
+    def run(self, operations: Iterable[Operation]) -> list[Answer]:
+        """All operations in order. Raises UnsupportedCaseError for one the emulator does not have."""
+        answers = [self._run_one(operation) for operation in operations]
+        self.kernel.check()
+        return answers
+
+    def _run_one(self, operation: Operation) -> Answer:
+        runner: Callable[[Operation], Answer] | None = getattr(self, "_op_" + operation["op"], None)
+        if runner is None:
+            raise UnsupportedCaseError(f"operation {operation['op']!r}")
+        try:
+            return runner(operation)
+        except KernelError as refused:
+            return refused.errno.name
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    def _op_create(self, operation: Operation) -> Answer:
+        name = operation.get("m", "a")
+        self._fds[name] = -1
+        kind = operation["type"]
+        map_type = kind if isinstance(kind, int) else int(map_type_from_name(kind))
+        fields = {
+            "map_type": map_type,
+            "key_size": operation["ks"],
+            "value_size": operation["vs"],
+            "max_entries": operation["me"],
+            "map_flags": operation.get("fl", 0),
+        }
+        size = operation.get("size")
+        if size is not None:
+            fields = {n: fields[n] if at + 4 <= size else 0 for n, at in _KNOWN_FIELDS_BYTES}
+        btf_fd, key_id, value_id = self._btf_fields(operation)
+        attr = MapAttr(
+            **fields,
+            inner_map_fd=self._inner_fd(operation),
+            numa_node=operation.get("numa", 0),
+            map_name=operation.get("name", ""),
+            map_ifindex=operation.get("ifindex", 0),
+            map_extra=operation.get("extra", 0),
+            attr_size=size or 0,
+            attr_tail=operation.get("tail", 0) if size else 0,
+            btf_fd=btf_fd,
+            btf_key_type_id=key_id,
+            btf_value_type_id=value_id,
+        )
+        self._keep(name, self.kernel.bpf.map_create(self.task, attr))
+        return 0
+
+    def _keep(self, name: str, fd: int) -> None:
+        self._fds[name] = fd
+        target = self.task.file(fd).target
+        ident = getattr(target, "id", None)
+        if ident is not None:
+            self._ids[ident] = name
+
+    def _inner_fd(self, operation: Operation) -> int | None:
+        inner = operation.get("inner")
+        if inner is None:
+            return None
+        return self._fds.get(inner, _NO_SUCH_FD)
+
+    def _btf_fields(self, operation: Operation) -> tuple[int | None, int, int]:
+        """(descriptor, key type id, value type id)."""
+        if "btf" not in operation:
+            return None, 0, 0
+        wanted = operation["btf"]
+        key_id, value_id = operation.get("key_id", 1), operation.get("val_id", 2)
+        fd: int | None
+        if wanted is None:
+            fd = None
+        elif wanted == "bad":
+            fd = _NO_SUCH_FD
+        else:
+            types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, wanted, members=1))
+            fd = self.kernel.bpf.btf_load(self.task, types)
+        return fd, key_id, value_id
+
+    def _op_object(self, operation: Operation) -> Answer:
+        name, kind = operation.get("m", "a"), operation["kind"]
+        self._fds[name] = -1
+        objects, task, kernel = self.kernel.objects, self.task, self.kernel
+        if kind == "prog":
+            prog_type = operation.get("type", ProgType.SOCKET_FILTER)
+            fd = kernel.bpf.prog_load(task, ProgAttr(prog_type=prog_type, insn_cnt=2))
+        elif kind == "cgroup":
+            fd = objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
+        elif kind == "pidfd":
+            fd = objects.pidfd(task, task)
+        elif kind == "perf":
+            fd = objects.perf_event(task)
+        elif kind == "efd":
+            fd = objects.epoll(task)
+        elif kind == "file":
+            fd = objects.file(task, "/etc/hostname")
+        else:
+            fd = objects.socket(task, kind)
+        self._keep(name, fd)
+        return 0
+
+    def _op_close(self, operation: Operation) -> Answer:
+        self.kernel.close(self.task.pid, self._fds.pop(operation["m"]))
+        return 0
+
+    def _op_pin(self, operation: Operation) -> Answer:
+        self.kernel.bpf.obj_pin(self.task, operation["path"], self._fd(operation))
+        return 0
+
+    def _op_get(self, operation: Operation) -> Answer:
+        self._fds[operation["o"]] = -1
+        flags = operation.get("fl", 0)
+        self._keep(operation["o"], self.kernel.bpf.obj_get(self.task, operation["path"], flags))
+        return 0
+
+    def _op_unlink(self, operation: Operation) -> Answer:
+        self.kernel.bpf.unlink(self.task, operation["path"])
+        return 0
+
+    def _op_byid(self, operation: Operation) -> Answer:
+        self._fds[operation["o"]] = -1
+        ident = operation.get("id")
+        if ident is None:
+            ident = self._map(operation).id
+        fd = self.kernel.bpf.map_get_fd_by_id(self.task, ident, operation.get("fl", 0))
+        self._keep(operation["o"], fd)
+        return 0
+
+    def _op_cmd(self, operation: Operation) -> Answer:
+        self.kernel.bpf.unknown_command(self.task, operation["cmd"])
+        return 0
+
+    def _op_info(self, operation: Operation) -> Answer:
+        bpf_map = self._map(operation)
+        file = self.task.file(self._fd(operation))
+        mode = {(True, True): 2, (True, False): 0, (False, True): 1}[file.readable, file.writable]
+        return {
+            "e": 0,
+            "info": [
+                int(bpf_map.map_type),
+                bpf_map.key_size,
+                bpf_map.value_size,
+                bpf_map.max_entries,
+                bpf_map.map_flags,
+            ],
+            "memlock": bpf_map.memlock_bytes(),
+            "frozen": int(bpf_map.frozen),
+            "access": f"0200000{mode}",
+        }
+
+    # -- one element ---------------------------------------------------------------------------------------------
+
+    def _op_lookup(self, operation: Operation) -> Answer:
+        given = operation.get("v", "")
+        bpf_map = self._map_or_none(operation)
+        bloom = bpf_map is not None and bpf_map.map_type is MapType.BLOOM_FILTER
+        value = self._plain(given, bpf_map) if bloom and given != "" else b""
+        found = self.kernel.bpf.map_lookup_elem(
+            self.task,
+            self._fd(operation),
+            self._key(operation),
+            operation.get("fl", 0),
+            value=value,
+            out=_out(given),
+        )
+        return 0 if bloom else {"e": 0, "v": self._shown(bpf_map, found)}
+
+    def _op_lookup_delete(self, operation: Operation) -> Answer:
+        bpf_map = self._map_or_none(operation)
+        found = self.kernel.bpf.map_lookup_and_delete_elem(
+            self.task,
+            self._fd(operation),
+            self._key(operation),
+            operation.get("fl", 0),
+            out=_out(operation.get("v", "")),
+        )
+        return {"e": 0, "v": self._shown(bpf_map, found)}
+
+    def _op_update(self, operation: Operation) -> Answer:
+        value = self._value(operation["v"], self._map_or_none(operation))
+        self.kernel.bpf.map_update_elem(
+            self.task, self._fd(operation), self._key(operation), value, operation.get("fl", 0)
+        )
+        return 0
+
+    def _op_delete(self, operation: Operation) -> Answer:
+        unexpected = operation.get("fl", 0) or (1 if operation.get("v") else 0)
+        self.kernel.bpf.map_delete_elem(
+            self.task, self._fd(operation), self._key(operation), unexpected
+        )
+        return 0
+
+    def _op_next_key(self, operation: Operation) -> Answer:
+        found = self.kernel.bpf.map_get_next_key(
+            self.task,
+            self._fd(operation),
+            self._key(operation),
+            out=_out(operation.get("v", "")),
+        )
+        return {"e": 0, "k": found.hex()}
+
+    def _op_freeze(self, operation: Operation) -> Answer:
+        self.kernel.bpf.map_freeze(self.task, self._fd(operation))
+        return 0
+
+    # -- many elements, one call each ----------------------------------------------------------------------------
+
+    def _op_fill(self, operation: Operation) -> Answer:
+        bpf_map = self._map(operation)
+        value = b"\x01" * bpf_map.user_value_size
+        fd, flags = self._fd(operation), operation.get("fl", 0)
+        return self._repeat(
+            operation,
+            lambda key: self.kernel.bpf.map_update_elem(self.task, fd, key, value, flags),
+        )
+
+    def _op_drop(self, operation: Operation) -> Answer:
+        fd = self._fd(operation)
+        unexpected = self._target.value_pointer_of_delete
+        return self._repeat(
+            operation,
+            lambda key: self.kernel.bpf.map_delete_elem(self.task, fd, key, unexpected),
+        )
+
+    def _repeat(self, operation: Operation, call: Callable[[bytes | None], None]) -> Answer:
+        size, done = self._map(operation).key_size, 0
+        for number in range(operation["start"], operation["start"] + operation["count"]):
+            key = number.to_bytes(max(size, 8), "little")[:size] if size else None
+            try:
+                call(key)
+            except KernelError as refused:
+                return {"e": refused.errno.name, "n": done}
+            done += 1
+        return {"e": 0, "n": done}
+
+    def _op_walk(self, operation: Operation) -> Answer:
+        keys, error = self._walk(operation)
+        if operation.get("ordered"):
+            return {"e": error, "keys": [key.hex() for key in keys]}
+        keys.sort()
+        if len(keys) > _KEYS_LISTED and len(keys[0]) == 4:
+            return {"e": error, "set": ranges(int.from_bytes(key, "little") for key in keys)}
+        return {"e": error, "keys": [key.hex() for key in keys]}
+
+    def _op_count(self, operation: Operation) -> Answer:
+        keys, error = self._walk(operation)
+        return {"e": error, "n": len(keys)}
+
+    def _walk(self, operation: Operation) -> tuple[list[bytes], str]:
+        """Keys by get_next_key from NULL, and the error that ended the walk."""
+        keys: list[bytes] = []
+        key: bytes | None = None
+        fd = self._fd(operation)
+        while len(keys) < _WALK_LIMIT:
+            try:
+                key = self.kernel.bpf.map_get_next_key(self.task, fd, key)
+            except KernelError as end:
+                return keys, end.errno.name
+            keys.append(key)
+        return keys, "endless"
+
+    def _op_next_key_of_missing(self, operation: Operation) -> Answer:
+        fd, size = self._fd(operation), self._map(operation).key_size
+        first = self.kernel.bpf.map_get_next_key(self.task, fd, None)
+        after = self.kernel.bpf.map_get_next_key(self.task, fd, b"\xf7" * size)
+        return {"e": 0, "first": first == after}
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def _op_update_batch(self, operation: Operation) -> Answer:
+        bpf_map, fd = self._map_or_none(operation), self._fd(operation)
+        keys = self._joined(operation["ks"], lambda key: self._plain_key(key, bpf_map))
+        values = self._joined(operation["vs"], lambda value: self._value(value, bpf_map))
+        count = operation.get("count", len(operation["ks"]))
+        return self._batch(
+            count,
+            lambda: self.kernel.bpf.map_update_batch(
+                self.task, fd, keys, values, count, operation.get("fl", 0), operation.get("bfl", 0)
+            ),
+        )
+
+    def _op_delete_batch(self, operation: Operation) -> Answer:
+        bpf_map, fd = self._map_or_none(operation), self._fd(operation)
+        keys = self._joined(operation["ks"], lambda key: self._plain_key(key, bpf_map))
+        count = operation.get("count", len(operation["ks"]))
+        return self._batch(
+            count,
+            lambda: self.kernel.bpf.map_delete_batch(
+                self.task, fd, keys, count, operation.get("fl", 0), operation.get("bfl", 0)
+            ),
+        )
+
+    def _op_lookup_batch(self, operation: Operation) -> Answer:
+        return self._collect(operation, self.kernel.bpf.map_lookup_batch)
+
+    def _op_lookup_delete_batch(self, operation: Operation) -> Answer:
+        return self._collect(operation, self.kernel.bpf.map_lookup_and_delete_batch)
+
+    def _collect(self, operation: Operation, call: Callable[..., BatchResult]) -> Answer:
+        bpf_map, fd, count = self._map_or_none(operation), self._fd(operation), operation["count"]
+        kept: list[BatchResult] = []
+
+        def run() -> BatchResult:
+            kept.append(
+                call(
+                    self.task,
+                    fd,
+                    _pointer(operation["inb"]),
+                    count,
+                    operation.get("fl", 0),
+                    operation.get("bfl", 0),
+                    out=Address.BAD if operation.get("kbad") else Address.GOOD,
+                )
+            )
+            return kept[0]
+
+        answer = self._batch(count, run)
+        result = kept[0] if kept else BatchResult(0)
+        if bpf_map is not None and answer["n"] and answer["e"] in (0, "ENOENT"):
+            pairs = self._pairs(bpf_map, result)
+            ordered = operation.get("ordered")
+            if not ordered and answer["e"] == 0:
+                answer["kv"] = len(pairs)
+            else:
+                answer["kv"] = pairs if ordered else sorted(pairs, key=lambda pair: str(pair[0]))
+        if operation.get("ordered"):
+            answer["out"] = (result.out_batch or bytes(4))[:4].hex()
+        return answer
+
+    def _batch(self, count: int, call: Callable[[], BatchResult]) -> dict[str, Any]:
+        try:
+            result = call()
+        except KernelError as refused:
+            return {"e": refused.errno.name, "n": count}  # the count is not even zeroed
+        return {"e": errno_name(result.errno), "n": result.count}
+
+    def _pairs(self, bpf_map: BpfMap, result: BatchResult) -> list[list[Any]]:
+        key_size, value_size = bpf_map.key_size, bpf_map.user_value_size
+        return [
+            [
+                result.keys[key_size * i : key_size * (i + 1)].hex(),
+                self._shown(bpf_map, result.values[value_size * i : value_size * (i + 1)]),
+            ]
+            for i in range(result.count)
+        ]
+
+    # -- mappings ------------------------------------------------------------------------------------------------
+
+    def _op_mmap(self, operation: Operation) -> Answer:
+        address = self.kernel.bpf.mmap(
+            self.task,
+            self._fd(operation),
+            operation["len"],
+            prot=operation["prot"],
+            offset=operation.get("off", 0),
+        )
+        if operation.get("keep"):
+            self._mappings[operation.get("m", "a")] = address
+        else:
+            self.kernel.bpf.munmap(self.task, address)
+        return 0
+
+    def _op_munmap(self, operation: Operation) -> Answer:
+        address = self._mappings.pop(operation.get("m", "a"), None)
+        if address is not None:
+            self.kernel.bpf.munmap(self.task, address)
+        return 0
+
+    # -- pointers and values -------------------------------------------------------------------------------------
+
+    def _fd(self, operation: Operation) -> int:
+        if "rawfd" in operation:
+            return int(operation["rawfd"])
+        return self._fds.get(operation.get("m") or "a", -1)
+
+    def _map(self, operation: Operation) -> BpfMap:
+        found = self._map_or_none(operation)
+        if found is None:
+            self.task.file(self._fd(operation))
+            raise UnsupportedCaseError(f"{operation['op']} on something that is no map")
+        return found
+
+    def _map_or_none(self, operation: Operation) -> BpfMap | None:
+        file = self.task.fds.get(self._fd(operation))
+        return file.target if file is not None and isinstance(file.target, BpfMap) else None
+
+    def _key(self, operation: Operation) -> UserBytes:
+        return self._plain_key(operation["k"], self._map_or_none(operation))
+
+    def _plain_key(self, given: Any, bpf_map: BpfMap | None) -> UserBytes:
+        """A key as the kernel reads it: the first key_size bytes behind the pointer."""
+        key = self._resolve(given)
+        if isinstance(key, bytes) and bpf_map is not None:
+            if not bpf_map.key_size:
+                return Address.BAD  # any pointer where there is no key
+            return key.ljust(bpf_map.key_size, b"\0")[: bpf_map.key_size]
+        return key
+
+    def _value(self, given: Any, bpf_map: BpfMap | None) -> UserBytes:
+        """A value as the kernel reads it; per-CPU types get the first byte + i on CPU i."""
+        if bpf_map is not None and bpf_map.map_type in PERCPU_TYPES:
+            value = self._resolve(given)
+            if not isinstance(value, bytes):
+                return value
+            width, cpus = round_up_8(bpf_map.value_size), self._target.possible_cpus
+            first, rest = value[:1], value[1:]
+            return b"".join(
+                (bytes([(first[0] + cpu) & 0xFF]) + rest).ljust(width, b"\0")[:width]
+                for cpu in range(cpus)
+            )
+        return self._plain(given, bpf_map)
+
+    def _plain(self, given: Any, bpf_map: BpfMap | None) -> UserBytes:
+        value = self._resolve(given)
+        if isinstance(value, bytes) and bpf_map is not None:
+            return value.ljust(bpf_map.user_value_size, b"\0")[: bpf_map.user_value_size]
+        return value
+
+    def _resolve(self, given: Any) -> UserBytes:
+        if isinstance(given, dict):
+            fd = self._fds.get(given["fd"], -1)
+            return (fd & 0xFFFFFFFF).to_bytes(given["size"], "little")
+        return _pointer(given)
+
+    def _joined(self, given: Any, convert: Callable[[Any], UserBytes]) -> UserBytes:
+        if not isinstance(given, list):
+            return _pointer(given)
+        pieces = [convert(each) for each in given]
+        return b"".join(piece for piece in pieces if isinstance(piece, bytes))
+
+    def _shown(self, bpf_map: BpfMap | None, value: bytes) -> Any:
+        if bpf_map is None:
+            return value.hex()
+        if bpf_map.map_type in PERCPU_TYPES:
+            size, width = bpf_map.value_size, round_up_8(bpf_map.value_size)
+            return [value[at : at + size].hex() for at in range(0, len(value), width)]
+        if bpf_map.map_type in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY):
+            return {"id": self._name_of(int.from_bytes(value, "little"))}
+        if bpf_map.map_type in _COOKIE_TYPES:
+            return _Cookie(value)
+        return value.hex()
+
+    def _name_of(self, ident: int) -> str | None:
+        name = self._ids.get(ident)
+        return name if name in self._fds else None
+
+
+_COOKIE_TYPES: Final = (MapType.SOCKMAP, MapType.SOCKHASH, MapType.REUSEPORT_SOCKARRAY)
+
+
+def _pointer(given: Any) -> UserBytes:
+    if given is None:
+        return None
+    return Address.BAD if given == "bad" else bytes.fromhex(given)
+
+
+def _out(given: Any) -> Address:
+    if given is None:
+        return Address.NULL
+    return Address.BAD if given == "bad" else Address.GOOD
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Ascending integers as ranges: ``0-3,7``."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(f"{a}-{b}" if a != b else f"{a}" for a, b in parts)

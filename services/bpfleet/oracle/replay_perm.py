@@ -1,0 +1,123 @@
+"""Replays perm-TARGET.jsonl: who may create which map, load which program, and use the other commands."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from bpfleet.abi.bpf import ALL_CAPABILITIES, AttachType, Capability, ProgType, map_type_from_name
+from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.program import ProgAttr
+from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.proc.task import Task
+from bpfleet.oracle.machine import CASE_CGROUP, Target
+from bpfleet.oracle.outcome import FileReport, answer_of, same_errno
+
+_VALUE_BYTES: Final = 8
+_STORAGES: Final = ("sk_storage", "inode_storage", "task_storage", "cgrp_storage")
+_MAPS_OF_MAPS: Final = ("array_of_maps", "hash_of_maps")
+_FD_TYPES: Final = ("prog_array", "perf_event_array", "cgroup_array", *_MAPS_OF_MAPS)
+_ATTACH: Final = {"sk_lookup": AttachType.SK_LOOKUP}  # types that name their hook at load
+_FOUR_BYTES: Final = (
+    *_FD_TYPES,
+    "devmap",
+    "devmap_hash",
+    "sockmap",
+    "sockhash",
+    "cpumap",
+    "xskmap",
+)
+
+
+def replay_perm(case: dict[str, Any], target: Target, report: FileReport) -> None:
+    """Compares every answer of one credential in the sections maps, progs and other."""
+    where = f"{case['id']} on {target.name}"
+    for name, recorded in case["maps"].items():
+        kernel, task = _boot(case, target)
+        found = _create(kernel, task, name)
+        report.section("maps").compare(f"{where}: {name}", same_errno(recorded), found, case)
+    for name, recorded in case["progs"].items():
+        kernel, task = _boot(case, target)
+        attr = ProgAttr(ProgType[name.upper()], 2, expected_attach_type=_ATTACH.get(name, 0))
+        found = answer_of(partial(kernel.bpf.prog_load, task, attr))
+        report.section("progs").compare(f"{where}: {name}", same_errno(recorded), found, case)
+    for name, recorded in case["other"].items():
+        kernel, task = _boot(case, target)
+        found = answer_of(_other(kernel, task, name))
+        report.section("other").compare(f"{where}: {name}", same_errno(recorded), found, case)
+
+
+def _boot(case: dict[str, Any], target: Target) -> tuple[Kernel, Task]:
+    kernel, root = target.boot()
+    kernel.bpf.map_create(root, MapAttr(2, 4, 8, 1))  # something to find by id
+    kernel.host.unprivileged_bpf_disabled = case["sysctl"]
+    wanted = case["caps"]
+    caps = ALL_CAPABILITIES if wanted == "all" else frozenset(Capability[name] for name in wanted)
+    unlimited = (RLIM_INFINITY, RLIM_INFINITY)
+    task = kernel.spawn(uid=case["uid"], caps=caps, memlock=unlimited, cgroup=CASE_CGROUP)
+    return kernel, task
+
+
+def _create(kernel: Kernel, task: Task, name: str) -> Any:
+    """The errno of creating a map of a type, with what had to be made first in front where that was refused."""
+    inner_fd = btf_fd = None
+    if name in _MAPS_OF_MAPS:
+        try:
+            inner_fd = kernel.bpf.map_create(task, MapAttr(2, 4, 8, 4))
+        except KernelError as refused:
+            return f"inner:{refused.errno.name}"
+    if name in _STORAGES:
+        try:
+            btf_fd = kernel.bpf.btf_load(task, _storage_types())
+        except KernelError as refused:
+            return f"btf:{refused.errno.name}"
+    attr = _attr(name, inner_fd, btf_fd)
+    return answer_of(lambda: kernel.bpf.map_create(task, attr))
+
+
+def _storage_types() -> tuple[BtfType, ...]:
+    return (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, _VALUE_BYTES, members=1))
+
+
+def _attr(name: str, inner_fd: int | None, btf_fd: int | None) -> MapAttr:
+    """Attributes that are right for the type, so that only permissions can refuse them."""
+    key, value, entries, flags = 4, 4 if name in _FOUR_BYTES else _VALUE_BYTES, 4, 0
+    if name == "lpm_trie":
+        key, flags = 8, 1
+    elif name in ("queue", "stack", "bloom_filter"):
+        key = 0
+    elif name in ("ringbuf", "user_ringbuf"):
+        key, value, entries = 0, 0, PAGE_SIZE
+    elif name in ("cgroup_storage", "percpu_cgroup_storage"):
+        key, entries = 16, 0
+    elif name in _STORAGES:
+        entries, flags = 0, 1
+    elif name == "arena":
+        key, value, flags = 0, 0, 0x400
+    elif name == "stack_trace":
+        value = 80
+    elif name == "cpumap":
+        entries = 1
+    return MapAttr(
+        map_type_from_name(name),
+        key,
+        value,
+        entries,
+        flags,
+        inner_map_fd=inner_fd,
+        btf_fd=btf_fd,
+        btf_key_type_id=1 if btf_fd else 0,
+        btf_value_type_id=2 if btf_fd else 0,
+    )
+
+
+def _other(kernel: Kernel, task: Task, name: str) -> Callable[[], Any]:
+    if name == "map_fd_by_id":
+        return lambda: kernel.bpf.map_get_fd_by_id(task, 1)
+    if name == "map_get_next_id":
+        return lambda: kernel.bpf.map_get_next_id(task, 0)
+    if name == "btf_load":
+        return lambda: kernel.bpf.btf_load(task, _storage_types())
+    raise ValueError(f"unknown command {name!r} in a permission case")
