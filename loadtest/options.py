@@ -90,6 +90,7 @@ def early_shape(arguments: Sequence[str]) -> str:
 
 def add_arguments(parser: Any) -> None:
     """Add the options to Locust's parser; most of them also appear in its web page."""
+
     def option(name: str, default: str | int, text: str, *, in_page: bool = True) -> None:
         variable = "BPFLEET_" + name.removeprefix("bpfleet-").replace("-", "_").upper()
         parser.add_argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from loadtest.outcomes import OutcomeTable
 
 __all__ = ["add_page"]
 
+_PAGE: Final = Path(__file__).with_name("models.html")
 _KEY: Final = "bpfleet-models"
 _COLUMNS: Final = (
     ("model", "Model"),
@@ -36,7 +36,7 @@ _NAMED: Final = ("OK", "EPERM", "ENOMEM", "E2BIG")
 def add_page(environment: Environment, outcomes: OutcomeTable) -> None:
     """Add the tab *Models*, ``/models`` and its data to the web page, where there is one."""
     web = environment.web_ui
-    if web is None:
+    if web is None or web.app is None:
         return
     web.app.register_blueprint(_blueprint(outcomes))
     web.app.after_request(lambda answer: _with_models(answer, outcomes))
@@ -57,8 +57,7 @@ def _blueprint(outcomes: OutcomeTable) -> Blueprint:
 
     @blueprint.route("/models")
     def page() -> Response:
-        text = Path(str(files("loadtest"))).joinpath("models.html").read_text("utf-8")
-        return Response(text, mimetype="text/html")
+        return Response(_PAGE.read_text("utf-8"), mimetype="text/html")
 
     @blueprint.route("/models.json")
     def data() -> Response:

@@ -19,6 +19,7 @@ from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from bpfleet.client.bpf import AgentClient
+from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session
 from loadtest.options import LoadOptions
@@ -63,12 +64,14 @@ class LoadRun:
         """The settings as they are now: the web page may change them between tests."""
         return LoadOptions.parsed(self.environment.parsed_options)
 
-    @property
-    def coordinator(self) -> str:
-        """The coordinator to ask. Raises ``StopUser`` where none is named."""
-        if not self.options.coordinators:
+    def coordinator(self, turn: int = 0) -> str:
+        """A coordinator, in turn: only the one that leads answers. Raises ``StopUser`` if none is
+        named.
+        """
+        named = self.options.coordinators
+        if not named:
             raise StopUser
-        return self.options.coordinators[0]
+        return named[turn % len(named)]
 
     def check_options(self) -> None:
         """Raises ``OptionError`` for a setting that cannot be used."""
@@ -105,7 +108,7 @@ class LoadRun:
     def client(self, agent: str) -> AgentClient:
         """A client of the agent at that address, one connection for all users of this process."""
         if agent not in self._clients:
-            self._clients[agent] = AgentClient(Session(agent))
+            self._clients[agent] = AgentClient(Session(channel_from_environment(agent)))
         return self._clients[agent]
 
     def take_seat(self, kind: str) -> Seat:
@@ -209,14 +212,17 @@ class LoadRun:
                 name = node.name.removeprefix("nodes/")
                 yield Place(spec.profile, name, agent, spec.possible_cpus, spec.ram_bytes)
 
-    def _of_coordinator(self) -> Iterator[Place]:
-        with Session(self.coordinator) as session:
-            for node in FleetClient(session).list_nodes():
-                if node.ready and node.agent_address:
-                    name = node.name.removeprefix("nodes/")
-                    yield Place(
-                        node.profile, name, node.agent_address, node.possible_cpus, node.ram_bytes
-                    )
+    def _of_coordinator(self) -> list[Place]:
+        """From the first coordinator that leads. Raises the last one's ``CallError`` if none does."""
+        problem: CallError | None = None
+        for coordinator in self.options.coordinators:
+            try:
+                return _ready_places(coordinator)
+            except CallError as error:
+                problem = error
+        if problem is not None:
+            raise problem
+        return []
 
     # -- outcomes
 
@@ -250,3 +256,18 @@ class LoadRun:
     def _stop_watches(self) -> None:
         watches, self._watches = self._watches, {}
         gevent.killall(list(watches.values()), block=False)
+
+
+def _ready_places(coordinator: str) -> list[Place]:
+    with Session(channel_from_environment(coordinator)) as session:
+        nodes = [n for n in FleetClient(session).list_nodes() if n.ready and n.agent_address]
+    return [
+        Place(
+            node.profile,
+            node.name.removeprefix("nodes/"),
+            node.agent_address,
+            node.possible_cpus,
+            node.ram_bytes,
+        )
+        for node in nodes
+    ]

@@ -10,8 +10,10 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+from grpc import StatusCode
 from locust import User, tag, task
 
+from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session
 from bpfleet.v1 import workload_pb2
@@ -167,8 +169,8 @@ class FleetUser(User):
         self.load: LoadRun = run_of(environment)
         self._number = next(FleetUser._numbers)
         self._random = SplitMix64(self.load.options.seed + self._number)
-        self._session = Session(self.load.coordinator)
-        self._fleet = FleetClient(self._session)
+        self._coordinator = 0
+        self._fleet = self._connect()
         self._made: list[str] = []
         self._turn = 0
 
@@ -180,7 +182,7 @@ class FleetUser(User):
         """Takes its workloads out of the fleet again."""
         for name in self._made:
             self._timed("delete_workload", partial(self._fleet.delete_workload, name))
-        self._session.close()
+        self._fleet.session.close()
 
     @tag("fleet")
     @task(3)
@@ -225,6 +227,16 @@ class FleetUser(User):
             with closing(self._fleet.watch(status.revision)) as follow:
                 self._timed("watch_fleet", lambda: next(follow))
 
+    def _connect(self) -> FleetClient:
+        target = self.load.coordinator(self._coordinator)
+        return FleetClient(Session(channel_from_environment(target)))
+
+    def _ask_another(self) -> None:
+        """The next call goes to the next coordinator: this one stands by or is away."""
+        self._fleet.session.close()
+        self._coordinator += 1
+        self._fleet = self._connect()
+
     def _timed(self, name: str, act: Callable[[], Any]) -> Any:
         """Carry out one call and report it; None where it failed or was refused.
 
@@ -237,6 +249,8 @@ class FleetUser(User):
             answer = act()
         except CallError as error:
             outcome = error.reason or error.code.name
+            if error.code is StatusCode.UNAVAILABLE:
+                self._ask_another()
             failure = None if error.reason else error
             if failure is not None:
                 self.load.outcomes.record_transport_failure("fleet", error.code.name)

@@ -264,6 +264,10 @@ def _load_worker(spec: ClusterSpec, index: int, address_of: AddressOf) -> Servic
         ),
         environment=_load_environment(spec, address_of),
         image=spec.image,
+        health=(
+            *("python", "-c"),
+            f"import socket; socket.create_connection(({host!r}, {port}), 3)",
+        ),
     )
 
 
