@@ -18,10 +18,12 @@ EXIT_INTERRUPTED: Final = 130
 # Subcommands are imported when they are used: `bpfleet compare` needs no gRPC, and --help is quick.
 _COMMANDS: Final = {
     "compare": ("bpfleet.cli.compare", "The same fleet under several accounting models."),
+    "size": ("bpfleet.cli.size", "What maps and applications cost under each kernel."),
     "node": ("bpfleet.cli.node", "The emulated nodes of one agent."),
     "map": ("bpfleet.cli.map", "BPF maps of a node."),
     "cgroup": ("bpfleet.cli.cgroup", "The cgroup v2 tree of a node."),
     "profile": ("bpfleet.cli.profile", "Kernel profiles, and capturing one from a host."),
+    "oracle": ("bpfleet.cli.oracle", "The emulator against recordings of real kernels."),
     "fleet": ("bpfleet.cli.fleet", "Workloads and nodes of a coordinator."),
     "up": ("bpfleet.cli.up", "Start a whole cluster on a Docker Engine, or as processes."),
     "scale": ("bpfleet.cli.scale", "Change the number of agents of a running cluster."),

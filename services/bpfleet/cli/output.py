@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["console", "message_data", "print_json", "print_table", "write_file"]
 
+_TABLE_WIDTH_MAX = 2000
+
 # Values that JSON can hold.
 Plain = Any
 
 
-def console(*, stderr: bool = False) -> Console:
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console that does not colour or move where output is not a terminal."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
 
 
 def print_json(value: Plain) -> None:
@@ -48,7 +50,8 @@ def print_table(
         table.add_column(name, justify="right" if index >= numbers_from else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    # Tables take the width they need: a cut number is worse than a wrapped line.
+    console(width=_TABLE_WIDTH_MAX).print(table)
 
 
 def write_file(path: Path, text: str) -> None:

@@ -1,16 +1,15 @@
 """The start of an application, as a list of system calls in the order a real loader issues them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, NamedTuple, final
 
-from bpfleet.abi.bpf import AttachType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
-from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.runtime.maps import OpenMap, create_map, pin_path
+from bpfleet.runtime.programs import prog_attr
 from bpfleet.workload.ops import ELEMENT_TYPES
 from bpfleet.workload.spec import MapDeclaration, ProgramDeclaration, ReplicaSpec
 
@@ -19,13 +18,6 @@ __all__ = ["Loader", "Step"]
 # containerd and Docker raise RLIMIT_NOFILE for what they start; 1024 is for logins.
 _NOFILE: Final = 1_048_576
 _FD_BYTES: Final = 4
-# Types that are refused without an expected attach type; listings do not tell which one it was.
-_ATTACH_TYPES: Final[Mapping[ProgType, int]] = {
-    ProgType.CGROUP_SOCK_ADDR: AttachType.CGROUP_INET4_CONNECT,
-    ProgType.CGROUP_SOCKOPT: AttachType.CGROUP_GETSOCKOPT,
-    ProgType.SK_LOOKUP: AttachType.SK_LOOKUP,
-    ProgType.NETFILTER: AttachType.NETFILTER,
-}
 
 
 class Step(NamedTuple):
@@ -180,13 +172,8 @@ class Loader:
 
     def _load(self, program: ProgramDeclaration, loaded: list[int]) -> None:
         names = frozenset(program.map_names)
-        attr = ProgAttr(
-            prog_type=program.prog_type,
-            insn_cnt=program.insn_cnt,
-            prog_name=program.name,
-            expected_attach_type=_ATTACH_TYPES.get(program.prog_type, 0),
-            map_fds=tuple(m.fd for m in self.maps if m.declared.name in names),
-        )
+        fds = tuple(m.fd for m in self.maps if m.declared.name in names)
+        attr = prog_attr(program, fds)
         loaded.append(self._kernel.bpf.prog_load(self._running, attr))
         self.programs_loaded += 1
 

@@ -9,7 +9,8 @@ __all__ = ["profile_from"]
 
 
 def profile_from(name: str) -> KernelProfile:
-    """A known kernel (``6.12``, ``6.12:nobpf``), or the profile in a TOML file (``host.toml``, ``./host``).
+    """A known kernel (``6.12``, ``6.12:nobpf``), or the profile in a TOML file (``host.toml``,
+    ``./host``).
 
     Raises ``ValueError`` with one line that says what was wrong.
     """

@@ -1,0 +1,254 @@
+"""What maps and programs cost under each kernel: found by creating them on an empty emulated host.
+
+Per kernel: the precharge of the rlimit era, what bpftool shows as memlock, the charge at creation
+by class of allocation, what escapes the charge, the charge of one more element, and the charge when
+the map is full.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.kernel import KernelError, KernelProfile
+from bpfleet.kernel.bpf.cost import Allocation, How
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.lpm_trie import LpmTrieMap, leaf_bytes
+from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES, unit_bytes
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.mm.memory import Memory, Owner
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.units import bytes_of, pages_for
+from bpfleet.runtime.maps import create_map
+from bpfleet.runtime.programs import prog_attr
+from bpfleet.workload.spec import Inventory, MapDeclaration, ProgramDeclaration
+
+__all__ = ["MapSize", "TotalSize", "size_of_inventory", "size_of_map", "total_of"]
+
+_RAM_BYTES: Final = 1 << 46
+_CGROUP: Final = "/size"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapSize:
+    """The cost of one declaration under one kernel, all its copies together. Bytes; ``refusal``
+    where it is refused.
+
+    ``charged`` is by class of allocation (``locked`` under the rlimit model). ``element_bytes`` is
+    what inserting one more element charges (0: paid at creation); a trie's includes the
+    intermediate node it usually needs.
+    """
+
+    name: str
+    type_name: str
+    count: int
+    max_entries: int
+    precharge_bytes: int = 0
+    memlock_bytes: int = 0
+    charged: Mapping[str, int] = field(default_factory=dict, hash=False)
+    escaped_bytes: int = 0
+    element_bytes: int = 0
+    full_bytes: int = 0
+    refusal: str = ""
+
+    @property
+    def charged_bytes(self) -> int:
+        """The charge at creation, all classes."""
+        return sum(self.charged.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalSize:
+    """The sum over an inventory under one kernel. ``refused`` counts declarations the kernel
+    refuses.
+    """
+
+    maps: int
+    precharge_bytes: int
+    memlock_bytes: int
+    charged: Mapping[str, int]
+    escaped_bytes: int
+    full_bytes: int
+    refused: int
+
+    @property
+    def charged_bytes(self) -> int:
+        """The charge at creation, all classes."""
+        return sum(self.charged.values())
+
+
+def size_of_map(declared: MapDeclaration, profile: KernelProfile, possible_cpus: int) -> MapSize:
+    """The cost of a map declaration, inner maps included."""
+    own = _measured(declared, profile, possible_cpus)
+    if declared.inner is None or not declared.inner_count or own.refusal:
+        return _times(own, declared.count)
+    inner = _times(_measured(declared.inner, profile, possible_cpus), declared.inner_count)
+    return _times(_with_inner(own, inner), declared.count)
+
+
+def size_of_inventory(
+    inventory: Inventory, profile: KernelProfile, possible_cpus: int
+) -> list[MapSize]:
+    """The cost of every map declaration, then of every program."""
+    sizes = [size_of_map(declared, profile, possible_cpus) for declared in inventory.maps]
+    return sizes + [_program(p, profile, possible_cpus) for p in inventory.programs]
+
+
+def total_of(sizes: Iterable[MapSize]) -> TotalSize:
+    """The sum; programs count as no maps."""
+    found: Sequence[MapSize] = list(sizes)
+    charged: Counter[str] = Counter()
+    for size in found:
+        charged.update(size.charged)
+    return TotalSize(
+        maps=sum(s.count for s in found if s.type_name != _PROGRAM),
+        precharge_bytes=sum(s.precharge_bytes for s in found),
+        memlock_bytes=sum(s.memlock_bytes for s in found),
+        charged=dict(sorted(charged.items())),
+        escaped_bytes=sum(s.escaped_bytes for s in found),
+        full_bytes=sum(s.full_bytes for s in found),
+        refused=sum(bool(s.refusal) for s in found),
+    )
+
+
+_PROGRAM: Final = "program"
+
+
+def _measured(declared: MapDeclaration, profile: KernelProfile, possible_cpus: int) -> MapSize:
+    """One map, created on an empty host."""
+    kernel, task = _host(profile, possible_cpus)
+    blank = MapSize(
+        name=declared.name,
+        type_name=declared.type_name,
+        count=1,
+        max_entries=declared.max_entries,
+    )
+    try:
+        create_map(kernel, task, declared)
+    except KernelError as error:
+        return replace(blank, refusal=f"{error.errno.name}: {error.detail}")
+    kernel.run_deferred()
+    (bpf_map,) = (m for m in kernel.bpf.maps())
+    charged, escaped = _charges(kernel, bpf_map.site.owner)
+    element = _element_bytes(bpf_map, kernel.memory) if charged else 0
+    if profile.is_rlimit:
+        charged, escaped = _locked(bpf_map.precharged_bytes), 0
+    return replace(
+        blank,
+        max_entries=bpf_map.max_entries,
+        precharge_bytes=bytes_of(pages_for(bpf_map.estimate_bytes)) if profile.is_rlimit else 0,
+        memlock_bytes=bpf_map.memlock_bytes(),
+        charged=charged,
+        escaped_bytes=escaped,
+        element_bytes=element,
+        full_bytes=sum(charged.values()) + element * bpf_map.max_entries,
+    )
+
+
+def _program(declared: ProgramDeclaration, profile: KernelProfile, possible_cpus: int) -> MapSize:
+    kernel, task = _host(profile, possible_cpus)
+    blank = MapSize(name=declared.name, type_name=_PROGRAM, count=1, max_entries=0)
+    try:
+        kernel.bpf.prog_load(task, prog_attr(declared))
+    except KernelError as error:
+        return replace(blank, refusal=f"{error.errno.name}: {error.detail}")
+    (prog,) = kernel.bpf.progs()
+    charged, escaped = _charges(kernel, prog.owner)
+    locked = bytes_of(prog.image_pages)
+    if profile.is_rlimit:
+        charged, escaped = _locked(locked), 0
+    return _times(
+        replace(
+            blank,
+            precharge_bytes=locked if profile.is_rlimit else 0,
+            memlock_bytes=locked,
+            charged=charged,
+            escaped_bytes=escaped,
+            full_bytes=sum(charged.values()),
+        ),
+        declared.count,
+    )
+
+
+def _host(profile: KernelProfile, possible_cpus: int) -> tuple[Kernel, Task]:
+    kernel = Kernel(profile, ram_bytes=_RAM_BYTES, possible_cpus=possible_cpus)
+    kernel.mkdir(_CGROUP)
+    unlimited = (RLIM_INFINITY, RLIM_INFINITY)
+    return kernel, kernel.spawn(uid=0, memlock=unlimited, cgroup=_CGROUP, comm="size")
+
+
+def _charges(kernel: Kernel, owner: Owner) -> tuple[dict[str, int], int]:
+    """Charged bytes of one owner by class, and the bytes it takes without a charge."""
+    charged: Counter[str] = Counter()
+    escaped = 0
+    for account in kernel.memory.accounts.values():
+        if account.owner is not owner:
+            continue
+        if account.objcg is None:
+            escaped += account.taken_bytes
+        elif account.charged_bytes:
+            charged[account.kind.name.lower()] += account.charged_bytes
+    return dict(sorted(charged.items())), escaped
+
+
+def _locked(size_bytes: int) -> dict[str, int]:
+    return {"locked": size_bytes} if size_bytes else {}
+
+
+def _element_bytes(bpf_map: BpfMap, memory: Memory) -> int:
+    """What one more element is charged; caches that hold elements ready are not counted."""
+    if isinstance(bpf_map, LpmTrieMap):
+        return _trie_bytes(bpf_map, memory)
+    plan = type(bpf_map).plan(bpf_map.attr, memory.profile, memory.possible_cpus)
+    return sum(_allocation_bytes(allocation, memory) for allocation in plan.per_element)
+
+
+def _trie_bytes(bpf_map: LpmTrieMap, memory: Memory) -> int:
+    leaf = leaf_bytes(bpf_map.attr, memory.profile)
+    if memory.profile.lpm_uses_mem_alloc:
+        return 2 * memory.slab_size(unit_bytes(leaf, percpu=False)).charge
+    inner = memory.slab_size(leaf - bpf_map.attr.value_size).charge
+    return memory.slab_size(leaf).charge + inner
+
+
+def _allocation_bytes(allocation: Allocation, memory: Memory) -> int:
+    how, size = allocation.how, allocation.size_bytes
+    if how is How.MEM_ALLOC_PERCPU:
+        header = memory.slab_size(PERCPU_HEADER_BYTES).charge
+        return allocation.count * (memory.percpu_size(size).charge + header)
+    if how is How.HELPER_PERCPU:
+        return allocation.count * memory.percpu_size(size).charge
+    if how is How.PAGES:
+        return bytes_of(allocation.count)
+    if how in (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED):
+        return 0
+    return allocation.count * memory.slab_size(size).charge
+
+
+def _times(size: MapSize, count: int) -> MapSize:
+    """``count`` equal ones; what one element costs stays."""
+    return replace(
+        size,
+        count=size.count * count,
+        precharge_bytes=size.precharge_bytes * count,
+        memlock_bytes=size.memlock_bytes * count,
+        charged={name: value * count for name, value in size.charged.items()},
+        escaped_bytes=size.escaped_bytes * count,
+        full_bytes=size.full_bytes * count,
+    )
+
+
+def _with_inner(outer: MapSize, inner: MapSize) -> MapSize:
+    charged = Counter(outer.charged)
+    charged.update(inner.charged)
+    return replace(
+        outer,
+        count=1 + inner.count,
+        precharge_bytes=outer.precharge_bytes + inner.precharge_bytes,
+        memlock_bytes=outer.memlock_bytes + inner.memlock_bytes,
+        charged=dict(sorted(charged.items())),
+        escaped_bytes=outer.escaped_bytes + inner.escaped_bytes,
+        full_bytes=outer.full_bytes + inner.full_bytes,
+        refusal=inner.refusal,
+    )
