@@ -5,7 +5,7 @@ touch, charged to the map's creator whoever touches it; pages stay until the map
 Gaps: page tables of the kernel's mapping are not modelled; nothing reads or writes the memory.
 """
 
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from bpfleet.abi.bpf import F_MMAPABLE, F_NO_USER_CONV, F_SEGV_ON_FAULT
 from bpfleet.abi.errno import Errno
@@ -27,6 +27,10 @@ FAULT_GFP: Final = GFP.GFP_KERNEL
 @final
 class ArenaMap(BpfMap):
     """ARENA. ``user_vm_start`` and ``user_vm_end`` are fixed by map_extra or by the first mmap."""
+
+    gap: ClassVar[str] = (
+        "nothing reads or writes the pages; page tables of the kernel's mapping are not counted"
+    )
 
     @classmethod
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:

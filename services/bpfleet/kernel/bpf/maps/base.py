@@ -263,7 +263,8 @@ class BpfMap:
     lists). ``refs`` counts holders of any kind, ``user_refs`` those that user space can see (descriptors, pins).
     """
 
-    supported: ClassVar[str] = "exact"
+    supported: ClassVar[str] = "exact"  # or "cost only": what docs/fidelity.md says of the type
+    gap: ClassVar[str] = ""  # what is not as in Linux, in words
     holds_fds: ClassVar[bool] = False  # IS_FD_MAP: values are descriptors, 4 bytes each
     percpu_values: ClassVar[bool] = False  # values are round_up_8(value) bytes per possible CPU
     charge_errno: ClassVar[Errno | None] = None  # what a refused precharge is turned into

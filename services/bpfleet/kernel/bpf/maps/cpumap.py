@@ -53,6 +53,7 @@ class _Entry:
 class CpuMap(BpfMap):
     """CPUMAP."""
 
+    gap: ClassVar[str] = "no packet is queued; the kernel thread is its stack only"
     free_delay_ns: ClassVar[int] = RCU_GRACE_NS
 
     @classmethod

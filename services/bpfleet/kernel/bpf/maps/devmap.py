@@ -69,6 +69,7 @@ def _slots(attr: MapAttr) -> int:
 class DevMap(BpfMap):
     """DEVMAP; the hash variant below shares its entries."""
 
+    gap: ClassVar[str] = "the node's devices are numbers; no packet is redirected"
     charge_errno: ClassVar[Errno | None] = Errno.EINVAL
     free_delay_ns: ClassVar[int] = 2 * RCU_GRACE_NS
 

@@ -26,7 +26,7 @@ from bpfleet.kernel.bpf.maps.base import (
     require_bpf,
 )
 from bpfleet.kernel.bpf.maps.slots import slot_of
-from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill
+from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
@@ -135,6 +135,9 @@ def destroy_storage(owner: StorageOwner, cpu: int = 0) -> None:
 class LocalStorageMap(BpfMap):
     """The common part; subclasses say what a key's descriptor refers to."""
 
+    gap: ClassVar[str] = (
+        "elements are freed after one grace period, also where Linux waits for two kinds"
+    )
     free_delay_ns: ClassVar[int] = 2 * RCU_GRACE_NS
 
     @classmethod
@@ -181,6 +184,8 @@ class LocalStorageMap(BpfMap):
             how = How.MEM_ALLOC
             allocations.append(prefill(profile, possible_cpus, element, label="selem"))
             allocations.append(prefill(profile, possible_cpus, storage, label="storage"))
+            element = unit_bytes(element, percpu=False)
+            storage = unit_bytes(storage, percpu=False)
         return CostPlan(
             structs.bpf_local_storage_map + buckets,
             tuple(allocations),

@@ -5,7 +5,7 @@ nothing; a socket can be in one such map only and leaves it when closed. Freed f
 Gaps: none in cost; no program ever selects a socket.
 """
 
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST
 from bpfleet.abi.errno import Errno
@@ -33,6 +33,8 @@ from bpfleet.kernel.profile import KernelProfile
 @final
 class ReuseportArray(BpfMap):
     """REUSEPORT_SOCKARRAY."""
+
+    gap: ClassVar[str] = "no program selects a socket"
 
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:

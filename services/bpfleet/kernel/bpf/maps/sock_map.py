@@ -81,6 +81,9 @@ def _state_allowed(sock: Socket) -> bool:
 class _SockMapBase(BpfMap):
     """What both types share: checks of attributes and sockets, and leaving when a socket closes."""
 
+    gap: ClassVar[str] = (
+        "sk_psock and link, charged to nobody, are not counted; no program is attached"
+    )
     free_delay_ns: ClassVar[int] = 2 * RCU_GRACE_NS
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:

@@ -1,7 +1,7 @@
 """STRUCT_OPS: a kernel operations table written in BPF [kernel/bpf/bpf_struct_ops.c].
 
-Profiles: all. Create: the map with the kernel's copy of the value, the user's copy, and pointer arrays for programs (links
-from 6.0, symbols too from 6.12); up to 6.1 one executable page. One element, key 0. A registered map holds a
+Profiles: all. Create: the map with the kernel's copy of the value, the user's copy, and pointer arrays for programs
+(links from 6.0, symbols too from 6.12); up to 6.1 one executable page. One element, key 0. A registered map holds a
 reference on itself until it is deleted. Freed from a work item.
 Gaps: tcp_congestion_ops is the only table (value type id 1); its members are not resolved to programs: an all-zero
 value fails validation with EINVAL, any other registers.
@@ -10,7 +10,7 @@ value fails validation with EINVAL, any other registers.
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, final
+from typing import ClassVar, Final, final
 
 from bpfleet.abi.bpf import F_LINK, F_VTYPE_BTF_OBJ_FD
 from bpfleet.abi.errno import Errno
@@ -61,6 +61,11 @@ class State(IntEnum):
 @final
 class StructOpsMap(BpfMap):
     """STRUCT_OPS."""
+
+    supported: ClassVar[str] = "cost only"
+    gap: ClassVar[str] = (
+        "tcp_congestion_ops is the only table; its members are not resolved to programs"
+    )
 
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:

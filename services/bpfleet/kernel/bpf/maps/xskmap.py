@@ -40,6 +40,7 @@ NODE_GFP: Final = GFP.GFP_ATOMIC | GFP.NOWARN
 class XskMap(BpfMap):
     """XSKMAP."""
 
+    gap: ClassVar[str] = "no packet is redirected"
     free_delay_ns: ClassVar[int] = RCU_GRACE_NS
 
     @classmethod
