@@ -47,7 +47,8 @@ def check_charge_conservation(memory: Memory, cgroups: CgroupTree) -> None:
         if memcg.online:
             expected = sum(held for other, held in own.items() if other.is_descendant_of(memcg))
             assert bytes_of(memcg.memory.usage) == expected, (
-                f"charge conservation: {memcg.path} counts {bytes_of(memcg.memory.usage)} bytes, its charges are {expected}"
+                f"charge conservation: {memcg.path} counts {bytes_of(memcg.memory.usage)} bytes,"
+                f" its charges are {expected}"
             )
     assert all(cgroup.memcg.online for cgroup in cgroups.root.pre_order()), (
         "a cgroup lost its memcg"

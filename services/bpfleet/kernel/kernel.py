@@ -1,7 +1,6 @@
 """One emulated host: builds the subsystems, owns virtual time, and wires the OOM killer to the tasks it kills."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, final
 
 from bpfleet.abi.bpf import Capability
@@ -12,6 +11,7 @@ from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.accounting.memcg import MemcgAccounting
 from bpfleet.kernel.bpf.accounting.none import NoAccounting
 from bpfleet.kernel.bpf.accounting.rlimit import RlimitAccounting
+from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.maps.base import Host
 from bpfleet.kernel.bpf.syscall import BpfSyscalls
 from bpfleet.kernel.cgroup import files as cgroup_files
@@ -28,6 +28,7 @@ from bpfleet.kernel.mm.page_alloc import NodeMemory
 from bpfleet.kernel.mm.throttle import handle_over_high
 from bpfleet.kernel.mm.vmscan import Reclaimer
 from bpfleet.kernel.proc.fdtable import FileTable
+from bpfleet.kernel.proc.files import PROCESS_FILES, meminfo_text, no_such_file
 from bpfleet.kernel.proc.locked_memory import LockedMemory
 from bpfleet.kernel.proc.objects import Objects
 from bpfleet.kernel.proc.oom import OomKiller
@@ -37,37 +38,24 @@ from bpfleet.kernel.proc.user import User, UserTable
 from bpfleet.kernel.profile import KernelProfile, Model
 from bpfleet.kernel.timeline import Timeline
 from bpfleet.kernel.units import pages_for
+from bpfleet.kernel.views.explain import Explanation, explain
+from bpfleet.kernel.views.ledger import LedgerLine, holders_of, ledger
+from bpfleet.kernel.views.orphans import Orphan, find_orphans
+from bpfleet.kernel.views.receipt import Receipt, make_receipt
+from bpfleet.kernel.views.tools import ToolView, tool_views
 
 SIGNALS: Final = range(1, 65)
+FAULT_KINDS: Final = {
+    "slab": AllocKind.SLAB,
+    "percpu": AllocKind.PERCPU,
+    "vmalloc": AllocKind.VMALLOC,
+    "page": AllocKind.PAGES,
+    "anon": AllocKind.ANON,
+}
+LATE_REFILL: Final = "late_refill"
 
 # How a process reads or writes a file: (path, pages, payer, who) -> pages.
 FileOperation = Callable[[str, int, Memcg, Current], int]
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerLine:
-    """Live charges of one owner against one cgroup, in bytes as charged.
-
-    ``cgroup`` pays; "/" pays nothing. ``owner`` and ``kind`` say for what.
-    """
-
-    cgroup: str
-    owner: str
-    kind: str
-    count: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the last call that changed something cost. Bytes; ``limit_bytes`` None: unlimited, or no limit applies."""
-
-    model: str
-    estimate_bytes: int
-    charged_bytes: int
-    charged_to: str
-    usage_bytes: int
-    limit_bytes: int | None
 
 
 def _accounting(profile: KernelProfile) -> BpfAccounting:
@@ -121,6 +109,8 @@ class Kernel:
         self.bpf: Final = BpfSyscalls(
             self.host, self.memory, self.accounting, self.files, self.timeline, seed=seed
         )
+        self._receipt: Receipt | None = None
+        self._receipt_of = 0
         self._control_files: Final = cgroup_files.Host(self.cgroups, self.timeline, self)
         self._wire()
 
@@ -384,23 +374,74 @@ class Kernel:
         if not self.page_cache.unlink_tmpfs(path):
             raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {path!r}")
 
+    # -- faults --------------------------------------------------------------------------------------------------
+
+    def inject_fault(self, kind: str, nth: int = 1) -> None:
+        """Makes the ``nth`` allocation of a kind from now on fail once, or (``late_refill``) delays cache refills.
+
+        Raises ``ValueError`` naming the kinds there are.
+        """
+        if kind == LATE_REFILL:
+            self._set_late_refill(late=True)
+        elif kind in FAULT_KINDS:
+            self.memory.fail_nth(FAULT_KINDS[kind], nth)
+        else:
+            known = ", ".join((*FAULT_KINDS, LATE_REFILL))
+            raise ValueError(f"no fault {kind!r}; there are {known}")
+
+    def clear_faults(self) -> None:
+        """Takes back every fault that has not struck yet."""
+        self.memory.faults.clear()
+        self._set_late_refill(late=False)
+
+    def _set_late_refill(self, *, late: bool) -> None:
+        self.host.late_refill = late
+        for bpf_map in self.bpf.maps():
+            for caches in bpf_map.site.mem_allocs:
+                caches.late_refill = late
+
     # -- views ---------------------------------------------------------------------------------------------------
 
     def ledger(self) -> list[LedgerLine]:
         """Every live charge with its payer, then what CPUs hold in stock; each subtree sums to its memory.current."""
-        lines = [
-            LedgerLine(
-                account.objcg.memcg.path,
-                repr(account.owner),
-                account.kind.name.lower(),
-                account.count,
-                account.charged_bytes,
-            )
-            for account in self.memory.accounts.values()
-            if account.objcg is not None
-        ]
-        lines.sort(key=lambda line: (line.cgroup, line.owner, line.kind))
-        return lines
+        return ledger(self.memory)
+
+    def tool_views(self, path: str) -> list[ToolView]:
+        """What each tool says about a cgroup's memory, and what it leaves out. Raises ENOENT."""
+        return tool_views(self.cgroups.find(path), self.memory, self.bpf.maps(), self.profile)
+
+    @property
+    def last_receipt(self) -> Receipt | None:
+        """What the latest call that changed a map or loaded a program cost; None before the first."""
+        if self._receipt_of != self.bpf.changes:
+            self._receipt_of = self.bpf.changes
+            self._receipt = make_receipt(self.profile, self.bpf, self.controller.root)
+        return self._receipt
+
+    def read_proc(self, pid: int | None, name: str) -> str:
+        """The text of a /proc file: ``limits``, ``status``, ``cgroup``, ``fdinfo/N`` of a process; ``meminfo``.
+
+        Raises ESRCH, ENOENT, EBADF.
+        """
+        if pid is None:
+            if name != "meminfo":
+                raise no_such_file(name)
+            return meminfo_text(self.ram, self.controller.root)
+        task = self.processes.find(pid)
+        directory, _, fd = name.partition("/")
+        if directory == "fdinfo" and fd.isdecimal():
+            return fdinfo_text(task.file(int(fd)), self.profile)
+        if name not in PROCESS_FILES:
+            raise no_such_file(name)
+        return PROCESS_FILES[name](task)
+
+    def explain(self, error: KernelError) -> Explanation:
+        """What a refusal means: whose counter, which limit, who else holds it, and where it would have passed."""
+        return explain(error, self.profile, holders_of(error, self.memory, self.users))
+
+    def orphans(self) -> list[Orphan]:
+        """Maps whose creator's cgroup is gone, and maps that only a pin keeps alive."""
+        return find_orphans(self.bpf.maps(), self.cgroups)
 
     def check(self) -> None:
         """Asserts every named invariant. AssertionError is a bug of the emulator, never of its user."""

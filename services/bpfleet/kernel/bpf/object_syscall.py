@@ -61,6 +61,7 @@ class ObjectSyscalls:
         self.last_prog: BpfProg | None = None
         self.last_charged_bytes = 0
         self.last_task: Task | None = None
+        self.last_created = False
 
     # -- programs ------------------------------------------------------------------------------------------------
 
@@ -74,6 +75,7 @@ class ObjectSyscalls:
             self.last_prog = prog_of(task, fd)
             self.last_charged_bytes = self.memory.charged_bytes_total - before
             self.last_task = task
+            self.last_created = True
             return fd
         finally:
             if task.notify_resume:

@@ -73,6 +73,8 @@ class BpfSyscalls(ObjectSyscalls):
         try:
             fd = self._create(task, attr)
             self._changed(self._map(task, fd), before)
+            self.last_task = task
+            self.last_created = True
             return fd
         finally:
             if task.notify_resume:
@@ -138,6 +140,7 @@ class BpfSyscalls(ObjectSyscalls):
         self.changes += 1
         self.last_map = bpf_map
         self.last_charged_bytes = self.memory.charged_bytes_total - charged_before
+        self.last_created = False
 
     # -- elements ------------------------------------------------------------------------------------------------
 
@@ -194,6 +197,7 @@ class BpfSyscalls(ObjectSyscalls):
             self.last_map = bpf_map
             self.last_charged_bytes = memory.charged_bytes_total - before
             self.last_task = task
+            self.last_created = False
             if self.host.late_refill:
                 self._refill(bpf_map, task)
         finally:

@@ -39,6 +39,30 @@ class AllocKind(IntEnum):
     SHMEM = 8
 
 
+_STATS_OF_KIND: Final[dict[AllocKind, tuple[Stat, ...]]] = {
+    AllocKind.SLAB: (Stat.SLAB_UNRECLAIMABLE,),
+    AllocKind.SLAB_RECLAIMABLE: (Stat.SLAB_RECLAIMABLE,),
+    AllocKind.PERCPU: (Stat.PERCPU,),
+    AllocKind.VMALLOC: (Stat.VMALLOC_PAGES,),
+    AllocKind.PAGES: (),
+    AllocKind.PAGE_TABLE: (Stat.PGTABLE_PAGES,),
+    AllocKind.ANON: (Stat.ANON_PAGES,),
+    AllocKind.FILE: (Stat.FILE_PAGES,),
+    AllocKind.SHMEM: (Stat.FILE_PAGES, Stat.SHMEM_PAGES),
+}
+_PAGE_KINDS: Final = frozenset(
+    {
+        AllocKind.VMALLOC,
+        AllocKind.PAGES,
+        AllocKind.PAGE_TABLE,
+        AllocKind.ANON,
+        AllocKind.FILE,
+        AllocKind.SHMEM,
+    }
+)
+_USER_KINDS: Final = frozenset({AllocKind.ANON, AllocKind.FILE, AllocKind.SHMEM})
+
+
 @final
 class Owner:
     """What an allocation belongs to: a map, a program, a file, ... Compared by identity."""
@@ -62,13 +86,17 @@ class AllocSize:
     costs its payer.
     """
 
-    __slots__ = ("charge", "kind", "requested", "taken")
+    __slots__ = ("charge", "is_page_charged", "kind", "requested", "taken")
 
     def __init__(self, kind: AllocKind, requested: int, taken: int, charge: int) -> None:
         self.kind: Final = kind
         self.requested: Final = requested
         self.taken: Final = taken
         self.charge: Final = charge
+        # By whole pages: everything but slab objects up to 8 KiB and per-CPU objects.
+        self.is_page_charged: Final = kind in _PAGE_KINDS or (
+            kind != AllocKind.PERCPU and requested > KMALLOC_LARGEST_CLASS
+        )
 
 
 @final
@@ -84,7 +112,7 @@ class Account:
     def __init__(self, owner: Owner, kind: AllocKind, objcg: ObjCgroup | None) -> None:
         self.owner: Final = owner
         self.kind: Final = kind
-        self.objcg: Final = objcg
+        self.objcg = objcg
         self.count = 0
         self.charged_bytes = 0
         self.taken_bytes = 0
@@ -105,30 +133,6 @@ class Block:
     def charged_bytes(self) -> int:
         """Bytes its payer is charged for it."""
         return self.size.charge * self.count if self.account.objcg is not None else 0
-
-
-_STATS_OF_KIND: Final[dict[AllocKind, tuple[Stat, ...]]] = {
-    AllocKind.SLAB: (Stat.SLAB_UNRECLAIMABLE,),
-    AllocKind.SLAB_RECLAIMABLE: (Stat.SLAB_RECLAIMABLE,),
-    AllocKind.PERCPU: (Stat.PERCPU,),
-    AllocKind.VMALLOC: (Stat.VMALLOC_PAGES,),
-    AllocKind.PAGES: (),
-    AllocKind.PAGE_TABLE: (Stat.PGTABLE_PAGES,),
-    AllocKind.ANON: (Stat.ANON_PAGES,),
-    AllocKind.FILE: (Stat.FILE_PAGES,),
-    AllocKind.SHMEM: (Stat.FILE_PAGES, Stat.SHMEM_PAGES),
-}
-_PAGE_KINDS: Final = frozenset(
-    {
-        AllocKind.VMALLOC,
-        AllocKind.PAGES,
-        AllocKind.PAGE_TABLE,
-        AllocKind.ANON,
-        AllocKind.FILE,
-        AllocKind.SHMEM,
-    }
-)
-_USER_KINDS: Final = frozenset({AllocKind.ANON, AllocKind.FILE, AllocKind.SHMEM})
 
 
 @final
@@ -346,6 +350,61 @@ class Memory:
         elif not objcg.memcg.online:
             self.controller.release_if_unused(objcg.memcg)
 
+    def recharge(self, owner: Owner, payer: ObjCgroup, current: Current) -> None:
+        """Moves every charge of ``owner`` to ``payer``: charges it first, then uncharges whoever paid so far.
+
+        Raises KernelError(ENOMEM) where it does not fit, and then nothing has moved. What nobody pays for stays so.
+        """
+        moving = [
+            account
+            for account in self.accounts.values()
+            if account.owner is owner and account.objcg not in (None, payer) and account.count
+        ]
+        done = 0
+        try:
+            for account in moving:
+                self._charge_account(payer, account, current)
+                done += 1
+        except KernelError:
+            for account in moving[:done]:
+                self._uncharge_account(payer, account, current.cpu)
+            raise
+        for account in moving:
+            assert account.objcg is not None
+            old = account.objcg
+            self._uncharge_account(old, account, current.cpu)
+            self._leave(account)
+            account.objcg = payer
+            self.accounts[(owner, account.kind, payer)] = account
+            payer.accounts += 1
+
+    def _charge_account(self, objcg: ObjCgroup, account: Account, current: Current) -> None:
+        """Charges all an account holds to ``objcg``. Raises KernelError(ENOMEM), then nothing of it is charged."""
+        gfp = GFP.GFP_KERNEL_ACCOUNT | GFP.RETRY_MAYFAIL
+        charge = account.charged_bytes
+        if account.kind in _PAGE_KINDS:
+            pages = charge // PAGE_SIZE
+            done = self._charge_pages(objcg, account.kind, pages, gfp, current)
+            if done < pages:
+                self._uncharge_pages(objcg, account.kind, done, current.cpu)
+                self._last_failure = self.controller.last_failure
+                raise self._failure(charge)
+        elif charge:
+            if not self.controller.charge_bytes(objcg, charge, 1, gfp, current):
+                self._last_failure = self.controller.last_failure
+                raise self._failure(charge)
+            for stat in _STATS_OF_KIND[account.kind]:
+                objcg.memcg.add_stat(stat, charge)
+
+    def _uncharge_account(self, objcg: ObjCgroup, account: Account, cpu: int) -> None:
+        charge = account.charged_bytes
+        if account.kind in _PAGE_KINDS:
+            self._uncharge_pages(objcg, account.kind, charge // PAGE_SIZE, cpu)
+            return
+        for stat in _STATS_OF_KIND[account.kind]:
+            objcg.memcg.add_stat(stat, -charge)
+        self.controller.uncharge_bytes(objcg, charge, cpu)
+
     # -- pages: each is had from RAM, then charged ---------------------------------------------------------------
 
     def _take_pages(
@@ -420,7 +479,7 @@ class Memory:
     ) -> None:
         """Charges ``count`` objects one after the other; on failure uncharges what went through and raises."""
         controller = self.controller
-        if size.requested > KMALLOC_LARGEST_CLASS and size.kind != AllocKind.PERCPU:
+        if size.is_page_charged:
             assert count == 1, "large kmalloc objects are taken one at a time"
             controller.charge_kernel_block(objcg, size.charge // PAGE_SIZE, gfp, current)
         else:
@@ -440,7 +499,7 @@ class Memory:
             return
         for stat in _STATS_OF_KIND[size.kind]:
             objcg.memcg.add_stat(stat, -charge)
-        if size.requested > KMALLOC_LARGEST_CLASS and size.kind != AllocKind.PERCPU:
+        if size.is_page_charged:
             self.controller.uncharge_kernel_pages(objcg, charge // PAGE_SIZE, cpu)
         else:
             self.controller.uncharge_bytes(objcg, charge, cpu)

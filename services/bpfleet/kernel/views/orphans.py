@@ -1,0 +1,63 @@
+"""Orphans: maps that live on without anyone who would answer for their memory."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.cgroup.tree import CgroupTree
+from bpfleet.kernel.errors import KernelError
+
+CGROUP_GONE: Final = "cgroup gone"
+ONLY_PINNED: Final = "only pinned"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """One map, why it is an orphan, and who is charged for it now. ``charged_bytes`` are those of a memcg kernel."""
+
+    map_id: int
+    name: str
+    map_type: str
+    why: str
+    created_in: str
+    charged_to: str
+    charged_bytes: int
+    memlock_bytes: int
+    pinned_paths: tuple[str, ...]
+
+
+def find_orphans(maps: Iterable[BpfMap], cgroups: CgroupTree) -> list[Orphan]:
+    """Maps whose creator's cgroup has been removed, then maps that nothing but a pin holds; by id within each."""
+    gone, pinned = [], []
+    for bpf_map in maps:
+        if not _exists(bpf_map.creator_cgroup, cgroups):
+            gone.append(_orphan(bpf_map, CGROUP_GONE))
+        elif bpf_map.pinned_paths and bpf_map.refs == len(bpf_map.pinned_paths):
+            pinned.append(_orphan(bpf_map, ONLY_PINNED))
+    return gone + pinned
+
+
+def _exists(path: str, cgroups: CgroupTree) -> bool:
+    """Whether that very cgroup is still there; one made anew under the same name counts as there."""
+    try:
+        cgroups.find(path)
+    except KernelError:
+        return False
+    return True
+
+
+def _orphan(bpf_map: BpfMap, why: str) -> Orphan:
+    creator = bpf_map.site.creator
+    payer = f"uid {bpf_map.charge.user.uid}" if bpf_map.charge.user is not None else "/"
+    return Orphan(
+        bpf_map.id,
+        bpf_map.name,
+        bpf_map.map_type.name.lower(),
+        why,
+        bpf_map.creator_cgroup,
+        creator.memcg.path if creator is not None else payer,
+        bpf_map.charged_bytes,
+        bpf_map.memlock_bytes(),
+        tuple(bpf_map.pinned_paths),
+    )
