@@ -199,7 +199,8 @@ def test_an_attachment_keeps_the_program_until_the_cgroup_goes(profile):
     assert len(kernel.bpf.progs()) == len(kernel.bpf.maps()) == 1
     kernel.rmdir("/b")
     kernel.run_deferred()
-    assert not kernel.bpf.progs() and not kernel.bpf.maps()
+    assert not kernel.bpf.progs()
+    assert not kernel.bpf.maps()
     kernel.check()
 
 
@@ -213,7 +214,8 @@ def test_a_storage_map_can_go_while_its_cgroup_stays(profile):
     kernel.close(task.pid, prog)
     kernel.close(task.pid, storage)
     kernel.run_deferred()
-    assert not kernel.bpf.maps() and kernel.user(0).locked_vm_pages == 0
+    assert not kernel.bpf.maps()
+    assert kernel.user(0).locked_vm_pages == 0
     settle(kernel)
 
 

@@ -53,7 +53,8 @@ def test_subprograms_have_an_image_and_aux_each_but_no_statistics(profile):
     one = charged(kernel, "prog 1")
     kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER, subprog_insns=(2, 2)))
     two = charged(kernel, "prog 2")
-    assert two["vmalloc"] == 3 * one["vmalloc"] and two["slab"] == 3 * one["slab"]
+    assert two["vmalloc"] == 3 * one["vmalloc"]
+    assert two["slab"] == 3 * one["slab"]
     assert two["percpu"] < 3 * one["percpu"]
     settle(kernel)
 
@@ -111,9 +112,11 @@ def test_5_10_gives_the_budget_back_before_the_memory():
     free = kernel.ram.free_bytes
     fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER))
     kernel.close(task.pid, fd)
-    assert kernel.user(0).locked_vm_pages == 1 and not kernel.bpf.progs()
+    assert kernel.user(0).locked_vm_pages == 1
+    assert not kernel.bpf.progs()
     kernel.advance(10_000_000)  # the grace period
-    assert kernel.user(0).locked_vm_pages == 0 and kernel.ram.free_bytes < free
+    assert kernel.user(0).locked_vm_pages == 0
+    assert kernel.ram.free_bytes < free
     kernel.advance(1_000_000)  # the work item
     assert kernel.ram.free_bytes == free
 
@@ -175,7 +178,8 @@ def test_bad_attributes_leave_nothing(profile, attr, errno):
     kernel, task = boot(profile)
     with refused(errno):
         kernel.bpf.prog_load(task, attr)
-    assert not charged(kernel, "prog") and kernel.user(0).locked_vm_pages == 0
+    assert not charged(kernel, "prog")
+    assert kernel.user(0).locked_vm_pages == 0
     settle(kernel)
 
 
