@@ -13,7 +13,7 @@ from typing import Any
 
 from bpfleet.coordinator.commands import Command
 from bpfleet.coordinator.errors import FleetError
-from bpfleet.coordinator.records import Event, Kind, Record, encode
+from bpfleet.coordinator.records import Event, Kind, Record, Replica, encode
 from bpfleet.coordinator.state import FleetState
 from bpfleet.coordinator.store.base import Batch
 
@@ -86,17 +86,18 @@ class Engine:
         now_ms: int,
         done: Callable[[Any], None],
         refused: Callable[[FleetError], None],
-    ) -> None:
+    ) -> bool:
         """Carries a command out; ``done`` is called once it is stored.
 
         A command that changed nothing still waits for what it may have seen: the changes before it
         that are not stored yet. ``refused`` is called at once where the state machine says no.
+        Returns whether the answer is given already: without the store's word that this is the leader.
         """
         try:
             result = self.state.apply(command, now_ms)
         except FleetError as error:
             refused(error)
-            return
+            return True
         ticket = Ticket(result, done, refused)
         if len(self.state.tables.log) > self._flight_log_length():
             self._open.tickets.append(ticket)
@@ -104,6 +105,25 @@ class Engine:
             self._flight.tickets.append(ticket)
         else:
             done(result)
+            return True
+        return False
+
+    def stored_replicas(self, agent: str) -> list[Replica]:
+        """The replicas on an agent's nodes as the store has them: without what is only decided."""
+        tables = self.state.tables
+        before: dict[str, Record | None] = {}
+        for kind, name, old in tables.log:
+            if kind is Kind.REPLICA:
+                before.setdefault(name, old)
+        nodes = tables.books.agents.get(agent, {})
+        found = [
+            replica
+            for node in nodes
+            for replica in tables.books.nodes[node].replicas.values()
+            if replica.name not in before
+        ]
+        undecided = (old for old in before.values() if isinstance(old, Replica))
+        return found + [replica for replica in undecided if replica.node in nodes]
 
     def seal(self) -> Batch | None:
         """The open group as a batch for the store; None while one is under way or nothing changed."""

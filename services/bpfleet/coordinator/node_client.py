@@ -1,6 +1,6 @@
 """Calls to the RuntimeService of agents: one channel each, one batch of orders at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from grpc import aio
@@ -18,7 +18,15 @@ from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 if TYPE_CHECKING:
     from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceAsyncStub
 
-__all__ = ["AgentUnreachable", "Agents", "GrpcAgents", "truth_of"]
+__all__ = [
+    "AgentUnreachable",
+    "Agents",
+    "Answer",
+    "GrpcAgents",
+    "news_of",
+    "order_messages",
+    "truth_of",
+]
 
 _DEADLINE_SECONDS: Final = 30.0
 _CHANNELS_MAX: Final = 20_000
@@ -56,34 +64,14 @@ class GrpcAgents:
     ) -> Answer:
         """Stops first, so that what starts finds its memory free."""
         stub = self._stub(address)
+        stops, runs = order_messages(orders, workloads, epoch)
         news: list[tuple[str, ReplicaNews]] = []
         try:
-            if orders.stops:
-                await stub.StopReplicas(
-                    runtime_service_pb2.StopReplicasRequest(
-                        replicas=[
-                            runtime_service_pb2.ReplicaKey(node=node, replica=replica)
-                            for node, replica in orders.stops
-                        ],
-                        leader_epoch=epoch,
-                        sequence=2 * orders.sequence,
-                    ),
-                    timeout=_DEADLINE_SECONDS,
-                )
-            if orders.runs:
-                answer = await stub.RunReplicas(
-                    runtime_service_pb2.RunReplicasRequest(
-                        replicas=[
-                            _replica_spec(replica, workloads[replica.workload])
-                            for replica in orders.runs
-                            if replica.workload in workloads
-                        ],
-                        leader_epoch=epoch,
-                        sequence=2 * orders.sequence + 1,
-                    ),
-                    timeout=_DEADLINE_SECONDS,
-                )
-                news = _news(orders, answer)
+            if stops.replicas:
+                await stub.StopReplicas(stops, timeout=_DEADLINE_SECONDS)
+            if runs.replicas:
+                answer = await stub.RunReplicas(runs, timeout=_DEADLINE_SECONDS)
+                news = news_of(orders, answer)
         except aio.AioRpcError as error:
             told = decode_rpc_error(error)
             raise AgentUnreachable(f"{told.code.name} {told.reason}: {told.message}") from None
@@ -106,6 +94,38 @@ class GrpcAgents:
                 raise AgentUnreachable(str(error)) from None
             self._channels[address] = channel
         return RuntimeServiceStub(channel)
+
+
+def order_messages(
+    orders: Orders, workloads: Mapping[str, Workload], epoch: int
+) -> tuple[runtime_service_pb2.StopReplicasRequest, runtime_service_pb2.RunReplicasRequest]:
+    """The two requests of one batch of orders, numbered one after the other.
+
+    A replica whose workload has changed since is left out: what it should run is decided but not stored.
+    """
+    stops = runtime_service_pb2.StopReplicasRequest(
+        replicas=[
+            runtime_service_pb2.ReplicaKey(node=node, replica=replica)
+            for node, replica in orders.stops
+        ],
+        leader_epoch=epoch,
+        sequence=2 * orders.sequence,
+    )
+    runs = runtime_service_pb2.RunReplicasRequest(
+        replicas=[
+            _replica_spec(replica, workloads[replica.workload])
+            for replica in orders.runs
+            if _agrees(replica, workloads)
+        ],
+        leader_epoch=epoch,
+        sequence=2 * orders.sequence + 1,
+    )
+    return stops, runs
+
+
+def _agrees(replica: Replica, workloads: Mapping[str, Workload]) -> bool:
+    workload = workloads.get(replica.workload)
+    return workload is not None and workload.generation == replica.generation
 
 
 def _replica_spec(replica: Replica, workload: Workload) -> runtime_service_pb2.ReplicaSpec:
@@ -137,9 +157,10 @@ def _replica_spec(replica: Replica, workload: Workload) -> runtime_service_pb2.R
     return message
 
 
-def _news(
+def news_of(
     orders: Orders, answer: runtime_service_pb2.RunReplicasResponse
 ) -> list[tuple[str, ReplicaNews]]:
+    """What the answer says about the replicas that were ordered to run."""
     ordered = {replica.name: replica for replica in orders.runs}
     news = [
         (

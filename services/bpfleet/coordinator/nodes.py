@@ -16,7 +16,7 @@ from bpfleet.coordinator.constraints import executes
 from bpfleet.coordinator.disruption import evict_for_pressure, settle_drain
 from bpfleet.coordinator.errors import FleetError, Refused
 from bpfleet.coordinator.records import Agent, Node, Phase, Replica
-from bpfleet.coordinator.replicas import gone, hear, lose, restart_now, stop
+from bpfleet.coordinator.replicas import hear, lose, restart_now, stop
 from bpfleet.coordinator.transition import Transition
 
 __all__ = [
@@ -146,9 +146,10 @@ def _compare(t: Transition, announced: NodeAnnouncement) -> list[tuple[str, str]
 
 
 def _is_missing(t: Transition, replica: Replica) -> None:
-    if replica.phase is Phase.STOPPING:
-        gone(t, replica)
-    elif replica.phase is Phase.RUNNING:
+    """A replica the node does not list. An order may have overtaken the list, so one that stops is
+    not gone until its agent confirms the stop, and one that starts is simply ordered again.
+    """
+    if replica.phase is Phase.RUNNING:
         restart_now(t, replica, "NODE_RESTARTED")
 
 

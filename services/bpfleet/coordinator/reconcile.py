@@ -34,6 +34,7 @@ from bpfleet.coordinator.store.base import (
     Batch,
     Conflict,
     Fenced,
+    Leadership,
     Snapshot,
     Store,
     StoreError,
@@ -89,6 +90,7 @@ class Coordinator:
         self._orders = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._store_ok = True
+        self._certain_until_ms = 0
 
     # -- what servicers need
 
@@ -119,21 +121,24 @@ class Coordinator:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         with self.metrics.deciding(type(command).__name__):
-            engine.submit(
+            at_once = engine.submit(
                 command,
                 self.clock_ms(),
                 lambda result: None if answer.done() else answer.set_result(result),
                 lambda error: None if answer.done() else answer.set_exception(error),
             )
+        if at_once and self.clock_ms() >= self._certain_until_ms:
+            # What the store did not confirm may come from a state that a new leader has left behind.
+            answer.exception()
+            raise self._not_leading()
         self._dirty.set()
         return await answer
 
     def registered(self, agent: str, incarnation: str, strays: list[tuple[str, str]]) -> None:
         """An agent has registered: grants its lease and renews its orders."""
-        state = self.state
+        self._leading_engine()
         self.leases.grant(agent, incarnation, self.clock_ms())
-        assert self._dispatch is not None, "a leader has a dispatch"
-        self._reset_orders(state, agent)
+        self._reset_orders(agent)
         self.stray(agent, strays)
 
     def stray(self, agent: str, strays: list[tuple[str, str]]) -> None:
@@ -161,9 +166,8 @@ class Coordinator:
         """Leads whenever it can, until cancelled."""
         while True:
             try:
-                leadership = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
+                leadership = await self._acquire()
                 self._store_ok = True
-                self.leader = leadership.holder
                 if leadership.holder == self.identity:
                     await self._lead(leadership.epoch)
             except StoreError as error:
@@ -180,6 +184,17 @@ class Coordinator:
                 await self.store.resign(self.identity)
         await self._agents.close()
         await self.store.close()
+
+    async def _acquire(self) -> Leadership:
+        """Leads or learns who does. Until its time is over nobody else can lead: the store counts it
+        from later on than this process does.
+        """
+        asked_ms = self.clock_ms()
+        held = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
+        self.leader = held.holder
+        if held.holder == self.identity:
+            self._certain_until_ms = asked_ms + self.timing.leader_ttl_ms
+        return held
 
     async def _lead(self, epoch: int) -> None:
         """One term: from loading the state to losing the lead."""
@@ -221,16 +236,13 @@ class Coordinator:
             if agent.alive:
                 self.leases.grant(agent.name, agent.incarnation, now_ms)
         for agent_name in state.tables.agents:
-            self._reset_orders(state, agent_name)
+            self._reset_orders(agent_name)
         self.metrics.leads(True)
         self.leading.set()
 
-    def _reset_orders(self, state: FleetState, agent: str) -> None:
+    def _reset_orders(self, agent: str) -> None:
         assert self._dispatch is not None, "a leader has a dispatch"
-        books = state.tables.books
-        nodes = books.agents.get(agent, {})
-        bound = [r for node in nodes for r in books.nodes[node].replicas.values()]
-        self._dispatch.reset(agent, bound)
+        self._dispatch.reset(agent, self._leading_engine().stored_replicas(agent))
 
     def _step_down(self) -> None:
         engine, self._engine = self._engine, None
@@ -250,10 +262,9 @@ class Coordinator:
         while True:
             await asyncio.sleep(self.timing.leader_ttl_ms / 3000)
             try:
-                held = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
+                held = await self._acquire()
             except StoreUnavailable:
                 continue
-            self.leader = held.holder
             if held.holder != self.identity or held.epoch != epoch:
                 raise Fenced(f"{held.holder} leads epoch {held.epoch}")
 
@@ -292,7 +303,7 @@ class Coordinator:
         while True:
             await asyncio.sleep(self.timing.store_retry_ms / 1000)
             try:
-                held = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
+                held = await self._acquire()
                 if held.holder != self.identity or held.epoch != batch.epoch:
                     raise Fenced(f"{held.holder} leads epoch {held.epoch}")
                 revision = await self.store.revision()

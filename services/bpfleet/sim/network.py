@@ -1,0 +1,151 @@
+"""Calls between simulated processes: delayed, lost, repeated, cut off, and ended by crashes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, TypeVar
+
+__all__ = ["Faults", "Network", "Process", "Unreachable"]
+
+T = TypeVar("T")
+
+CALL_SECONDS: Final = 4.0
+
+
+class Unreachable(Exception):
+    """The caller got no answer; whether the call was carried out is unknown to it."""
+
+
+@dataclass(slots=True)
+class Faults:
+    """How bad the network is: shares of calls, and seconds."""
+
+    loss: float = 0.0
+    duplication: float = 0.0
+    delay_max_s: float = 0.02
+    slow_share: float = 0.0
+    slow_max_s: float = 2.0
+
+
+class Process:
+    """Something that can crash: all its tasks end at once, and calls to it fail until it is up again."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.life = 0
+        self.up = False
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+
+    def start(self) -> None:
+        """Comes up, as a new life."""
+        self.life += 1
+        self.up = True
+
+    def crash(self) -> None:
+        """Ends everything that runs in it."""
+        self.up = False
+        for task in list(self._tasks):
+            task.cancel()
+        self._tasks.clear()
+
+    # The coroutine's result is its caller's business.
+    def spawn(self, work: Any) -> asyncio.Task[Any]:
+        """Runs a coroutine as part of the process."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        return task
+
+
+class Network:
+    """All links between processes. Links are named by the two processes, in either order."""
+
+    def __init__(self, random: Random) -> None:
+        self.faults = Faults()
+        self._random = random
+        self._cut: dict[tuple[str, str], None] = {}
+        self.calls = 0
+
+    def cut(self, one: str, other: str) -> None:
+        """No call passes between the two until the link is healed."""
+        self._cut[min(one, other), max(one, other)] = None
+
+    def heal_link(self, one: str, other: str) -> None:
+        """Calls pass between the two again."""
+        self._cut.pop((min(one, other), max(one, other)), None)
+
+    def heal(self) -> None:
+        """Every link works, and the network is fast and faithful."""
+        self._cut.clear()
+        self.faults = Faults()
+
+    async def call(self, source: Process, target: Process, work: Callable[[], Awaitable[T]]) -> T:
+        """Carries out ``work`` at ``target`` and returns its answer, if the network lets it.
+
+        Errors of ``work`` come back as they are. Raises ``Unreachable``.
+        """
+        self.calls += 1
+        deadline = asyncio.get_running_loop().time() + CALL_SECONDS
+        life = target.life
+        if self._random.random() < self.faults.duplication:
+            target.spawn(self._arrive_late(source, target, life, work))
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._travel(source, target, life)
+                answer = await self._carry_out(target, work)
+                await self._travel(target, source, source.life)
+                return answer
+        except TimeoutError:
+            raise Unreachable(f"{target.name} did not answer in time") from None
+
+    async def _carry_out(self, target: Process, work: Callable[[], Awaitable[T]]) -> T:
+        """Runs at the target: it goes on when the caller has given up, and ends with the target."""
+
+        async def at_target() -> T:
+            return await work()
+
+        task = target.spawn(at_target())
+        try:
+            answer: T = await asyncio.shield(task)
+            return answer
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Unreachable(f"{target.name} crashed") from None
+            task.add_done_callback(_ignore)
+            raise
+
+    async def _travel(self, source: Process, target: Process, life: int) -> None:
+        faults = self.faults
+        delay_s = self._random.random() * faults.delay_max_s
+        if self._random.random() < faults.slow_share:
+            delay_s = self._random.random() * faults.slow_max_s
+        lost = self._random.random() < faults.loss
+        await asyncio.sleep(delay_s)
+        if lost:
+            await asyncio.sleep(CALL_SECONDS)
+        if not self._passes(source, target, life):
+            raise Unreachable(f"no way from {source.name} to {target.name}")
+
+    def _passes(self, source: Process, target: Process, life: int) -> bool:
+        link = min(source.name, target.name), max(source.name, target.name)
+        return target.up and target.life == life and link not in self._cut
+
+    async def _arrive_late(
+        self, source: Process, target: Process, life: int, work: Callable[[], Awaitable[Any]]
+    ) -> None:
+        await asyncio.sleep(self._random.random() * 2 * CALL_SECONDS)
+        if self._passes(source, target, life):
+            try:
+                await work()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                # The answer to a repeated call has no reader; a broken invariant must be heard of.
+                if isinstance(error, AssertionError):
+                    raise
+
+
+def _ignore(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
