@@ -162,6 +162,8 @@ def fill_to_the_limit(seed: int, *, limit_bytes: int | None, cpus: int, elements
                 refused = any(reply.errno for reply in replies)
             if random.below(4) == 0:
                 yield [Call(Do.TOUCH, count=part_bytes // 4)]
+        # Its heap grows on, whatever BPF was told: where maps are charged to the cgroup, that kills.
+        yield [Call(Do.TOUCH, count=part_bytes)]
         yield from _close(fds)
         yield [RESTART]
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, ContainerError, DockerException, ImageNotFound, NotFound
 from docker.types import Healthcheck
 
 from bpfleet.launcher.engine import Instance, State
@@ -185,6 +185,21 @@ class DockerEngine:
             if name not in {container.name for container in network.containers}:
                 network.connect(name)
 
+    def run_module(self, cluster: str, service: Service, module: Sequence[str]) -> str:
+        """A container of its own on the cluster's network; the engine removes it."""
+        options = _options(cluster, service, "") | {"restart_policy": None, "detach": False}
+        for name in ("name", "hostname", "labels", "ports", "mem_limit", "memswap_limit"):
+            options.pop(name, None)
+        options |= {"entrypoint": ["python", "-m"], "command": list(module), "remove": True}
+        options["healthcheck"] = Healthcheck(test=["NONE"])
+        with _engine_errors(f"run {module[0]}"):
+            try:
+                return bytes(
+                    self._client.containers.run(**options, labels={LABEL: cluster})
+                ).decode()
+            except ContainerError as error:
+                raise LaunchError(f"{module[0]}: {_last_line(error.stderr)}") from error
+
     def redis_command(self, cluster: str, arguments: Sequence[str]) -> str:
         """Runs redis-cli in the store's container."""
 
@@ -223,6 +238,11 @@ def _engine_errors(doing: str, *, missing_is_fine: bool = False) -> Iterator[Non
 def _first_line(error: Exception) -> str:
     explanation = getattr(error, "explanation", None) or str(error)
     return str(explanation).strip().splitlines()[0] if str(explanation).strip() else repr(error)
+
+
+def _last_line(printed: bytes | None) -> str:
+    lines = (printed or b"").decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
 
 
 def _volume(cluster: str) -> str:

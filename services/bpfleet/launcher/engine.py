@@ -94,5 +94,10 @@ class Engine(Protocol):
     def reconnect(self, cluster: str, name: str) -> None:
         """Undo ``disconnect``."""
 
+    def run_module(self, cluster: str, service: Service, module: Sequence[str]) -> str:
+        """Run ``python -m module...`` once, where and with the settings ``service`` runs; returns what
+        it printed. Raises ``LaunchError`` with its last line where it fails.
+        """
+
     def redis_command(self, cluster: str, arguments: Sequence[str]) -> str:
         """Run one Redis command on the cluster's store and return the answer's text."""

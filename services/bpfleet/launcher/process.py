@@ -28,6 +28,7 @@ __all__ = ["ProcessEngine", "default_folder"]
 
 STOP_SECONDS: Final = 10.0
 _PROBE_SECONDS: Final = 1.0
+_MODULE_SECONDS: Final = 300.0
 _ROLES: Final = list(Role)
 _MODULES: Final = {"coordinator": "bpfleet.coordinator", "agent": "bpfleet.node_agent"}
 # Ports after the coordinators': the API port of the spec plus these.
@@ -183,6 +184,20 @@ class ProcessEngine:
     def reconnect(self, cluster: str, name: str) -> None:
         """Nothing was cut."""
 
+    def run_module(self, cluster: str, service: Service, module: Sequence[str]) -> str:
+        """A child of this process."""
+        done = subprocess.run(
+            [sys.executable, "-m", *module],
+            env={**os.environ, **service.environment},
+            capture_output=True,
+            text=True,
+            timeout=_MODULE_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise LaunchError(f"{module[0]}: {_last_line(done.stderr)}")
+        return done.stdout
+
     def redis_command(self, cluster: str, arguments: Sequence[str]) -> str:
         """Runs redis-cli against the cluster's store."""
         stores = [r for r in self._records(cluster) if r.role == Role.REDIS]
@@ -252,6 +267,11 @@ class ProcessEngine:
             address=f"127.0.0.1:{record.port}" if record.port else "",
             detail=f"pid {record.pid}",
         )
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
 
 
 def _port(spec: ClusterSpec, role: Role, index: int) -> int:
