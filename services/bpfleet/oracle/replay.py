@@ -1,4 +1,8 @@
-"""`bpfleet oracle check`: replays recordings of real kernels on the emulator and reports what differs."""
+"""Replays recordings of real kernels on the emulator and reports what differs.
+
+create-, elements- and perm-TARGET, errno, and scenarios-MODEL-TARGET: the first word of a file's name says which
+replay reads it. The format is described where the recordings are kept.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,6 +15,7 @@ from bpfleet.oracle.replay_create import replay_create
 from bpfleet.oracle.replay_elements import replay_elements
 from bpfleet.oracle.replay_errno import replay_errno
 from bpfleet.oracle.replay_perm import replay_perm
+from bpfleet.oracle.scenarios import Replay, read_scenarios
 
 _ERRNO_TARGETS: Final = ("5.10-smp2", "6.1-smp2", "6.12-smp2", "6.18-smp2")
 
@@ -20,10 +25,11 @@ _PER_TARGET: Final[dict[str, _Replay]] = {
     "elements": replay_elements,
     "perm": replay_perm,
 }
+_KINDS: Final = (*_PER_TARGET, "errno", "scenarios")
 
 
 def check_file(path: Path) -> FileReport:
-    """Replays one recording file. What is in it is told by its name: create-, elements-, errno, perm-.
+    """Replays one recording file. Its name tells what is in it.
 
     Raises ``ValueError`` for a file that is none of these, ``OSError`` for one that cannot be read.
     """
@@ -40,11 +46,26 @@ def check_file(path: Path) -> FileReport:
         for case in read_cases(path):
             for target in _targets_of(case, targets, known):
                 replay_errno(case, target, report)
+    elif kind == "scenarios":
+        _check_scenarios(path, target_named(name.partition("-")[2], known), report)
     else:
-        raise ValueError(
-            f"{path.name}: expected create-TARGET, elements-TARGET, errno or perm-TARGET .jsonl"
-        )
+        raise ValueError(f"{path.name}: expected a name that starts with {', '.join(_KINDS)}")
     return report
+
+
+def _check_scenarios(path: Path, target: Target, report: FileReport) -> None:
+    """One case per step of each story."""
+    section = report.section("steps")
+    for story in read_scenarios(path):
+        replay = Replay(target.profile, target.possible_cpus, target.ram_bytes)
+        differences = {each.number: each for each in replay.run(story)}
+        for number, step in enumerate(story.steps):
+            where = f"{story.id} step {number} {step.get('op')}"
+            other = differences.get(number)
+            if other is None:
+                section.compare(where, 0, 0, step)
+            else:
+                section.compare(where, other.recorded, other.emulated, step)
 
 
 def _targets_of(case: dict[str, Any], usual: list[Target], known: dict[str, Any]) -> list[Target]:

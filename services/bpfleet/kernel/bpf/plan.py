@@ -1,0 +1,215 @@
+"""What a map will cost, without a kernel: the plan of its type in numbers. Pure.
+
+For `bpfleet size`, for placement, and for reports. Everything is bytes.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from bpfleet.abi.bpf import MapType
+from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES, Allocation, CostPlan, How
+from bpfleet.kernel.bpf.map_create import class_of
+from bpfleet.kernel.bpf.maps.base import BpfMap, footprint_bytes, user_value_size
+from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES, prefill_count, watermarks
+from bpfleet.kernel.mm.percpu import percpu_bytes, percpu_charge_bytes
+from bpfleet.kernel.mm.slab import kmalloc_bytes, kmalloc_charge_bytes
+from bpfleet.kernel.mm.vmalloc import vmalloc_bytes
+from bpfleet.kernel.profile import KernelProfile, Memlock
+from bpfleet.kernel.units import bytes_of, pages_for
+
+AREA_KMALLOC_LIMIT: Final = PAGE_SIZE << 3
+_ALWAYS_CHARGED: Final = (How.KMALLOC_ACCOUNT, How.PAGES)  # also with cgroup.memory=nobpf
+_NEVER_CHARGED: Final = (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED)
+_HELPERS: Final = (How.HELPER_KMALLOC, How.HELPER_PERCPU)
+
+
+@dataclass(frozen=True, slots=True)
+class Charges:
+    """Bytes charged to the creator's memcg by allocator, and ``uncharged``: taken, but charged to nobody."""
+
+    slab: int = 0
+    percpu: int = 0
+    vmalloc: int = 0
+    pages: int = 0
+    uncharged: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes charged."""
+        return self.slab + self.percpu + self.vmalloc + self.pages
+
+    def __add__(self, other: "Charges") -> "Charges":
+        return Charges(
+            self.slab + other.slab,
+            self.percpu + other.percpu,
+            self.vmalloc + other.vmalloc,
+            self.pages + other.pages,
+            self.uncharged + other.uncharged,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MapCost:
+    """One map under one profile.
+
+    ``precharge_bytes`` is what 5.10 holds on the user's RLIMIT_MEMLOCK, ``memlock_bytes`` the memlock line right after
+    creation and ``memlock_full_bytes`` with every entry in. ``per_element`` is one more element on its own, without
+    what the element caches keep ready; ``full`` the whole map with every entry inserted on one CPU. ``entries`` is
+    max_entries as the kernel reports it; 0 for types that have none, and then ``full`` equals ``created``.
+    """
+
+    profile: str
+    entries: int
+    precharge_bytes: int
+    memlock_bytes: int
+    memlock_full_bytes: int
+    created: Charges
+    per_element: Charges
+    full: Charges
+
+
+def plan_map(
+    attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
+) -> CostPlan:
+    """The type's plan for ``attr``. Raises KernelError(EINVAL) where the kernel has no such type.
+
+    Attributes are not checked; ``perfmon`` False is a creator without CAP_PERFMON.
+    """
+    cls = class_of(attr.map_type, profile)
+    return cls.plan(cls.effective(attr, possible_cpus), profile, possible_cpus, perfmon=perfmon)
+
+
+def map_cost(
+    attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
+) -> MapCost:
+    """All numbers of a map. Raises KernelError(EINVAL) where the kernel has no such type.
+
+    >>> from bpfleet.kernel.profile import PROFILES
+    >>> cost = map_cost(MapAttr(MapType.HASH, 8, 8, 1000, 1), PROFILES["6.1"], 8)
+    >>> cost.created.total, cost.per_element.total, cost.full.total - cost.created.total
+    (20744, 104, 109824)
+    """
+    cls = class_of(attr.map_type, profile)
+    attr = cls.effective(attr, possible_cpus)
+    plan = cls.plan(attr, profile, possible_cpus, perfmon=perfmon)
+    created = element = filled = Charges()
+    for allocation in plan.allocations:
+        created += _charge(allocation, profile, possible_cpus, at_creation=True)
+    for allocation in plan.per_element:
+        element += _charge(allocation, profile, possible_cpus, at_creation=False)
+        count = _inserted(attr, allocation, profile)
+        filled += _charge(allocation, profile, possible_cpus, at_creation=False, count=count)
+    return MapCost(
+        profile=profile.name,
+        entries=attr.max_entries,
+        precharge_bytes=bytes_of(pages_for(plan.estimate_bytes)),
+        memlock_bytes=_memlock(cls, attr, plan, profile, possible_cpus, 0),
+        memlock_full_bytes=_memlock(cls, attr, plan, profile, possible_cpus, attr.max_entries),
+        created=created,
+        per_element=element,
+        full=created + filled,
+    )
+
+
+def fits_precharge(plan: CostPlan) -> bool:
+    """Whether the estimate fits the 32-bit precharge of 5.10 (E2BIG otherwise)."""
+    return plan.estimate_bytes < LARGEST_COST_BYTES
+
+
+def _memlock(
+    cls: type[BpfMap],
+    attr: MapAttr,
+    plan: CostPlan,
+    profile: KernelProfile,
+    possible_cpus: int,
+    entries: int,
+) -> int:
+    if profile.memlock is Memlock.CHARGED:
+        return bytes_of(pages_for(plan.estimate_bytes))
+    if profile.memlock is Memlock.FOOTPRINT:
+        value_size = user_value_size(cls, attr, possible_cpus)
+        return footprint_bytes(attr.key_size, value_size, attr.max_entries)
+    return cls.mem_usage(attr, profile, possible_cpus, entries)
+
+
+def _inserted(attr: MapAttr, allocation: Allocation, profile: KernelProfile) -> int:
+    """How many of an element's allocation a map makes when all entries are inserted, one after the other on one CPU."""
+    wanted = attr.max_entries * allocation.count
+    if attr.map_type == MapType.LPM_TRIE and allocation.label != "leaf":
+        wanted = max(wanted - 1, 0)  # intermediate nodes part two prefixes: one fewer than leaves
+    if allocation.how not in (How.MEM_ALLOC, How.MEM_ALLOC_PERCPU) or not wanted:
+        return wanted
+    return cached_objects(
+        profile,
+        allocation.size_bytes,
+        wanted,
+        percpu=allocation.how is How.MEM_ALLOC_PERCPU,
+    )
+
+
+def cached_objects(profile: KernelProfile, unit: int, wanted: int, *, percpu: bool) -> int:
+    """Objects a CPU's cache takes beyond its prefill to hand out ``wanted``, refilled in batches.
+
+    >>> from bpfleet.kernel.profile import PROFILES
+    >>> [cached_objects(PROFILES["6.1"], 72, n, percpu=False) for n in (100, 1000)]
+    [144, 1056]
+    """
+    low, _, batch = watermarks(profile, unit, percpu=percpu)
+    short = low + wanted - prefill_count(profile, unit, percpu=percpu)
+    return max(-(-short // batch), 0) * batch
+
+
+def _charge(
+    allocation: Allocation,
+    profile: KernelProfile,
+    possible_cpus: int,
+    *,
+    at_creation: bool,
+    count: int | None = None,
+) -> Charges:
+    how, size = allocation.how, allocation.size_bytes
+    times = allocation.count if count is None else count
+    if how is How.PAGES:
+        return _one("pages", how, times * PAGE_SIZE, times * PAGE_SIZE, profile, at_creation)
+    if how in (How.HELPER_PERCPU, How.PERCPU_UNCHARGED, How.MEM_ALLOC_PERCPU):
+        vector = profile.percpu_charges_objcg_vector
+        charge = percpu_charge_bytes(size, possible_cpus, objcg_vector=vector)
+        taken = percpu_bytes(size, possible_cpus)
+        made = _one("percpu", how, charge * times, taken * times, profile, at_creation)
+        if how is How.MEM_ALLOC_PERCPU:
+            charge, taken = (
+                kmalloc_charge_bytes(PERCPU_HEADER_BYTES),
+                kmalloc_bytes(PERCPU_HEADER_BYTES),
+            )
+            made += _one("slab", how, charge * times, taken * times, profile, at_creation)
+        return made
+    if how is How.AREA_MMAPABLE or (how is How.AREA and size > AREA_KMALLOC_LIMIT):
+        area = vmalloc_bytes(size) * times
+        return _one("vmalloc", how, area, area, profile, at_creation)
+    charge, taken = kmalloc_charge_bytes(size) * times, kmalloc_bytes(size) * times
+    return _one("slab", how, charge, taken, profile, at_creation)
+
+
+def _one(
+    kind: str, how: How, charge: int, taken: int, profile: KernelProfile, at_creation: bool
+) -> Charges:
+    if not is_charged(how, profile, at_creation=at_creation):
+        return Charges(uncharged=taken)
+    if kind == "slab":
+        return Charges(slab=charge)
+    if kind == "percpu":
+        return Charges(percpu=charge)
+    return Charges(vmalloc=charge) if kind == "vmalloc" else Charges(pages=charge)
+
+
+def is_charged(how: How, profile: KernelProfile, *, at_creation: bool) -> bool:
+    """Whether an allocation is charged to a memcg at all under a profile."""
+    if profile.is_rlimit or not profile.kmem_accounting or how in _NEVER_CHARGED:
+        return False
+    if not profile.bpf_accounting:
+        return how in _ALWAYS_CHARGED
+    if at_creation and how in _HELPERS:
+        return profile.creation_percpu_charged
+    return True
