@@ -14,7 +14,7 @@ from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current, KernelContext
 from bpfleet.kernel.mm.memcg import ObjCgroup
-from bpfleet.kernel.mm.memory import AllocKind, Memory, Owner
+from bpfleet.kernel.mm.memory import Account, AllocKind, AllocSize, Memory, Owner
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.timeline import Timeline
 
@@ -187,6 +187,14 @@ class BpfMemAlloc:
         if not self._not_reusable[current_cpu]:
             self._timeline.defer(RCU_GRACE_NS, lambda: self._rcu_over(current_cpu))
         self._not_reusable[current_cpu] += count
+
+    def hand_over(self, owner: Owner) -> tuple[Account, AllocSize]:
+        """An object in use that outlives these caches: from now on it belongs to ``owner``."""
+        assert self.in_use, "nothing is in use"
+        assert self._header_size is None, "per-CPU objects do not outlive their map"
+        self.in_use -= 1
+        self.objects -= 1
+        return self._memory.hand_over(self._account, owner, self._size), self._size
 
     def refill(self, cpu: int) -> None:
         """The irq_work: adds a batch when the CPU's cache is below its low watermark [bpf_mem_refill]."""

@@ -336,6 +336,19 @@ class Memory:
         if account.count == 0:
             self._leave(account)
 
+    def hand_over(self, account: Account, owner: Owner, size: AllocSize, count: int = 1) -> Account:
+        """Gives ``count`` objects another owner; who pays stays. Returns the account that must get them back."""
+        target = self.account(owner, account.kind, account.objcg)
+        charge = size.charge * count if account.objcg is not None else 0
+        self._enter(target, count, size.taken * count, charge)
+        self.charged_bytes_total -= charge
+        account.count -= count
+        account.taken_bytes -= size.taken * count
+        account.charged_bytes -= charge
+        if account.count == 0:
+            self._leave(account)
+        return target
+
     def _leave(self, account: Account) -> None:
         """Takes an emptied account off the ledger, and lets go of a removed cgroup it was the last to hold."""
         objcg = account.objcg

@@ -6,6 +6,7 @@ from bpfleet.abi.bpf import F_RDONLY, F_WRONLY, AttachType, MapType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.program import ProgAttr
+from bpfleet.kernel.errors import KernelError
 from tests.kernels import ALL, MEMCG, boot, charged, refused, settle
 
 ARRAY = MapAttr(MapType.ARRAY, 4, 8, 100_000, map_name="kept")
@@ -153,7 +154,7 @@ def test_churn_at_the_limit_meets_the_pending_uncharge():
         try:
             kernel.close(task.pid, kernel.bpf.map_create(task, attr))
             answers.append("ok")
-        except Exception as error:
+        except KernelError as error:
             answers.append(error.errno.name)
     assert answers == ["ok"] + ["EPERM"] * 4
     kernel.run_deferred()

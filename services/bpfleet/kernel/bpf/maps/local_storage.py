@@ -30,7 +30,7 @@ from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.memory import Account, AllocSize
+from bpfleet.kernel.mm.memory import Account, AllocSize, Owner
 from bpfleet.kernel.proc.sockets import Inode, Socket, socket_of
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
@@ -75,6 +75,13 @@ class Pool:
             return None
         return self._site.take_element(self.size, context, ELEMENT_GFP)
 
+    def hand_over(self, taken: Account | None, owner: Owner) -> tuple[Account, AllocSize]:
+        """Lets a taken object outlive the map, as ``owner``'s."""
+        if self._caches is not None:
+            return self._caches.hand_over(owner)
+        assert taken is not None
+        return self._site.memory.hand_over(taken, owner, self.size), self.size
+
     def give(self, taken: Account | None, cpu: int) -> None:
         """Gives it back: to the cache at once, to kmalloc after a grace period."""
         if self._caches is not None:
@@ -98,10 +105,11 @@ class _Element:
 class LocalStorage:
     """struct bpf_local_storage: all values of one owner, by map.
 
-    The block itself was taken from the map whose element came first, and goes back there.
+    The block itself was taken from the map whose element came first, and goes back there. When that map is freed
+    before, the block lives on by itself, at the expense of whoever paid for it (``_orphaned``).
     """
 
-    __slots__ = ("_maker", "_taken", "elements", "owner")
+    __slots__ = ("_maker", "_orphaned", "_taken", "elements", "owner")
 
     def __init__(
         self, owner: StorageOwner, maker: "LocalStorageMap", taken: Account | None
@@ -110,6 +118,7 @@ class LocalStorage:
         self.elements: Final[dict[LocalStorageMap, _Element]] = {}
         self._maker: Final = maker
         self._taken: Final = taken
+        self._orphaned: tuple[Account, AllocSize] | None = None
 
     def remove(self, storage_map: "LocalStorageMap", cpu: int) -> None:
         """Unlinks one map's element; with the last one the block goes too [bpf_selem_unlink]."""
@@ -117,7 +126,19 @@ class LocalStorage:
         storage_map.unlink(self.owner, element, cpu)
         if not self.elements:
             self.owner.bpf_storage = None
-            self._maker.give_storage(self.owner, self._taken, cpu)
+            self._free(storage_map, cpu)
+
+    def _free(self, last: "LocalStorageMap", cpu: int) -> None:
+        """bpf_local_storage_free. ``last`` is the map whose element was the last."""
+        if self._orphaned is None:
+            self._maker.give_storage(self, self._taken, cpu)
+            return
+        last.uncharge_owner(self.owner, last.storage_bytes)
+        last.site.give_after_rcu(*self._orphaned)
+
+    def outlive_maker(self) -> None:
+        """The map that made the block is freed and other maps' elements remain."""
+        self._orphaned = self._maker.hand_over_storage(self._taken)
 
     def destroy(self, cpu: int = 0) -> None:
         """The owner dies: all its elements go [bpf_local_storage_destroy]."""
@@ -207,14 +228,15 @@ class LocalStorageMap(BpfMap):
         super().__init__(attr, host, site)
         memory, caches = site.memory, site.mem_allocs
         self._element_bytes: Final = _element_bytes(attr, host.profile)
-        self._storage_bytes: Final = host.profile.structs.bpf_local_storage
+        self.storage_bytes: Final = host.profile.structs.bpf_local_storage
         self._elements: Final = Pool(
             site, memory.slab_size(self._element_bytes), caches[0] if caches else None
         )
         self._storages: Final = Pool(
-            site, memory.slab_size(self._storage_bytes), caches[1] if caches else None
+            site, memory.slab_size(self.storage_bytes), caches[1] if caches else None
         )
         self._owners: Final[dict[StorageOwner, None]] = {}
+        self._made: Final[dict[LocalStorage, None]] = {}
 
     # -- what a key means ----------------------------------------------------------------------------------------
 
@@ -262,6 +284,9 @@ class LocalStorageMap(BpfMap):
         """Takes the map's elements off all owners."""
         for owner in list(self._owners):
             self._storage(owner).remove(self, cpu)
+        for storage in self._made:
+            storage.outlive_maker()
+        self._made.clear()
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -304,16 +329,17 @@ class LocalStorageMap(BpfMap):
         """bpf_local_storage_alloc; a failure takes the element with it."""
         charged = False
         try:
-            self.charge_owner(owner, self._storage_bytes)
+            self.charge_owner(owner, self.storage_bytes)
             charged = True
             storage = LocalStorage(owner, self, self._storages.take(context))
         except KernelError:
             if charged:
-                self.uncharge_owner(owner, self._storage_bytes)
+                self.uncharge_owner(owner, self.storage_bytes)
             self._elements.give(element.taken, context.cpu)
             self.uncharge_owner(owner, self._element_bytes)
             raise
         owner.bpf_storage = storage
+        self._made[storage] = None
         self.watch_owner(owner)
         return storage
 
@@ -323,10 +349,15 @@ class LocalStorageMap(BpfMap):
         self.uncharge_owner(owner, self._element_bytes)
         self._elements.give(element.taken, cpu)
 
-    def give_storage(self, owner: StorageOwner, taken: Account | None, cpu: int) -> None:
-        """The owner's block, made by this map, is no longer needed."""
-        self.uncharge_owner(owner, self._storage_bytes)
+    def give_storage(self, storage: LocalStorage, taken: Account | None, cpu: int) -> None:
+        """A block made by this map is no longer needed."""
+        del self._made[storage]
+        self.uncharge_owner(storage.owner, self.storage_bytes)
         self._storages.give(taken, cpu)
+
+    def hand_over_storage(self, taken: Account | None) -> tuple[Account, AllocSize]:
+        """A block made by this map outlives it."""
+        return self._storages.hand_over(taken, Owner("local-storage", self.id))
 
     # -- hooks of the types --------------------------------------------------------------------------------------
 
