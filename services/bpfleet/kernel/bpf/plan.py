@@ -11,7 +11,7 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES, Allocation, CostPlan, How
 from bpfleet.kernel.bpf.map_create import class_of
-from bpfleet.kernel.bpf.maps.base import BpfMap, footprint_bytes, user_value_size
+from bpfleet.kernel.bpf.maps.base import footprint_bytes, user_value_size
 from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES, prefill_count, watermarks
 from bpfleet.kernel.mm.percpu import percpu_bytes, percpu_charge_bytes
 from bpfleet.kernel.mm.slab import kmalloc_bytes, kmalloc_charge_bytes
@@ -105,8 +105,10 @@ def map_cost(
         profile=profile.name,
         entries=attr.max_entries,
         precharge_bytes=bytes_of(pages_for(plan.estimate_bytes)),
-        memlock_bytes=_memlock(cls, attr, plan, profile, possible_cpus, 0),
-        memlock_full_bytes=_memlock(cls, attr, plan, profile, possible_cpus, attr.max_entries),
+        memlock_bytes=memlock_line(attr, profile, possible_cpus, 0, perfmon=perfmon),
+        memlock_full_bytes=memlock_line(
+            attr, profile, possible_cpus, attr.max_entries, perfmon=perfmon
+        ),
         created=created,
         per_element=element,
         full=created + filled,
@@ -118,15 +120,25 @@ def fits_precharge(plan: CostPlan) -> bool:
     return plan.estimate_bytes < LARGEST_COST_BYTES
 
 
-def _memlock(
-    cls: type[BpfMap],
+def memlock_line(
     attr: MapAttr,
-    plan: CostPlan,
     profile: KernelProfile,
     possible_cpus: int,
-    entries: int,
+    entries: int = 0,
+    *,
+    perfmon: bool = True,
 ) -> int:
+    """The memlock line of fdinfo and bpftool with ``entries`` elements in the map.
+
+    >>> from bpfleet.kernel.profile import PROFILES
+    >>> lru = MapAttr(MapType.LRU_HASH, 14, 56, 131072)
+    >>> [memlock_line(lru, PROFILES[name], 8) for name in ("5.10", "6.1", "6.12")]
+    [17829888, 9437184, 17826944]
+    """
+    cls = class_of(attr.map_type, profile)
+    attr = cls.effective(attr, possible_cpus)
     if profile.memlock is Memlock.CHARGED:
+        plan = cls.plan(attr, profile, possible_cpus, perfmon=perfmon)
         return bytes_of(pages_for(plan.estimate_bytes))
     if profile.memlock is Memlock.FOOTPRINT:
         value_size = user_value_size(cls, attr, possible_cpus)
