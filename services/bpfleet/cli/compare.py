@@ -1,12 +1,20 @@
 """``bpfleet compare``: the same fleet, the same operations, several accounting models."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import final
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from bpfleet.cli.inputs import (
     Size,
@@ -14,30 +22,56 @@ from bpfleet.cli.inputs import (
     read_inventories,
     read_scenario,
     with_inventories,
+    with_limits,
 )
 from bpfleet.cli.output import console, print_json, print_table, write_file
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
+from bpfleet.report.limits import advise_all
+from bpfleet.report.page import to_html
+from bpfleet.report.repeat import interval_rows, intervals_data, repeat
 from bpfleet.report.results import NodeResult, as_plain
-from bpfleet.report.summary import ROWS, divergence_lines, to_csv, to_markdown
+from bpfleet.report.resume import ResultFolder
+from bpfleet.report.sections import study
+from bpfleet.report.summary import ROWS, counted, divergence_lines, to_csv, to_markdown
+from bpfleet.report.upgrade import UpgradeLine, upgrade_lines, with_rollouts
+from bpfleet.report.workers import workers
+from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import Scenario
 
 __all__ = ["command"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outputs:
+    """Where results go."""
+
+    as_json: bool
+    csv_file: Path | None
+    markdown_file: Path | None
+    report_file: Path | None
 
 
 @click.command("compare")
 @click.option(
-    "--scenario", "scenario_name", default="mixed-fleet", help="Built-in name or TOML file."
+    "--scenario",
+    "scenario_name",
+    default="mixed-fleet",
+    show_default=True,
+    help="Built-in name or TOML file.",
 )
 @click.option(
-    "--models",
-    default=",".join(DEFAULT_MODELS),
-    show_default=True,
-    help="Kernel profiles, comma-separated.",
+    "--models", help=f"Kernel profiles, comma-separated [default: {','.join(DEFAULT_MODELS)}]."
 )
-@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), help="Instead of the scenario's.")
+@click.option("--from", "before", metavar="MODEL", help="With --to: what does the upgrade change?")
+@click.option("--to", "after", metavar="MODEL", help="The kernel after the upgrade.")
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
+@click.option(
+    "--repetitions", default=1, show_default=True, help="Seeds to run, from --seed upwards."
+)
 @click.option(
     "--nodes", type=click.IntRange(1, 100_000), help="Scale the fleet to this many nodes."
 )
@@ -70,6 +104,18 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
     help="User of each --inventory workload.",
 )
 @click.option(
+    "--limits",
+    multiple=True,
+    metavar="NAME=SIZE|FILE",
+    help="memory.max of a workload, or a TOML file of such lines.",
+)
+@click.option(
+    "--resume",
+    "folder",
+    type=_FOLDER,
+    help="Keep results of nodes here; go on after an interruption.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table."
 )
 @click.option("--csv", "csv_file", type=_OUT, help="Write one line per replica and model.")
@@ -78,8 +124,11 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 def command(
     *,
     scenario_name: str,
-    models: str,
+    models: str | None,
+    before: str | None,
+    after: str | None,
     seed: int | None,
+    repetitions: int,
     nodes: int | None,
     steps: int | None,
     agents: int | None,
@@ -88,6 +137,8 @@ def command(
     memlock: int | None,
     user_memory: int,
     uid: int,
+    limits: tuple[str, ...],
+    folder: Path | None,
     as_json: bool,
     csv_file: Path | None,
     markdown_file: Path | None,
@@ -101,6 +152,8 @@ def command(
       bpfleet compare --models 5.10,6.1,6.12 --nodes 100 --seed 7
       bpfleet compare --inventory host.json --memory-limit 512M
       bpfleet compare --report report.html --markdown summary.md
+      bpfleet compare --from 5.10 --to 6.1 --limits falco=512M
+      bpfleet compare --repetitions 10
     """
     scenario = read_scenario(scenario_name)
     if inventories:
@@ -112,21 +165,37 @@ def command(
             user_memory_bytes=user_memory,
             uid=uid,
         )
+    scenario = with_limits(scenario, limits)
     scenario = _changed(scenario, seed=seed, nodes=nodes, steps=steps)
-    names = [name.strip() for name in models.split(",") if name.strip()]
-    result = _run(scenario, names, agents or default_agents())
-    if csv_file is not None:
-        write_file(csv_file, to_csv(result))
-    if markdown_file is not None:
-        write_file(markdown_file, to_markdown(result))
-    if report_file is not None:
-        from bpfleet.report.page import to_html
-
-        write_file(report_file, to_html(result))
+    outputs = _Outputs(
+        as_json=as_json,
+        csv_file=csv_file,
+        markdown_file=markdown_file,
+        report_file=report_file,
+    )
+    processes = agents or default_agents()
+    if before is not None or after is not None:
+        _upgrade(scenario, before, after, models, processes, folder, outputs)
+        return
+    names = _names(models or ",".join(DEFAULT_MODELS))
+    results = repeat(
+        scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
+    )
+    _write_files(scenario, results, processes, outputs)
     if as_json:
-        print_json(as_plain(result))
+        data = as_plain(results[0])
+        print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
-        _print(result)
+        _print(results)
+
+
+def _names(models: str) -> list[str]:
+    return [name.strip() for name in models.split(",") if name.strip()]
+
+
+def _folder(folder: Path | None, scenario: Scenario) -> Path | None:
+    """Every seed keeps its own results."""
+    return None if folder is None else folder / f"seed-{scenario.seed}"
 
 
 def _changed(
@@ -139,59 +208,152 @@ def _changed(
     return scenario if steps is None else replace(scenario, steps=steps)
 
 
-def _run(scenario: Scenario, models: list[str], agents: int) -> Comparison:
+def _run(scenario: Scenario, models: list[str], agents: int, folder: Path | None) -> Comparison:
+    kept = None if folder is None else ResultFolder(folder, scenario, models)
     with _progress(sum(group.count for group in scenario.nodes)) as advance:
-        return compare(scenario, models, agents=agents, on_node=advance)
+        return compare(scenario, models, agents=agents, on_node=advance, kept=kept)
+
+
+@final
+class _Advance:
+    """Moves the bar on by one node."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def __call__(self, result: NodeResult) -> None:
+        self._bar.advance(self._task)
 
 
 @contextmanager
-def _progress(nodes: int) -> Iterator["_Advance"]:
+def _progress(nodes: int) -> Iterator[_Advance]:
     """A bar on standard error, only where that is a terminal."""
+    screen = console(stderr=True)
     bar = Progress(
-        TextColumn("[progress.description]{task.description}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=console(stderr=True),
-        disable=not console(stderr=True).is_terminal,
+        console=screen,
+        disable=not screen.is_terminal,
         transient=True,
     )
     with bar:
         yield _Advance(bar, bar.add_task("nodes", total=nodes))
 
 
-class _Advance:
-    def __init__(self, bar: Progress, task: object) -> None:
-        self._bar = bar
-        self._task = task
+def _write_files(
+    scenario: Scenario, results: Sequence[Comparison], agents: int, outputs: _Outputs
+) -> None:
+    """Files describe the first seed; the page adds intervals where there are more."""
+    result = results[0]
+    if outputs.csv_file is not None:
+        write_file(outputs.csv_file, to_csv(result))
+    if outputs.markdown_file is not None:
+        write_file(outputs.markdown_file, to_markdown(result))
+    if outputs.report_file is not None:
+        extra = study(scenario, result, agents=agents)
+        if len(results) > 1:
+            extra["repetitions"] = intervals_data(results)
+        write_file(outputs.report_file, to_html(result, extra=extra))
 
-    def __call__(self, result: NodeResult) -> None:
-        self._bar.advance(self._task)  # type: ignore[arg-type]  # rich's TaskID is an int NewType
 
-
-def _print(result: Comparison) -> None:
-    out = console()
-    out.print(f"[bold]{result.title or result.scenario}[/bold]")
-    rows = [(row.label, *(row.shown(totals) for totals in result.totals)) for row in ROWS]
+def _print(results: Sequence[Comparison]) -> None:
+    out, result = console(), results[0]
+    out.print(result.title or result.scenario, style="bold", markup=False)
+    if len(results) == 1:
+        rows = [(row.label, *(row.shown(totals) for totals in result.totals)) for row in ROWS]
+    else:
+        rows = [
+            (row.label, *(interval.shown(is_bytes=row.is_bytes) for interval in intervals))
+            for row, intervals in interval_rows(results)
+        ]
     print_table(("", *result.models), rows)
     out.print()
-    if result.first_divergence is None:
-        out.print("The models answered every call alike.")
-    else:
-        out.print("[bold]First divergence[/bold]")
-        for line in divergence_lines(result.first_divergence):
-            out.print(line, markup=False)
-    if result.causes:
-        out.print()
-        out.print("[bold]Divergences by cause[/bold]")
-        for cause in result.causes:
-            where = f"{cause.count} replicas on {cause.nodes} nodes ({', '.join(cause.workloads)})"
-            out.print(f"  {where}: {cause.cause}", markup=False)
+    _print_divergences(result)
     for replica, reason in result.unplaced:
         out.print(f"not placed: {replica}: {reason}", markup=False)
     out.print()
+    seeds = (
+        f"seed {result.seed}" if len(results) == 1 else f"seeds {result.seed} to {results[-1].seed}"
+    )
     out.print(
-        f"seed {result.seed}, {result.steps} steps of {result.step_ns / 1e9:g} s, "
+        f"{seeds}, {result.steps} steps of {result.step_ns / 1e9:g} s, "
         f"profiles {', '.join(result.models)}, bpfleet {result.version}",
         markup=False,
     )
+
+
+def _print_divergences(result: Comparison) -> None:
+    out = console()
+    if result.first_divergence is None:
+        out.print("The models answered every call alike.")
+        return
+    out.print("First divergence", style="bold")
+    for line in divergence_lines(result.first_divergence):
+        out.print(line, markup=False)
+    out.print()
+    out.print("Divergences by cause", style="bold")
+    for cause in result.causes:
+        where = f"{counted(cause.count, 'replica')} on {counted(cause.nodes, 'node')}"
+        out.print(f"  {where} ({', '.join(cause.workloads)}): {cause.cause}", markup=False)
+
+
+# -- the upgrade question
+
+
+def _upgrade(
+    scenario: Scenario,
+    before: str | None,
+    after: str | None,
+    models: str | None,
+    agents: int,
+    folder: Path | None,
+    outputs: _Outputs,
+) -> None:
+    if before is None or after is None or models is not None:
+        raise click.UsageError("--from and --to go together and take the place of --models")
+    scenario = with_rollouts(scenario)
+    result = _run(scenario, [before, after], agents, _folder(folder, scenario))
+    with workers(agents) as each:
+        advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
+    lines = upgrade_lines(result, before, after, advice)
+    _write_files(scenario, [result], agents, outputs)
+    if outputs.as_json:
+        print_json({"from": before, "to": after, "workloads": as_plain(lines)})
+        return
+    out = console()
+    out.print(
+        f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
+    )
+    print_table(
+        ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
+         "memory.max", "raise to"),
+        (_upgrade_row(line) for line in lines),
+        numbers_from=8,
+    )  # fmt: skip
+    out.print()
+    out.print(
+        f"seed {result.seed}, one rolling restart of every workload, bpfleet {result.version}",
+        markup=False,
+    )
+
+
+def _upgrade_row(line: UpgradeLine) -> tuple[str, ...]:
+    return (
+        line.workload,
+        line.group,
+        str(line.replicas),
+        line.change.value,
+        line.before.value,
+        line.after.value,
+        _arrow(line.first_start),
+        _arrow(line.restart),
+        "max" if line.limit_bytes is None else format_bytes(line.limit_bytes),
+        "" if line.raise_to_bytes is None else format_bytes(line.raise_to_bytes),
+    )
+
+
+def _arrow(pair: tuple[str, str]) -> str:
+    return pair[0] if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"

@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterable
+import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
 
+from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.inventory import TEXT_LENGTH_MAX, inventory_from_bpftool
 from bpfleet.workload.quantity import parse_limit
@@ -27,6 +29,7 @@ __all__ = [
     "read_scenario",
     "read_text",
     "with_inventories",
+    "with_limits",
 ]
 
 _FILES_MAX: Final = 1000
@@ -108,6 +111,49 @@ def with_inventories(
         workloads=workloads,
         events=(),
     )
+
+
+def with_limits(scenario: Scenario, texts: Iterable[str]) -> Scenario:
+    """``scenario`` with other memory limits: each text is ``WORKLOAD=SIZE`` or a TOML file of such
+    pairs.
+
+    Raises ``SpecError`` for an unknown workload or a bad size.
+    """
+    limits = dict(pair for text in texts for pair in _limit_pairs(text))
+    known = {workload.name for workload in scenario.workloads}
+    for name in limits:
+        if name not in known:
+            raise SpecError(
+                "--limits", name, None, "no such workload", f"use one of {', '.join(sorted(known))}"
+            )
+    workloads = tuple(
+        replace(w, memory_limit_bytes=limits[w.name]) if w.name in limits else w
+        for w in scenario.workloads
+    )
+    return replace(scenario, workloads=workloads)
+
+
+def _limit_pairs(text: str) -> Iterator[tuple[str, int | None]]:
+    name, equals, value = text.partition("=")
+    if equals:
+        yield name.strip(), _limit(name.strip(), value)
+        return
+    path = Path(text)
+    try:
+        data = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(text, "", None, f"not TOML ({error})", "write WORKLOAD = SIZE") from None
+    for key, size in data.items():
+        yield key, _limit(key, str(size), source=text)
+
+
+def _limit(name: str, text: str, *, source: str = "--limits") -> int | None:
+    try:
+        size_bytes = parse_limit(text)
+    except ValueError as error:
+        problem, _, remedy = str(error).partition("; ")
+        raise SpecError(source, name, text, problem, remedy) from None
+    return None if size_bytes >= RLIM_INFINITY else size_bytes
 
 
 def _expand(paths: Iterable[Path]) -> list[Path]:

@@ -1,7 +1,7 @@
 """The comparison: one scenario, one seed, several models; the same fleet, the same operations."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -11,7 +11,8 @@ from bpfleet.kernel import KernelProfile
 from bpfleet.report.lockstep import run_node
 from bpfleet.report.placing import NodePlan, Placement, place
 from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
-from bpfleet.report.workers import workers
+from bpfleet.report.resume import ResultFolder
+from bpfleet.report.workers import Mapper, workers
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import Phase
@@ -85,22 +86,44 @@ def compare(
     *,
     agents: int = 1,
     on_node: Progress | None = None,
+    kept: ResultFolder | None = None,
 ) -> Comparison:
     """Runs ``scenario`` under every model of ``models`` (profile names).
 
     ``agents`` worker processes share the nodes; the result does not depend on their number.
-    ``on_node`` is called after each node, in order. Raises ``ValueError`` for an unknown or
-    repeated model or a bad ``agents``.
+    ``on_node`` is called after each node, in order. ``kept`` holds results of an earlier,
+    interrupted run and takes up new ones. Raises ``ValueError`` for an unknown or repeated model or
+    a bad ``agents``.
     """
     profiles = _profiles(models)
     placement = place(scenario)
     results: list[NodeResult] = []
     with workers(agents) as each:
-        for result in each(partial(_run, scenario, tuple(models)), placement.nodes):
+        for result in _results(scenario, tuple(models), placement, kept, each):
             results.append(result)
             if on_node is not None:
                 on_node(result)
     return _comparison(scenario, profiles, placement, results)
+
+
+def _results(
+    scenario: Scenario,
+    models: tuple[str, ...],
+    placement: Placement,
+    kept: ResultFolder | None,
+    each: Mapper,
+) -> Iterator[NodeResult]:
+    """The results in the nodes' order; those that were kept are not run again."""
+    found = {plan.index: kept.load(plan.node.name) if kept else None for plan in placement.nodes}
+    missing = [plan for plan in placement.nodes if found[plan.index] is None]
+    fresh = iter(each(partial(_run, scenario, models), missing))
+    for plan in placement.nodes:
+        result = found[plan.index]
+        if result is None:
+            result = next(fresh)
+            if kept is not None:
+                kept.save(result)
+        yield result
 
 
 def _profiles(models: Sequence[str]) -> dict[str, KernelProfile]:

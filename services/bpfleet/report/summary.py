@@ -11,7 +11,7 @@ from bpfleet.report.compare import Comparison, ModelTotals
 from bpfleet.report.results import Counters, Divergence, Verdict
 from bpfleet.workload.quantity import format_bytes
 
-__all__ = ["ROWS", "Row", "divergence_lines", "to_csv", "to_markdown"]
+__all__ = ["ROWS", "Row", "counted", "counters_text", "divergence_lines", "to_csv", "to_markdown"]
 
 
 class Row(NamedTuple):
@@ -61,9 +61,17 @@ def _answer(verdict: Verdict) -> str:
     text = verdict.errno
     if verdict.reason:
         text += f" ({verdict.reason})"
+    requested = verdict.numbers.get("requested_bytes")
+    if isinstance(requested, int):
+        text += f", asking for {format_bytes(requested)}"
     if verdict.counters is not None:
         text += f"; {counters_text(verdict.counters)}"
     return text
+
+
+def counted(number: int, word: str) -> str:
+    """``1 replica``, ``2 replicas``."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def counters_text(counters: Counters) -> str:

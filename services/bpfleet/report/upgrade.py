@@ -122,9 +122,13 @@ def _raise_to(after: Fate, limit_bytes: int | None, advice: LimitAdvice | None) 
 
 
 def fate_of(replica: ReplicaResult) -> Fate:
-    """The worst that happened to a replica."""
+    """The worst that happened to a replica; a first start that failed counts also where a later one
+    found pinned maps.
+    """
     if replica.oom_kills:
         return Fate.OOM
+    if replica.first_start in _BY_ERRNO:
+        return _BY_ERRNO[replica.first_start]
     if replica.phase in (Phase.CRASH_LOOP, Phase.FAILED):
         return _BY_ERRNO.get(replica.first_errno, Fate.OTHER)
     return Fate.REFUSED if replica.refused_updates else Fate.RUNS

@@ -87,13 +87,13 @@ def _require(kind: type[object], values: Mapping[str, object], source: str, path
 def _value(hint: Plain, raw: Plain, source: str, path: str, *, depth: int) -> Plain:
     origin: Plain = get_origin(hint)
     if origin in (UnionType, Union):
-        return _optional(hint, raw, source, path, depth=depth)
+        return _union(hint, raw, source, path, depth=depth)
     if origin is tuple:
         return tuple(_items(get_args(hint)[0], raw, source, path, depth=depth))
     if origin is frozenset:
         return frozenset(_items(get_args(hint)[0], raw, source, path, depth=depth))
     if origin is not None:
-        return _mapping(raw, source, path)
+        return _mapping(hint, raw, source, path, depth=depth)
     if isinstance(hint, type) and is_dataclass(hint):
         return _record(hint, raw, source, path, depth=depth)
     if issubclass(hint, Enum):
@@ -101,11 +101,15 @@ def _value(hint: Plain, raw: Plain, source: str, path: str, *, depth: int) -> Pl
     return _SCALARS[hint](raw, source, path)
 
 
-def _optional(hint: Plain, raw: Plain, source: str, path: str, *, depth: int) -> Plain:
-    if raw is None:
+def _union(hint: Plain, raw: Plain, source: str, path: str, *, depth: int) -> Plain:
+    """``X | None``, or a union of scalars, which holds whatever of them it was given."""
+    if raw is None and NoneType in get_args(hint):
         return None
-    present = next(part for part in get_args(hint) if part is not NoneType)
-    return _value(present, raw, source, path, depth=depth)
+    choices = [part for part in get_args(hint) if part is not NoneType]
+    if len(choices) > 1 and not any(type(raw) is choice for choice in choices):
+        raise SpecError(source, path, raw, "neither text nor a number", "write one of them")
+    chosen = choices[0] if len(choices) == 1 else type(raw)
+    return _value(chosen, raw, source, path, depth=depth)
 
 
 def _items(hint: Plain, raw: Plain, source: str, path: str, *, depth: int) -> list[Plain]:
@@ -117,13 +121,14 @@ def _items(hint: Plain, raw: Plain, source: str, path: str, *, depth: int) -> li
     ]
 
 
-def _mapping(raw: Plain, source: str, path: str) -> dict[str, Plain]:
+def _mapping(hint: Plain, raw: Plain, source: str, path: str, *, depth: int) -> dict[str, Plain]:
     if not isinstance(raw, Mapping):
         raise SpecError(source, path, raw, "not a table", "give keys and values")
-    for key, value in raw.items():
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
-            raise SpecError(source, _join(path, str(key)), value, "not text", "write it in quotes")
-    return dict(raw)
+    values = get_args(hint)[1]
+    return {
+        str(key): _value(values, value, source, _join(path, str(key)), depth=depth)
+        for key, value in raw.items()
+    }
 
 
 def _member(kind: type[Enum], raw: Plain, source: str, path: str) -> Enum:

@@ -1,0 +1,38 @@
+"""Sections of the page that need runs of their own: limits per workload, and charge by CPU count."""
+
+from typing import Any
+
+from bpfleet.report.compare import Comparison
+from bpfleet.report.limits import advice_data, advise_all
+from bpfleet.report.sensitivity import cpu_data
+from bpfleet.report.workers import workers
+from bpfleet.workload.scenario import Scenario
+
+__all__ = ["memcg_model", "study"]
+
+# JSON values of any type.
+Plain = Any
+
+
+def memcg_model(comparison: Comparison) -> str | None:
+    """The last model of the comparison that charges cgroups; limits are advised for it."""
+    found = [totals.model for totals in comparison.totals if totals.kind == "memcg"]
+    return found[-1] if found else None
+
+
+def study(
+    scenario: Scenario,
+    comparison: Comparison,
+    *,
+    agents: int,
+) -> dict[str, Plain]:
+    """The data of both sections. Results do not depend on ``agents``."""
+    charging = [t.model for t in comparison.totals if t.kind != "none"]
+    model = memcg_model(comparison)
+    sections: dict[str, Plain] = {}
+    with workers(agents) as each:
+        if charging:
+            sections["cpus"] = cpu_data(scenario, charging, each)
+        if model is not None:
+            sections["limits"] = advice_data(advise_all(scenario, model, each), model)
+    return sections

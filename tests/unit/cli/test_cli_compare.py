@@ -1,0 +1,237 @@
+"""``bpfleet compare`` from the outside: output, files, exit status, one line for every mistake."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sample_fleet import TEXT
+
+from bpfleet.cli.main import main
+
+LISTING = [
+    {"id": 1, "type": "lru_hash", "name": "ct", "flags": 0, "bytes_key": 14, "bytes_value": 56,
+     "max_entries": 65536, "bytes_memlock": 9437184, "frozen": 0},
+    {"id": 2, "type": "ringbuf", "name": "events", "flags": 0, "bytes_key": 0, "bytes_value": 0,
+     "max_entries": 4194304, "bytes_memlock": 0, "frozen": 0},
+]  # fmt: skip
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main(["compare", "--agents", "1", *map(str, arguments)])
+
+
+def test_the_table_shows_the_models_side_by_side(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--scenario", scenario, "--models", "5.10,6.12") == 0
+    out = capsys.readouterr().out
+    assert "Three workloads on three nodes" in out
+    assert out.splitlines()[1].split() == ["5.10", "6.12"]
+    for label in ("crash-looping", "EPERM", "OOM kills", "First divergence", "seed 3"):
+        assert label in out
+
+
+def test_json_holds_everything_and_is_the_same_twice(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for _ in range(2):
+        assert run("--scenario", scenario, "--models", "5.10,6.12", "--json") == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    data = json.loads(texts[0])
+    assert [t["model"] for t in data["totals"]] == ["5.10", "6.12"]
+    assert data["first_divergence"]["verdicts"]["5.10"]["errno"] == "EPERM"
+    assert data["seed"] == 3
+
+
+def test_files_are_written(scenario: Path, tmp_path: Path) -> None:
+    table, text, page = (tmp_path / name for name in ("a.csv", "a.md", "a.html"))
+    assert (
+        run("--scenario", scenario, "--models", "5.10,6.12", "--steps", "1", "--csv", table,
+            "--markdown", text, "--report", page)
+        == 0
+    )  # fmt: skip
+    assert len(list(csv.DictReader(io.StringIO(table.read_text())))) == 14
+    assert text.read_text().startswith("### Three workloads")
+    assert page.read_text().startswith("<!doctype html>")
+    assert '"limits":' in page.read_text()
+
+
+def test_a_real_hosts_listing_takes_the_place_of_the_workloads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = tmp_path / "host.json"
+    listing.write_text(json.dumps(LISTING))
+    arguments = ("--inventory", listing, "--nodes", 2, "--steps", 1, "--models", "5.10,6.12")
+    assert run(*arguments, "--memlock", "64K", "--memory-limit", "256M", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [t["placed"] for t in data["totals"]] == [2, 2]
+    assert data["totals"][0]["eperm"] == 2
+    assert data["totals"][1]["running"] == 2
+
+
+def test_a_list_of_listings_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("web.json", "db.json"):
+        (tmp_path / name).write_text(json.dumps(LISTING))
+    names = tmp_path / "hosts.json"
+    names.write_text(json.dumps(["web.json", "db.json"]))
+    assert run("--inventory", names, "--nodes", 1, "--steps", 0, "--models", "6.12", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    workloads = {r["workload"] for r in data["nodes"][0]["models"]["6.12"]["replicas"]}
+    assert workloads == {"web", "db"}
+
+
+def test_the_upgrade_question_is_answered_per_workload(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--scenario", scenario, "--from", "5.10", "--to", "6.12", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    changes = {(w["workload"], w["group"]): w["change"] for w in data["workloads"]}
+    assert changes["bpftrace", "large"] == "stops failing"
+    assert changes["falco", "large"] == "newly fails with ENOMEM"
+    assert changes["falco", "small"] == "unchanged"
+
+
+def test_limits_can_be_given_by_hand_or_from_a_file(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text('falco = "2G"\n')
+    arguments = ("--scenario", scenario, "--models", "6.12", "--steps", 0, "--json")
+    assert run(*arguments, "--limits", limits, "--limits", "probe=unlimited") == 0
+    replicas = [
+        replica
+        for node in json.loads(capsys.readouterr().out)["nodes"]
+        for replica in node["models"]["6.12"]["replicas"]
+    ]
+    shown = {r["workload"]: r["limit_bytes"] for r in replicas if r["limit_bytes"] is not None}
+    assert shown == {"falco": 2 << 30, "bpftrace": 512 << 20}
+
+
+def test_repetitions_give_intervals(scenario: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--scenario", scenario, "--models", "6.12", "--nodes", 1, "--steps", 2)
+    assert run(*arguments, "--repetitions", 3, "--json") == 0
+    data = json.loads(capsys.readouterr().out)["repetitions"]
+    assert data["seeds"] == [3, 4, 5]
+    assert all(len(row["mean"]) == 1 for row in data["rows"])
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "kept"
+    arguments = ("--scenario", scenario, "--models", "5.10,6.12", "--json")
+    assert run(*arguments) == 0
+    expected = capsys.readouterr().out
+    assert run(*arguments, "--resume", folder) == 0
+    assert capsys.readouterr().out == expected
+    kept = sorted(path.name for path in (folder / "seed-3").glob("*.json"))
+    assert kept == ["large-0001.json", "small-0001.json", "small-0002.json"]
+    (folder / "seed-3" / "small-0002.json").write_text("{half a fi")
+    before = (folder / "seed-3" / "small-0001.json").stat().st_mtime_ns
+    assert run(*arguments, "--resume", folder) == 0
+    assert capsys.readouterr().out == expected
+    assert (folder / "seed-3" / "small-0001.json").stat().st_mtime_ns == before
+
+
+def test_results_of_another_run_are_not_taken_up(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--scenario", scenario, "--steps", 0, "--nodes", 1, "--resume", tmp_path / "kept")
+    assert run(*arguments, "--models", "6.12") == 0
+    assert run(*arguments, "--models", "6.1") == 2
+    assert "holds results of another scenario, seed, model or version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scenario", "nope"], "--scenario = 'nope': neither a built-in scenario nor a file"),
+        (["--scenario", "nope.toml"], "nope.toml: No such file"),
+        (["--models", "9.99"], "9.99"),
+        (["--models", "6.12,6.12"], "name each model once"),
+        (["--limits", "nobody=1G"], "--limits: nobody: no such workload; use one of bpftrace"),
+        (["--limits", "cilium=5 apples"], "--limits: cilium = '5 apples': not a size"),
+        (["--repetitions", "0"], "repetitions = 0: out of range"),
+        (["--nodes", "0"], "--nodes"),
+        (["--from", "5.10"], "--from and --to go together"),
+        (["--from", "5.10", "--to", "6.1", "--models", "6.12"], "take the place of --models"),
+        (["--inventory", "absent.json"], "absent.json"),
+        (["--bogus"], "No such option"),
+    ],
+)
+def test_bad_arguments_exit_with_2_and_say_why(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("not json", "host.json: line 1 column 1: not JSON"),
+        ('[{"type": "hash"}]', "host.json: [0].bytes_key: missing"),
+        ('[{"type": "hsah"}]', "host.json: [0].type = 'hsah': unknown map type"),
+        (
+            '[{"type": "hash", "bytes_key": -4, "bytes_value": 4, "max_entries": 1}]',
+            "host.json: [0].bytes_key = -4: out of range",
+        ),
+    ],
+)
+def test_a_bad_listing_names_file_field_and_value(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = tmp_path / "host.json"
+    listing.write_text(text)
+    assert run("--inventory", listing) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_unwritable_file_is_one_line(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "no" / "such" / "folder" / "a.csv"
+    assert run("--scenario", scenario, "--steps", 0, "--models", "6.12", "--csv", target) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    assert "bpfleet compare --inventory host.json" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_at_once_without_a_traceback() -> None:
+    command = [sys.executable, "-m", "bpfleet.cli.main", "compare", "--agents", "2", "--steps"]
+    process = subprocess.Popen(
+        [*command, "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    # Workers are up once the parent has children; before that a signal ends the import instead.
+    deadline = time.monotonic() + 60
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text().split() and time.monotonic() < deadline:
+        assert process.poll() is None
+    process.send_signal(2)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.strip() == "interrupted"

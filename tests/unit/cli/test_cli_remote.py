@@ -1,0 +1,116 @@
+"""The commands that talk to an agent, against a real one on loopback."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from node_agents import running
+
+from bpfleet.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[str]:
+    with running(nodes=0) as agent:
+        yield agent.target
+
+
+def bpfleet(*arguments: str) -> int:
+    return main(list(arguments))
+
+
+@pytest.fixture
+def node(target: str, capsys: pytest.CaptureFixture[str]) -> Iterator[str]:
+    assert bpfleet("node", "create", "n1", "--agent", target, "--ram", "2G", "--cpus", "2") == 0
+    capsys.readouterr()
+    yield "n1"
+    assert bpfleet("node", "delete", "n1", "--agent", target) == 0
+
+
+def test_nodes_are_listed_and_shown(
+    target: str, node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bpfleet("node", "list", "--agent", target) == 0
+    assert "6.12" in capsys.readouterr().out
+    assert bpfleet("node", "show", node, "--agent", target, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["name"] == "nodes/n1"
+    assert shown["spec"]["ram_bytes"] == str(2 << 30)
+
+
+def test_a_cgroup_is_made_limited_read_and_removed(
+    target: str, node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = ("--agent", target)
+    assert bpfleet("cgroup", "create", node, "/team", "--file", "memory.max=64M", *agent) == 0
+    capsys.readouterr()
+    assert bpfleet("cgroup", "read", node, "/team", "memory.max", *agent) == 0
+    assert capsys.readouterr().out == f"{64 << 20}\n"
+    assert bpfleet("cgroup", "write", node, "/team", "memory.max", "max", *agent) == 0
+    assert bpfleet("cgroup", "list", node, *agent) == 0
+    assert "/team" in capsys.readouterr().out
+    assert bpfleet("cgroup", "delete", node, "/team", *agent) == 0
+
+
+def test_maps_are_listed(target: str, node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bpfleet("map", "list", node, "--agent", target, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_time_passes_when_told(target: str, node: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bpfleet("node", "advance", node, "1.5", "--agent", target) == 0
+    assert capsys.readouterr().out == "n1: 1.500 s\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("node", "show", "absent"), 1, "absent"),
+        (("node", "show", "not a name!"), 2, "not a name!"),
+        (("cgroup", "read", "n1", "/absent", "memory.max"), 1, "ENOENT"),
+        (("cgroup", "create", "n1", "/x", "--file", "memory.max"), 2, "write FILE=TEXT"),
+        (("map", "create", "n1", "--pid", "999999", "--type", "hash"), 1, "ESRCH"),
+        (("map", "create", "n1", "--pid", "1", "--type", "hsah"), 2, "'hsah' is not one of"),
+    ],
+)
+def test_refusals_are_one_line(
+    target: str,
+    node: str,
+    arguments: tuple[str, ...],
+    status: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bpfleet(*arguments, "--agent", target) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("node", "list", "--agent"),
+        ("map", "list", "n", "--agent"),
+        ("fleet", "status", "--coordinator"),
+    ],
+)
+@pytest.mark.slow
+def test_nobody_there_is_one_line(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bpfleet(*arguments, "127.0.0.1:1") == 1
+    error = capsys.readouterr().err
+    assert "answers at 127.0.0.1:1" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_address_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bpfleet("node", "list", "--agent", "nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["node", "map", "cgroup", "fleet", "size", "compare"])
+def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bpfleet(command, "--help") == 0
+    assert f"bpfleet {command} " in capsys.readouterr().out.partition("Examples:")[2]
