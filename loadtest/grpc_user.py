@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import gevent
 from locust import User
+from locust.exception import StopUser
 
 from bpfleet.abi.errno import Errno
 from bpfleet.client.session import CallError
@@ -64,7 +65,8 @@ class ScriptUser(User):
 
     def send_message(self) -> None:
         """The next message of the script; the task of every kind of user."""
-        assert self.seat is not None, "users without a seat are stopped"
+        if self.seat is None:
+            raise StopUser
         started = time.perf_counter()
         try:
             self._play(self.seat)

@@ -51,7 +51,9 @@ def _attach(environment: Environment, **rest: Any) -> None:
     environment.bpfleet_run = run  # type: ignore[attr-defined]
     try:
         run.check_options()
-        _choose_users(environment, run.options.weights)
+        # Workers run what the master tells them to.
+        if not isinstance(environment.runner, WorkerRunner):
+            _choose_users(environment, run.options.weights)
     except OptionError as error:
         _end_with(error)
     add_page(environment, run.outcomes)
@@ -71,7 +73,8 @@ def _choose_users(environment: Environment, weights: Mapping[str, int]) -> None:
 
 
 def _has_task(user: type[User], environment: Environment) -> bool:
-    wanted, unwanted = set(environment.tags or ()), set(environment.exclude_tags or ())
+    options = environment.parsed_options
+    wanted, unwanted = set(options.tags or ()), set(options.exclude_tags or ())
     tags = [set(getattr(task, "locust_tag_set", ())) for task in user.tasks]
     return any((not wanted or wanted & each) and not unwanted & each for each in tags)
 

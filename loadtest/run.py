@@ -15,7 +15,6 @@ from uuid import uuid4
 import gevent
 from gevent.event import AsyncResult
 from locust.env import Environment
-from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
 from bpfleet.client.bpf import AgentClient
@@ -64,14 +63,10 @@ class LoadRun:
         """The settings as they are now: the web page may change them between tests."""
         return LoadOptions.parsed(self.environment.parsed_options)
 
-    def coordinator(self, turn: int = 0) -> str:
-        """A coordinator, in turn: only the one that leads answers. Raises ``StopUser`` if none is
-        named.
-        """
+    def coordinator(self, turn: int = 0) -> str | None:
+        """A coordinator, in turn: only the one that leads answers. None where none is named."""
         named = self.options.coordinators
-        if not named:
-            raise StopUser
-        return named[turn % len(named)]
+        return named[turn % len(named)] if named else None
 
     def check_options(self) -> None:
         """Raises ``OptionError`` for a setting that cannot be used."""
@@ -80,7 +75,10 @@ class LoadRun:
     def passed_thresholds(self) -> list[str]:
         """One line for each threshold of --fail-if and --transport-failures-max that was passed."""
         options, table = self.options, self.outcomes
-        lines = ["nothing was measured"] if self._begun and not table.models else []
+        nothing = self._begun and not table.models
+        lines = (
+            [f"nothing was measured: {self._problem or 'no user sent anything'}"] if nothing else []
+        )
         for model, errno, share in options.fail_if:
             calls = table.call_count(model)
             seen = table.errno_count(model, errno) / max(calls, 1)
@@ -111,12 +109,12 @@ class LoadRun:
             self._clients[agent] = AgentClient(Session(channel_from_environment(agent)))
         return self._clients[agent]
 
-    def take_seat(self, kind: str) -> Seat:
-        """A seat for one user. Raises ``StopUser`` where there is none, and says why in the log."""
+    def take_seat(self, kind: str) -> Seat | None:
+        """A seat for one user; None where there is none, and why is in the log."""
         answer = self._ask(kind) if isinstance(self._runner, WorkerRunner) else self._give(kind)
         if "problem" in answer:
             _log.error("no seat for a %s user: %s", kind, answer["problem"])
-            raise StopUser
+            return None
         return Seat.from_data(answer)
 
     def leave_seat(self, seat: Seat) -> None:
@@ -135,6 +133,7 @@ class LoadRun:
         if isinstance(self._runner, WorkerRunner):
             return
         self._seating = None
+        self._problem = "the test ended before the nodes were found"
         try:
             places = self._find_places()
         except CallError as error:
@@ -143,7 +142,7 @@ class LoadRun:
         if not places:
             self._problem = "no agent has a node of a wanted model"
             return
-        self._seating = Seating(places, self.options.seed)
+        self._seating, self._problem = Seating(places, self.options.seed), ""
         _log.info("%d nodes under %s", len(places), ", ".join(self._seating.models))
 
     def end(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from grpc import StatusCode
 from locust import User, tag, task
+from locust.exception import StopUser
 
 from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
@@ -170,7 +171,7 @@ class FleetUser(User):
         self._number = next(FleetUser._numbers)
         self._random = SplitMix64(self.load.options.seed + self._number)
         self._coordinator = 0
-        self._fleet = self._connect()
+        self._connected: FleetClient | None = None
         self._made: list[str] = []
         self._turn = 0
 
@@ -182,7 +183,8 @@ class FleetUser(User):
         """Takes its workloads out of the fleet again."""
         for name in self._made:
             self._timed("delete_workload", partial(self._fleet.delete_workload, name))
-        self._fleet.session.close()
+        if self._connected is not None:
+            self._connected.session.close()
 
     @tag("fleet")
     @task(3)
@@ -227,15 +229,22 @@ class FleetUser(User):
             with closing(self._fleet.watch(status.revision)) as follow:
                 self._timed("watch_fleet", lambda: next(follow))
 
-    def _connect(self) -> FleetClient:
-        target = self.load.coordinator(self._coordinator)
-        return FleetClient(Session(channel_from_environment(target)))
+    @property
+    def _fleet(self) -> FleetClient:
+        """Raises ``StopUser`` where no coordinator is named."""
+        if self._connected is None:
+            target = self.load.coordinator(self._coordinator)
+            if target is None:
+                raise StopUser
+            self._connected = FleetClient(Session(channel_from_environment(target)))
+        return self._connected
 
     def _ask_another(self) -> None:
         """The next call goes to the next coordinator: this one stands by or is away."""
-        self._fleet.session.close()
+        if self._connected is not None:
+            self._connected.session.close()
         self._coordinator += 1
-        self._fleet = self._connect()
+        self._connected = None
 
     def _timed(self, name: str, act: Callable[[], Any]) -> Any:
         """Carry out one call and report it; None where it failed or was refused.
