@@ -56,6 +56,8 @@ def test_a_size_is_bytes_or_a_word(text, size) -> None:
         (("--memory-max", "-1M"), "--memory-max '-1M'"),
         (("--batch", "0"), "--batch 0: use 1 to 4096"),
         (("--elements", "9000"), "--elements 9000: use 1 to 8192"),
+        (("--applications", "emacs"), "--applications 'emacs': use some of"),
+        (("--weights", "tenant"), "--weights 'tenant': use KIND=WEIGHT"),
         (("--fail-if", "6.12>0.5"), "--fail-if '6.12>0.5': use MODEL:ERRNO>SHARE"),
         (("--fail-if", "6.12:ENOMEM>2"), "--fail-if '6.12:ENOMEM>2'"),
         (("--fail-if", "6.12:ENOMEM"), "--fail-if '6.12:ENOMEM'"),
