@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "ps": ("bpfleet.cli.ps", "What of a cluster runs."),
     "logs": ("bpfleet.cli.logs", "Logs of a cluster's parts."),
     "down": ("bpfleet.cli.down", "Stop a cluster and remove what it left."),
+    "chaos": ("bpfleet.cli.chaos", "Break a running cluster by schedule and check it."),
     "agent": ("bpfleet.cli.agent", "Run a node agent: emulated nodes behind one gRPC port."),
     "coordinator": ("bpfleet.cli.coordinator", "Run a coordinator of the fleet."),
     "load": ("bpfleet.cli.load", "Run the load test: Locust with bpfleet's users."),

@@ -97,8 +97,11 @@ class Action:
     target: str
 
 
-def parse_scenario(text: str, source: str) -> Scenario:
-    """The scenario in a TOML text. Raises ``LaunchError`` naming source, field and value."""
+def parse_scenario(text: str, source: str, *, seed: int | None = None) -> Scenario:
+    """The scenario in a TOML text, with ``seed`` in place of its own.
+
+    Raises ``LaunchError`` naming source, field and value.
+    """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -111,7 +114,7 @@ def parse_scenario(text: str, source: str) -> Scenario:
         raise LaunchError(f"{source}: faults: give 1 to {FAULTS_MAX} [[faults]] tables")
     return Scenario(
         name=str(data.get("name", source)),
-        seed=int(_number(data, "seed", 0, source, low=0, high=2**63)),
+        seed=int(_number(data, "seed", 0, source, high=2**63)) if seed is None else seed,
         duration_seconds=duration_seconds,
         settle_seconds=_number(data, "settle_seconds", 60.0, source),
         faults=tuple(

@@ -1,0 +1,70 @@
+"""``bpfleet chaos``: faults by schedule on a running cluster, and the proof that it survived."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from bpfleet.cli.clusters import cluster_options, engine_for, progress_lines
+from bpfleet.cli.output import print_json, print_table
+from bpfleet.launcher.chaos import parse_scenario
+from bpfleet.launcher.storm import StormReport, run_storm
+
+__all__ = ["command"]
+
+EXIT_BROKEN = 1
+
+
+@click.command("chaos")
+@click.argument("scenario", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--seed", type=click.IntRange(0, 2**63), help="Instead of the scenario's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@cluster_options
+def command(*, scenario: Path, seed: int | None, name: str, local: bool, as_json: bool) -> int:
+    """Carry out the faults of SCENARIO (TOML) on a running cluster, then check it.
+
+    While the faults strike, a client creates, scales and deletes workloads and remembers what it was
+    told. Afterwards the books of the coordinator are compared with that and with what every agent
+    runs, and every emulated node proves its own. Exit status 1 where a property is broken.
+
+    \b
+    Examples:
+      bpfleet chaos deploy/chaos/every-fault.toml
+      bpfleet chaos deploy/chaos/agents.toml --seed 7 --json
+    """
+    with engine_for(local) as engine, progress_lines(as_json) as progress:
+        planned = parse_scenario(scenario.read_text("utf-8"), str(scenario), seed=seed)
+        report = run_storm(engine, name, planned, progress)
+    if as_json:
+        print_json(_plain(report))
+    else:
+        _print(report)
+    return 0 if report.clean else EXIT_BROKEN
+
+
+def _plain(report: StormReport) -> dict[str, object]:
+    told = report.told
+    return {
+        "scenario": report.scenario,
+        "seed": report.seed,
+        "faults": dict(report.faults),
+        "skipped": report.skipped,
+        "real_oom_kills": report.real_oom_kills,
+        "acknowledged_writes": told.writes,
+        "unanswered": sorted(told.unsure),
+        "settled_seconds": round(report.settled_seconds, 1),
+        "clean": report.clean,
+        "checks": [asdict(check) for check in report.checks],
+    }
+
+
+def _print(report: StormReport) -> None:
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(report.faults.items()))
+    click.echo(f"{report.scenario}, seed {report.seed}: {faults or 'nothing struck'}")
+    for line in report.skipped:
+        click.echo(f"skipped: {line}")
+    for name in report.real_oom_kills:
+        click.echo(f"{name} was killed by the real OOM killer of this machine")
+    rows = [("ok" if c.holds else "BROKEN", c.name, c.detail) for c in report.checks]
+    print_table(("", "PROPERTY", "DETAIL"), rows, numbers_from=3)
+    click.echo(f"settled after {report.settled_seconds:.1f} s")
