@@ -173,7 +173,7 @@ def _redis(spec: ClusterSpec) -> Service:
         name=service_name(spec, Role.REDIS, 0),
         role=Role.REDIS,
         program="",
-        command=("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        command=("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
         image=spec.redis_image,
         port=REDIS_PORT,
         health=("redis-cli", "ping"),

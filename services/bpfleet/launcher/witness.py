@@ -88,7 +88,11 @@ class Witness:
             workload=name,
             request_id=uuid4().hex,
             spec=workload_pb2.WorkloadSpec(
-                replicas=replicas, application=application, memory_request_bytes=32 << 20
+                replicas=replicas,
+                application=application,
+                memory_request_bytes=32 << 20,
+                # Without a limit, so that replicas run under every model.
+                memlock_bytes=-1,
             ),
         )
         if self._write(name, lambda fleet: fleet.stub.CreateWorkload, request):
