@@ -1,6 +1,7 @@
 """BpfService: bpf(2) of each node. A unary call is one system call; ``ExecuteSyscalls`` carries thousands."""
 
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from grpc import aio
@@ -10,6 +11,7 @@ from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import BpfProg, prog_of
+from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent, calling
 from bpfleet.node_agent.node import HostedNode
@@ -17,7 +19,9 @@ from bpfleet.node_agent.syscalls import (
     BATCH_ELEMENTS_MAX,
     RESPONSE_BYTES_MAX,
     Executor,
+    bpffs_path,
     fitting,
+    pin,
     runs,
 )
 from bpfleet.rpc.convert import (
@@ -31,6 +35,7 @@ from bpfleet.rpc.convert import (
     short,
     within,
 )
+from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key
 from bpfleet.v1 import bpf_pb2
 from bpfleet.v1 import bpf_service_pb2 as pb
@@ -67,7 +72,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
             fd = kernel.bpf.map_create(task, attr)
             receipt = receipt_message(kernel)
             answer = pb.CreateMapResponse(
-                fd=fd, map_id=kernel.bpf.map_info(task, fd).id, receipt=receipt
+                fd=fd, map_id=kernel.bpf.obj_get_info_by_fd(task, fd).id, receipt=receipt
             )
             return node.answers.keep(request.request_id, request, answer)
 
@@ -85,7 +90,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_OBJ_GET_INFO_BY_FD of a map."""
         node = self._node(request.caller)
         with node.guard() as kernel:
-            info = kernel.bpf.map_info(calling(node, request.caller), request.fd)
+            info = kernel.bpf.obj_get_info_by_fd(calling(node, request.caller), request.fd)
             found = kernel.bpf.map_table.ids.get(info.id)
             charges = charges_by_owner(kernel)
             return pb.GetMapInfoResponse(map=map_message(node.node_id, found, charges))
@@ -334,21 +339,31 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
     async def AttachProgram(
         self, request: pb.AttachProgramRequest, context: _Context
     ) -> pb.AttachProgramResponse:
-        """BPF_PROG_ATTACH."""
+        """BPF_PROG_ATTACH to a cgroup, or a link on a hook."""
         node = self._node(request.caller)
-        target = short(request.target, "target")
+        place = request.WhichOneof("place")
+        if place is None:
+            raise invalid("place", "missing; give a cgroup or a hook")
         with node.guard() as kernel:
-            kernel.bpf.prog_attach(calling(node, request.caller), request.fd, target)
+            task = calling(node, request.caller)
+            if place == "hook":
+                hook = short(request.hook, "hook")
+                link = kernel.bpf.open_hook(task, hook, request.fd)
+                return pb.AttachProgramResponse(link_fd=link)
+            flags = not_negative(request.flags, "flags")
+            with _cgroup_fd(kernel, task, request.cgroup) as cgroup_fd:
+                kernel.bpf.prog_attach(task, cgroup_fd, request.fd, request.attach_type, flags)
             return pb.AttachProgramResponse()
 
     async def DetachProgram(
         self, request: pb.DetachProgramRequest, context: _Context
     ) -> pb.DetachProgramResponse:
-        """BPF_PROG_DETACH."""
+        """BPF_PROG_DETACH from a cgroup."""
         node = self._node(request.caller)
-        target = short(request.target, "target")
         with node.guard() as kernel:
-            kernel.bpf.prog_detach(calling(node, request.caller), request.fd, target)
+            task = calling(node, request.caller)
+            with _cgroup_fd(kernel, task, request.cgroup) as cgroup_fd:
+                kernel.bpf.prog_detach(task, cgroup_fd, request.fd, request.attach_type)
             return pb.DetachProgramResponse()
 
     async def RunProgram(
@@ -363,8 +378,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
                 task, request.fd, repeat=repeat, in_interrupt=request.in_interrupt
             )
             return pb.RunProgramResponse(
-                return_value=done.retval,
-                failed_operation_count=done.failed,
+                run_count=done.runs,
+                failed_operation_count=done.failed_ops,
+                errno=done.errno,
                 receipt=receipt_message(kernel),
             )
 
@@ -375,9 +391,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
     ) -> pb.PinObjectResponse:
         """BPF_OBJ_PIN."""
         node = self._node(request.caller)
-        path = short(request.path, "path")
+        path = bpffs_path(request.path)
         with node.guard() as kernel:
-            kernel.bpf.obj_pin(calling(node, request.caller), path, request.fd)
+            pin(kernel, calling(node, request.caller), path, request.fd)
             return pb.PinObjectResponse()
 
     async def OpenPinnedObject(
@@ -385,7 +401,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
     ) -> pb.OpenPinnedObjectResponse:
         """BPF_OBJ_GET."""
         node = self._node(request.caller)
-        path = short(request.path, "path")
+        path = bpffs_path(request.path)
         with node.guard() as kernel:
             fd = kernel.bpf.obj_get(calling(node, request.caller), path)
             return pb.OpenPinnedObjectResponse(fd=fd)
@@ -395,7 +411,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
     ) -> pb.UnpinObjectResponse:
         """unlink(2) in the BPF file system."""
         node = self._node(request.caller)
-        path = short(request.path, "path")
+        path = bpffs_path(request.path)
         with node.guard() as kernel:
             kernel.bpf.unlink(calling(node, request.caller), path)
             return pb.UnpinObjectResponse()
@@ -408,6 +424,16 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """Batches of calls, one message after the other."""
         async for request in request_iterator:
             yield await self._executor.execute(request)
+
+
+@contextlib.contextmanager
+def _cgroup_fd(kernel: Kernel, task: Task, path: str) -> Iterator[int]:
+    """A descriptor of a cgroup directory for the time of one call."""
+    fd = kernel.objects.cgroup(task, kernel.cgroup(short(path, "cgroup")))
+    try:
+        yield fd
+    finally:
+        kernel.close(task.pid, fd)
 
 
 def _id(target: BpfMap | BpfProg) -> int:

@@ -140,7 +140,8 @@ class HostedNode:
         charged = sum(a.charged_bytes for a in accounts if a.owner.kind in _BPF_OWNERS)
         if not kernel.profile.is_rlimit:
             return charged
-        pages = sum(each.charge.pages for each in (*kernel.bpf.maps(), *kernel.bpf.progs()))
+        pages = sum(each.charge.pages for each in kernel.bpf.maps())
+        pages += sum(each.charge.pages for each in kernel.bpf.progs())
         return charged + bytes_of(pages)
 
     def all_verdicts(self) -> dict[str, int]:

@@ -106,6 +106,16 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
             kernel.prlimit(task.pid, "memlock", soft, hard)
             return pb.SetResourceLimitResponse(process=process_message(node.node_id, task))
 
+    async def OpenFile(self, request: pb.OpenFileRequest, context: _Context) -> pb.OpenFileResponse:
+        """Opens a socket, a cgroup, a process, a file or a perf event."""
+        node = self._agent.named(request.caller.node, "caller.node")
+        target = request.WhichOneof("target")
+        if target is None:
+            raise invalid("target", "missing; give one of its fields")
+        with node.guard() as kernel:
+            task = calling(node, request.caller)
+            return pb.OpenFileResponse(fd=_OPENERS[target](kernel, task, request))
+
     async def CloseFile(
         self, request: pb.CloseFileRequest, context: _Context
     ) -> pb.CloseFileResponse:
@@ -199,6 +209,19 @@ _LOCKS: Final[dict[int, Callable[[Kernel, Task, int], int | None]]] = {
     pb.LOCK_KIND_UNSPECIFIED: _mlock,
     pb.LOCK_KIND_SHM: _shm_lock,
     pb.LOCK_KIND_IO_URING: _register_buffers,
+}
+
+
+def _open_cgroup(kernel: Kernel, task: Task, request: pb.OpenFileRequest) -> int:
+    return kernel.objects.cgroup(task, kernel.cgroup(short(request.cgroup, "cgroup")))
+
+
+_OPENERS: Final[dict[str, Callable[[Kernel, Task, pb.OpenFileRequest], int]]] = {
+    "socket_kind": lambda k, task, r: k.objects.socket(task, short(r.socket_kind, "socket_kind")),
+    "cgroup": _open_cgroup,
+    "pid": lambda k, task, r: k.objects.pidfd(task, k.task(r.pid)),
+    "path": lambda k, task, r: k.objects.file(task, short(r.path, "path")),
+    "perf_event": lambda k, task, r: k.objects.perf_event(task),
 }
 
 

@@ -57,6 +57,7 @@ class Registration:
         self._coordinators: Final = tuple(coordinators)
         self._address: Final = address
         self._incarnation: Final = uuid.uuid4().hex
+        # The asyncio stub is a name of the type stubs alone.
         self._stub: pb_grpc.RegistryServiceAsyncStub | None = None
         self._announced: frozenset[str] = frozenset()
 
@@ -244,7 +245,7 @@ class Registration:
         )
 
     @property
-    def _connected(self) -> pb_grpc.RegistryServiceAsyncStub:
+    def _connected(self) -> "pb_grpc.RegistryServiceAsyncStub":
         assert self._stub is not None, (
             "calls are made between registering and losing the coordinator"
         )

@@ -25,17 +25,22 @@ __all__ = [
     "BATCH_ELEMENTS_MAX",
     "RESPONSE_BYTES_MAX",
     "Executor",
+    "bpffs_path",
     "element_bytes",
     "fitting",
+    "pin",
     "runs",
 ]
 
+BPFFS: Final = "/sys/fs/bpf"
 SYSCALLS_MAX: Final = 4096
 BATCH_ELEMENTS_MAX: Final = 8192
 ELEMENTS_PER_MESSAGE_MAX: Final = 1 << 18
 RESPONSE_BYTES_MAX: Final = 12 << 20
 RUNS_MAX: Final = 100_000
 SLICE_SECONDS: Final = 0.02
+# An RPC needs several turns of the event loop; one turn between two slices would let others starve.
+PAUSE_SECONDS: Final = 0.001
 
 # The message of one operation; each function below knows its own type.
 _Operation = Any
@@ -59,7 +64,7 @@ class Executor:
         charges = ReceiptSum(node.kernel)
         while position < len(calls):
             if position:
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE_SECONDS)
             with node.guard(calls=0) as kernel:
                 deadline = time.monotonic() + SLICE_SECONDS
                 while position < len(calls):
@@ -67,7 +72,7 @@ class Executor:
                     room -= _execute(
                         node, kernel, request.caller.pid, calls[position], result, room
                     )
-                    charges.add(kernel)
+                    charges.add(created=result.HasField("fd"))
                     position += 1
                     if time.monotonic() >= deadline:
                         break
@@ -266,19 +271,19 @@ def _release_memory(
 def _pin_object(
     kernel: Kernel, task: Task, op: pb.PinOperation, result: _Result, room: int
 ) -> None:
-    kernel.bpf.obj_pin(task, short(op.path, "path"), op.fd)
+    pin(kernel, task, bpffs_path(op.path), op.fd)
 
 
 def _open_pinned_object(
     kernel: Kernel, task: Task, op: pb.PinOperation, result: _Result, room: int
 ) -> None:
-    result.fd = kernel.bpf.obj_get(task, short(op.path, "path"))
+    result.fd = kernel.bpf.obj_get(task, bpffs_path(op.path))
 
 
 def _unpin_object(
     kernel: Kernel, task: Task, op: pb.PinOperation, result: _Result, room: int
 ) -> None:
-    kernel.bpf.unlink(task, short(op.path, "path"))
+    kernel.bpf.unlink(task, bpffs_path(op.path))
 
 
 def _run_program(
@@ -309,6 +314,27 @@ _OPERATIONS: Final[dict[str, _Execute]] = {
     "unpin_object": _unpin_object,
     "run_program": _run_program,
 }
+
+
+# -- the BPF file system ---------------------------------------------------------------------------------------------
+
+
+def bpffs_path(path: str) -> str:
+    """A path below the mount point, which clients may name or leave out. Raises ``ApiError`` for one too long."""
+    return short(path, "path").removeprefix(BPFFS).lstrip("/")
+
+
+def pin(kernel: Kernel, task: Task, path: str, fd: int) -> None:
+    """BPF_OBJ_PIN, after mkdir -p of its directory, as loaders do."""
+    directory = ""
+    for name in path.split("/")[:-1]:
+        directory = f"{directory}/{name}".lstrip("/")
+        try:
+            kernel.bpf.mkdir(task, directory)
+        except KernelError as error:
+            if error.errno is not Errno.EEXIST:
+                raise
+    kernel.bpf.obj_pin(task, path, fd)
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------

@@ -240,26 +240,34 @@ def _receipt(receipt: Receipt) -> bpf_pb2.ChargeReceipt:
 class ReceiptSum:
     """What several calls of one node cost together."""
 
-    __slots__ = ("_charged_bytes", "_estimate_bytes", "_last")
+    __slots__ = ("_changes", "_charged_bytes", "_estimate_bytes", "_kernel", "_start")
 
     def __init__(self, kernel: Kernel) -> None:
-        self._last = kernel.last_receipt
+        self._kernel: Final = kernel
+        self._start: Final = kernel.bpf.changes
+        self._changes = self._start
         self._estimate_bytes = 0
         self._charged_bytes = 0
 
-    def add(self, kernel: Kernel) -> None:
-        """Takes in the call just made, if it changed something."""
-        receipt = kernel.last_receipt
-        if receipt is not None and receipt is not self._last:
-            self._last = receipt
+    def add(self, *, created: bool) -> None:
+        """Takes in the call just made, if it changed something; ``created``: it made a map or a program."""
+        bpf = self._kernel.bpf
+        if bpf.changes == self._changes:
+            return
+        self._changes = bpf.changes
+        self._charged_bytes += bpf.last_charged_bytes
+        receipt = self._kernel.last_receipt if created else None
+        if receipt is not None:
             self._estimate_bytes += receipt.estimate_bytes
-            self._charged_bytes += receipt.charged_bytes
+            if self._kernel.profile.is_rlimit:
+                self._charged_bytes += receipt.charged_bytes
 
     def message(self) -> bpf_pb2.ChargeReceipt | None:
-        """The sums, and where usage and limit stand after the last of the calls."""
-        if self._last is None:
+        """The sums, and where usage and limit stand after the last change; None where nothing changed."""
+        receipt = self._kernel.last_receipt
+        if receipt is None or self._changes == self._start:
             return None
-        message = _receipt(self._last)
+        message = _receipt(receipt)
         message.estimate_bytes = self._estimate_bytes
         message.charged_bytes = self._charged_bytes
         return message

@@ -98,6 +98,7 @@ CALLS: Final[dict[str, str]] = {
     "CreateProcess": "fork",
     "KillProcess": "kill",
     "SetResourceLimit": "prlimit",
+    "OpenFile": "open",
     "CloseFile": "close",
     "AllocateMemory": "page fault",
     "ReleaseMemory": "munmap",

@@ -561,9 +561,13 @@ class ChargeReceipt(_message.Message):
     model: Global___AccountingModel.ValueType
     """Who keeps the books on this node."""
     estimate_bytes: _builtins.int
-    """What the memlock accounting of 5.10 charges for this call, whatever the model of the node."""
+    """What the memlock accounting of 5.10 charges for the map or program the call was about, whatever the model of the
+    node. In the sum of a batch: for those it created.
+    """
     charged_bytes: _builtins.int
-    """What was charged by this call; negative where memory was given back."""
+    """What was charged by this call; negative where memory was given back. Under the rlimit model, which charges at
+    creation only: what is charged for that map or program.
+    """
     charged_to: _builtins.str
     """Cgroup path, or `uid N`; empty where nobody pays."""
     usage_bytes_after: _builtins.int

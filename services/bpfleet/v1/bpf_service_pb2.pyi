@@ -1183,11 +1183,20 @@ class AttachProgramRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     FD_FIELD_NUMBER: _builtins.int
-    TARGET_FIELD_NUMBER: _builtins.int
+    CGROUP_FIELD_NUMBER: _builtins.int
+    HOOK_FIELD_NUMBER: _builtins.int
+    ATTACH_TYPE_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
     fd: _builtins.int
     """File descriptor of the program."""
-    target: _builtins.str
-    """Where to, in one word or path (an interface, a function, a cgroup)."""
+    cgroup: _builtins.str
+    """A cgroup, by its path: BPF_PROG_ATTACH."""
+    hook: _builtins.str
+    """A named hook (a tracepoint, a kernel function): BPF_RAW_TRACEPOINT_OPEN and its like."""
+    attach_type: _builtins.int
+    """enum bpf_attach_type, with a cgroup."""
+    flags: _builtins.int
+    """BPF_F_ALLOW_OVERRIDE (1) or BPF_F_ALLOW_MULTI (2), with a cgroup."""
     @_builtins.property
     def caller(self) -> _bpf_pb2.Caller:
         """Who attaches the program."""
@@ -1197,13 +1206,18 @@ class AttachProgramRequest(_message.Message):
         *,
         caller: _bpf_pb2.Caller | None = ...,
         fd: _builtins.int = ...,
-        target: _builtins.str = ...,
+        cgroup: _builtins.str = ...,
+        hook: _builtins.str = ...,
+        attach_type: _builtins.int = ...,
+        flags: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cgroup", b"cgroup", "hook", b"hook", "place", b"place"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "fd", b"fd", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_type", b"attach_type", "caller", b"caller", "cgroup", b"cgroup", "fd", b"fd", "flags", b"flags", "hook", b"hook", "place", b"place"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_place: _TypeAlias = _typing.Literal["cgroup", "hook"]  # noqa: Y015
+    _WhichOneofArgType_place: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_place) -> _WhichOneofReturnType_place | None: ...
 
 Global___AttachProgramRequest: _TypeAlias = AttachProgramRequest  # noqa: Y015
 
@@ -1213,14 +1227,21 @@ class AttachProgramResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    LINK_FD_FIELD_NUMBER: _builtins.int
+    link_fd: _builtins.int
+    """The link, with a hook: closing it detaches the program."""
     def __init__(
         self,
+        *,
+        link_fd: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_link_fd", b"_link_fd", "link_fd", b"link_fd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_link_fd", b"_link_fd", "link_fd", b"link_fd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__link_fd: _TypeAlias = _typing.Literal["link_fd"]  # noqa: Y015
+    _WhichOneofArgType__link_fd: _TypeAlias = _typing.Literal["_link_fd", b"_link_fd"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__link_fd) -> _WhichOneofReturnType__link_fd | None: ...
 
 Global___AttachProgramResponse: _TypeAlias = AttachProgramResponse  # noqa: Y015
 
@@ -1232,11 +1253,14 @@ class DetachProgramRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     FD_FIELD_NUMBER: _builtins.int
-    TARGET_FIELD_NUMBER: _builtins.int
+    CGROUP_FIELD_NUMBER: _builtins.int
+    ATTACH_TYPE_FIELD_NUMBER: _builtins.int
     fd: _builtins.int
     """File descriptor of the program."""
-    target: _builtins.str
-    """Where from."""
+    cgroup: _builtins.str
+    """Cgroup it is attached to, by its path."""
+    attach_type: _builtins.int
+    """enum bpf_attach_type."""
     @_builtins.property
     def caller(self) -> _bpf_pb2.Caller:
         """Who detaches the program."""
@@ -1246,11 +1270,12 @@ class DetachProgramRequest(_message.Message):
         *,
         caller: _bpf_pb2.Caller | None = ...,
         fd: _builtins.int = ...,
-        target: _builtins.str = ...,
+        cgroup: _builtins.str = ...,
+        attach_type: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "fd", b"fd", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_type", b"attach_type", "caller", b"caller", "cgroup", b"cgroup", "fd", b"fd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1315,13 +1340,16 @@ class RunProgramResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    RETURN_VALUE_FIELD_NUMBER: _builtins.int
+    RUN_COUNT_FIELD_NUMBER: _builtins.int
     FAILED_OPERATION_COUNT_FIELD_NUMBER: _builtins.int
+    ERRNO_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
-    return_value: _builtins.int
-    """What the program returned."""
+    run_count: _builtins.int
+    """How often it ran."""
     failed_operation_count: _builtins.int
     """Helper calls of the program that failed (a program sees a negative errno and goes on)."""
+    errno: _builtins.int
+    """What the last of them was refused with; 0 where none was."""
     @_builtins.property
     def receipt(self) -> _bpf_pb2.ChargeReceipt:
         """What the run cost."""
@@ -1329,13 +1357,14 @@ class RunProgramResponse(_message.Message):
     def __init__(
         self,
         *,
-        return_value: _builtins.int = ...,
+        run_count: _builtins.int = ...,
         failed_operation_count: _builtins.int = ...,
+        errno: _builtins.int = ...,
         receipt: _bpf_pb2.ChargeReceipt | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_operation_count", b"failed_operation_count", "receipt", b"receipt", "return_value", b"return_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errno", b"errno", "failed_operation_count", b"failed_operation_count", "receipt", b"receipt", "run_count", b"run_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1353,7 +1382,7 @@ class PinObjectRequest(_message.Message):
     fd: _builtins.int
     """File descriptor of a map or program."""
     path: _builtins.str
-    """Path in the BPF file system, for example `/sys/fs/bpf/flows`."""
+    """Path in the BPF file system, for example `/sys/fs/bpf/flows`; missing directories are made, as loaders do."""
     @_builtins.property
     def caller(self) -> _bpf_pb2.Caller:
         """Who pins."""

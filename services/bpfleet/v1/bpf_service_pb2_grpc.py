@@ -306,14 +306,14 @@ class BpfServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AttachProgram(self, request, context):
-        """BPF_PROG_ATTACH.
+        """BPF_PROG_ATTACH to a cgroup, or a link on a hook.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DetachProgram(self, request, context):
-        """BPF_PROG_DETACH.
+        """BPF_PROG_DETACH from a cgroup; closing the descriptor of a link takes a program from its hook.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

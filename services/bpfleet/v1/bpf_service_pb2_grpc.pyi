@@ -78,9 +78,9 @@ class BpfServiceStub:
     ListPrograms: _grpc.UnaryUnaryMultiCallable[_bpf_service_pb2.ListProgramsRequest, _bpf_service_pb2.ListProgramsResponse]
     """BPF_PROG_GET_NEXT_ID, repeated."""
     AttachProgram: _grpc.UnaryUnaryMultiCallable[_bpf_service_pb2.AttachProgramRequest, _bpf_service_pb2.AttachProgramResponse]
-    """BPF_PROG_ATTACH."""
+    """BPF_PROG_ATTACH to a cgroup, or a link on a hook."""
     DetachProgram: _grpc.UnaryUnaryMultiCallable[_bpf_service_pb2.DetachProgramRequest, _bpf_service_pb2.DetachProgramResponse]
-    """BPF_PROG_DETACH."""
+    """BPF_PROG_DETACH from a cgroup; closing the descriptor of a link takes a program from its hook."""
     RunProgram: _grpc.UnaryUnaryMultiCallable[_bpf_service_pb2.RunProgramRequest, _bpf_service_pb2.RunProgramResponse]
     """BPF_PROG_TEST_RUN. In interrupt context the memory that updates need is charged to another cgroup than the
     caller's, which is how remote charging is seen.
@@ -146,9 +146,9 @@ class BpfServiceAsyncStub(BpfServiceStub):
     ListPrograms: _aio.UnaryUnaryMultiCallable[_bpf_service_pb2.ListProgramsRequest, _bpf_service_pb2.ListProgramsResponse]  # type: ignore[assignment]
     """BPF_PROG_GET_NEXT_ID, repeated."""
     AttachProgram: _aio.UnaryUnaryMultiCallable[_bpf_service_pb2.AttachProgramRequest, _bpf_service_pb2.AttachProgramResponse]  # type: ignore[assignment]
-    """BPF_PROG_ATTACH."""
+    """BPF_PROG_ATTACH to a cgroup, or a link on a hook."""
     DetachProgram: _aio.UnaryUnaryMultiCallable[_bpf_service_pb2.DetachProgramRequest, _bpf_service_pb2.DetachProgramResponse]  # type: ignore[assignment]
-    """BPF_PROG_DETACH."""
+    """BPF_PROG_DETACH from a cgroup; closing the descriptor of a link takes a program from its hook."""
     RunProgram: _aio.UnaryUnaryMultiCallable[_bpf_service_pb2.RunProgramRequest, _bpf_service_pb2.RunProgramResponse]  # type: ignore[assignment]
     """BPF_PROG_TEST_RUN. In interrupt context the memory that updates need is charged to another cgroup than the
     caller's, which is how remote charging is seen.
@@ -325,7 +325,7 @@ class BpfServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _bpf_service_pb2.AttachProgramRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_bpf_service_pb2.AttachProgramResponse, _abc.Awaitable[_bpf_service_pb2.AttachProgramResponse]]:
-        """BPF_PROG_ATTACH."""
+        """BPF_PROG_ATTACH to a cgroup, or a link on a hook."""
 
     @_abc_1.abstractmethod
     def DetachProgram(
@@ -333,7 +333,7 @@ class BpfServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _bpf_service_pb2.DetachProgramRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_bpf_service_pb2.DetachProgramResponse, _abc.Awaitable[_bpf_service_pb2.DetachProgramResponse]]:
-        """BPF_PROG_DETACH."""
+        """BPF_PROG_DETACH from a cgroup; closing the descriptor of a link takes a program from its hook."""
 
     @_abc_1.abstractmethod
     def RunProgram(

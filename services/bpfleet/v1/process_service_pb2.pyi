@@ -486,6 +486,74 @@ class SetResourceLimitResponse(_message.Message):
 Global___SetResourceLimitResponse: _TypeAlias = SetResourceLimitResponse  # noqa: Y015
 
 @_typing.final
+class OpenFileRequest(_message.Message):
+    """Request of OpenFile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    SOCKET_KIND_FIELD_NUMBER: _builtins.int
+    CGROUP_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PERF_EVENT_FIELD_NUMBER: _builtins.int
+    socket_kind: _builtins.str
+    """A socket in a state such as `udp_bound`, `tcp_listen` or `tcp_est`; a wrong word is answered with all of them."""
+    cgroup: _builtins.str
+    """A cgroup directory, by its path."""
+    pid: _builtins.int
+    """A process, by its id: pidfd_open(2)."""
+    path: _builtins.str
+    """A regular file; equal paths are one file."""
+    perf_event: _builtins.str
+    """A perf event; its name means nothing."""
+    @_builtins.property
+    def caller(self) -> _bpf_pb2.Caller:
+        """The process that opens."""
+
+    def __init__(
+        self,
+        *,
+        caller: _bpf_pb2.Caller | None = ...,
+        socket_kind: _builtins.str = ...,
+        cgroup: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        path: _builtins.str = ...,
+        perf_event: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cgroup", b"cgroup", "path", b"path", "perf_event", b"perf_event", "pid", b"pid", "socket_kind", b"socket_kind", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "cgroup", b"cgroup", "path", b"path", "perf_event", b"perf_event", "pid", b"pid", "socket_kind", b"socket_kind", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["socket_kind", "cgroup", "pid", "path", "perf_event"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___OpenFileRequest: _TypeAlias = OpenFileRequest  # noqa: Y015
+
+@_typing.final
+class OpenFileResponse(_message.Message):
+    """Answer of OpenFile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FD_FIELD_NUMBER: _builtins.int
+    fd: _builtins.int
+    """The file descriptor."""
+    def __init__(
+        self,
+        *,
+        fd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fd", b"fd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenFileResponse: _TypeAlias = OpenFileResponse  # noqa: Y015
+
+@_typing.final
 class CloseFileRequest(_message.Message):
     """Request of CloseFile."""
 

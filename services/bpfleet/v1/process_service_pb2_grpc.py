@@ -61,6 +61,11 @@ class ProcessServiceStub:
                 request_serializer=bpfleet_dot_v1_dot_process__service__pb2.SetResourceLimitRequest.SerializeToString,
                 response_deserializer=bpfleet_dot_v1_dot_process__service__pb2.SetResourceLimitResponse.FromString,
                 _registered_method=True)
+        self.OpenFile = channel.unary_unary(
+                '/bpfleet.v1.ProcessService/OpenFile',
+                request_serializer=bpfleet_dot_v1_dot_process__service__pb2.OpenFileRequest.SerializeToString,
+                response_deserializer=bpfleet_dot_v1_dot_process__service__pb2.OpenFileResponse.FromString,
+                _registered_method=True)
         self.CloseFile = channel.unary_unary(
                 '/bpfleet.v1.ProcessService/CloseFile',
                 request_serializer=bpfleet_dot_v1_dot_process__service__pb2.CloseFileRequest.SerializeToString,
@@ -127,6 +132,13 @@ class ProcessServiceServicer:
 
     def SetResourceLimit(self, request, context):
         """prlimit(2) of RLIMIT_MEMLOCK by the process itself: raising the hard limit needs CAP_SYS_RESOURCE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenFile(self, request, context):
+        """Opens what maps and programs can refer to besides BPF objects.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,6 +214,11 @@ def add_ProcessServiceServicer_to_server(servicer, server):
                     servicer.SetResourceLimit,
                     request_deserializer=bpfleet_dot_v1_dot_process__service__pb2.SetResourceLimitRequest.FromString,
                     response_serializer=bpfleet_dot_v1_dot_process__service__pb2.SetResourceLimitResponse.SerializeToString,
+            ),
+            'OpenFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenFile,
+                    request_deserializer=bpfleet_dot_v1_dot_process__service__pb2.OpenFileRequest.FromString,
+                    response_serializer=bpfleet_dot_v1_dot_process__service__pb2.OpenFileResponse.SerializeToString,
             ),
             'CloseFile': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseFile,
@@ -370,6 +387,33 @@ class ProcessService:
             '/bpfleet.v1.ProcessService/SetResourceLimit',
             bpfleet_dot_v1_dot_process__service__pb2.SetResourceLimitRequest.SerializeToString,
             bpfleet_dot_v1_dot_process__service__pb2.SetResourceLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bpfleet.v1.ProcessService/OpenFile',
+            bpfleet_dot_v1_dot_process__service__pb2.OpenFileRequest.SerializeToString,
+            bpfleet_dot_v1_dot_process__service__pb2.OpenFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

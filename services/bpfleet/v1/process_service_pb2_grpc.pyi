@@ -44,6 +44,8 @@ class ProcessServiceStub:
     """kill(2) with SIGKILL."""
     SetResourceLimit: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.SetResourceLimitRequest, _process_service_pb2.SetResourceLimitResponse]
     """prlimit(2) of RLIMIT_MEMLOCK by the process itself: raising the hard limit needs CAP_SYS_RESOURCE."""
+    OpenFile: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.OpenFileRequest, _process_service_pb2.OpenFileResponse]
+    """Opens what maps and programs can refer to besides BPF objects."""
     CloseFile: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.CloseFileRequest, _process_service_pb2.CloseFileResponse]
     """close(2)."""
     AllocateMemory: _grpc.UnaryUnaryMultiCallable[_process_service_pb2.AllocateMemoryRequest, _process_service_pb2.AllocateMemoryResponse]
@@ -74,6 +76,8 @@ class ProcessServiceAsyncStub(ProcessServiceStub):
     """kill(2) with SIGKILL."""
     SetResourceLimit: _aio.UnaryUnaryMultiCallable[_process_service_pb2.SetResourceLimitRequest, _process_service_pb2.SetResourceLimitResponse]  # type: ignore[assignment]
     """prlimit(2) of RLIMIT_MEMLOCK by the process itself: raising the hard limit needs CAP_SYS_RESOURCE."""
+    OpenFile: _aio.UnaryUnaryMultiCallable[_process_service_pb2.OpenFileRequest, _process_service_pb2.OpenFileResponse]  # type: ignore[assignment]
+    """Opens what maps and programs can refer to besides BPF objects."""
     CloseFile: _aio.UnaryUnaryMultiCallable[_process_service_pb2.CloseFileRequest, _process_service_pb2.CloseFileResponse]  # type: ignore[assignment]
     """close(2)."""
     AllocateMemory: _aio.UnaryUnaryMultiCallable[_process_service_pb2.AllocateMemoryRequest, _process_service_pb2.AllocateMemoryResponse]  # type: ignore[assignment]
@@ -131,6 +135,14 @@ class ProcessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_process_service_pb2.SetResourceLimitResponse, _abc.Awaitable[_process_service_pb2.SetResourceLimitResponse]]:
         """prlimit(2) of RLIMIT_MEMLOCK by the process itself: raising the hard limit needs CAP_SYS_RESOURCE."""
+
+    @_abc_1.abstractmethod
+    def OpenFile(
+        self,
+        request: _process_service_pb2.OpenFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_process_service_pb2.OpenFileResponse, _abc.Awaitable[_process_service_pb2.OpenFileResponse]]:
+        """Opens what maps and programs can refer to besides BPF objects."""
 
     @_abc_1.abstractmethod
     def CloseFile(
