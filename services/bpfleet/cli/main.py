@@ -33,6 +33,8 @@ _COMMANDS: Final = {
     "chaos": ("bpfleet.cli.chaos", "Break a running cluster by schedule and check it."),
     "agent": ("bpfleet.cli.agent", "Run a node agent: emulated nodes behind one gRPC port."),
     "coordinator": ("bpfleet.cli.coordinator", "Run a coordinator of the fleet."),
+    "incident": ("bpfleet.cli.incident", "Real incidents, replayed under each model."),
+    "explain": ("bpfleet.cli.explain", "What an error message or errno means."),
     "load": ("bpfleet.cli.load", "Run the load test: Locust with bpfleet's users."),
 }
 

@@ -97,7 +97,7 @@ class Kernel:
         self.users: Final = UserTable()
         self.files: Final = FileTable(self.memory)
         self.objects: Final = Objects(self.files)
-        self.locked: Final = LockedMemory(self.files, self.timeline, possible_cpus)
+        self.locked: Final = LockedMemory(self.memory, self.files, self.timeline, possible_cpus)
         self.processes: Final = Processes(
             self.memory, self.cgroups, self.users, self.files, self.timeline
         )
@@ -441,7 +441,7 @@ class Kernel:
 
     def orphans(self) -> list[Orphan]:
         """Maps whose creator's cgroup is gone, and maps that only a pin keeps alive."""
-        return find_orphans(self.bpf.maps(), self.cgroups)
+        return find_orphans(self.bpf.maps(), self.cgroups, self.memory)
 
     def check(self) -> None:
         """Asserts every named invariant. AssertionError is a bug of the emulator, never of its user."""

@@ -271,6 +271,9 @@ class KernelProfile:
     map_structs_by_area_alloc: bool = False  # 6.1
 
     # -- what user space sees
+    has_ktime_get_coarse_ns: bool = (
+        True  # the helper libbpf takes for memcg accounting: "bpf: Add bpf_ktime_get_coarse_ns" (5.11)
+    )
     memlock: Memlock = Memlock.FOOTPRINT
     default_memlock_bytes: int = 64 << 10  # 8 MiB since 5.16
     capability_check_central: bool = False  # type capabilities after alloc_check (6.5)
@@ -344,6 +347,7 @@ _V5_10: Final = KernelProfile(
     structs=_STRUCTS_5_10,
     map_types=_MAP_TYPES_5_10,
     memory_stat_lines=_STAT_5_10,
+    has_ktime_get_coarse_ns=False,
     dying_task_forces=False,  # the 5.16 change is in 5.10.y since 5.10.83
     oom_without_victim_forces=False,
     memlock=Memlock.CHARGED,
@@ -489,7 +493,13 @@ def _nocharge(profile: KernelProfile) -> KernelProfile:
     return replace(profile, payer=Payer.NOCHARGE)
 
 
+def _backport(profile: KernelProfile) -> KernelProfile:
+    """A distribution's kernel that has the 5.11 helper but not the accounting: it deceives libbpf's probe."""
+    return replace(profile, has_ktime_get_coarse_ns=True)
+
+
 VARIANTS: Final = {
+    "backport": _backport,
     "nobpf": _nobpf,
     "nokmem": _nokmem,
     "recharge": _recharge,
@@ -511,7 +521,9 @@ def profile_named(name: str) -> KernelProfile:
     change = VARIANTS.get(variant)
     if change is None:
         raise ValueError(f"unknown variant {variant!r} of {base}; known: {', '.join(VARIANTS)}")
-    if profile.is_rlimit:
+    if variant == "backport" and not profile.is_rlimit:
+        raise ValueError(f"{name!r}: variant 'backport' is of kernels without memcg accounting")
+    if profile.is_rlimit and variant != "backport":
         raise ValueError(
             f"{name!r}: variant {variant!r} needs a kernel with memcg accounting, {base} has none"
         )

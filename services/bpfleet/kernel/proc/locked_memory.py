@@ -12,7 +12,8 @@ from typing import Final, final
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
-from bpfleet.kernel.mm.memory import Owner
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.memory import Block, Memory, Owner
 from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.sockets import Family, PerfEvent, Socket, socket_of
@@ -39,6 +40,15 @@ class _Hold:
         self.pages = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _PerfMapping:
+    """A mapped perf buffer: its share of the user's counter, of the process's pinned_vm, and its pages."""
+
+    hold: _Hold
+    extra_pages: int
+    block: Block
+
+
 @final
 class IoUring:
     """An io_uring instance. Whether its creator had CAP_IPC_LOCK decides for all buffers registered later."""
@@ -57,11 +67,14 @@ class IoUring:
 class LockedMemory:
     """Consumers of RLIMIT_MEMLOCK other than BPF. ``perf_event_mlock_kb`` and ``perf_event_paranoid`` are sysctls."""
 
-    def __init__(self, files: FileTable, timeline: Timeline, online_cpus: int) -> None:
+    def __init__(
+        self, memory: Memory, files: FileTable, timeline: Timeline, online_cpus: int
+    ) -> None:
+        self._memory: Final = memory
         self._files: Final = files
         self._timeline: Final = timeline
         self._online_cpus: Final = online_cpus
-        self._mappings: Final[dict[int, list[tuple[_Hold, int]]]] = {}
+        self._mappings: Final[dict[int, list[_PerfMapping]]] = {}
         self.perf_event_mlock_kb = 516
         self.perf_event_paranoid = 2
 
@@ -71,7 +84,8 @@ class LockedMemory:
         """mmap(2) of a perf ring buffer of ``pages`` (data pages and one) [perf_mmap].
 
         Up to 129 pages per online CPU and user come from the counter without any look at RLIMIT_MEMLOCK; only what is
-        beyond goes to the process's pinned_vm, and only that is tested. Raises EBADF, EINVAL, EPERM.
+        beyond goes to the process's pinned_vm, and only that is tested. The pages are charged to nobody's cgroup.
+        Raises EBADF, EINVAL, EPERM, ENOMEM.
         """
         if not isinstance(task.file(fd).target, PerfEvent) or pages < 1:
             raise KernelError(
@@ -87,9 +101,12 @@ class LockedMemory:
         over = task.pinned_vm_pages + extra > limit_pages
         if over and self.perf_event_paranoid > -1 and not task.has(Capability.IPC_LOCK):
             raise _refusal(Errno.EPERM, "a perf ring buffer", task, task.pinned_vm_pages, extra)
-        hold = _hold(user, f"perf buffer of process {task.pid}", pages - extra)
+        what = f"perf buffer of process {task.pid}"
+        gfp = GFP.GFP_KERNEL | GFP.ZERO | GFP.RETRY_MAYFAIL
+        block = self._memory.alloc_pages(pages, gfp, None, task, Owner("perf", task.pid, what))
         task.pinned_vm_pages += extra
-        self._mappings.setdefault(task.pid, []).append((hold, extra))
+        hold = _hold(user, what, pages - extra)
+        self._mappings.setdefault(task.pid, []).append(_PerfMapping(hold, extra, block))
 
     def register_umem(self, task: Task, fd: int, length_bytes: int) -> None:
         """XDP_UMEM_REG on an AF_XDP socket. Raises EBADF, ENOTSOCK, EINVAL, ENOBUFS over the limit [xdp_umem_reg]."""
@@ -182,9 +199,10 @@ class LockedMemory:
 
     def release_task(self, task: Task) -> None:
         """Unmaps the perf buffers of a process that ends."""
-        for hold, extra in self._mappings.pop(task.pid, ()):
-            hold.drop()
-            task.pinned_vm_pages -= extra
+        for mapping in self._mappings.pop(task.pid, ()):
+            mapping.hold.drop()
+            task.pinned_vm_pages -= mapping.extra_pages
+            self._memory.free(mapping.block, task.cpu)
 
 
 def _hold(user: User, what: str, pages: int) -> _Hold:

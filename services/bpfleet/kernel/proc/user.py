@@ -21,11 +21,14 @@ class User:
 
     def hold(self, what: str, pages: int) -> None:
         """Adds ``pages`` on behalf of ``what`` (a map, a program, a perf buffer, ...)."""
-        self.locked_vm_pages += pages
-        self.holders[what] = self.holders.get(what, 0) + pages
+        if pages:
+            self.locked_vm_pages += pages
+            self.holders[what] = self.holders.get(what, 0) + pages
 
     def drop(self, what: str, pages: int) -> None:
         """Takes them off again."""
+        if not pages:
+            return
         left = self.holders[what] - pages
         assert left >= 0, (what, left)
         if left:

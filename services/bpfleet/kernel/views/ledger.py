@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memcg import Memcg
-from bpfleet.kernel.mm.memory import Account, Memory
+from bpfleet.kernel.mm.memory import Account, Memory, Owner
 from bpfleet.kernel.proc.user import UserTable
 from bpfleet.kernel.units import bytes_of
 
@@ -56,6 +56,15 @@ def _living(memcg: Memcg) -> Memcg:
     while not memcg.online and memcg.parent is not None:
         memcg = memcg.parent
     return memcg
+
+
+def charged_by_owner(memory: Memory, kind: str) -> dict[Owner, int]:
+    """Bytes charged now for each owner of a kind (``map``, ``prog``), whoever pays."""
+    held: dict[Owner, int] = {}
+    for account in memory.accounts.values():
+        if account.owner.kind == kind and account.objcg is not None:
+            held[account.owner] = held.get(account.owner, 0) + account.charged_bytes
+    return held
 
 
 def holders_of(error: KernelError, memory: Memory, users: UserTable) -> list[tuple[str, int]]:

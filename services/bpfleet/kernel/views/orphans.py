@@ -7,6 +7,8 @@ from typing import Final
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.cgroup.tree import CgroupTree
 from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.mm.memory import Memory, Owner
+from bpfleet.kernel.views.ledger import charged_by_owner
 
 CGROUP_GONE: Final = "cgroup gone"
 ONLY_PINNED: Final = "only pinned"
@@ -27,14 +29,17 @@ class Orphan:
     pinned_paths: tuple[str, ...]
 
 
-def find_orphans(maps: Iterable[BpfMap], cgroups: CgroupTree) -> list[Orphan]:
+def find_orphans(
+    maps: Iterable[BpfMap], cgroups: CgroupTree, memory: Memory
+) -> list[Orphan]:
     """Maps whose creator's cgroup has been removed, then maps that nothing but a pin holds; by id within each."""
+    charges = charged_by_owner(memory, "map")
     gone, pinned = [], []
     for bpf_map in maps:
         if not _exists(bpf_map.creator_cgroup, cgroups):
-            gone.append(_orphan(bpf_map, CGROUP_GONE))
+            gone.append(_orphan(bpf_map, CGROUP_GONE, charges))
         elif bpf_map.pinned_paths and bpf_map.refs == len(bpf_map.pinned_paths):
-            pinned.append(_orphan(bpf_map, ONLY_PINNED))
+            pinned.append(_orphan(bpf_map, ONLY_PINNED, charges))
     return gone + pinned
 
 
@@ -47,7 +52,7 @@ def _exists(path: str, cgroups: CgroupTree) -> bool:
     return True
 
 
-def _orphan(bpf_map: BpfMap, why: str) -> Orphan:
+def _orphan(bpf_map: BpfMap, why: str, charges: dict[Owner, int]) -> Orphan:
     creator = bpf_map.site.creator
     payer = f"uid {bpf_map.charge.user.uid}" if bpf_map.charge.user is not None else "/"
     return Orphan(
@@ -57,7 +62,7 @@ def _orphan(bpf_map: BpfMap, why: str) -> Orphan:
         why,
         bpf_map.creator_cgroup,
         creator.memcg.path if creator is not None else payer,
-        bpf_map.charged_bytes,
+        charges.get(bpf_map.site.owner, 0),
         bpf_map.memlock_bytes(),
         tuple(bpf_map.pinned_paths),
     )

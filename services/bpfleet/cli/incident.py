@@ -1,0 +1,227 @@
+"""``bpfleet incident``: the museum of real incidents, expected beside observed."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bpfleet.cli.output import print_json, print_table
+from bpfleet.kernel.profile import profile_named
+from bpfleet.oracle.incidents import (
+    Finding,
+    Incident,
+    IncidentError,
+    read_incidents,
+    run_incident,
+)
+
+__all__ = ["command"]
+
+EXIT_DIFFERS: Final = 1
+_IN_PACKAGE: Final = Path(__file__).parents[1] / "oracle" / "incident_files"
+_IN_REPOSITORY: Final = Path(__file__).parents[3] / "loadtest" / "scenarios" / "incidents"
+_directory_option = click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the incident files are; those that come with bpfleet by default.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group("incident")
+def command() -> None:
+    """Real incidents: their source, their set-up, and what each accounting model makes of them.
+
+    \b
+    Examples:
+      bpfleet incident list
+      bpfleet incident show s09
+      bpfleet incident run s09 --model 5.10 --model 6.12
+      bpfleet incident run --all
+    """
+
+
+@command.command("list")
+@_directory_option
+@_json_option
+def list_incidents(*, directory: Path | None, as_json: bool) -> None:
+    """All incidents.
+
+    \b
+    Examples:
+      bpfleet incident list
+      bpfleet incident list --json
+    """
+    incidents = _read(directory)
+    if as_json:
+        print_json([_summary(incident) for incident in incidents])
+        return
+    print_table(
+        ("id", "name", "title"), ((i.id, i.name, i.title) for i in incidents), numbers_from=3
+    )
+
+
+@command.command("show")
+@click.argument("name")
+@_directory_option
+@_json_option
+def show(*, name: str, directory: Path | None, as_json: bool) -> None:
+    """One incident: story, source, corrections, steps. NAME is its name, the beginning of it, or its id.
+
+    \b
+    Examples:
+      bpfleet incident show s05-backport-deceives-the-probe
+      bpfleet incident show S05 --json
+    """
+    incident = _find(_read(directory), name)
+    if as_json:
+        print_json({**_summary(incident), "steps": [dict(step) for step in incident.steps]})
+        return
+    click.echo(f"{incident.id} {incident.title}\n\nSource: {incident.source}\n\n{incident.story}")
+    if incident.correction:
+        click.echo(f"\nCorrection: {incident.correction}")
+    click.echo(f"\nModels: {', '.join(incident.models)}")
+    click.echo(f"Cases: {', '.join(str(c.get('case', 'one')) for c in incident.cases)}")
+    for number, step in enumerate(incident.steps, 1):
+        words = ", ".join(f"{key}={value}" for key, value in step.items() if key != "do")
+        click.echo(f"{number:3} {step['do']}: {words}")
+
+
+@command.command("run")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "every", is_flag=True, help="Run every incident.")
+@click.option("--model", "models", multiple=True, help="Under this model alone; may be repeated.")
+@_directory_option
+@_json_option
+def run(
+    *,
+    names: tuple[str, ...],
+    every: bool,
+    models: tuple[str, ...],
+    directory: Path | None,
+    as_json: bool,
+) -> int:
+    """Runs incidents and prints what was expected beside what was observed. Exit status 1 on a difference.
+
+    \b
+    Examples:
+      bpfleet incident run s21-flood-to-the-limit
+      bpfleet incident run s09 s30 --model 6.12
+      bpfleet incident run --all --json
+    """
+    if every == bool(names):
+        raise click.UsageError("name incidents to run, or give --all")
+    for model in models:
+        _check_model(model)
+    incidents = _read(directory)
+    chosen = incidents if every else [_find(incidents, name) for name in names]
+    results = [(incident, _run(incident, models)) for incident in chosen]
+    if as_json:
+        print_json([_result(incident, findings) for incident, findings in results])
+    elif every:
+        _print_summary(results)
+    else:
+        for incident, findings in results:
+            _print_findings(incident, findings)
+    return EXIT_DIFFERS if any(not f.agrees for _, found in results for f in found) else 0
+
+
+def _check_model(model: str) -> None:
+    try:
+        profile_named(model)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--model") from None
+
+
+def _read(directory: Path | None) -> list[Incident]:
+    where = directory or (_IN_PACKAGE if _IN_PACKAGE.is_dir() else _IN_REPOSITORY)
+    try:
+        return read_incidents(where)
+    except IncidentError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _find(incidents: Sequence[Incident], name: str) -> Incident:
+    wanted = name.lower()
+    found = [i for i in incidents if i.name.startswith(wanted) or i.id.lower() == wanted]
+    if len(found) != 1:
+        problem = "is not an incident" if not found else "could be several"
+        raise click.UsageError(f"{name!r} {problem}; `bpfleet incident list` has them all")
+    return found[0]
+
+
+def _run(incident: Incident, models: Sequence[str]) -> list[Finding]:
+    try:
+        return list(run_incident(incident, models))
+    except IncidentError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _print_findings(incident: Incident, findings: Iterable[Finding]) -> None:
+    click.echo(f"{incident.id} {incident.title}")
+    print_table(
+        ("model", "case", "step", "observation", "expected", "observed", ""),
+        (
+            (
+                f.model,
+                f.case,
+                f.place,
+                f.observation,
+                str(f.expected),
+                str(f.observed),
+                "" if f.agrees else "DIFFERS",
+            )
+            for f in findings
+        ),
+        numbers_from=7,
+    )
+
+
+def _print_summary(results: Sequence[tuple[Incident, list[Finding]]]) -> None:
+    print_table(
+        ("id", "name", "checks", "differ"),
+        (
+            (i.id, i.name, f"{len(found)}", f"{sum(not f.agrees for f in found)}")
+            for i, found in results
+        ),
+        numbers_from=2,
+    )
+    for incident, findings in results:
+        differing = [f for f in findings if not f.agrees]
+        if differing:
+            _print_findings(incident, differing)
+    checks = sum(len(found) for _, found in results)
+    differing_count = sum(not f.agrees for _, found in results for f in found)
+    click.echo(f"{len(results)} incidents, {checks} checks, {differing_count} differences")
+
+
+def _summary(incident: Incident) -> dict[str, object]:
+    return {
+        "id": incident.id,
+        "name": incident.name,
+        "title": incident.title,
+        "source": incident.source,
+        "story": incident.story,
+        "correction": incident.correction,
+        "models": list(incident.models),
+    }
+
+
+def _result(incident: Incident, findings: Iterable[Finding]) -> dict[str, object]:
+    return {
+        "id": incident.id,
+        "name": incident.name,
+        "findings": [
+            {
+                "model": f.model,
+                "case": f.case,
+                "step": f.place,
+                "observation": f.observation,
+                "expected": f.expected,
+                "observed": f.observed,
+                "agrees": f.agrees,
+            }
+            for f in findings
+        ],
+    }
