@@ -123,11 +123,15 @@ class DevMap(BpfMap):
         super().__init__(attr, host, site)
         self.map_flags |= F_RDONLY_PROG
         self._entries: Final[dict[bytes, _Entry]] = {}
+        self._items = 0  # dtab->items, which only the memlock line shows
         self._size: Final = site.memory.slab_size(host.profile.structs.bpf_dtab_netdev)
 
     def entries(self) -> int:
-        """Devices in the map."""
-        return len(self._entries)
+        """dtab->items, which may exceed the devices in the map.
+
+        It rises with every update of an empty slot, also with one that leaves it empty, and falls only with a delete.
+        """
+        return self._items
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """The device's number, and the program's id in 8-byte values. Raises ENOENT."""
@@ -148,18 +152,21 @@ class DevMap(BpfMap):
             raise key_exists()
         ifindex, prog_fd = _parse(value)
         if ifindex:
-            self._replace(key, self._make(ifindex, prog_fd, context))
+            old = self._replace(key, self._make(ifindex, prog_fd, context))
         elif prog_fd > 0:
             raise refuse(Errno.EINVAL, "a program needs a device")
         else:
-            self._replace(key, None)
+            old = self._replace(key, None)
+        if not old:
+            self._items += 1
 
     def delete(self, key: bytes, context: OpContext) -> None:
         """Empties a slot; one that is empty already is fine. Raises EINVAL beyond the map."""
         index = slot_of(key)
         if index >= self.max_entries:
             raise slot_out_of_range(index, self.max_entries, Errno.EINVAL)
-        self._replace(key, None)
+        if self._replace(key, None):
+            self._items -= 1
 
     def next_key(self, key: bytes | None) -> bytes:
         """The next slot, used or not. Raises ENOENT after the last."""
@@ -194,12 +201,14 @@ class DevMap(BpfMap):
         prog.get()
         return prog
 
-    def _replace(self, key: bytes, entry: _Entry | None) -> None:
+    def _replace(self, key: bytes, entry: _Entry | None) -> bool:
+        """Changes a slot; returns whether something was in it."""
         old = self._entries.pop(key, None)
         if entry is not None:
             self._entries[key] = entry
         if old is not None:
             self._free_after_rcu(old)
+        return old is not None
 
     def _free_after_rcu(self, entry: _Entry) -> None:
         self._drop_prog(entry)
@@ -218,6 +227,10 @@ class DevMapHash(DevMap):
         super().__init__(attr, host, site)
         self._order: Final = HashLists()
         self._mask: Final = _slots(attr) - 1
+
+    def entries(self) -> int:
+        """Devices in the map."""
+        return len(self._entries)
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Stores a device; BPF_EXIST does not ask for the key to exist. Raises EINVAL, EEXIST, E2BIG, ENOMEM."""

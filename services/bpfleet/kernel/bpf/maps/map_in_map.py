@@ -8,7 +8,7 @@ more before it is freed. Known gap: none.
 
 from typing import Final
 
-from bpfleet.abi.bpf import F_INNER_MAP, Cmd, MapType
+from bpfleet.abi.bpf import BPF_EXIST, F_INNER_MAP, Cmd, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
@@ -169,7 +169,7 @@ class HashOfMaps(HashMap):
         """The descriptor first (EBADF, EINVAL), then as HASH."""
         inner = acquire_inner(self.template, int.from_bytes(value, "little"), context)
         try:
-            super().update(key, inner.id.to_bytes(4, "little"), flags, context)
+            self._store(key, inner.id.to_bytes(4, "little"), flags, context)
         except KernelError:
             release_inner(inner, deferred=False)
             raise
@@ -177,6 +177,16 @@ class HashOfMaps(HashMap):
         self.inner[key] = inner
         if old is not None:
             release_inner(old, deferred=True)
+
+    def _store(self, key: bytes, ident: bytes, flags: int, context: OpContext) -> None:
+        """As HASH up to 6.14; later a key that is there changes in place, which takes no second element."""
+        if self.host.profile.hash_of_maps_spare_elements or key not in self.inner:
+            super().update(key, ident, flags, context)
+            return
+        if flags > BPF_EXIST:
+            raise refuse(Errno.EINVAL, f"unknown update flags {flags:#x}")
+        self._check_presence(present=True, flags=flags)
+        self._elements[key] = ident
 
     def delete(self, key: bytes, context: OpContext) -> None:
         """Raises ENOENT."""
