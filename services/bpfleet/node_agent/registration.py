@@ -25,7 +25,7 @@ _log: Final = logging.getLogger(__name__)
 NODES_PER_CALL: Final = 2_000
 CALL_SECONDS: Final = 10.0
 BACK_OFF_FIRST_SECONDS: Final = 0.2
-BACK_OFF_MAX_SECONDS: Final = 5.0
+BACK_OFF_MAX_SECONDS: Final = 1.0
 # News about replicas is reported at once, but not more often than this.
 REPORT_SECONDS_MIN: Final = 0.1
 _RENEWALS_PER_LEASE: Final = 3
