@@ -18,9 +18,14 @@ EXIT_BROKEN = 1
 @click.command("chaos")
 @click.argument("scenario", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--seed", type=click.IntRange(0, 2**63), help="Instead of the scenario's.")
+@click.option(
+    "--load-users", type=click.IntRange(0, 100_000), default=0, help="Locust users meanwhile."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @cluster_options
-def command(*, scenario: Path, seed: int | None, name: str, local: bool, as_json: bool) -> int:
+def command(
+    *, scenario: Path, seed: int | None, load_users: int, name: str, local: bool, as_json: bool
+) -> int:
     """Carry out the faults of SCENARIO (TOML) on a running cluster, then check it.
 
     While the faults strike, a client creates, scales and deletes workloads and remembers what it was
@@ -30,11 +35,12 @@ def command(*, scenario: Path, seed: int | None, name: str, local: bool, as_json
     \b
     Examples:
       bpfleet chaos deploy/chaos/every-fault.toml
-      bpfleet chaos deploy/chaos/agents.toml --seed 7 --json
+      bpfleet chaos deploy/chaos/every-fault.toml --load-users 50
+      bpfleet chaos deploy/chaos/agents.toml --local --seed 7 --json
     """
     with engine_for(local) as engine, progress_lines(as_json) as progress:
         planned = parse_scenario(scenario.read_text("utf-8"), str(scenario), seed=seed)
-        report = run_storm(engine, name, planned, progress)
+        report = run_storm(engine, name, planned, progress, load_users=load_users)
     if as_json:
         print_json(_plain(report))
     else:
@@ -52,6 +58,7 @@ def _plain(report: StormReport) -> dict[str, object]:
         "real_oom_kills": report.real_oom_kills,
         "acknowledged_writes": told.writes,
         "unanswered": sorted(told.unsure),
+        "load": report.load,
         "settled_seconds": round(report.settled_seconds, 1),
         "clean": report.clean,
         "checks": [asdict(check) for check in report.checks],
@@ -65,6 +72,10 @@ def _print(report: StormReport) -> None:
         click.echo(f"skipped: {line}")
     for name in report.real_oom_kills:
         click.echo(f"{name} was killed by the real OOM killer of this machine")
+    for row in report.load:
+        click.echo(
+            f"load {row['model']}: {row['calls']} calls, {row['transport_failures']} transport failures"
+        )
     rows = [("ok" if c.holds else "BROKEN", c.name, c.detail) for c in report.checks]
     print_table(("", "PROPERTY", "DETAIL"), rows, numbers_from=3)
     click.echo(f"settled after {report.settled_seconds:.1f} s")

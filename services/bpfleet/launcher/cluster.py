@@ -189,7 +189,9 @@ def _wait_ready(
             if instance.name in waiting and instance.state is State.READY:
                 progress(instance.name, "ready")
                 waiting.discard(instance.name)
-            elif instance.name in waiting and instance.state is State.EXITED:
+            elif instance.name in waiting and (
+                instance.oom_killed or instance.state is State.EXITED
+            ):
                 raise LaunchError(_why_it_ended(engine, cluster, instance))
         if waiting and time.monotonic() > deadline:
             names = ", ".join(sorted(waiting))

@@ -150,7 +150,7 @@ class DockerEngine:
         yield from text.decode("utf-8", "replace").splitlines()
 
     def kill(self, cluster: str, name: str) -> None:
-        """The engine restarts it as its restart policy says."""
+        """An engine restarts what fails, not what was killed through it: ``resume`` does."""
         self._with(name, "kill", lambda c: c.kill())
 
     def stop(self, cluster: str, name: str) -> None:
@@ -255,6 +255,8 @@ def _options(cluster: str, service: Service, digest: str) -> dict[str, Any]:
         "bpfleet.role": service.role.value,
         "bpfleet.index": str(service.index),
         "bpfleet.digest": digest,
+        # Images that compose built hand its label down; these containers are not compose's.
+        "com.docker.compose.project": "",
     }
     options: dict[str, Any] = {
         "image": service.image,

@@ -4,8 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from bpfleet.launcher import load
 from bpfleet.launcher.chaos import Action, FaultKind, Scenario, schedule
 from bpfleet.launcher.checks import Acknowledged, Check, check_all
 from bpfleet.launcher.cluster import Progress, ps
@@ -36,6 +37,7 @@ class StormReport:
     told: Acknowledged = field(default_factory=Acknowledged)
     settled_seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
+    load: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
@@ -44,12 +46,18 @@ class StormReport:
 
 
 def run_storm(
-    engine: Engine, cluster: str, scenario: Scenario, progress: Progress = lambda name, what: None
+    engine: Engine,
+    cluster: str,
+    scenario: Scenario,
+    progress: Progress = lambda name, what: None,
+    *,
+    load_users: int = 0,
 ) -> StormReport:
     """Carry out a scenario on a running cluster and check it afterwards.
 
-    Whatever happens in between, every lasting fault is undone. Raises ``LaunchError`` where the
-    cluster is not there, not ready, or without a service the scenario strikes.
+    ``load_users`` Locust users keep going in the meantime. Whatever happens, every lasting fault is
+    undone. Raises ``LaunchError`` where the cluster is not there, not ready, or without a service
+    the scenario strikes.
     """
     instances = ps(engine, cluster)
     if unwell := [each.name for each in instances if each.state is not State.READY]:
@@ -61,15 +69,29 @@ def run_storm(
     witness = Witness(reached, scenario.seed, pause_seconds=_WITNESS_PAUSE_SECONDS)
     storm = _Storm(engine, cluster, services, reached, report, progress)
     actions = schedule(scenario, _targets(instances))
+    page = _page(instances) if load_users else ""
+    if page:
+        load.start(page, load_users)
     witness.start()
     try:
         storm.carry_out(actions, scenario.duration_seconds)
     finally:
         storm.undo_all()
         report.told = witness.stop()
+        if page:
+            load.stop(page)
+    if page:
+        report.load = load.outcomes(page)
     storm.settle(scenario.settle_seconds)
     witness.clean_up()
     return report
+
+
+def _page(instances: list[Instance]) -> str:
+    for instance in instances:
+        if instance.role is Role.LOAD_MASTER:
+            return instance.address
+    raise LaunchError("this cluster has no load generator: 'bpfleet up --workers 1' adds one")
 
 
 def _targets(instances: list[Instance]) -> dict[Role, list[str]]:
@@ -172,8 +194,6 @@ class _Storm:
             return None
         else:
             engine.kill(cluster, target)
-            # An engine with a restart policy is faster than this; processes have none.
-            return lambda: engine.resume(cluster, target)
         return lambda: engine.resume(cluster, target)
 
     def _redis(self, *arguments: str) -> None:
