@@ -22,7 +22,7 @@ from bpfleet.workload.spec import Phase, ReplicaSpec
 
 __all__ = ["NodePlan", "SimAgent", "SimAgents"]
 
-_ROUND_SECONDS = 0.5
+_ROUND_SECONDS = 0.8
 _STATES = {
     Phase.PENDING: registry.REPLICA_STATE_STARTING,
     Phase.RUNNING: registry.REPLICA_STATE_RUNNING,
@@ -231,7 +231,6 @@ class SimAgent(Process):
             here = [replica for node, replica in self.running if node == plan.name]
             for replica in here:
                 self.running[plan.name, replica].run.step()
-            kernel.check()
             request.reports.add(
                 node=plan.name,
                 memory_used_bytes=kernel.ram.used_bytes,

@@ -7,6 +7,7 @@ come to rest as the clients were promised. Checkers look at every stored batch a
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -35,13 +36,13 @@ MIB: Final = 1 << 20
 _TIMING: Final = Timing(
     lease_ms=3_000,
     leader_ttl_ms=1_500,
-    leader_poll_ms=200,
-    tick_ms=250,
+    leader_poll_ms=300,
+    tick_ms=400,
     repeat_ms=1_000,
     store_retry_ms=300,
 )
-_FAULT_SECONDS: Final = 40.0
-_REST_SECONDS: Final = 240.0
+_FAULT_SECONDS: Final = 30.0
+_REST_SECONDS: Final = 120.0
 _WORKLOADS: Final = 6
 # This one cannot start on 5.10, where its user may lock too little; it may not find a node at all.
 _FAILS: Final = "w4"
@@ -142,6 +143,7 @@ class World:
         self.agents: dict[str, SimAgent] = {}
         self.coordinators = {name: SimCoordinator(name, self) for name in ("c1", "c2")}
         self.batches = self.answered = self.crashes = 0
+        self.trace: Callable[[str], None] = lambda line: None
         self._failure: BaseException | None = None
         self._digest = hashlib.blake2b(digest_size=8)
         self._users = Process("users")
@@ -201,7 +203,9 @@ class World:
             self._failure = error
 
     def _note(self, text: str) -> None:
-        self._digest.update(f"{self.loop.now_ms()} {text}\n".encode())
+        line = f"{self.loop.now_ms()} {text}"
+        self._digest.update(line.encode())
+        self.trace(line)
 
     # -- the run
 
@@ -219,8 +223,7 @@ class World:
         operator = self._users.spawn(self._operator())
         await self._trouble()
         self._heal()
-        for client in (*clients, operator):
-            await client
+        await self._finish([*clients, operator])
         await self._rest()
         self._check_end()
         return Outcome(
@@ -252,7 +255,7 @@ class World:
         end_s = self.loop.time() + _FAULT_SECONDS
         troubles = [self._crash_coordinator, self._crash_agent, self._crash_store, self._cut_link]
         while self.loop.time() < end_s:
-            await asyncio.sleep(0.5 + 5 * self.random.random())
+            await asyncio.sleep(0.3 + 3 * self.random.random())
             self._raise_failure()
             self._users.spawn(self.random.choice(troubles)())
 
@@ -303,6 +306,15 @@ class World:
         for process in processes:
             if not process.up:
                 process.boot()
+
+    async def _finish(self, users: list[asyncio.Task[Any]]) -> None:
+        """Lets clients and operator come to their end. Raises ``Violation`` if one never does."""
+        _, waiting = await asyncio.wait(users, timeout=_REST_SECONDS)
+        self._raise_failure()
+        if waiting:
+            raise Violation("a client waits for ever")
+        for user in users:
+            user.result()
 
     async def _rest(self) -> None:
         """Waits until the fleet is as it was promised. Raises ``Violation`` if it never is."""

@@ -1,0 +1,76 @@
+"""Simulates fleets: ``python -m bpfleet.sim``."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bpfleet.sim.fleet import Outcome, World
+from bpfleet.sim.loop import VirtualLoop, run
+from bpfleet.sim.seeds import run_seeds
+
+_EXAMPLES = """
+\b
+Examples:
+  python -m bpfleet.sim --seeds 300
+  python -m bpfleet.sim --seeds 10000 --first 1000
+  python -m bpfleet.sim --seed 157 --trace trace.txt
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option("--seeds", type=click.IntRange(1), default=100, show_default=True, help="How many.")
+@click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The first.")
+@click.option("--seed", type=click.IntRange(0), help="Only this one.")
+@click.option(
+    "--trace",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --seed: write every stored batch, start, stop and fault to this file.",
+)
+def main(seeds: int, first: int, seed: int | None, trace: Path | None) -> None:
+    """Runs coordinators, agents, store and network in one process, badly treated, seed by seed."""
+    if trace is not None:
+        if seed is None:
+            raise click.UsageError("--trace needs --seed")
+        _trace(seed, trace)
+        return
+    chosen = [seed] if seed is not None else range(first, first + seeds)
+    outcomes: list[Outcome] = []
+    console = Console(stderr=True)
+    bar = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*bar, console=console) as progress:
+        task = progress.add_task("seeds", total=len(chosen))
+
+        def passed(outcome: Outcome) -> None:
+            outcomes.append(outcome)
+            progress.advance(task)
+
+        failed = run_seeds(chosen, passed)
+    if failed is not None:
+        click.echo(str(failed), err=True)
+        sys.exit(1)
+    click.echo(
+        f"{len(outcomes)} seeds: {sum(o.batches for o in outcomes)} batches, "
+        f"{sum(o.acknowledged for o in outcomes)} acknowledged commands, "
+        f"{sum(o.crashes for o in outcomes)} crashes, nothing broken"
+    )
+
+
+def _trace(seed: int, path: Path) -> None:
+    loop = VirtualLoop()
+    world = World(seed, loop)
+    with path.open("w") as file:
+        world.trace = lambda text: print(text, file=file)
+        outcome = run(world.run(seed), loop)
+    click.echo(str(outcome))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bpfleet.sim")

@@ -1,0 +1,108 @@
+"""A few hundred simulated fleets; and proof that the checkers would notice what they are there for."""
+
+from dataclasses import replace
+
+import pytest
+
+from bpfleet.coordinator import reconcile
+from bpfleet.coordinator.engine import Engine
+from bpfleet.coordinator.store.memory import MemoryStore
+from bpfleet.sim.fleet import simulate
+from bpfleet.sim.seeds import repeat_command, run_seeds
+
+SEEDS = 200
+SEEDS_UNTIL_FOUND = 30
+
+
+@pytest.mark.slow
+def test_nothing_breaks_under_a_few_hundred_seeds():
+    outcomes = []
+    failed = run_seeds(range(SEEDS), outcomes.append)
+    assert failed is None, str(failed)
+    assert sum(outcome.crashes for outcome in outcomes) > 5 * SEEDS
+    assert sum(outcome.acknowledged for outcome in outcomes) > 20 * SEEDS
+
+
+@pytest.mark.slow
+def test_the_same_seed_runs_the_same_way():
+    first = [simulate(seed) for seed in range(5)]
+    again = [simulate(seed) for seed in range(5)]
+    assert first == again
+    assert len({outcome.digest for outcome in first}) == 5
+
+
+def test_a_failing_seed_says_how_to_repeat_it(monkeypatch):
+    monkeypatch.setattr(Engine, "stored_replicas", broken)
+    failed = run_seeds(range(3))
+    assert failed is not None
+    assert repeat_command(failed.seed) in str(failed)
+
+
+def broken(self, agent):
+    raise ZeroDivisionError
+
+
+# -- planted bugs
+
+
+def lets_a_deposed_leader_write(monkeypatch):
+    write = MemoryStore.write
+
+    def unfenced(self, batch):
+        write(self, replace(batch, epoch=self._epoch, expected_revision=self._revision))
+
+    monkeypatch.setattr(MemoryStore, "write", unfenced)
+
+
+def forgets_a_third_of_what_it_stores(monkeypatch):
+    write = MemoryStore.write
+
+    def forgetful(self, batch):
+        if batch.revision % 3 == 0:
+            batch = replace(batch, puts={k: v for k, v in batch.puts.items() if "replica" in k})
+        write(self, batch)
+
+    monkeypatch.setattr(MemoryStore, "write", forgetful)
+
+
+def answers_before_it_is_stored(monkeypatch):
+    submit = Engine.submit
+
+    def hasty(self, command, now_ms, done, refused):
+        result = submit(self, command, now_ms, lambda answer: None, refused)
+        for ticket in self._open.tickets:
+            done(ticket.result)
+        self._open.tickets.clear()
+        return result
+
+    monkeypatch.setattr(Engine, "submit", hasty)
+
+
+def books_more_than_fits(monkeypatch):
+    monkeypatch.setattr("bpfleet.coordinator.books.Shape.fitting_from", lambda self, size: 0)
+
+
+def does_not_repeat_orders(monkeypatch):
+    monkeypatch.setattr(reconcile.Dispatch, "retry", lambda self, orders: None)
+    init = reconcile.Dispatch.__init__
+    monkeypatch.setattr(
+        reconcile.Dispatch,
+        "__init__",
+        lambda self, table, repeat_ms: init(self, table, repeat_ms=10**9),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lets_a_deposed_leader_write,
+        forgets_a_third_of_what_it_stores,
+        answers_before_it_is_stored,
+        books_more_than_fits,
+        does_not_repeat_orders,
+    ],
+)
+def test_a_planted_bug_is_found(plant, monkeypatch):
+    plant(monkeypatch)
+    assert run_seeds(range(SEEDS_UNTIL_FOUND)) is not None
