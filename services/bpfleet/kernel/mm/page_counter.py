@@ -73,6 +73,15 @@ class PageCounter:
             counter.usage -= pages
             counter = counter.parent
 
+    def headroom(self) -> int:
+        """Pages that can still be charged here and above: the smallest margin on the way up."""
+        room = PAGE_COUNTER_MAX
+        counter: PageCounter | None = self
+        while counter is not None:
+            room = min(room, counter.max - counter.usage)
+            counter = counter.parent
+        return max(0, room)
+
     def margin(self) -> int:
         """Pages that can still be charged here: max - usage, at least 0 [mem_cgroup_margin]."""
         return max(0, self.max - self.usage)
