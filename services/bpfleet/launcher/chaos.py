@@ -108,13 +108,14 @@ def parse_scenario(text: str, source: str, *, seed: int | None = None) -> Scenar
         raise LaunchError(f"{source}: not TOML: {error}") from error
     known = {"name", "seed", "duration_seconds", "settle_seconds", "faults"}
     _refuse_unknown(data, known, source)
+    given_seed = int(_number(data, "seed", 0, source, high=2**63))
     duration_seconds = _number(data, "duration_seconds", 60.0, source, low=0.1)
     entries = data.get("faults", [])
     if not isinstance(entries, list) or not 1 <= len(entries) <= FAULTS_MAX:
         raise LaunchError(f"{source}: faults: give 1 to {FAULTS_MAX} [[faults]] tables")
     return Scenario(
         name=str(data.get("name", source)),
-        seed=int(_number(data, "seed", 0, source, high=2**63)) if seed is None else seed,
+        seed=given_seed if seed is None else seed,
         duration_seconds=duration_seconds,
         settle_seconds=_number(data, "settle_seconds", 60.0, source),
         faults=tuple(

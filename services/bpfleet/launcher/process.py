@@ -235,10 +235,10 @@ class ProcessEngine:
         raise LaunchError(f"no process named {name} in cluster {cluster}")
 
     def _lives(self, record: _Record) -> bool:
-        child = self._children.get(record.pid)
-        if child is not None and child.poll() is not None:
-            return False
-        return record.start_ticks != 0 and _start_ticks(record.pid) == record.start_ticks
+        lives = record.start_ticks != 0 and _start_ticks(record.pid) == record.start_ticks
+        if not lives and (child := self._children.get(record.pid)) is not None:
+            child.wait()
+        return lives
 
     def _signal(self, record: _Record, number: int) -> None:
         if self._lives(record):
