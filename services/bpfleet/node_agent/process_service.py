@@ -29,6 +29,8 @@ __all__ = ["ProcessServicer"]
 
 # gRPC's contexts are generic over messages that no method of ours touches.
 _Context = aio.ServicerContext[Any, Any]
+# More than any machine has; sums of such sizes stay within the numbers of the messages.
+SIZE_BYTES_MAX: Final = 1 << 50
 
 
 class ProcessServicer(pb_grpc.ProcessServiceServicer):
@@ -130,7 +132,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.AllocateMemoryResponse:
         """Page faults on anonymous memory."""
         node = self._agent.named(request.caller.node, "caller.node")
-        not_negative(request.size_bytes, "size_bytes")
+        within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
         with node.guard() as kernel:
             task = calling(node, request.caller)
             kernel.touch(task.pid, request.size_bytes)
@@ -141,7 +143,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.ReleaseMemoryResponse:
         """munmap(2) of anonymous memory."""
         node = self._agent.named(request.caller.node, "caller.node")
-        not_negative(request.size_bytes, "size_bytes")
+        within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
         with node.guard() as kernel:
             task = calling(node, request.caller)
             kernel.release(task.pid, request.size_bytes)
@@ -152,7 +154,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.LockMemoryResponse:
         """mlock(2), SHM_LOCK, or buffers of an io_uring."""
         node = self._agent.named(request.caller.node, "caller.node")
-        not_negative(request.size_bytes, "size_bytes")
+        within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
         lock = _LOCKS.get(request.kind)
         if lock is None:
             raise invalid("kind", f"{request.kind} is unknown")
@@ -166,7 +168,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.UnlockMemoryResponse:
         """munlock(2)."""
         node = self._agent.named(request.caller.node, "caller.node")
-        not_negative(request.size_bytes, "size_bytes")
+        within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
         with node.guard() as kernel:
             task = calling(node, request.caller)
             kernel.locked.munlock(task, request.size_bytes)

@@ -42,6 +42,7 @@ __all__ = [
     "within",
 ]
 
+INT64_MAX: Final = (1 << 63) - 1
 NAME_CHARS_MAX: Final = 4096
 PROGRAM_PARTS_MAX: Final = 1024
 
@@ -336,8 +337,8 @@ def process_message(node: str, task: Task) -> process_service_pb2.Process:
         exit_reason=task.exit_reason,
         rss_bytes=task.rss_bytes,
         fd_count=len(task.fds),
-        locked_bytes=bytes_of(task.user.locked_vm_pages),
-        mlocked_bytes=bytes_of(task.mlocked_pages),
+        locked_bytes=min(bytes_of(task.user.locked_vm_pages), INT64_MAX),
+        mlocked_bytes=min(bytes_of(task.mlocked_pages), INT64_MAX),
     )
 
 
