@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Same examples in every run, so that the gate never fails by chance; BPFLEET_HYPOTHESIS=long explores.
@@ -21,3 +22,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("BPFLEET_HYPOTHESIS", "gate"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--rewrite` replaces the answers in tests/scenarios/*.txt by those of the emulator."""
+    parser.addoption("--rewrite", action="store_true", help="rewrite transcripts")

@@ -7,6 +7,8 @@ from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.memcg import Memcg, Stat
 from bpfleet.kernel.mm.memory import Account, AllocKind, Memory, Owner
 
+READAHEAD_PAGES: Final = 32
+
 
 @final
 class _CachedFile:
@@ -37,9 +39,10 @@ class PageCache:
         self._next_id = 1
 
     def read(self, path: str, pages: int, memcg: Memcg, current: Current) -> int:
-        """Reads the first ``pages`` of a file; those not cached yet are charged to ``memcg``. Returns pages readable.
+        """Reads the first ``pages`` of a file; those not cached are charged to ``memcg``. Returns pages read.
 
-        Fewer than asked for: `Memory.failure` says why.
+        Pages come in readahead by readahead, so a file larger than a limit pushes its own beginning out. Fewer than
+        asked for: `Memory.failure` says why.
         """
         cached = self._files.pop(path, None) or self._new(path)
         self._files[path] = cached
@@ -47,8 +50,16 @@ class PageCache:
             cached.accessed_twice = True
             for owner, account in cached.segments:
                 owner.add_stat(Stat.ACTIVE_FILE_PAGES, account.count)
-        self._extend(cached, AllocKind.FILE, pages - cached.pages, memcg, current)
-        return min(pages, cached.pages)
+        done = min(cached.pages, pages)
+        while done < pages:
+            step = min(READAHEAD_PAGES, pages - done)
+            got = self._extend(cached, AllocKind.FILE, step, memcg, current)
+            done += got
+            if got < step:
+                break
+        if not cached.pages:
+            self._files.pop(path, None)
+        return done
 
     def write_tmpfs(self, path: str, pages: int, memcg: Memcg, current: Current) -> int:
         """Makes a tmpfs file at least ``pages`` long. Returns its length; shorter: `Memory.failure` says why."""
@@ -56,7 +67,10 @@ class PageCache:
         if cached is None:
             cached = self._tmpfs[path] = self._new(path)
         self._extend(cached, AllocKind.SHMEM, pages - cached.pages, memcg, current)
-        return cached.pages
+        length = cached.pages
+        if not length:
+            del self._tmpfs[path]
+        return length
 
     def unlink_tmpfs(self, path: str) -> bool:
         """Removes a tmpfs file with its pages; False when there is none."""
@@ -73,19 +87,21 @@ class PageCache:
 
     def _extend(
         self, cached: _CachedFile, kind: AllocKind, pages: int, memcg: Memcg, current: Current
-    ) -> None:
+    ) -> int:
+        """Adds up to ``pages`` to a file. Returns how many came."""
         if pages <= 0:
-            return
+            return 0
         payer = memcg.css_ref if memcg.parent is not None else None
         account = self._memory.account(cached.owner, kind, payer)
         got = self._memory.fault(account, pages, GFP.GFP_KERNEL, current)
         if not got:
-            return
+            return 0
         cached.pages += got
         if all(known is not account for _, known in cached.segments):
             cached.segments.append((memcg, account))
         if cached.accessed_twice:
             memcg.add_stat(Stat.ACTIVE_FILE_PAGES, got)
+        return got
 
     @property
     def is_empty(self) -> bool:
@@ -106,14 +122,15 @@ class PageCache:
     def evict(self, memcg: Memcg, pages: int) -> int:
         """Drops up to ``pages`` of ``memcg`` itself, files not accessed for longest first. Returns how many."""
         left = pages
-        for path in list(self._files):
+        for path, cached in list(self._files.items()):
             if not left:
                 break
-            left -= self._evict_from(path, memcg, left)
+            left -= self._evict_from(cached, memcg, left)
+            if not cached.pages:
+                del self._files[path]
         return pages - left
 
-    def _evict_from(self, path: str, memcg: Memcg, pages: int) -> int:
-        cached = self._files[path]
+    def _evict_from(self, cached: _CachedFile, memcg: Memcg, pages: int) -> int:
         for position, (owner, account) in enumerate(cached.segments):
             if owner is not memcg:
                 continue
@@ -124,7 +141,5 @@ class PageCache:
             cached.pages -= step
             if not account.count:
                 del cached.segments[position]
-            if not cached.segments:
-                del self._files[path]
             return step
         return 0

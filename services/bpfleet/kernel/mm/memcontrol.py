@@ -241,7 +241,7 @@ class MemoryController:
                 limited.raise_event(MemcgEvent.MAX)
             memcg.memory.charge(pages)
             return False
-        self.last_failure = _limit_error(memcg, limited, pages)
+        self.last_failure = _limit_error(memcg, limited, pages, gfp)
         raise self.last_failure
 
     def _oom(self, limited: Memcg, pages: int, gfp: int, current: Current) -> bool | None:
@@ -549,8 +549,11 @@ class MemoryController:
         self.released(memcg)
 
 
-def _limit_error(memcg: Memcg, limited: Memcg, pages: int) -> KernelError:
-    """Why ``pages`` more could not be charged to ``memcg``: the limit of ``limited``, itself or above it."""
+def _limit_error(memcg: Memcg, limited: Memcg, pages: int, gfp: int) -> KernelError:
+    """Why ``pages`` more could not be charged to ``memcg``: the limit of ``limited``, itself or above it.
+
+    ``waited`` is 1 where reclaim was tried first, and events were raised.
+    """
     limit_bytes, usage_bytes = bytes_of(limited.memory.max), bytes_of(limited.memory.usage)
     return KernelError(
         Errno.ENOMEM,
@@ -562,4 +565,5 @@ def _limit_error(memcg: Memcg, limited: Memcg, pages: int) -> KernelError:
         limit_bytes=limit_bytes,
         usage_bytes=usage_bytes,
         requested_bytes=bytes_of(pages),
+        waited=int(bool(gfp & GFP.DIRECT_RECLAIM)),
     )

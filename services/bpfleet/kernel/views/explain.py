@@ -103,16 +103,19 @@ def _memcg_limit(error: KernelError, profile: KernelProfile) -> _Parts:
         facts.append(
             f"the memory is charged to {payer}; the limit that stops it is that of an ancestor"
         )
-    facts.append(
-        "map elements are charged to the map's creator, whoever updates; its cgroup is the one to enlarge"
-    )
+    if not numbers.get("waited"):
+        facts.append(
+            "an element is charged to the map's creator, whoever updates; its cgroup is the one to enlarge"
+        )
+        facts.append("no counter of memory.events moved: the request could not wait for reclaim")
     if numbers.get("hangs"):
         facts.append("Linux repeats such a page fault for ever; the process hangs")
     elsewhere = ["would have passed up to 5.10: BPF memory is not charged to cgroups there"]
-    if profile.elements_nowait:
+    if not numbers.get("waited"):
         elsewhere.append(
-            "an element would have been charged beyond the limit, without an event, from 5.11 to 5.19"
+            "would have been charged beyond the limit, without an event, from 5.11 to 5.19"
         )
+    if not numbers.get("hangs"):
         elsewhere.append("would have passed with cgroup.memory=nobpf (6.3 and later)")
     return (
         f"{error.errno.name}: the memory cgroup limit of {limited} is reached",

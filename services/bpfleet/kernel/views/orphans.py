@@ -29,9 +29,7 @@ class Orphan:
     pinned_paths: tuple[str, ...]
 
 
-def find_orphans(
-    maps: Iterable[BpfMap], cgroups: CgroupTree, memory: Memory
-) -> list[Orphan]:
+def find_orphans(maps: Iterable[BpfMap], cgroups: CgroupTree, memory: Memory) -> list[Orphan]:
     """Maps whose creator's cgroup has been removed, then maps that nothing but a pin holds; by id within each."""
     charges = charged_by_owner(memory, "map")
     gone, pinned = [], []

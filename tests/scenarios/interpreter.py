@@ -1,0 +1,372 @@
+"""The language of the transcripts: one command a line, its answer as text; invariants are checked after each."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability, MapType, map_type_from_name
+from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.kernel import Kernel, KernelError, TaskKilled, profile_named
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.program import ProgAttr
+from bpfleet.kernel.events import EventKind
+from bpfleet.kernel.proc.task import Task
+from bpfleet.runtime.probes import prepare_memlock
+from bpfleet.workload.quantity import parse_bytes, parse_limit
+
+NS_PER_S: Final = 1_000_000_000
+Options = dict[str, str]
+
+
+class Interpreter:
+    """One kernel and the processes of a transcript, by name. ``kernel`` starts a new one."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel(profile_named("6.12"))
+        self.tasks: dict[str, Task] = {}
+        self.fds: dict[tuple[str, str], int] = {}
+        self.last_error: KernelError | None = None
+        self.log_read = 0
+
+    def run(self, line: str) -> str:
+        """Carries one command out and returns what it answered."""
+        words = line.split()
+        plain = [w for w in words[1:] if "=" not in w or w.startswith("/")]
+        options = dict(w.split("=", 1) for w in words[1:] if "=" in w and not w.startswith("/"))
+        command = getattr(self, "do_" + words[0].replace("-", "_"), None)
+        assert command is not None, f"unknown command {words[0]!r}"
+        try:
+            text = command(plain, options)
+        except TaskKilled as error:
+            self.last_error, text = error, "killed"
+        except KernelError as error:
+            self.last_error = error
+            text = f"{error.errno.name} {error.reason}: {error.detail}"
+        self.kernel.check()
+        return (text if text is not None else "ok").rstrip("\n")
+
+    def task(self, name: str) -> Task:
+        return self.tasks[name]
+
+    # -- node --------------------------------------------------------------------------------------------------------
+
+    def do_kernel(self, plain: Sequence[str], options: Options) -> str:
+        self.kernel = Kernel(
+            profile_named(plain[0]),
+            ram_bytes=parse_bytes(options.get("ram", "8G")),
+            possible_cpus=int(options.get("cpus", "2")),
+        )
+        self.tasks, self.fds, self.log_read = {}, {}, 0
+        return f"{self.kernel.profile.release} booted"
+
+    def do_settle(self, plain: Sequence[str], options: Options) -> str:
+        self.kernel.run_deferred()
+        self.kernel.controller.drain_stocks()
+        return "ok"
+
+    def do_clock(self, plain: Sequence[str], options: Options) -> str:
+        return f"{self.kernel.now_ns / NS_PER_S:.3f} s"
+
+    def do_advance(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.advance(int(float(plain[0]) * NS_PER_S))
+
+    def do_fault(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.inject_fault(plain[0], int(plain[1]) if len(plain) > 1 else 1)
+
+    def do_clear_faults(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.clear_faults()
+
+    def do_node(self, plain: Sequence[str], options: Options) -> str:
+        ram = self.kernel.ram
+        state = f"crashed: {self.kernel.crashed}" if self.kernel.crashed else "running"
+        return f"{state}, {ram.used_bytes // PAGE_SIZE} of {ram.ram_bytes // PAGE_SIZE} pages used"
+
+    # -- cgroups -----------------------------------------------------------------------------------------------------
+
+    def do_mkdir(self, plain: Sequence[str], options: Options) -> None:
+        for path in plain:
+            self.kernel.mkdir(path, delegate="raw" not in options)
+
+    def do_rmdir(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.rmdir(plain[0])
+
+    def do_read(self, plain: Sequence[str], options: Options) -> str:
+        return self.kernel.read_file(plain[0], plain[1])
+
+    def do_write(self, plain: Sequence[str], options: Options) -> str:
+        words = [*plain[2:], *(f"{name}={value}" for name, value in options.items())]
+        text = " ".join(words).replace("\\n", "\n").replace("\\s", " ")
+        return f"{self.kernel.write_file(plain[0], plain[1], text)} bytes"
+
+    def do_ls(self, plain: Sequence[str], options: Options) -> str:
+        return " ".join(self.kernel.list_files(plain[0]))
+
+    def do_usage(self, plain: Sequence[str], options: Options) -> str:
+        self.do_settle((), {})
+        lines = []
+        for path in plain:
+            memcg = self.kernel.cgroup(path).memcg
+            counted = {k: v for k, v in memcg.events.items() if v}
+            events = " ".join(f"{name} {count}" for name, count in counted.items())
+            lines.append(f"{path} {memcg.usage_bytes}" + (f" ({events})" if events else ""))
+        return "\n".join(lines)
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def do_spawn(self, plain: Sequence[str], options: Options) -> None:
+        memlock = options.get("memlock")
+        task = self.kernel.spawn(
+            uid=int(options.get("uid", "0")),
+            caps=_caps(options.get("caps")),
+            memlock=None if memlock is None else (parse_limit(memlock),) * 2,
+            cgroup=options.get("cgroup", "/"),
+            oom_score_adj=int(options.get("adj", "0")),
+            comm=plain[0],
+            cpu=int(options.get("cpu", "0")),
+        )
+        self.tasks[plain[0]] = task
+        if "rss" in options:
+            self.kernel.touch(task.pid, parse_bytes(options["rss"]))
+
+    def do_touch(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.touch(self.task(plain[0]).pid, parse_bytes(plain[1]), shared="shared" in plain)
+
+    def do_release(self, plain: Sequence[str], options: Options) -> str:
+        return f"{self.kernel.release(self.task(plain[0]).pid, parse_bytes(plain[1]))} bytes"
+
+    def do_file(self, plain: Sequence[str], options: Options) -> str:
+        size = parse_bytes(plain[2])
+        return f"{self.kernel.read_pages(self.task(plain[0]).pid, plain[1], size)} bytes read"
+
+    def do_tmpfs(self, plain: Sequence[str], options: Options) -> str:
+        size = parse_bytes(plain[2])
+        return f"{self.kernel.write_tmpfs(self.task(plain[0]).pid, plain[1], size)} bytes"
+
+    def do_rm_tmpfs(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.unlink_tmpfs(plain[0])
+
+    def do_exit(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.exit(self.task(plain[0]).pid)
+
+    def do_kill(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.kill(self.task(plain[0]).pid)
+
+    def do_move(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.write_file(plain[1], "cgroup.procs", str(self.task(plain[0]).pid))
+
+    def do_alive(self, plain: Sequence[str], options: Options) -> str:
+        return " ".join(n for n, task in self.tasks.items() if task.alive) or "nobody"
+
+    def do_proc(self, plain: Sequence[str], options: Options) -> str:
+        if plain[0] == "meminfo":
+            return self.kernel.read_proc(None, "meminfo")
+        return self.kernel.read_proc(self.task(plain[0]).pid, plain[1])
+
+    def do_prlimit(self, plain: Sequence[str], options: Options) -> None:
+        soft = parse_limit(plain[2])
+        hard = parse_limit(plain[3]) if len(plain) > 3 else soft
+        self.kernel.prlimit(self.task(plain[0]).pid, plain[1], soft, hard)
+
+    def do_setresuid(self, plain: Sequence[str], options: Options) -> None:
+        ids = {name: int(value) for name, value in options.items()}
+        self.kernel.setresuid(self.task(plain[0]).pid, ruid=ids.get("ruid"), euid=ids.get("euid"))
+
+    def do_capset(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.capset(self.task(plain[0]).pid, _caps(plain[1]) or frozenset())
+
+    def do_prepare(self, plain: Sequence[str], options: Options) -> str:
+        done = prepare_memlock(self.kernel, self.task(plain[0]), " ".join(plain[1:]))
+        return f"believes {done.believes}, bump {done.bump}, {done.answer}"
+
+    # -- other holders of locked memory ------------------------------------------------------------------------------
+
+    def do_perf(self, plain: Sequence[str], options: Options) -> None:
+        task = self.task(plain[0])
+        fd = self.kernel.objects.perf_event(task)
+        self.kernel.locked.mmap_perf(task, fd, int(plain[1]))
+
+    def do_umem(self, plain: Sequence[str], options: Options) -> None:
+        task = self.task(plain[0])
+        fd = self.kernel.objects.socket(task, "xsk")
+        self.kernel.locked.register_umem(task, fd, parse_bytes(plain[1]))
+
+    def do_io_uring(self, plain: Sequence[str], options: Options) -> None:
+        task = self.task(plain[0])
+        fd = self.kernel.locked.io_uring_setup(task, 8)
+        huge = int(options.get("huge", "0"))
+        self.kernel.locked.register_buffers(task, fd, parse_bytes(plain[1]), huge_pages=huge)
+
+    def do_zerocopy(self, plain: Sequence[str], options: Options) -> None:
+        task = self.task(plain[0])
+        fd = self.kernel.objects.socket(task, "tcp_est")
+        self.kernel.locked.send_zerocopy(task, fd, parse_bytes(plain[1]))
+
+    def do_mlock(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.locked.mlock(self.task(plain[0]), parse_bytes(plain[1]))
+
+    def do_shm_lock(self, plain: Sequence[str], options: Options) -> None:
+        self.kernel.locked.shm_lock(self.task(plain[0]), parse_bytes(plain[1]))
+
+    def do_user(self, plain: Sequence[str], options: Options) -> str:
+        self.kernel.run_deferred()
+        user = self.kernel.user(int(plain[0]))
+        held = ", ".join(f"{what} {pages}" for what, pages in sorted(user.holders.items()))
+        return f"{user.locked_vm_pages} pages" + (f": {held}" if held else "")
+
+    # -- bpf ---------------------------------------------------------------------------------------------------------
+
+    def do_create(self, plain: Sequence[str], options: Options) -> str:
+        task, name = self.task(plain[0]), plain[1]
+        attr = MapAttr(
+            map_type_from_name(options["type"]),
+            key_size=int(options.get("key", "0")),
+            value_size=int(options.get("value", "0")),
+            max_entries=parse_bytes(options["entries"]),
+            map_flags=int(options.get("flags", "0"), 0),
+            map_name=name[:15],
+        )
+        count = int(options.get("count", "1"))
+        for done in range(count):
+            try:
+                self.fds[(plain[0], name)] = self.kernel.bpf.map_create(task, attr)
+            except KernelError as error:
+                if count == 1:
+                    raise
+                self.last_error = error
+                return f"{done} created, then {_verdict(error)}"
+        return "ok" if count == 1 else f"{count} created"
+
+    def do_fill(self, plain: Sequence[str], options: Options) -> str:
+        return self._each(plain, options, self._update)
+
+    def do_drain(self, plain: Sequence[str], options: Options) -> str:
+        return self._each(plain, options, self._delete)
+
+    def _each(
+        self, plain: Sequence[str], options: Options, call: Callable[[Task, int, bytes], None]
+    ) -> str:
+        task, fd = self.task(plain[0]), self.fds[(plain[0], plain[1])]
+        info = self.kernel.bpf.map_info(task, fd)
+        start, count = int(options.get("start", "0")), int(plain[2])
+        for number in range(start, start + count):
+            key = number.to_bytes(info.key_size, "little")
+            if info.map_type == MapType.LPM_TRIE:
+                data = info.key_size - 4
+                key = (8 * data).to_bytes(4, "little") + number.to_bytes(data, "big")
+            try:
+                call(task, fd, key)
+            except KernelError as error:
+                self.last_error = error
+                return f"{number - start} done, then {_verdict(error)}"
+        return f"{count} done"
+
+    def _update(self, task: Task, fd: int, key: bytes) -> None:
+        size = self.kernel.bpf.map_info(task, fd).value_size
+        self.kernel.bpf.map_update_elem(task, fd, key, bytes(size))
+
+    def _delete(self, task: Task, fd: int, key: bytes) -> None:
+        self.kernel.bpf.map_delete_elem(task, fd, key)
+
+    def do_load(self, plain: Sequence[str], options: Options) -> str:
+        task = self.task(plain[0])
+        count = int(options.get("count", "1"))
+        attr = ProgAttr(1, insn_cnt=int(options.get("insns", "2")))
+        for done in range(count):
+            try:
+                self.kernel.bpf.prog_load(task, attr)
+            except KernelError as error:
+                if count == 1:
+                    raise
+                self.last_error = error
+                return f"{done} loaded, then {_verdict(error)}"
+        return "ok" if count == 1 else f"{count} loaded"
+
+    def do_pin(self, plain: Sequence[str], options: Options) -> None:
+        fd = self.fds[(plain[0], plain[1])]
+        self.kernel.bpf.obj_pin(self.task(plain[0]), f"/sys/fs/bpf/{plain[1]}", fd)
+
+    def do_open(self, plain: Sequence[str], options: Options) -> None:
+        task = self.task(plain[0])
+        self.fds[(plain[0], plain[1])] = self.kernel.bpf.obj_get(task, f"/sys/fs/bpf/{plain[1]}")
+
+    def do_pass(self, plain: Sequence[str], options: Options) -> None:
+        """SCM_RIGHTS: the second process gets the first one's descriptor."""
+        fd = self.fds[(plain[0], plain[2])]
+        self.fds[(plain[1], plain[2])] = self.kernel.files.dup(
+            self.task(plain[0]), fd, self.task(plain[1])
+        )
+
+    def do_unpin(self, plain: Sequence[str], options: Options) -> None:
+        root = self.kernel.spawn(comm="rm")
+        self.kernel.bpf.unlink(root, f"/sys/fs/bpf/{plain[0]}")
+        self.kernel.exit(root.pid)
+
+    def do_close(self, plain: Sequence[str], options: Options) -> None:
+        fd = self.fds.pop((plain[0], plain[1]))
+        self.kernel.close(self.task(plain[0]).pid, fd)
+
+    # -- views -------------------------------------------------------------------------------------------------------
+
+    def do_receipt(self, plain: Sequence[str], options: Options) -> str:
+        receipt = self.kernel.last_receipt
+        assert receipt is not None, "nothing changed yet"
+        return (
+            f"estimate {receipt.estimate_bytes}, charged {receipt.charged_bytes} to {receipt.charged_to},"
+            f" now {receipt.usage_bytes} of {receipt.limit_bytes or 'unlimited'}"
+        )
+
+    def do_ledger(self, plain: Sequence[str], options: Options) -> str:
+        below = plain[0] if plain else "/"
+        return "\n".join(
+            f"{line.cgroup} {line.owner}: {line.kind} {line.bytes}"
+            for line in self.kernel.ledger()
+            if line.cgroup == below or line.cgroup.startswith(below.rstrip("/") + "/")
+        )
+
+    def do_orphans(self, plain: Sequence[str], options: Options) -> str:
+        return (
+            "\n".join(
+                f"map {o.map_id} {o.name}: {o.why}, created in {o.created_in}, charged to {o.charged_to},"
+                f" {o.charged_bytes} bytes"
+                for o in self.kernel.orphans()
+            )
+            or "none"
+        )
+
+    def do_explain(self, plain: Sequence[str], options: Options) -> str:
+        assert self.last_error is not None, "nothing was refused yet"
+        return "\n".join(self.kernel.explain(self.last_error).lines())
+
+    def do_log(self, plain: Sequence[str], options: Options) -> str:
+        """Kernel log lines since the last time."""
+        events = self.kernel.events.since(self.log_read, limit=100_000)
+        self.log_read = self.kernel.events.revision
+        lines = [str(e.fields["line"]) for e in events if e.kind is EventKind.KERNEL_LOG]
+        return "\n".join(lines) or "nothing"
+
+    def do_last_kill(self, plain: Sequence[str], options: Options) -> str:
+        kills = [
+            e for e in self.kernel.events.since(0, limit=100_000) if e.kind is EventKind.OOM_KILL
+        ]
+        return "\n".join(f"{name}: {value}" for name, value in kills[-1].fields.items())
+
+    def do_tools(self, plain: Sequence[str], options: Options) -> str:
+        self.do_settle((), {})
+        return "\n".join(
+            f"{view.tool} {view.field}: {view.bytes} ({view.counts})"
+            for view in self.kernel.tool_views(plain[0])
+        )
+
+
+def _caps(names: str | None) -> frozenset[Capability] | None:
+    if names is None:
+        return None
+    if names == "all":
+        return ALL_CAPABILITIES
+    return frozenset(Capability[name] for name in names.split(",") if name != "none")
+
+
+def _verdict(error: KernelError) -> str:
+    return "killed" if isinstance(error, TaskKilled) else error.errno.name
+
+
+__all__ = ["Interpreter"]
