@@ -1,64 +1,75 @@
 """What a comparison shows, in a few sentences that start with what matters most."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from bpfleet.report.compare import Comparison, ModelTotals
 from bpfleet.report.results import ReplicaResult
+from bpfleet.report.upgrade import Fate, fate_of
 from bpfleet.workload.quantity import format_bytes
-from bpfleet.workload.spec import Phase
 
-__all__ = ["findings"]
+__all__ = ["fates", "findings"]
+
+_WORDS: Final[Mapping[Fate, str]] = {
+    Fate.EPERM: "cannot start for EPERM",
+    Fate.ENOMEM: "cannot start for ENOMEM",
+    Fate.E2BIG: "cannot start for E2BIG",
+    Fate.OOM: "are OOM-killed",
+    Fate.REFUSED: "run on with updates refused",
+    Fate.OTHER: "fail for another reason",
+}
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """Sentences for the head of a report: refusals, kills, bytes, and what no model changes."""
-    return [
-        *_refusals(comparison, "EPERM", "crash-loop on EPERM"),
-        *_refusals(comparison, "ENOMEM", "crash-loop on ENOMEM"),
-        *_refusals(comparison, "E2BIG", "crash-loop on E2BIG"),
-        *_kills(comparison),
-        *_bytes(comparison.totals),
+    """One sentence per kind of trouble over all models, and one on what is charged."""
+    by_model = _by_model(comparison)
+    sentences = [_trouble(by_model, fate, words) for fate, words in _WORDS.items()]
+    return [*(s for s in sentences if s), *_charged(comparison.totals)]
+
+
+def fates(comparison: Comparison) -> dict[str, dict[str, int]]:
+    """Per model, how many replicas met which fate, the good one first."""
+    order = [Fate.RUNS, Fate.REFUSED, Fate.EPERM, Fate.ENOMEM, Fate.E2BIG, Fate.OTHER, Fate.OOM]
+    counted = {m: Counter(map(fate_of, found)) for m, found in _by_model(comparison).items()}
+    return {
+        model: {fate.value: counts[fate] for fate in order if counts[fate]}
+        for model, counts in counted.items()
+    }
+
+
+def _trouble(by_model: Mapping[str, list[ReplicaResult]], fate: Fate, words: str) -> str:
+    """``38 replicas cannot start for EPERM under 5.10 (web 20, db 18), none under 6.12.``"""
+    groups: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    for model, replicas in by_model.items():
+        struck = Counter(r.workload for r in replicas if fate_of(r) is fate)
+        key = tuple(sorted(struck.items(), key=lambda item: (-item[1], item[0])))
+        groups.setdefault(key, []).append(model)
+    none = groups.pop((), [])
+    if not groups:
+        return ""
+    parts = [
+        f"{sum(n for _, n in key)} under {_joined(models)} "
+        f"({', '.join(f'{name} {n}' for name, n in key)})"
+        for key, models in groups.items()
     ]
+    if none:
+        parts.append(f"none under {_joined(none)}")
+    return f"Replicas that {words}: {'; '.join(parts)}."
 
 
-def _refusals(comparison: Comparison, errno: str, words: str) -> Iterator[str]:
-    """Who fails under which models with ``errno``, models of equal counts named together."""
-    counts: dict[str, Counter[str]] = {}
-    for model, replicas in _by_model(comparison).items():
-        failing = [r for r in replicas if r.phase is Phase.CRASH_LOOP and r.first_errno == errno]
-        counts[model] = Counter(r.workload for r in failing)
-    if not any(counts.values()):
-        return
-    for models, workloads in _grouped(counts):
-        if workloads:
-            yield f"Under {models} {_listed(workloads)} {words}."
-        else:
-            yield f"Under {models} nothing fails with {errno}."
-
-
-def _kills(comparison: Comparison) -> Iterator[str]:
-    counts: dict[str, Counter[str]] = {}
-    for model, replicas in _by_model(comparison).items():
-        total: Counter[str] = Counter()
-        for replica in replicas:
-            total[replica.workload] += replica.oom_kills
-        counts[model] = +total
-    for models, workloads in _grouped(counts):
-        if workloads:
-            kills = ", ".join(f"{name} ({n})" for name, n in workloads.most_common())
-            yield f"Under {models} the OOM killer strikes {sum(workloads.values())} times: {kills}."
-
-
-def _bytes(totals: tuple[ModelTotals, ...]) -> Iterator[str]:
-    for total in totals:
-        if total.kind == "memcg" and total.estimate_bytes:
-            share = 100 * total.charged_bytes / total.estimate_bytes
-            yield (
-                f"Under {total.model} the maps that exist at the end are charged "
-                f"{format_bytes(total.charged_bytes)}, {share:.0f} % of what the rlimit era would "
-                f"precharge for them."
-            )
+def _charged(totals: tuple[ModelTotals, ...]) -> Iterator[str]:
+    shares = [
+        f"{100 * t.charged_bytes / t.estimate_bytes:.0f} % under {t.model} "
+        f"({format_bytes(t.charged_bytes)})"
+        for t in totals
+        if t.kind != "rlimit" and t.estimate_bytes
+    ]
+    if shares:
+        yield (
+            "Charged for the maps and programs that exist at the end, as a share of what the rlimit era "
+            f"would precharge for them: {', '.join(shares)}."
+        )
 
 
 def _by_model(comparison: Comparison) -> dict[str, list[ReplicaResult]]:
@@ -66,19 +77,6 @@ def _by_model(comparison: Comparison) -> dict[str, list[ReplicaResult]]:
         model: [replica for node in comparison.nodes for replica in node.models[model].replicas]
         for model in comparison.models
     }
-
-
-def _grouped(counts: dict[str, Counter[str]]) -> list[tuple[str, Counter[str]]]:
-    """Models with equal counts together, in order of first appearance."""
-    groups: dict[tuple[tuple[str, int], ...], list[str]] = {}
-    for model, counter in counts.items():
-        groups.setdefault(tuple(sorted(counter.items())), []).append(model)
-    return [(_joined(models), Counter(dict(key))) for key, models in groups.items()]
-
-
-def _listed(workloads: Counter[str]) -> str:
-    names = [f"{n} of {name}" for name, n in workloads.most_common()]
-    return _joined(names)
 
 
 def _joined(words: list[str]) -> str:

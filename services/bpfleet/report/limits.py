@@ -188,7 +188,9 @@ def advice_data(advice: Sequence[LimitAdvice], model: str) -> dict[str, Plain]:
         "rows": [
             {
                 "shape": _shape_name(a),
-                "application": f"{a.workload} ({a.application})",
+                "application": a.workload
+                if a.workload == a.application
+                else f"{a.workload} ({a.application})",
                 "now": a.now_bytes,
                 "parts": list(a.parts_bytes),
                 "recommended": a.recommended_bytes,

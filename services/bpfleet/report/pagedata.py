@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bpfleet.report.compare import Cause, Comparison
-from bpfleet.report.findings import findings
+from bpfleet.report.findings import fates, findings
 from bpfleet.report.results import SUCCESS, Divergence, ModelOnNode, NodeResult, ReplicaResult
 from bpfleet.report.summary import ROWS, counters_text
 from bpfleet.workload.spec import Phase
@@ -29,6 +29,7 @@ def page_data(comparison: Comparison) -> dict[str, Plain]:
     return {
         "meta": _meta(comparison),
         "findings": findings(comparison),
+        "fates": fates(comparison),
         "rows": [
             {
                 "label": row.label,

@@ -13,7 +13,7 @@ from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.scenario import Scenario, replica_for
-from bpfleet.workload.spec import NodeShape, WorkloadSpec
+from bpfleet.workload.spec import NodeShape, Phase, WorkloadSpec
 
 __all__ = ["CPU_COUNTS", "CpuTask", "charged_after_start", "cpu_data"]
 
@@ -34,9 +34,11 @@ class CpuTask:
     seed: int
 
 
-def charged_after_start(task: CpuTask) -> int:
+def charged_after_start(task: CpuTask) -> int | None:
     """Bytes the model charges for the maps and programs of one replica, right after its start,
     without limits.
+
+    None where the model refuses the start even so.
     """
     shape = NodeShape(
         possible_cpus=task.possible_cpus, ram_bytes=task.possible_cpus * RAM_BYTES_PER_CPU
@@ -49,6 +51,8 @@ def charged_after_start(task: CpuTask) -> int:
     )
     run = ReplicaRun(kernel, spec)
     run.start()
+    if run.phase is not Phase.RUNNING:
+        return None
     if kernel.profile.is_rlimit:
         return bytes_of(kernel.user(spec.uid).locked_vm_pages)
     return int(kernel.cgroup(run.cgroup).memcg.usage_bytes)

@@ -7,7 +7,9 @@ from bpfleet.report.sensitivity import CPU_COUNTS, CpuTask, charged_after_start,
 
 def charge(workload: int, model: str, cpus: int) -> int:
     spec = small_scenario().workloads[workload]
-    return charged_after_start(CpuTask(model=model, workload=spec, possible_cpus=cpus, seed=1))
+    charged = charged_after_start(CpuTask(model=model, workload=spec, possible_cpus=cpus, seed=1))
+    assert charged is not None
+    return charged
 
 
 def test_ring_buffers_per_cpu_grow_in_proportion() -> None:

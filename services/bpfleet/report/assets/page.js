@@ -13,6 +13,7 @@ const STATUS = [
 ];
 const GLYPH = Object.fromEntries(STATUS.map(([key, , glyph]) => [key, glyph]));
 const SERIES = 12;
+const SHOWN_SERIES = 9;
 
 // -- small helpers
 const $ = (id) => document.getElementById(id);
@@ -90,6 +91,7 @@ function drawSummary() {
   const meta = DATA.meta;
   $("lead").textContent = `${plural(meta.nodes, "node")}, ${plural(meta.replicas, "replica")}, ` +
     `${plural(meta.steps, "step")} of ${meta.step_s} s, seed ${meta.seed}. The same operations under ${plural(MODELS.length, "model")}.`;
+  drawFates();
   $("findings").replaceChildren(...DATA.findings.map((text) => el("li", {}, text)));
   table("outcomes", [el("th", {}, ""), ...meta.models.map(modelHead)], DATA.rows.map((row) =>
     el("tr", {}, el("th", {}, row.label), ...row.values.map((value) =>
@@ -102,6 +104,21 @@ function drawSummary() {
     }))));
 }
 
+const FATES = { "runs": "ok", "updates refused": "refused", "EPERM": "eperm", "ENOMEM": "enomem", "E2BIG": "e2big", "fails": "failed", "OOM-killed": "oom" };
+const FATE_WORDS = { "runs": "runs", "updates refused": "runs, updates refused", "fails": "fails otherwise" };
+function drawFates() {
+  const present = Object.keys(FATES).filter((fate) => MODELS.some((m) => DATA.fates[m][fate]));
+  const legend = el("div", { class: "legend" }, ...present.map((fate) => el("span", {}, el("i", { class: `swatch s-${FATES[fate]}` }), FATE_WORDS[fate] || fate)));
+  const rows = MODELS.map((model) => {
+    const counts = DATA.fates[model];
+    const total = Object.values(counts).reduce((a, b) => a + b, 0) || 1;
+    const parts = present.filter((fate) => counts[fate]).map((fate) => el("div", { class: `part s-${FATES[fate]}`, style: `flex-grow:${counts[fate]}`,
+      ...tip(`${model}: ${plural(counts[fate], "replica")} of ${count(total)}, ${FATE_WORDS[fate] || fate}`) }, counts[fate] / total > 0.03 ? count(counts[fate]) : ""));
+    return el("div", { class: "fate" }, el("div", { class: "label" }, model), el("div", { class: "parts" }, ...parts));
+  });
+  $("fates").replaceChildren(legend, ...rows);
+}
+
 // -- fleet
 function squareSize() {
   return DATA.nodes.length > 1500 ? "tiny" : DATA.nodes.length > 120 ? "small" : "";
@@ -112,12 +129,14 @@ function drawFleet() {
   const groups = [...new Set(DATA.nodes.map((n) => n.group))];
   const rows = MODELS.map((model) => el("div", { class: `heat-row ${squareSize()}` },
     el("div", { class: "label" }, model),
-    el("div", { class: "heat-groups" }, ...groups.map((group) => el("div", {},
+    el("div", { class: "heat-groups" }, ...groups.map((group) => el("div", { style: "min-width:110px" },
       el("div", { class: "heat-group" }, ...DATA.nodes.filter((n) => n.group === group).map((n) => square(n, model))))))));
-  const names = el("div", { class: "heat-row group-names" }, el("div", {}, ""), el("div", {}, groups.map((group) => {
-    const sample = DATA.nodes.find((n) => n.group === group);
-    return `${group}: ${sample.cpus} CPUs, ${bytes(sample.ram)}`;
-  }).join("   ·   ")));
+  const pitch = { "": 29, small: 15, tiny: 9 }[squareSize()];
+  const names = el("div", { class: "heat-row group-names" }, el("div", {}, ""), el("div", { class: "heat-groups" }, ...groups.map((group) => {
+    const members = DATA.nodes.filter((n) => n.group === group);
+    const width = Math.max(110, members.length * pitch - 3);
+    return el("div", { style: `width:${width}px` }, `${group}: ${plural(members[0].cpus, "CPU")}, ${bytes(members[0].ram)}`);
+  })));
   $("heat").replaceChildren(names, ...rows);
 }
 function square(node, model) {
@@ -186,15 +205,26 @@ function drawTime(by) {
   const names = [...new Set(MODELS.flatMap((m) => Object.keys(DATA.time[m][by])))];
   const size = Object.fromEntries(names.map((n) => [n, Math.max(...MODELS.map((m) => Math.max(0, ...(DATA.time[m][by][n] || [0]))))]));
   names.sort((a, b) => size[b] - size[a]);
+  const series = foldSmall(by, names);
   const steps = DATA.meta.steps + 1;
-  const total = (m, i) => names.reduce((sum, n) => sum + ((DATA.time[m][by][n] || [])[i] || 0), 0);
+  const total = (m, i) => series.reduce((sum, s) => sum + s.values[m][i], 0);
   const top = niceTop(Math.max(1, ...MODELS.map((m) => Math.max(...Array.from({ length: steps }, (_, i) => total(m, i))))));
-  const label = (n) => (by === "class" ? CLASS_NAMES[n] || n : n);
-  const legend = el("div", { class: "legend", style: "grid-column: 1 / -1" }, ...names.map((n, i) =>
-    el("span", {}, el("i", { class: "swatch", style: `background:${colour(i)}` }), label(n))));
-  $("time-charts").replaceChildren(legend, ...MODELS.map((m) => el("div", { class: "chart" }, el("h3", {}, m), stacked(m, by, names, steps, top, label))));
+  const legend = el("div", { class: "legend", style: "grid-column: 1 / -1" }, ...series.map((s) =>
+    el("span", {}, el("i", { class: "swatch", style: `background:${s.colour}` }), s.label)));
+  $("time-charts").replaceChildren(legend, ...MODELS.map((m) => el("div", { class: "chart" }, el("h3", {}, m), stacked(m, series, steps, top))));
 }
-function stacked(model, by, names, steps, top, label) {
+// The largest series by name, the rest as one: more than ten colours tell nothing apart.
+function foldSmall(by, names) {
+  const steps = DATA.meta.steps + 1;
+  const values = (members) => Object.fromEntries(MODELS.map((m) => [m, Array.from({ length: steps }, (_, i) =>
+    members.reduce((sum, n) => sum + ((DATA.time[m][by][n] || [])[i] || 0), 0))]));
+  const kept = names.length > SHOWN_SERIES + 1 ? names.slice(0, SHOWN_SERIES) : names;
+  const series = kept.map((n, i) => ({ label: by === "class" ? CLASS_NAMES[n] || n : n, colour: colour(i), values: values([n]) }));
+  const rest = names.slice(kept.length);
+  if (rest.length) series.push({ label: `${rest.length} smaller ones`, colour: "var(--cx)", values: values(rest) });
+  return series;
+}
+function stacked(model, series, steps, top) {
   const W = 360, H = 190, L = 52, R = 8, T = 8, B = 22;
   const x = (i) => L + (steps > 1 ? (i / (steps - 1)) * (W - L - R) : (W - L - R) / 2);
   const y = (v) => T + (1 - v / top) * (H - T - B);
@@ -205,22 +235,24 @@ function stacked(model, by, names, steps, top, label) {
       svg("text", { x: L - 5, y: y(v) + 4, "text-anchor": "end" }, v === 0 ? "0" : bytes(v)));
   }
   const base = Array(steps).fill(0);
-  names.forEach((name, index) => {
-    const values = DATA.time[model][by][name];
-    if (!values) return;
+  for (const one of series) {
+    const values = one.values[model];
     const lower = base.slice();
     values.forEach((v, i) => { base[i] += v; });
-    if (!values.some((v) => v > 0)) return;
+    if (!values.some((v) => v > 0)) continue;
     const up = base.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`);
     const down = lower.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).reverse();
-    root.append(svg("polygon", { points: up.concat(down).join(" "), fill: colour(index), stroke: "var(--panel)", "stroke-width": .6 }));
-  });
+    root.append(svg("polygon", { points: up.concat(down).join(" "), fill: one.colour, stroke: "var(--panel)", "stroke-width": .6 }));
+  }
   const step = Math.max(1, Math.round((steps - 1) / 4));
-  for (let i = 0; i < steps; i += step) root.append(svg("text", { x: x(i), y: H - 6, "text-anchor": "middle" }, `${Number((i * DATA.meta.step_s).toFixed(1))} s`));
+  for (let i = 0; i < steps; i += step) {
+    const last = i + step >= steps && steps > 1;
+    root.append(svg("text", { x: x(i), y: H - 6, "text-anchor": last ? "end" : "middle" }, `${Number((i * DATA.meta.step_s).toFixed(1))} s`));
+  }
   const width = steps > 1 ? (W - L - R) / (steps - 1) : W;
   for (let i = 0; i < steps; i += 1) {
-    const parts = names.map((n) => [n, (DATA.time[model][by][n] || [])[i] || 0]).filter(([, v]) => v > 0).sort((a, b) => b[1] - a[1]);
-    const lines = parts.slice(0, 8).map(([n, v]) => `${label(n)}: ${bytes(v)}`);
+    const parts = series.map((s) => [s.label, s.values[model][i]]).filter(([, v]) => v > 0).sort((a, b) => b[1] - a[1]);
+    const lines = parts.slice(0, 8).map(([n, v]) => `${n}: ${bytes(v)}`);
     const text = `${model}, ${i === 0 ? "after the start" : "step " + i}: ${bytes(base[i])}\n${lines.join("\n")}`;
     root.append(svg("rect", { class: "hover", x: x(i) - width / 2, y: T, width, height: H - T - B, ...tip(text) }));
   }
@@ -236,8 +268,8 @@ function drawApplications(model) {
   }).sort((a, b) => Math.max(b.estimate, b.charged) - Math.max(a.estimate, a.charged));
   const W = 900, L = 190, R = 90, rowHeight = 24, T = 20, H = T + rows.length * rowHeight + 8;
   const values = rows.flatMap((r) => [r.estimate, r.charged]).filter((v) => v > 0);
-  const low = Math.floor(Math.log2(Math.min(...values, 1 << 20))), high = Math.ceil(Math.log2(Math.max(...values, 1 << 21)));
-  const x = (v) => L + (v <= 0 ? 0 : ((Math.log2(v) - low) / (high - low)) * (W - L - R));
+  const low = Math.max(12, Math.floor(Math.log2(Math.min(...values, 1 << 20)))), high = Math.ceil(Math.log2(Math.max(...values, 1 << 21)));
+  const x = (v) => L + (Math.max(0, Math.log2(Math.max(v, 1)) - low) / (high - low)) * (W - L - R);
   const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `Estimate and charge per application under ${model}` });
   const every = Math.max(1, Math.ceil((high - low) / 9));
   for (let p = low; p <= high; p += every) {
@@ -276,15 +308,27 @@ function drawKills() {
   }
   const groups = new Map();
   for (const kill of DATA.kills) {
-    const key = `${kill.model}\u0000${kill.workload}`;
+    const key = `${kill.workload}\u0000${kill.model}`;
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(kill);
   }
-  $("kill-list").replaceChildren(...[...groups.values()].map((kills) => el("details", { class: "cause" },
+  const sorted = [...groups.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, kills]) => kills);
+  $("kill-list").replaceChildren(...sorted.map((kills) => el("details", { class: "cause" },
     el("summary", {}, el("span", { class: "many" }, count(kills.length), el("small", {}, kills.length === 1 ? "kill" : "kills")),
       el("span", {}, `${kills[0].workload} under ${kills[0].model}`, el("div", { class: "who" }, `on ${plural(new Set(kills.map((k) => k.node)).size, "node")}, first at ${kills[0].time_s} s`))),
-    ...kills.slice(0, 5).map((kill) => el("div", {}, el("p", { class: "note" }, `${kill.node}, ${kill.time_s} s, ${kill.cgroup}`),
-      el("dl", { class: "kv" }, ...Object.entries(kill.fields).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, String(v))])))))));
+    el("div", { class: "scroll" }, el("table", { class: "numbers" },
+      el("thead", {}, el("tr", {}, ...["node", "time", "victim", "at the limit of", "what the memory is made of", "candidates and their badness"].map((h, i) => el("th", { class: i > 1 ? "text" : "" }, h)))),
+      el("tbody", {}, ...kills.slice(0, 20).map(killRow)))))));
+}
+function killRow(kill) {
+  const f = kill.fields;
+  const objects = String(f.bpf_objects || "").split("; ").filter(Boolean).slice(0, 4).map((text) => {
+    const cut = text.lastIndexOf(" ");
+    return `${text.slice(0, cut).replace(/^(map|prog) \d+ /, "")} ${bytes(Number(text.slice(cut + 1)))}`;
+  });
+  const parts = [`limit ${bytes(Number(f.limit_bytes || 0))}`, `anonymous ${bytes(Number(f.group_anon_bytes || 0))}`, `BPF ${bytes(Number(f.bpf_bytes || 0))}${objects.length ? ` (${objects.join(", ")}${objects.length === 4 ? ", …" : ""})` : ""}`];
+  return el("tr", {}, el("th", {}, kill.node), el("td", {}, `${kill.time_s} s`), el("td", { class: "text" }, `${f.comm || "?"}, pid ${f.pid}`),
+    el("td", { class: "text" }, f.limited_cgroup || "the node"), el("td", { class: "text" }, parts.join("; ")), el("td", { class: "text" }, String(f.candidates || "–")));
 }
 
 // -- limits
@@ -312,15 +356,16 @@ function drawCpus(model) {
   const every = Math.max(1, Math.ceil((high - low) / 8));
   for (let p = low; p <= high; p += every) root.append(svg("line", { class: "grid", x1: L, x2: W - R, y1: y(2 ** p), y2: y(2 ** p) }), svg("text", { x: L - 6, y: y(2 ** p) + 4, "text-anchor": "end" }, bytes(2 ** p)));
   for (const c of cpus.counts) root.append(svg("text", { x: x(c), y: H - 10, "text-anchor": "middle" }, `${c}`));
-  root.append(svg("text", { x: W - R + 8, y: H - 10 }, "CPUs"));
+  root.append(svg("text", { x: L - 6, y: H - 10, "text-anchor": "end" }, "CPUs"));
   const ends = [];
-  const order = lines.slice().sort((a, b) => b.bytes.at(-1) - a.bytes.at(-1));
+  const order = lines.filter((l) => l.bytes.some((v) => v !== null)).sort((a, b) => b.bytes.at(-1) - a.bytes.at(-1));
   order.forEach((line, index) => {
-    const points = line.bytes.map((v, i) => `${x(cpus.counts[i]).toFixed(1)},${y(v).toFixed(1)}`).join(" ");
-    root.append(svg("polyline", { points, fill: "none", stroke: colour(index), "stroke-width": 2, "stroke-linejoin": "round" }));
-    line.bytes.forEach((v, i) => root.append(svg("circle", { cx: x(cpus.counts[i]), cy: y(v), r: 3.5, fill: colour(index), ...tip(`${line.application} under ${model}\n${cpus.counts[i]} CPUs: ${bytes(v)}`) })));
-    ends.push([line.application, y(line.bytes.at(-1)), index]);
+    const points = line.bytes.map((v, i) => [cpus.counts[i], v]).filter(([, v]) => v !== null);
+    root.append(svg("polyline", { points: points.map(([c, v]) => `${x(c).toFixed(1)},${y(v).toFixed(1)}`).join(" "), fill: "none", stroke: colour(index), "stroke-width": 2, "stroke-linejoin": "round" }));
+    for (const [c, v] of points) root.append(svg("circle", { cx: x(c), cy: y(v), r: 3.5, fill: colour(index), ...tip(`${line.application} under ${model}\n${plural(c, "CPU")}: ${bytes(v)}`) }));
+    ends.push([line.application, y(points.at(-1)[1]), index]);
   });
+  const refused = lines.filter((l) => l.bytes.every((v) => v === null)).map((l) => l.application);
   let last = -99;
   for (const [name, at, index] of ends.sort((a, b) => a[1] - b[1])) {
     const place = Math.max(at, last + 13);
@@ -328,7 +373,7 @@ function drawCpus(model) {
     root.append(svg("line", { x1: W - R + 5, x2: W - R + 16, y1: at, y2: place, stroke: colour(index) }), svg("text", { class: "name", x: W - R + 20, y: place + 4 }, name));
   }
   root.setAttribute("viewBox", `0 0 ${W} ${Math.max(H, last + 12)}`);
-  $("cpu-chart").replaceChildren(el("div", { class: "chart" }, root));
+  $("cpu-chart").replaceChildren(el("div", { class: "chart" }, root, refused.length ? el("p", { class: "note" }, `Refused on every host: ${refused.join(", ")}.`) : ""));
 }
 
 // -- method
@@ -348,8 +393,9 @@ drawFleet();
 drawDivergences();
 segmented("time-by", [["workload", "by workload"], ["class", "by class"]], "workload", drawTime);
 drawTime("workload");
-segmented("app-model", options, MODELS.at(-1), drawApplications);
-drawApplications(MODELS.at(-1));
+const charging = DATA.meta.models.filter((m) => m.kind === "memcg").map((m) => m.name).at(-1) || MODELS.at(-1);
+segmented("app-model", options, charging, drawApplications);
+drawApplications(charging);
 drawKills();
 if (DATA.limits) {
   segmented("limit-shape", DATA.limits.shapes.map((s) => [s, s]), DATA.limits.shapes[0], drawLimits);
