@@ -207,7 +207,7 @@ class ObjectSyscalls:
                 self.leave(task)
 
     def _recharge(self, target: Pinnable, payer: ObjCgroup | None, task: Task) -> None:
-        """Moves all charges of an object to another payer, where a policy says so. Raises ENOMEM, then nothing moved."""
+        """Moves all charges of an object to another payer, if a policy says so. Raises ENOMEM, then nothing moved."""
         if payer is None:
             return
         if isinstance(target, BpfMap):
