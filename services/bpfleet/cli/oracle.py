@@ -1,10 +1,15 @@
 """``bpfleet oracle``: the emulator against recordings of real kernels."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bpfleet.cli.output import print_json
+from bpfleet.oracle.cases import random_creations, random_sequences
+from bpfleet.oracle.record import RecordingRefused, kernel_name, record_cases, record_file
+from bpfleet.oracle.record_create import dump
 from bpfleet.oracle.replay import check_file, render
 
 __all__ = ["command"]
@@ -18,6 +23,7 @@ def command() -> None:
     Examples:
       bpfleet oracle check tests/oracle/recorded/*.jsonl
       bpfleet oracle check --json tests/oracle/recorded/errno.jsonl
+      bpfleet oracle record --random 200 --out mine
     """
 
 
@@ -51,3 +57,89 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
     if as_json:
         print_json([report.as_json() for report in reports])
     return 1 if any(report.mismatched for report in reports) else 0
+
+
+@command.command("record")
+@click.argument(
+    "files",
+    nargs=-1,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="[FILE]...",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory to write recordings to.",
+)
+@click.option(
+    "--random",
+    "count",
+    type=click.IntRange(1, 100_000),
+    help="Also record this many new cases of each kind.",
+)
+@click.option("--seed", default=1, show_default=True, help="Of the new cases.")
+@click.option(
+    "--sysctl",
+    is_flag=True,
+    help="Let perm cases write kernel.unprivileged_bpf_disabled. The value 1 stays until reboot.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def record(
+    *,
+    files: tuple[Path, ...],
+    out: Path,
+    count: int | None,
+    seed: int,
+    sysctl: bool,
+    as_json: bool,
+) -> None:
+    """Runs recorded cases, or new ones, on the kernel of this machine and writes what it answers.
+
+    \b
+    Needs root and bpf(2); create and elements cases make a memory cgroup. Each case runs in a forked child;
+    nothing stays behind. What is written can be given to `bpfleet oracle check`; new cases go to
+    a directory of their own below --out.
+
+    \b
+    Examples:
+      bpfleet oracle record --out mine tests/oracle/recorded/errno.jsonl
+      bpfleet oracle record --out mine --random 200 --seed 7
+    """
+    if not files and count is None:
+        raise click.UsageError(
+            "nothing to record: give recordings, or --random COUNT for new cases"
+        )
+    here = kernel_name()
+    try:
+        written = [
+            _write(out / f"{_kind(path)}-{here}.jsonl", record_file(path, sysctl=sysctl))
+            for path in files
+        ]
+        if count is not None:
+            new = {"create": random_creations(seed, count), "errno": random_sequences(seed, count)}
+            for kind, cases in new.items():
+                target = out / f"random-{seed}" / f"{kind}-{here}.jsonl"
+                written.append(_write(target, record_cases(cases, kind)))
+    except (RecordingRefused, ValueError) as error:
+        raise click.ClickException(f"cannot record: {error}") from None
+    if as_json:
+        print_json([{"file": str(path), "cases": number} for path, number in written])
+        return
+    for path, number in written:
+        click.echo(f"{number:>6} cases  {path}")
+
+
+def _kind(path: Path) -> str:
+    return path.name.partition("-")[0].partition(".")[0]
+
+
+def _write(path: Path, cases: Iterator[dict[str, Any]]) -> tuple[Path, int]:
+    """Writes cases as they come, so that an interrupted recording keeps what it has."""
+    written = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        for case in cases:
+            stream.write(dump(case) + "\n")
+            written += 1
+    return path, written

@@ -18,6 +18,7 @@ __all__ = [
     "BAD_ADDRESS",
     "Buffer",
     "bpf",
+    "bpf_refusal",
     "btf_load",
     "errno_name",
     "map_create_attr",
@@ -155,7 +156,7 @@ def object_info(fd: int, size: int = 80) -> tuple[int, bytes]:
     return bpf(Cmd.OBJ_GET_INFO_BY_FD, attr, ATTR_BYTES), info.read(size)
 
 
-def bpf_allowed() -> str | None:
+def bpf_refusal() -> str | None:
     """Why bpf(2) cannot be recorded here, as one clause; None where it can."""
     if os.uname().machine != "x86_64":
         return f"the recordings are of x86-64 kernels, this machine is {os.uname().machine}"

@@ -137,6 +137,7 @@ class _Run:
         self._settle: Final = settle
         self._totals: Final[list[_Totals]] = []
         self._present = 0
+        self._value_of_delete = 0
         self._handles: list[int] = []
         self._address = 0
         self._attr: Final = self._attributes()
@@ -164,6 +165,7 @@ class _Run:
         while len(self._totals) <= number:
             phase, count, *numbers = points[len(self._totals)]
             # A phase that failed is recorded with the elements before the failing one.
+            self._value_of_delete = self._value_pointer(numbers[4])
             errno = self._phase(phase, count + 1 if numbers[4] else count)
             if self._settle:
                 self.kernel.run_deferred()
@@ -268,11 +270,17 @@ class _Run:
             if popping:
                 self.kernel.bpf.map_lookup_and_delete_elem(self.task, self.fd, None)
             else:
-                # Elements of storage were deleted one by one, without the value pointer.
                 key = self._key(number)
-                value = 0 if self._handles else self._target.value_pointer_of_delete
-                self.kernel.bpf.map_delete_elem(self.task, self.fd, key, value)
+                self.kernel.bpf.map_delete_elem(self.task, self.fd, key, self._value_of_delete)
         self._present = 0
+
+    def _value_pointer(self, recorded: str | int) -> int:
+        """What the recorder left in the value field when it deleted: seen where every delete was refused.
+
+        Elements of storage were deleted one by one, without it.
+        """
+        refused = recorded == "EINVAL" and not self._handles
+        return self._target.value_pointer_of_delete if refused else 0
 
     def _key(self, number: int) -> bytes | None:
         size = self.case["ks"]

@@ -324,7 +324,7 @@ class Script:
 
     def _op_drop(self, operation: Operation) -> Answer:
         fd = self._fd(operation)
-        unexpected = self._target.value_pointer_of_delete
+        unexpected = 0 if "v" in operation else self._target.value_pointer_of_delete
         return self._repeat(
             operation,
             lambda key: self.kernel.bpf.map_delete_elem(self.task, fd, key, unexpected),
