@@ -1,11 +1,14 @@
 """RegistryService: what agents tell the coordinator."""
 
-from typing import Any, Final
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
-from bpfleet.coordinator.commands import RegisterAgent, ReportNodes, UnregisterAgent
+from bpfleet.coordinator.commands import Command, RegisterAgent, ReportNodes, UnregisterAgent
 from bpfleet.coordinator.messages import announcement, usage_record
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.refusals import api_errors
@@ -18,6 +21,10 @@ from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceServicer
 __all__ = ["RegistryServicer"]
 
 NODES_PER_CALL_MAX: Final = 5_000
+# Nodes of one command: more would keep everybody else waiting for too long.
+_PART: Final = 250
+
+Item = TypeVar("Item")
 _RENEWALS_PER_LEASE: Final = 3
 # The generated servicers type the context with the messages of the method.
 _Context = aio.ServicerContext[Any, Any]
@@ -33,28 +40,29 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.RegisterAgentRequest, context: _Context
     ) -> pb.RegisterAgentResponse:
         """Announces an agent and its nodes."""
-        agent = node_id(request.agent, "agent")
-        incarnation = _incarnation(request.incarnation)
         command = RegisterAgent(
-            agent=agent,
-            incarnation=incarnation,
+            agent=node_id(request.agent, "agent"),
+            incarnation=_incarnation(request.incarnation),
             address=_address(request.address),
             version=request.version[:64],
-            nodes=tuple(
-                announcement(node, f"nodes[{position}]")
-                for position, node in enumerate(_bounded(request.nodes, "nodes"))
-            ),
         )
+        nodes = tuple(
+            announcement(node, f"nodes[{position}]")
+            for position, node in enumerate(_bounded(request.nodes, "nodes"))
+        )
+        parts = [replace(command, nodes=part) for part in _parts(nodes)] or [command]
         with api_errors():
-            rejections, strays = await self._coordinator.submit(command)
-            self._coordinator.registered(agent, incarnation, strays)
+            answers = await self._submit(parts)
+            rejections = [rejection for rejected, _ in answers for rejection in rejected]
+            strays = [stray for _, strange in answers for stray in strange]
+            self._coordinator.registered(command.agent, command.incarnation, strays)
             return pb.RegisterAgentResponse(
                 lease=self._lease(),
                 rejected_nodes=[
                     pb.RejectedNode(node=node, reason=reason, message=message)
                     for node, reason, message in rejections
                 ],
-                accepted_count=len(command.nodes) - len(rejections),
+                accepted_count=len(nodes) - len(rejections),
             )
 
     async def RenewLease(
@@ -70,13 +78,11 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> pb.ReportNodesResponse:
         """Reports usage, verdicts and what became of replicas."""
         reports = _bounded(request.reports, "reports")
-        command = ReportNodes(
-            agent=request.agent,
-            incarnation=request.incarnation,
-            reports=tuple(usage_record(report) for report in reports),
-        )
+        command = ReportNodes(agent=request.agent, incarnation=request.incarnation, reports=())
+        records = tuple(usage_record(report) for report in reports)
+        parts = [replace(command, reports=part) for part in _parts(records)] or [command]
         with api_errors():
-            strays = await self._coordinator.submit(command)
+            strays = [stray for strange in await self._submit(parts) for stray in strange]
             self._coordinator.stray(request.agent, strays)
             return pb.ReportNodesResponse(unknown_replicas=[replica for _, replica in strays])
 
@@ -90,6 +96,15 @@ class RegistryServicer(RegistryServiceServicer):
             self._coordinator.unregistered(request.agent)
             return pb.UnregisterAgentResponse(removed_node_count=count)
 
+    # Any: the answers' type depends on the commands.
+    async def _submit(self, commands: Sequence[Command]) -> list[Any]:
+        """Carries out the parts of a large call one after the other; others get their turn between."""
+        submitted = []
+        for command in commands:
+            submitted.append(asyncio.ensure_future(self._coordinator.submit(command)))
+            await asyncio.sleep(0)
+        return await asyncio.gather(*submitted)
+
     def _lease(self) -> pb.Lease:
         lease_ms = self._coordinator.timing.lease_ms
         return pb.Lease(
@@ -97,6 +112,10 @@ class RegistryServicer(RegistryServiceServicer):
             renew_interval=_duration(lease_ms // _RENEWALS_PER_LEASE),
             leader_epoch=self._coordinator.epoch,
         )
+
+
+def _parts(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
+    return (items[start : start + _PART] for start in range(0, len(items), _PART))
 
 
 def _duration(time_ms: int) -> Duration:
