@@ -20,7 +20,7 @@ class Symptom:
 
     def errnos(self) -> frozenset[str]:
         """Errnos named in any of the answers."""
-        words = " ".join(self.answers).replace(",", " ").replace(".", " ").split()
+        words = (word.strip(",;.") for answer in self.answers for word in answer.split())
         return frozenset(word for word in words if word in _ERRNOS)
 
 
