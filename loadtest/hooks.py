@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from locust import User
+from locust import User, runners
 from locust.env import Environment
 from locust.event import Events
 from locust.runners import WorkerRunner
@@ -21,6 +21,9 @@ from loadtest.run import LoadRun, run_of
 __all__ = ["early_settings", "register"]
 
 EXIT_BAD_OPTION: Final = 2
+# Locust gives a worker up after three seconds without a word and ends the test with the last one; on
+# a machine that also carries the fleet, a worker may well get no CPU for longer.
+_HEARTBEATS_MISSED_MAX: Final = 30
 _log = logging.getLogger("bpfleet.load")
 
 
@@ -35,6 +38,7 @@ def early_settings(arguments: Sequence[str]) -> str:
 
 def register(events: Events) -> None:
     """Listen to what Locust tells."""
+    runners.HEARTBEAT_LIVENESS = _HEARTBEATS_MISSED_MAX
     events.init_command_line_parser.add_listener(_add_options)
     events.init.add_listener(_attach)
     events.test_start.add_listener(_begin)

@@ -67,7 +67,7 @@ def progress_lines(quiet: bool) -> Iterator[Progress]:
 
         def report(name: str, what: str) -> None:
             status.update(f"{name}: {what}")
-            if what in ("ready", "unchanged", "stopping", "removing"):
+            if what != "starting":
                 out.print(f"{name}: {what}")
 
         yield report
