@@ -83,7 +83,7 @@ class StructSizes:
     bpf_shtab_elem: int = 48
     bpf_local_storage_map_bucket: int = 16
     bpf_local_storage_elem_header: int = (
-        64  # offsetof(sdata.data); sizeof (128) until "bpf: Reduce smap->elem_size"
+        72  # offsetof(sdata.data); sizeof (128) until "bpf: Reduce smap->elem_size" (6.3, 6.1.y)
     )
     bpf_cgroup_storage: int = 104
     bpf_storage_buffer: int = 16
