@@ -12,12 +12,13 @@ from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.proc.task import Task
 from bpfleet.runtime.probes import prepare_memlock
 from bpfleet.workload.quantity import parse_bytes, parse_limit
+from tests.scenarios.objects import ObjectCommands
 
 NS_PER_S: Final = 1_000_000_000
 Options = dict[str, str]
 
 
-class Interpreter:
+class Interpreter(ObjectCommands):
     """One kernel and the processes of a transcript, by name. ``kernel`` starts a new one."""
 
     def __init__(self) -> None:
