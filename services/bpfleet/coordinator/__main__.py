@@ -15,6 +15,7 @@ import bpfleet
 from bpfleet.coordinator.config import Settings, Timing
 from bpfleet.coordinator.disruption import EVICTION_RULES
 from bpfleet.coordinator.fleet_service import FleetServicer
+from bpfleet.coordinator.live.server import LivePage
 from bpfleet.coordinator.metrics import Metrics
 from bpfleet.coordinator.node_client import GrpcAgents
 from bpfleet.coordinator.prediction import KernelEstimator
@@ -44,6 +45,7 @@ Examples:
   python -m bpfleet.coordinator --listen 127.0.0.1:7070
   python -m bpfleet.coordinator --listen 127.0.0.1:7070 --redis redis://127.0.0.1:6379/0
   python -m bpfleet.coordinator --policy kernel-aware --lease 5 --metrics 127.0.0.1:9090
+  python -m bpfleet.coordinator --live 127.0.0.1:8080     (then open that address in a browser)
 """
 
 
@@ -101,6 +103,7 @@ Examples:
     help="MiB a node must have available; with less it is under memory pressure.",
 )
 @click.option("--metrics", default="", envvar="BPFLEET_METRICS", help="host:port for /metrics.")
+@click.option("--live", default="", envvar="BPFLEET_LIVE", help="host:port for the live page.")
 @click.version_option(bpfleet.__version__)
 @server_flags
 # Any: values of many options, named in the decorators above.
@@ -127,6 +130,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         redis_url=_redis_url(options),
         advertise=options["advertise"],
         metrics=options["metrics"],
+        live=options["live"],
         fleet=FleetSettings(
             policy=Policy(options["policy"]),
             back_off_base_ms=_ms(options["back_off"]),
@@ -183,6 +187,9 @@ async def _serve(settings: Settings) -> None:
         ],
         SERVICES,
     )
+    page = LivePage(coordinator, settings.agent_channel, token=settings.server.token)
+    if settings.live:
+        await page.start(settings.live)
     port = await server.start()
     host, _ = parse_address(settings.server.listen)
     _log.info("event=serving host=%s port=%d store=%s", host, port, store.name)
@@ -192,6 +199,7 @@ async def _serve(settings: Settings) -> None:
     try:
         await server.run_until_signal(coordinator.close)
     finally:
+        await page.close()
         for task in (work, health):
             task.cancel()
         await asyncio.gather(work, health, return_exceptions=True)

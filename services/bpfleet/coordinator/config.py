@@ -40,11 +40,14 @@ class Settings:
     redis_url: str = ""
     advertise: str = ""
     metrics: str = ""
+    live: str = ""
     fleet: FleetSettings = field(default_factory=FleetSettings)
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
         if self.metrics:
             parse_address(self.metrics)
+        if self.live:
+            parse_address(self.live)
         if self.advertise:
             parse_address(self.advertise)

@@ -1,0 +1,148 @@
+"""Serves the live page over HTTP: the page, the fleet as a stream of JSON lines, one node in depth.
+
+Everything is bounded: readers, rows per answer, and what is kept per reader (the rows it has, no queue).
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, Final
+
+from aiohttp import web
+
+from bpfleet.coordinator.errors import FleetError, Refused
+from bpfleet.coordinator.live.depth import node_in_depth
+from bpfleet.coordinator.live.frames import Row, fleet_rows, frame
+from bpfleet.coordinator.reconcile import Coordinator
+from bpfleet.coordinator.records import Event
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.server import ListenError, parse_address
+
+__all__ = ["LivePage"]
+
+_log: Final = logging.getLogger(__name__)
+READERS_MAX: Final = 64
+EVENTS_MAX: Final = 200
+INTERVAL_SECONDS: Final = 1.0
+_STATUS: Final = {Refused.NOT_FOUND: 404, Refused.UNAVAILABLE: 503}
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:;"
+    " style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class LivePage:
+    """The page of one coordinator. ``token`` is what readers must send, as gRPC clients do; None for nobody asks."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        agent_channel: Callable[[str], ChannelOptions],
+        *,
+        token: str | None = None,
+    ) -> None:
+        self._coordinator: Final = coordinator
+        self._agent_channel: Final = agent_channel
+        self._token: Final = token
+        self._page: Final = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+        self._readers = 0
+        self._rows: tuple[float, list[Row]] = (float("-inf"), [])
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, listen: str) -> int:
+        """Serves on ``host:port`` and returns the port. Raises ``ListenError`` if it is taken."""
+        host, port = parse_address(listen)
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/", self._index)
+        app.router.add_get("/api/stream", self._stream)
+        app.router.add_get("/api/nodes/{name}", self._node)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ListenError(f"cannot serve the live page on {listen}: {error.strerror}") from None
+        bound: int = self._runner.addresses[0][1]
+        _log.info("event=live_page host=%s port=%d", host, bound)
+        return bound
+
+    async def close(self) -> None:
+        """Ends every stream and stops serving."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Asks for the token on everything but the page itself, which holds no data, and turns refusals into JSON."""
+        if self._token is not None and request.path != "/":
+            given = request.headers.get("Authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+                return web.json_response({"error": "a token is needed"}, status=401)
+        try:
+            answer: web.StreamResponse = await handler(request)
+        except FleetError as error:
+            status = _STATUS.get(error.kind, 400)
+            return web.json_response({"error": str(error)}, status=status, headers=_HEADERS)
+        return answer
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(text=self._page, content_type="text/html", headers=_HEADERS)
+
+    async def _node(self, request: web.Request) -> web.StreamResponse:
+        state = self._coordinator.state
+        told = await node_in_depth(state, request.match_info["name"], self._agent_channel)
+        return web.json_response(told, headers=_HEADERS)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """One JSON object a line: first the whole fleet, then what changed, about once a second."""
+        if self._readers >= READERS_MAX:
+            text = f"{READERS_MAX} readers are connected; close one"
+            raise FleetError(Refused.UNAVAILABLE, "TOO_MANY_READERS", text)
+        first = self._fleet()
+        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "application/x-ndjson"})
+        self._readers += 1
+        try:
+            await response.prepare(request)
+            await self._tell(response, first)
+        except (ConnectionError, FleetError):
+            pass  # the reader has gone, or another coordinator leads: the page asks again
+        finally:
+            self._readers -= 1
+        return response
+
+    async def _tell(self, response: web.StreamResponse, rows: list[Row]) -> None:
+        before: list[Row] | None = None
+        revision = max(0, self._coordinator.log.last_revision - EVENTS_MAX)
+        while True:
+            events, revision = self._events(revision)
+            told = frame(before, rows, events)
+            await response.write(json.dumps(told, separators=(",", ":")).encode() + b"\n")
+            before = rows
+            await asyncio.sleep(INTERVAL_SECONDS)
+            rows = self._fleet()
+
+    def _fleet(self) -> list[Row]:
+        """The rows of now, computed at most once per interval for all readers. Raises ``FleetError`` on a standby."""
+        state = self._coordinator.state
+        now = asyncio.get_running_loop().time()
+        if now - self._rows[0] >= INTERVAL_SECONDS / 2:
+            self._rows = (now, fleet_rows(state))
+        return self._rows[1]
+
+    def _events(self, after: int) -> tuple[list[Event], int]:
+        """Up to ``EVENTS_MAX`` of the newest events after revision ``after``; older ones are skipped, not queued."""
+        log = self._coordinator.log
+        start = max(after + 1, log.oldest_revision, log.last_revision - EVENTS_MAX + 1)
+        if start > log.last_revision:
+            return [], after
+        return log.since(start, EVENTS_MAX), log.last_revision
