@@ -128,7 +128,6 @@ class Kernel:
         """A process ends: what only its mappings and its own storage held goes with it."""
         self.locked.release_task(task)
         self.bpf.release_task(task)
-        self.bpf.release_task(task)
 
     # -- time ----------------------------------------------------------------------------------------------------
 
