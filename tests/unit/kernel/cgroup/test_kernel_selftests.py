@@ -95,7 +95,8 @@ def reclaim_until(kernel: Kernel, path: str, goal: int) -> bool:
             kernel.write_file(path, "memory.reclaim", str(usage - goal))
             reclaimed = True
         except KernelError as refusal:
-            assert refusal.errno is Errno.EAGAIN, refusal
+            if refusal.errno is not Errno.EAGAIN:
+                return False
     return reclaimed
 
 
@@ -120,13 +121,13 @@ def test_memcg_current_peak(profile: str) -> None:
     assert current(kernel, "/g") == 0
     assert not has_peak or peak(kernel, "/g") == 0
     task = anon_noexit(kernel, "/g", 50 * MB)
-    assert 50 * MB <= current(kernel, "/g")
+    assert current(kernel, "/g") >= 50 * MB
     assert close(50 * MB, current(kernel, "/g"), 3)
     assert close(stat(kernel, "/g", "anon"), current(kernel, "/g"), 3)
     kernel.exit(task.pid)
     assert not has_peak or peak(kernel, "/g") >= 50 * MB
     task = page_cache(kernel, "/g", 50 * MB)
-    assert 50 * MB <= current(kernel, "/g")
+    assert current(kernel, "/g") >= 50 * MB
     assert close(stat(kernel, "/g", "file"), current(kernel, "/g"), 10)
     assert not has_peak or peak(kernel, "/g") >= 50 * MB
 
@@ -299,7 +300,7 @@ def test_kmem_memcg_deletion(profile: str) -> None:
         task = kernel.spawn(cgroup=f"/p/{number}", cpu=number % CPUS)
         fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 64))
         if number % 2:
-            kernel.bpf.obj_pin(task, fd, f"/sys/fs/bpf/{number}")
+            kernel.bpf.obj_pin(task, f"/sys/fs/bpf/{number}", fd)
         kernel.exit(task.pid)
         kernel.rmdir(f"/p/{number}")
     parts = sum(stat(kernel, "/p", key) for key in ("anon", "file", "kernel"))
