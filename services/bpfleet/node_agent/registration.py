@@ -11,6 +11,7 @@ from grpc import aio
 
 from bpfleet import __version__
 from bpfleet.node_agent.agent import Agent
+from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.node_agent.replicas import Key, Replica, Replicas, charged_bytes
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
@@ -49,11 +50,13 @@ class Registration:
         self,
         agent: Agent,
         replicas: Replicas,
+        commands: CommandOrder,
         coordinators: Sequence[ChannelOptions],
         address: str,
     ) -> None:
         self._agent: Final = agent
         self._replicas: Final = replicas
+        self._commands: Final = commands
         self._coordinators: Final = tuple(coordinators)
         self._address: Final = address
         self._incarnation: Final = uuid.uuid4().hex
@@ -73,6 +76,7 @@ class Registration:
                     self._stub = pb_grpc.RegistryServiceStub(channel)
                     lease = await self._register()
                     registered = True
+                    self._commands.registered(lease.leader_epoch)
                     _log.info(
                         "event=registered coordinator=%s nodes=%d",
                         target.target,

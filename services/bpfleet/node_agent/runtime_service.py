@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import grpc
 from grpc import aio
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.node_agent.agent import Agent
+from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.replicas import Key, Replicas
 from bpfleet.rpc import names
 from bpfleet.rpc.convert import capability_set
@@ -39,22 +39,19 @@ _ORDINAL: Final = re.compile(r"(?P<workload>.*)-(?P<ordinal>[0-9]{1,6})")
 
 
 class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
-    """Parses, hands over to ``Replicas``, formats.
+    """Parses, hands over to ``Replicas``, formats. ``commands`` keeps the commands of coordinators in order."""
 
-    Commands of a coordinator are numbered; ``_last`` is the highest (epoch, sequence) carried out.
-    """
-
-    def __init__(self, agent: Agent, replicas: Replicas) -> None:
+    def __init__(self, agent: Agent, replicas: Replicas, commands: CommandOrder) -> None:
         self._agent: Final = agent
         self._replicas: Final = replicas
-        self._last = (0, 0)
+        self._commands: Final = commands
 
     async def RunReplicas(
         self, request: pb.RunReplicasRequest, context: _Context
     ) -> pb.RunReplicasResponse:
         """Starts replicas; a replica that cannot be started is refused and hinders no other."""
         _few(request.replicas)
-        self._admit(request.leader_epoch, request.sequence)
+        self._commands.admit(request.leader_epoch, request.sequence)
         response = pb.RunReplicasResponse()
         for position, spec in enumerate(request.replicas):
             try:
@@ -82,7 +79,7 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
     ) -> pb.StopReplicasResponse:
         """Stops and forgets replicas."""
         _few(request.replicas)
-        self._admit(request.leader_epoch, request.sequence)
+        self._commands.admit(request.leader_epoch, request.sequence)
         response = pb.StopReplicasResponse()
         for position, message in enumerate(request.replicas):
             node = names.node_id(message.node, f"replicas[{position}].node")
@@ -110,20 +107,6 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
             next_page_token=token,
             total_size=len(keys),
         )
-
-    def _admit(self, epoch: int, sequence: int) -> None:
-        """Refuses late and repeated commands, and those of a coordinator that was deposed."""
-        if not epoch:
-            return
-        if (epoch, sequence) <= self._last:
-            raise ApiError(
-                grpc.StatusCode.ABORTED,
-                ControlReason.STALE_COMMAND,
-                f"command {epoch}.{sequence} comes after {self._last[0]}.{self._last[1]}",
-                leader_epoch=self._last[0],
-                sequence=self._last[1],
-            )
-        self._last = (epoch, sequence)
 
 
 def _few(replicas: Sequence[object]) -> None:

@@ -12,6 +12,7 @@ from grpc import aio
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.bpf_service import BpfServicer
 from bpfleet.node_agent.cgroup_service import CgroupServicer
+from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.config import Settings
 from bpfleet.node_agent.metrics import Metrics
 from bpfleet.node_agent.node_service import NodeServicer
@@ -47,6 +48,7 @@ class NodeAgent:
         self.settings: Final = settings
         self.agent: Final = Agent(settings.agent_id, call_ns=settings.call_ns)
         self.replicas: Final = Replicas(self.agent, churn_share=settings.churn_share)
+        self._commands: Final = CommandOrder()
         self._watches: Final = Watches(self.agent)
         self.server: Final = RpcServer(settings.server, [self._add_services], SERVICES)
         self._registration: Registration | None = None
@@ -63,7 +65,7 @@ class NodeAgent:
             ProcessServicer(agent), server
         )
         runtime_service_pb2_grpc.add_RuntimeServiceServicer_to_server(
-            RuntimeServicer(agent, self.replicas), server
+            RuntimeServicer(agent, self.replicas, self._commands), server
         )
 
     async def start(self) -> int:
@@ -79,7 +81,11 @@ class NodeAgent:
         self._spawn(self.replicas.pump())
         if settings.coordinators:
             self._registration = Registration(
-                self.agent, self.replicas, settings.coordinators, settings.address(port)
+                self.agent,
+                self.replicas,
+                self._commands,
+                settings.coordinators,
+                settings.address(port),
             )
             self._spawn(self._registration.run())
         _log.info(
