@@ -55,6 +55,7 @@ class ModelObserver:
         self._kills: Final[list[OomKill]] = []
         self._revision = 0
         self._peaks: Final = [0] * len(replicas)
+        self._workload_of: Final[dict[str, str]] = {}
 
     def sample(self, step: int) -> None:
         """Takes note of the end of a step."""
@@ -131,11 +132,16 @@ class ModelObserver:
         return sum(bytes_of(prog.image_pages) for prog in self._kernel.bpf.progs())
 
     def _workload(self, cgroup: str) -> str:
-        """The workload living in ``cgroup``; rollouts live in ``PATH-rN``."""
+        """The workload living in ``cgroup``."""
+        found = self._workload_of.get(cgroup)
+        if found is None:
+            found = self._workload_of[cgroup] = self._find_workload(cgroup)
+        return found
+
+    def _find_workload(self, cgroup: str) -> str:
+        """Rollouts live in ``PATH-rN``."""
         for replica in self._replicas:
-            if cgroup == replica.spec.cgroup_path or cgroup.startswith(
-                f"{replica.spec.cgroup_path}-r"
-            ):
+            if _belongs(cgroup, replica.spec):
                 return replica.spec.workload
         return OTHERS
 
@@ -161,10 +167,7 @@ class ModelObserver:
 
     def _replica(self, index: int, replica: Supervisor, maps: Sequence[BpfMap]) -> ReplicaResult:
         status = replica.status()
-        path = replica.spec.cgroup_path
-        own = [
-            m for m in maps if m.creator_cgroup == path or m.creator_cgroup.startswith(f"{path}-r")
-        ]
+        own = [m for m in maps if _belongs(m.creator_cgroup, replica.spec)]
         first = replica.first_failure
         return ReplicaResult(
             name=replica.spec.name,
@@ -192,6 +195,14 @@ class ModelObserver:
             peak_bytes=self._peaks[index],
             limit_bytes=replica.spec.memory_limit_bytes,
         )
+
+
+def _belongs(cgroup: str, spec: ReplicaSpec) -> bool:
+    """Whether ``cgroup`` is the replica's, of its first rollout or a later one."""
+    path, rollout, number = cgroup.rpartition("-r")
+    return cgroup == spec.cgroup_path or (
+        bool(rollout) and path == spec.cgroup_path and number.isdigit()
+    )
 
 
 def _estimate(bpf_map: BpfMap) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bpfleet.report.compare import Cause, Comparison
+from bpfleet.report.fidelity import measured_fidelity
 from bpfleet.report.findings import fates, findings
 from bpfleet.report.results import SUCCESS, Divergence, ModelOnNode, NodeResult, ReplicaResult
 from bpfleet.report.summary import ROWS, counters_text
@@ -45,6 +46,7 @@ def page_data(comparison: Comparison) -> dict[str, Plain]:
         "applications": _applications(comparison),
         "kills": _kills(comparison),
         "method": _method(comparison),
+        "fidelity": measured_fidelity(),
         "unplaced": [list(pair) for pair in comparison.unplaced],
     }
 

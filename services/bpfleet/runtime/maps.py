@@ -61,7 +61,7 @@ class OpenMap:
     def __init__(self, kernel: Kernel, task: Task, declared: MapDeclaration, fd: int) -> None:
         self._kernel: Final = kernel
         self._task: Final = task
-        self._value: Final = value_bytes(declared, kernel.host.possible_cpus)
+        self._value = b""
         self.declared: Final = declared
         self.fd: Final = fd
 
@@ -78,10 +78,10 @@ class OpenMap:
         """Writes one element, or ``amount`` of them in one batch command."""
         bpf, task, declared = self._kernel.bpf, self._task, self.declared
         if amount == 1 or declared.map_type not in BATCH_TYPES:
-            bpf.map_update_elem(task, self.fd, key_bytes(declared, key), self._value, BPF_ANY)
+            bpf.map_update_elem(task, self.fd, key_bytes(declared, key), self._zeros(), BPF_ANY)
             return
         result = bpf.map_update_batch(
-            task, self.fd, self._keys(key, amount), self._value * amount, amount
+            task, self.fd, self._keys(key, amount), self._zeros() * amount, amount
         )
         if result.error is not None:
             raise result.error
@@ -101,6 +101,14 @@ class OpenMap:
         else:
             for number in range(key, key + amount):
                 _unless_absent(bpf.map_delete_elem, task, self.fd, key_bytes(declared, number))
+
+    def _zeros(self) -> bytes:
+        """The value that is written; made on first use, since many maps are never written and
+        values can be MiB.
+        """
+        if not self._value:
+            self._value = value_bytes(self.declared, self._kernel.host.possible_cpus)
+        return self._value
 
     def _keys(self, key: int, amount: int) -> bytes:
         keys = (key_bytes(self.declared, key + offset) for offset in range(amount))

@@ -1,8 +1,9 @@
 """How user-space libraries find out whether RLIMIT_MEMLOCK matters, and what they do about it.
 
-libbpf looks for a helper that came with the accounting; cilium/ebpf and bpftool lower the limit to 0 and try. Kernels
-with the helper but without the accounting deceive the first and not the others. Older agents raise the limit
-without asking, and die where they may not (suricata PR#15782, odigos PR#4949).
+libbpf looks for a helper that came with the accounting; cilium/ebpf and bpftool lower the limit to
+0 and try. Kernels with the helper but without the accounting deceive the first and not the others.
+Older agents raise the limit without asking, and die where they may not (suricata PR#15782, odigos
+PR#4949).
 """
 
 from collections.abc import Callable
@@ -29,8 +30,8 @@ __all__ = [
 SKIPPED: Final = "skipped"
 DONE: Final = "done"
 
-# RLIMIT_MEMLOCK that a process starts with, in bytes, by who starts it. The kernel's own default (64 KiB, 8 MiB since
-# 5.16) is in the kernel profile; these override it.
+# RLIMIT_MEMLOCK that a process starts with, in bytes, by who starts it. The kernel's own default
+# (64 KiB, 8 MiB since 5.16) is in the kernel profile; these override it.
 MEMLOCK_DEFAULTS: Final[dict[str, int]] = {
     "systemd before 250": 64 << 10,
     "systemd 250 and later": 8 << 20,
@@ -42,9 +43,11 @@ MEMLOCK_DEFAULTS: Final[dict[str, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a library did before its first map. ``answer`` is what the application gets: not ``ok`` ends it.
+    """What a library did before its first map. ``answer`` is what the application gets: not ``ok``
+    ends it.
 
-    ``believes`` is ``memcg``, ``rlimit`` or ``-`` (did not ask); ``bump`` is ``skipped``, ``done`` or an errno.
+    ``believes`` is ``memcg``, ``rlimit`` or ``-`` (did not ask); ``bump`` is ``skipped``, ``done``
+    or an errno.
     """
 
     library: str
@@ -54,7 +57,9 @@ class Preparation:
 
 
 def probe_by_helper(kernel: Kernel, task: Task) -> bool:
-    """libbpf's probe_memcg_account: a two-instruction program that calls bpf_ktime_get_coarse_ns loads."""
+    """libbpf's probe_memcg_account: a two-instruction program that calls bpf_ktime_get_coarse_ns
+    loads.
+    """
     if not kernel.profile.has_ktime_get_coarse_ns:
         return False
     try:
@@ -84,7 +89,9 @@ def probe_by_limit(kernel: Kernel, task: Task) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Habit:
-    """A library's way: how it asks (None: it does not), and whether a failed bump ends the application."""
+    """A library's way: how it asks (None: it does not), and whether a failed bump ends the
+    application.
+    """
 
     probe: Callable[[Kernel, Task], bool] | None
     bumps: bool
@@ -105,7 +112,9 @@ LIBRARIES: Final[dict[str, _Habit]] = {
 
 
 def prepare_memlock(kernel: Kernel, task: Task, library: str) -> Preparation:
-    """Carries out a library's preparation for ``task``. Raises ``KeyError`` for a library not in ``LIBRARIES``."""
+    """Carries out a library's preparation for ``task``. Raises ``KeyError`` for a library not in
+    ``LIBRARIES``.
+    """
     habit = LIBRARIES[library]
     believes = "-"
     if habit.probe is not None:

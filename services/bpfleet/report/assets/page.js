@@ -92,6 +92,7 @@ function drawSummary() {
   $("lead").textContent = `${plural(meta.nodes, "node")}, ${plural(meta.replicas, "replica")}, ` +
     `${plural(meta.steps, "step")} of ${meta.step_s} s, seed ${meta.seed}. The same operations under ${plural(MODELS.length, "model")}.`;
   drawFates();
+  drawIntervals();
   $("findings").replaceChildren(...DATA.findings.map((text) => el("li", {}, text)));
   table("outcomes", [el("th", {}, ""), ...meta.models.map(modelHead)], DATA.rows.map((row) =>
     el("tr", {}, el("th", {}, row.label), ...row.values.map((value) =>
@@ -104,6 +105,14 @@ function drawSummary() {
     }))));
 }
 
+function drawIntervals() {
+  const found = DATA.repetitions;
+  if (!found) return;
+  $("intervals-box").hidden = false;
+  const shown = (row, v) => (row.bytes ? bytes(v) : Number(v.toFixed(1)).toLocaleString("en"));
+  table("intervals", [el("th", {}, `${plural(found.seeds.length, "seed")}`), ...found.models.map((m) => el("th", {}, m))], found.rows.map((row) =>
+    el("tr", {}, el("th", {}, row.label), ...row.mean.map((mean, i) => el("td", {}, row.half_width[i] ? `${shown(row, mean)} ± ${shown(row, row.half_width[i])}` : shown(row, mean))))));
+}
 const FATES = { "runs": "ok", "updates refused": "refused", "EPERM": "eperm", "ENOMEM": "enomem", "E2BIG": "e2big", "fails": "failed", "OOM-killed": "oom" };
 const FATE_WORDS = { "runs": "runs", "updates refused": "runs, updates refused", "fails": "fails otherwise" };
 function drawFates() {
@@ -382,6 +391,14 @@ function drawMethod() {
   if (DATA.unplaced.length) $("method-text").append(el("p", { class: "note" }, `Not placed: ${DATA.unplaced.map(([n, why]) => `${n} (${why})`).join("; ")}`));
 }
 
+function drawFidelity() {
+  const cases = DATA.fidelity.reduce((sum, row) => sum + row.cases, 0);
+  const exact = DATA.fidelity.reduce((sum, row) => sum + row.exact, 0);
+  $("fidelity-note").textContent = `Calls recorded on real kernels and repeated on the emulator: ${count(exact)} of ${count(cases)} answered exactly, by errno, memlock line and charge.`;
+  table("fidelity", ["recording", "cases", "exact", "differing", "not supported"].map((h) => el("th", {}, h)), DATA.fidelity.map((row) =>
+    el("tr", {}, el("th", {}, row.file), el("td", {}, count(row.cases)), el("td", {}, count(row.exact)), el("td", { class: cellClass(row.mismatches, true) }, count(row.mismatches)), el("td", { class: cellClass(row.unsupported, true) }, count(row.unsupported)))));
+}
+
 // -- theme
 function applyTheme(theme) { document.documentElement.dataset.theme = theme; }
 applyTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -406,4 +423,5 @@ if (DATA.cpus) {
   drawCpus(DATA.cpus.models[0]);
 } else $("cpus").hidden = true;
 drawMethod();
+drawFidelity();
 document.documentElement.dataset.ready = "true";
