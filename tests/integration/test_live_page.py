@@ -31,7 +31,7 @@ async def ready(target: str, nodes: int) -> None:
 
     async def look() -> bool:
         answer = await calls.first.GetFleetStatus(fleet.GetFleetStatusRequest())
-        return bool(answer.status.ready_node_count == nodes)
+        return bool(answer.ready_node_count == nodes)
 
     await until(look)
 
@@ -41,17 +41,13 @@ async def ready(target: str, nodes: int) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_reader_sees_the_fleet_and_opens_a_node(tmp_path: Path, dark: bool) -> None:
     process, url = coordinator(tmp_path)
+    there = (ChannelOptions(target=process.target),)
     try:
-        with running(
-            agent_id="old",
-            profile="5.10",
-            nodes=30,
-            coordinators=(ChannelOptions(target=process.target),),
-        ) as _old:
-            with running(
-                agent_id="new", nodes=30, coordinators=(ChannelOptions(target=process.target),)
-            ):
-                asyncio.run(_visit(process.target, url, dark))
+        with (
+            running(agent_id="old", profile="5.10", nodes=30, coordinators=there),
+            running(agent_id="new", nodes=30, coordinators=there),
+        ):
+            asyncio.run(_visit(process.target, url, dark))
     finally:
         process.kill()
 
@@ -64,9 +60,10 @@ async def _visit(target: str, url: str, dark: bool) -> None:
         assert await page.value("document.querySelector('#link').textContent") == "live"
         calls = Fleet(target)
         spec = workload_pb2.WorkloadSpec(
-            name="probe", application="datadog-npm", replicas=4, memory_limit_bytes=256 << 20
+            application="datadog-npm", replicas=4, memory_limit_bytes=256 << 20
         )
-        await calls.first.CreateWorkload(fleet.CreateWorkloadRequest(spec=spec))
+        request = fleet.CreateWorkloadRequest(workload="probe", spec=spec)
+        await calls.first.CreateWorkload(request)
         await page.until("Number(document.querySelector('#f-replicas').textContent) >= 4")
         await page.until("document.querySelectorAll('#events li').length > 60")
         box = await page.value(
