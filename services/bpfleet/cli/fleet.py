@@ -171,7 +171,7 @@ def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
 @click.option("--per-node", is_flag=True, help="One on every node instead.")
 @click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--priority", default=0, show_default=True)
-@click.option("--memory-request", type=Size(), default=0, help="Memory to set aside.")
+@click.option("--memory-request", type=Size(), help="Memory to set aside; the limit unless given.")
 @click.option("--memory-limit", type=Size(), help="memory.max; none unless given.")
 @click.option("--memlock", type=Size(), help="RLIMIT_MEMLOCK; the profile's default unless given.")
 @click.option(
@@ -187,7 +187,7 @@ def create(
     per_node: bool,
     uid: int,
     priority: int,
-    memory_request: int,
+    memory_request: int | None,
     memory_limit: int | None,
     memlock: int | None,
     options: tuple[str, ...],
@@ -202,7 +202,7 @@ def create(
         per_node=per_node,
         uid=uid,
         priority=priority,
-        memory_request_bytes=memory_request,
+        memory_request_bytes=memory_limit or 0 if memory_request is None else memory_request,
         memory_limit_bytes=memory_limit,
         memlock_bytes=memlock,
     )
