@@ -34,6 +34,7 @@ def counters_of(kernel: Kernel, spec: ReplicaSpec, run: ReplicaRun | None) -> Co
     path = run.cgroup if run is not None else spec.cgroup_path
     usage_bytes, limit_bytes = _usage(kernel, path)
     return Counters(
+        model=str(kernel.profile.model),
         uid=spec.uid,
         locked_bytes=bytes_of(kernel.user(spec.uid).locked_vm_pages),
         memlock_bytes=None if limit is None or limit >= RLIM_INFINITY else limit,

@@ -35,10 +35,11 @@ KILLED: Final = "SIGKILL"
 class Counters:
     """The two counters a replica can run into, in bytes, and their limits (None: no limit).
 
-    ``locked_bytes`` is the user's under the rlimit model, ``usage_bytes`` the cgroup's
-    memory.current.
+    ``model`` is the kernel's (rlimit, memcg, none). ``locked_bytes`` is the user's, which only the rlimit model
+    moves; ``usage_bytes`` is the cgroup's memory.current.
     """
 
+    model: str
     uid: int
     locked_bytes: int
     memlock_bytes: int | None

@@ -75,14 +75,19 @@ def counted(number: int, word: str) -> str:
 
 
 def counters_text(counters: Counters) -> str:
-    """Both counters with their limits."""
-    locked = f"uid {counters.uid} locked {format_bytes(counters.locked_bytes)}"
-    if counters.memlock_bytes is not None:
-        locked += f" of {format_bytes(counters.memlock_bytes)}"
+    """The counters the model moves, with their limits."""
     usage = f"{counters.cgroup} uses {format_bytes(counters.usage_bytes)}"
     if counters.limit_bytes is not None:
         usage += f" of {format_bytes(counters.limit_bytes)}"
+    if counters.model != _RLIMIT:
+        return usage
+    locked = f"uid {counters.uid} locks {format_bytes(counters.locked_bytes)}"
+    if counters.memlock_bytes is not None:
+        locked += f" of {format_bytes(counters.memlock_bytes)}"
     return f"{locked}, {usage}"
+
+
+_RLIMIT: Final = "rlimit"
 
 
 def to_markdown(comparison: Comparison) -> str:

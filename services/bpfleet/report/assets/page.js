@@ -387,7 +387,7 @@ function drawCpus(model) {
 
 // -- method
 function drawMethod() {
-  $("method-text").replaceChildren(...DATA.method.map(([term, text]) => el("dl", { class: "kv" }, el("dt", {}, term), el("dd", {}, text))));
+  $("method-text").replaceChildren(el("dl", { class: "kv" }, ...DATA.method.flatMap(([term, text]) => [el("dt", {}, term), el("dd", {}, text)])));
   if (DATA.unplaced.length) $("method-text").append(el("p", { class: "note" }, `Not placed: ${DATA.unplaced.map(([n, why]) => `${n} (${why})`).join("; ")}`));
 }
 
