@@ -329,7 +329,8 @@ async def measure_preemption(bench: Bench) -> list[Figure]:
     """Fills the fleet with what may go, then asks for what may not wait."""
     status = await bench.fleet.GetFleetStatus(pb.GetFleetStatusRequest())
     free = status.allocatable_bytes - status.booked_bytes
-    size = 3 * GIB
+    # One fits a node of 64 GiB, four fit one of 256 GiB.
+    size = 58 * GIB
     fill = [f"fill-{number}" for number in range(free // size // 1_000 + 1)]
     for name in fill:
         await bench.create(name, replicas=1_000, memory_request_bytes=size)

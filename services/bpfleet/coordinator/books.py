@@ -232,7 +232,10 @@ class FleetBooks:
             del self.workloads[replica.workload]
 
     def ask_level(self, priority: int) -> None:
-        """Keeps nodes sorted by what preempting below ``priority`` would free, from now on."""
+        """Keeps nodes sorted by what preempting below ``priority`` would free, from now on.
+
+        At most a few levels are kept; another one takes the place of the one asked for first.
+        """
         for shape in self.shapes.values():
             if priority in shape.levels:
                 continue

@@ -7,7 +7,7 @@ the best one is usually the first. The answer does not depend on the order in wh
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from itertools import chain, islice
@@ -40,9 +40,13 @@ __all__ = [
 
 _SAMPLE_MAX: Final = 32
 _DRAWS_MAX: Final = 8
-_PREEMPTION_CANDIDATES: Final = 4
+_PREEMPTION_CANDIDATES: Final = 2
+_PREEMPTION_COMPARED: Final = 32
+_NEEDS_MAX: Final = 10_000
 _VERDICTS_MAX: Final = 200_000
 
+# Rank, node, need there, victims.
+_Plan = tuple[tuple[int, int, str], str, "Need", tuple[Replica, ...]]
 VerdictCache = dict[tuple[object, int], Verdict]
 
 
@@ -71,9 +75,18 @@ class Estimator(Protocol):
 class RequestEstimator:
     """Takes the user's word: a replica needs what it requests."""
 
+    def __init__(self) -> None:
+        self._needs: dict[int, Need] = {}
+
     def need(self, workload: Workload, node: Node) -> Need:
         """The memory request, on every node."""
-        return Need(workload.spec.memory_request_bytes)
+        size_bytes = workload.spec.memory_request_bytes
+        need = self._needs.get(size_bytes)
+        if need is None:
+            if len(self._needs) >= _NEEDS_MAX:
+                self._needs.clear()
+            need = self._needs[size_bytes] = Need(size_bytes)
+        return need
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +143,7 @@ class Search:
         self._verdicts = verdicts
         self._key = constraint_key(workload)
         self._avoided = {node for node, until_ms in workload.avoid if until_ms > now_ms}
-        self._spread = _Spreading(books, workload, self._eligible_shapes())
+        self._spread = _Spreading(books, workload, self._eligible_shapes)
         self._by_name = names_nodes(workload)
 
     def choose(self, replica: str) -> Choice:
@@ -169,17 +182,24 @@ class Search:
     def preempt(self) -> Preemption | None:
         """The node where the least important replicas would have to go, or None.
 
-        Compares a few nodes of every shape: by the priority of the most important victim, then the
-        number of victims, then what they hold, then name.
+        The most important victim is as unimportant as can be. Among the nodes where that holds, a few
+        that fit tightest are compared: by the number of victims, then what they hold, then name.
         """
         priority = self._workload.spec.priority
-        self._books.ask_level(priority)
-        found: list[tuple[tuple[int, int, int, str], Preemption]] = []
-        for shape in self._eligible_shapes():
-            need = self._need(shape.sample)
-            plans = self._preemptions(shape, need, priority)
-            found.extend(islice(plans, _PREEMPTION_CANDIDATES))
-        return min(found, key=lambda item: item[0])[1] if found else None
+        lower = sorted(level for level in self._books.priorities if level < priority)
+        eligible = self._eligible_shapes()
+        for level in lower:
+            self._books.ask_level(level + 1)
+            found: list[_Plan] = []
+            for shape in eligible:
+                found.extend(islice(self._plans(shape, level + 1), _PREEMPTION_CANDIDATES))
+                if len(found) >= _PREEMPTION_COMPARED:
+                    break
+            if found:
+                _, node, need, victims = min(found, key=lambda plan: plan[0])
+                decision = self._decision(0.0, 0, {"PREEMPTED": len(victims)}, need)
+                return Preemption(node, need, victims, decision)
+        return None
 
     # -- the search proper
 
@@ -343,25 +363,18 @@ class Search:
 
     # -- preemption
 
-    def _preemptions(
-        self, shape: Shape, need: Need, priority: int
-    ) -> Iterator[tuple[tuple[int, int, int, str], Preemption]]:
-        order = shape.levels[priority]
+    def _plans(self, shape: Shape, level: int) -> "Iterator[_Plan]":
+        """Nodes of the shape that would fit without the replicas below ``level``, tightest first."""
+        need = self._need(shape.sample)
+        order = shape.levels[level]
         for _, name in islice(order, bisect_left(order, (need.booked_bytes, "")), None):
             book = self._books.nodes[name]
             if self._refusal(book, need) is not None:
                 continue
-            victims = _victims(book, need, priority)
-            if not victims:
-                continue
-            rank = (
-                max(victim.priority for victim in victims),
-                len(victims),
-                sum(victim.booked_bytes for victim in victims),
-                name,
-            )
-            decision = self._decision(0.0, 0, {"PREEMPTED": len(victims)}, need)
-            yield rank, Preemption(name, need, victims, decision)
+            victims = _victims(book, need, level)
+            if victims:
+                held_bytes = sum(victim.booked_bytes for victim in victims)
+                yield (len(victims), held_bytes, name), name, need, victims
 
 
 class _Lane:
@@ -416,7 +429,9 @@ class _Lane:
 class _Spreading:
     """The workload's spread constraint: how many replicas each domain has, and the fewest."""
 
-    def __init__(self, books: FleetBooks, workload: Workload, shapes: list[Shape]) -> None:
+    def __init__(
+        self, books: FleetBooks, workload: Workload, eligible: Callable[[], list[Shape]]
+    ) -> None:
         self._spread = workload.spec.spread
         self._best_effort = workload.scheduling.spread_best_effort
         self._relaxed = False
@@ -424,7 +439,7 @@ class _Spreading:
         self._empty = 0
         if self._spread is None:
             return
-        key = self._spread.topology_key
+        key, shapes = self._spread.topology_key, eligible()
         self._by_node = is_node_key(key)
         if self._by_node:
             self._empty = sum(len(shape) for shape in shapes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain, islice
 
 from bpfleet.coordinator.constraints import judge, named_nodes_allow
 from bpfleet.coordinator.placement import Search
@@ -131,18 +132,16 @@ def _welcome(workload: Workload, node: Node) -> bool:
 
 def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> int:
     """Places the workload's waiting replicas whose time has come; returns how many it placed."""
-    waiting = [
-        replica
-        for replica in (t.tables.replicas[name] for name in t.book(workload.name).pending)
-        if replica.due_ms <= t.now_ms
-    ]
-    if not waiting:
+    replicas = (t.tables.replicas[name] for name in list(t.book(workload.name).pending))
+    waiting = (replica for replica in replicas if replica.due_ms <= t.now_ms)
+    first = next(waiting, None)
+    if first is None:
         return 0
     search = t.search(workload)
     if workload.scheduling.gang and _none_placed(t, workload):
-        return _place_gang(t, workload, search, waiting)
+        return _place_gang(t, workload, search, [first, *waiting])
     placed = 0
-    for replica in waiting[:limit]:
+    for replica in islice(chain((first,), waiting), limit):
         if _place(t, workload, search, replica):
             placed += 1
         elif not replica.target:
