@@ -1,6 +1,7 @@
 """What recordings hand to bpf(2) by descriptor: sockets, programs, perf events, cgroups, files, processes."""
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -34,7 +35,7 @@ def open_object(
     if kind == "prog":
         return prog_load(_prog_type(prog_type))
     if kind == "cgroup":
-        return _opened(lambda: os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY))
+        return _opened(lambda: os.open(_cgroup2_mount(), os.O_RDONLY | os.O_DIRECTORY))
     return _opened(_MAKERS[kind])
 
 
@@ -42,6 +43,16 @@ def _prog_type(given: str | int | None) -> int:
     if given is None:
         return ProgType.SOCKET_FILTER
     return given if isinstance(given, int) else ProgType[given.upper()]
+
+
+def _cgroup2_mount() -> str:
+    """Where cgroup v2 is mounted; BPF knows no other cgroups. Raises ``OSError`` where it is not."""
+    with open("/proc/self/mounts") as mounts:
+        for line in mounts:
+            _, directory, kind, *_ = line.split()
+            if kind == "cgroup2":
+                return directory
+    raise OSError(errno.ENOENT, "cgroup2 is not mounted")
 
 
 def _opened(make: Callable[[], int]) -> int:

@@ -1,6 +1,7 @@
 """Records elements-*.jsonl: what elements cost while they are inserted, updated, deleted and inserted again."""
 
 import ctypes
+import json
 import mmap
 import os
 import struct
@@ -33,23 +34,23 @@ def record_elements(
     answer: dict[str, Any] = {name: case[name] for name in _ATTRIBUTES if name in case}
     run = _Run(case, points, possible_cpus)
     samples, results = meter.run(run.prepare, run.work)
-    errnos, memlock = _parsed(results)
-    answer["errno"] = errnos[0]
-    if errnos[0]:
+    phases, memlock = _parsed(results)
+    answer["errno"] = phases[0][0]
+    if answer["errno"]:
         return answer
     answer["memlock"] = memlock
     before, *totals = samples
     answer["points"] = [
-        [phase, count, *_difference(before, total), errno]
-        for (phase, count), total, errno in zip(points, totals, errnos, strict=True)
+        [phase, done if errno else count, *_difference(before, total), errno]
+        for (phase, count), total, (errno, done) in zip(points, totals, phases, strict=True)
     ]
     return answer
 
 
-def _parsed(results: str) -> tuple[list[str | int], list[int]]:
-    errnos, _, memlock = results.partition(";")
-    names: list[str | int] = [0 if name == "0" else name for name in errnos.split(",")]
-    return names, [int(number) for number in memlock.split(",")]
+def _parsed(results: str) -> tuple[list[tuple[str | int, int]], list[int]]:
+    """(errno, elements done before it) per phase, and the two memlock values."""
+    phases, memlock = json.loads(results)
+    return [(errno, done) for errno, done in phases], memlock
 
 
 def _difference(before: Sample, after: Sample) -> list[int | None]:
@@ -76,8 +77,10 @@ class _Run:
         self._fd = -1
         self._attr = self._element = self._key = self._value = Buffer(0)
         self._handles: list[int] = []
+        self._values: list[int] = []
         self._mapping: mmap.mmap | None = None
         self._memlock = [0, 0]
+        self._done = 0
 
     def prepare(self) -> None:
         """Buffers, and the objects the elements refer to."""
@@ -91,21 +94,24 @@ class _Run:
         if case.get("value") == "storage":
             most = max(count for _, count in self._points)
             self._handles = [self._owner() for _ in range(most)]
+        if case.get("value") == "socket":
+            self._values = self._sockets()
 
     def work(self, checkpoint: Callable[[], None]) -> str:
-        """The phases; one reading before the first and one after each. Returns the errnos and the memlock values."""
-        errnos = []
+        """The phases; one reading before the first and one after each. Returns what ``_parsed`` reads."""
+        phases: list[tuple[str | int, int]] = []
         checkpoint()
         for phase, count in self._points:
-            errnos.append(errno_name(self._phase(phase, count)))
+            self._done = 0
+            phases.append((errno_name(self._phase(phase, count)), self._done))
             if phase in ("create", "insert") and self._fd >= 0:
                 self._memlock[phase == "insert"] = int(fdinfo(self._fd)["memlock"])
             checkpoint()
-            if errnos[0]:
+            if phases[0][0]:
                 break
         if not any(phase == "insert" for phase, _ in self._points):
             self._memlock[1] = self._memlock[0]
-        return ",".join(map(str, errnos)) + ";" + ",".join(map(str, self._memlock))
+        return json.dumps([phases, self._memlock])
 
     # -- phases
 
@@ -142,6 +148,7 @@ class _Run:
 
     def _insert_up_to(self, count: int) -> int:
         while self._present < count:
+            self._done = self._present
             result = self._store(self._present)
             if result < 0:
                 return result
@@ -156,6 +163,9 @@ class _Run:
         if self._mapping is not None:
             self._mapping[number * _PAGE] = 1
             return 0
+        if self._values:
+            fd = self._values[number % len(self._values)]
+            struct.pack_into("<i", self._value.memory, 0, fd)
         return self._command(Cmd.MAP_UPDATE_ELEM, number, self._value.address)
 
     def _delete_all(self, _: int) -> int:
@@ -167,6 +177,7 @@ class _Run:
                 result = self._command(Cmd.MAP_DELETE_ELEM, number, 0)
             if result < 0:
                 return result
+            self._done += 1
         self._present = 0
         return 0
 
@@ -200,6 +211,8 @@ class _Run:
         referred = self._referred(kind, inner)
         if referred is not None:
             return struct.pack("<i", referred)
+        if kind == "socket":
+            return bytes(width)
         if self._type in PER_CPU_TYPES:
             width = (width + 7) // 8 * 8 * self._cpus
         return b"\x01" * width
@@ -210,6 +223,12 @@ class _Run:
         if kind == "prog":
             return prog_load(ProgType.SOCKET_FILTER)
         return open_object(kind) if kind in ("perf", "cgroup") else None
+
+    def _sockets(self) -> list[int]:
+        """One socket for every element; of a reuseport array, where a socket has one place, as many as elements."""
+        if self._type == MapType.REUSEPORT_SOCKARRAY:
+            return [open_object("udp_reuse") for _ in range(max(n for _, n in self._points))]
+        return [open_object("xsk" if self._type == MapType.XSKMAP else "tcp_est")]
 
     def _owner(self) -> int:
         kind = {

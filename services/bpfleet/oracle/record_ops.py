@@ -69,12 +69,9 @@ class _Shape:
 class Session:
     """Named objects of one case. ``possible_cpus`` decides the size of per-CPU values."""
 
-    def __init__(
-        self, *, possible_cpus: int, bpffs: str = "/sys/fs/bpf", cgroup: str = "/sys/fs/cgroup"
-    ) -> None:
+    def __init__(self, *, possible_cpus: int, bpffs: str = "/sys/fs/bpf") -> None:
         self._cpus = possible_cpus
         self._bpffs = bpffs
-        self._cgroup = cgroup
         self._fds: dict[str, int] = {}
         self._shapes: dict[str, _Shape] = {}
         self._mappings: dict[str, tuple[int, int]] = {}
@@ -140,9 +137,7 @@ class Session:
 
     def _op_object(self, operation: Operation) -> Answer:
         name = operation.get("m", "a")
-        self._fds[name] = fd = open_object(
-            operation["kind"], cgroup=self._cgroup, prog_type=operation.get("type")
-        )
+        self._fds[name] = fd = open_object(operation["kind"], prog_type=operation.get("type"))
         return errno_name(fd)
 
     def _op_close(self, operation: Operation) -> Answer:

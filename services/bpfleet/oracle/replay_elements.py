@@ -194,6 +194,9 @@ class _Run:
         if kind == "storage":
             self._make_handles()
             return lambda n: b"\x01" * int(case["vs"])
+        if kind == "socket":
+            sockets = self._sockets()
+            return lambda n: sockets[n % len(sockets)].to_bytes(case["vs"], "little")
         fd = self._referred(kind)
         if fd is not None:
             return lambda n: fd.to_bytes(4, "little")
@@ -215,14 +218,31 @@ class _Run:
             return kernel.objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
         return None
 
+    def _sockets(self) -> list[int]:
+        """The socket of all elements; of a reuseport array, where a socket has one place, as many as elements."""
+        kind = {"xskmap": "xsk", "reuseport_sockarray": "udp_reuse"}.get(
+            self.case["type"], "tcp_est"
+        )
+        wanted = self._most() if self.case["type"] == "reuseport_sockarray" else 1
+        return [self.kernel.objects.socket(self.task, kind) for _ in range(wanted)]
+
+    def _most(self) -> int:
+        """Elements at the fullest point, and the one that failed after them."""
+        return 1 + max(int(point[1]) for point in self.case["points"])
+
     def _make_handles(self) -> None:
         """Descriptors that local storage hangs on, one per element."""
-        most = max(point[1] for point in self.case["points"])
-        for number in range(most):
-            if self.case["type"] == "inode_storage":
-                self._handles.append(self.kernel.objects.file(self.task, f"/file{number}"))
-            else:
-                self._handles.append(self.kernel.objects.socket(self.task, "udp"))
+        self._handles.extend(self._owner(number) for number in range(self._most()))
+
+    def _owner(self, number: int) -> int:
+        objects, kind = self.kernel.objects, self.case["type"]
+        if kind == "inode_storage":
+            return objects.file(self.task, f"/file{number}")
+        if kind == "task_storage":
+            return objects.pidfd(self.task, self.task)
+        if kind == "cgrp_storage":
+            return objects.cgroup(self.task, self.kernel.cgroup(CASE_CGROUP))
+        return objects.socket(self.task, "udp")
 
     # -- phases --------------------------------------------------------------------------------------------------
 
