@@ -33,6 +33,7 @@ _SEAT_LEFT: Final = "bpfleet_seat_left"
 _REPORT: Final = "bpfleet"
 _SEAT_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 1.0
+_DISCOVERY_ROUNDS: Final = 5
 _log = logging.getLogger("bpfleet.load")
 
 
@@ -212,14 +213,17 @@ class LoadRun:
                 yield Place(spec.profile, name, agent, spec.possible_cpus, spec.ram_bytes)
 
     def _of_coordinator(self) -> list[Place]:
-        """From the first coordinator that leads. Raises the last one's ``CallError`` if none does."""
-        problem: CallError | None = None
-        for coordinator in self.options.coordinators:
+        """From the first coordinator that leads. Raises the last one's ``CallError`` if none does.
+
+        One name may stand for several coordinators: each round connects anew.
+        """
+        coordinators = self.options.coordinators
+        for attempt in range(_DISCOVERY_ROUNDS * len(coordinators)):
             try:
-                return _ready_places(coordinator)
+                return _ready_places(coordinators[attempt % len(coordinators)])
             except CallError as error:
                 problem = error
-        if problem is not None:
+        if coordinators:
             raise problem
         return []
 
