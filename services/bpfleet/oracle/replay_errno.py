@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from bpfleet.abi.bpf import MapType, ProgType, map_type_from_name
@@ -31,13 +32,22 @@ PERCPU_TYPES: Final = (
 _NO_SUCH_FD: Final = 9999
 _WALK_LIMIT: Final = 100_000
 _KEYS_LISTED: Final = 8  # longer walks over 4-byte keys are recorded as ranges
-_KNOWN_FIELDS_BYTES: Final = (
-    ("map_type", 0),
-    ("key_size", 4),
-    ("value_size", 8),
-    ("max_entries", 12),
-    ("map_flags", 16),
-)
+# Where a field of MapAttr ends in union bpf_attr, in bytes: the kernel takes what lies beyond the passed size as zero.
+_FIELD_ENDS: Final = {
+    "map_type": 4,
+    "key_size": 8,
+    "value_size": 12,
+    "max_entries": 16,
+    "map_flags": 20,
+    "inner_map_fd": 24,
+    "numa_node": 28,
+    "map_name": 44,
+    "map_ifindex": 48,
+    "btf_fd": 52,
+    "btf_key_type_id": 56,
+    "btf_value_type_id": 60,
+    "map_extra": 72,
+}
 
 
 def replay_errno(case: dict[str, Any], target: Target, report: FileReport) -> None:
@@ -58,6 +68,13 @@ def replay_errno(case: dict[str, Any], target: Target, report: FileReport) -> No
             section.compare(f"{where}: operation {number} {operation}", want, have, case)
             return
     section.compare(where, 0, 0, case)
+
+
+def _cut(attr: MapAttr, size: int, tail: int) -> MapAttr:
+    """The attributes of which bpf(2) was given ``size`` bytes, the last of them ``tail`` where no field lies."""
+    nothing: dict[str, Any] = {"inner_map_fd": None, "btf_fd": None, "map_name": ""}
+    cleared = {name: nothing.get(name, 0) for name, end in _FIELD_ENDS.items() if end > size}
+    return replace(attr, **cleared, attr_size=size, attr_tail=tail if size else 0)
 
 
 def recorded_for(case: dict[str, Any], target: Target) -> list[Answer] | None:
@@ -129,30 +146,24 @@ class Script:
         self._fds[name] = -1
         kind = operation["type"]
         map_type = kind if isinstance(kind, int) else int(map_type_from_name(kind))
-        fields = {
-            "map_type": map_type,
-            "key_size": operation["ks"],
-            "value_size": operation["vs"],
-            "max_entries": operation["me"],
-            "map_flags": operation.get("fl", 0),
-        }
-        size = operation.get("size")
-        if size is not None:
-            fields = {n: fields[n] if at + 4 <= size else 0 for n, at in _KNOWN_FIELDS_BYTES}
         btf_fd, key_id, value_id = self._btf_fields(operation)
         attr = MapAttr(
-            **fields,
+            map_type,
+            operation["ks"],
+            operation["vs"],
+            operation["me"],
+            operation.get("fl", 0),
             inner_map_fd=self._inner_fd(operation),
             numa_node=operation.get("numa", 0),
             map_name=operation.get("name", ""),
             map_ifindex=operation.get("ifindex", 0),
             map_extra=operation.get("extra", 0),
-            attr_size=size or 0,
-            attr_tail=operation.get("tail", 0) if size else 0,
             btf_fd=btf_fd,
             btf_key_type_id=key_id,
             btf_value_type_id=value_id,
         )
+        if "size" in operation:
+            attr = _cut(attr, operation["size"], operation.get("tail", 0))
         self._keep(name, self.kernel.bpf.map_create(self.task, attr))
         return 0
 
@@ -172,7 +183,7 @@ class Script:
     def _btf_fields(self, operation: Operation) -> tuple[int | None, int, int]:
         """(descriptor, key type id, value type id)."""
         if "btf" not in operation:
-            return None, 0, 0
+            return None, operation.get("key_id", 0), operation.get("val_id", 0)
         wanted = operation["btf"]
         key_id, value_id = operation.get("key_id", 1), operation.get("val_id", 2)
         fd: int | None
@@ -314,8 +325,10 @@ class Script:
     # -- many elements, one call each ----------------------------------------------------------------------------
 
     def _op_fill(self, operation: Operation) -> Answer:
-        bpf_map = self._map(operation)
-        value = b"\x01" * bpf_map.user_value_size
+        try:
+            value = b"\x01" * self._map(operation).user_value_size
+        except KernelError as refused:
+            return {"e": refused.errno.name, "n": 0}
         fd, flags = self._fd(operation), operation.get("fl", 0)
         return self._repeat(
             operation,
