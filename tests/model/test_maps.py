@@ -216,8 +216,13 @@ class _LruMachine(_Machine):
         elif found is None:
             self.written[key] = stored
             assert after[key] == stored
+        elif flags == 2:
+            # The new element is taken first, and making room for it may have evicted the old one.
+            assert found == Errno.ENOENT
+            assert key not in after
         else:
             assert (found, flags) == (Errno.EEXIST, 1)
+            assert after[key] == before[key]
         assert set(after) - {key} <= set(before), "nothing appears that was not there"
         assert len(after) <= self.map.max_entries
 

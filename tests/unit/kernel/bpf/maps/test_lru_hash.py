@@ -110,3 +110,13 @@ def test_a_map_of_eight_million_entries_costs_what_is_used():
     bpf_map = kernel.bpf.maps()[-1]
     assert bpf_map.entries() == 1
     assert bpf_map.charged_bytes > 600 << 20
+
+
+@pytest.mark.parametrize("profile", ALL)
+def test_replacing_may_evict_the_very_key_it_replaces(profile):
+    # htab_lru_map_update_elem takes an element before it looks the key up.
+    kernel, task, fd = filled(profile, 2, 2, cpus=1, flags=F_NO_COMMON_LRU)
+    assert left(kernel) == 2
+    with refused(Errno.ENOENT):
+        kernel.bpf.map_update_elem(task, fd, key(0), VALUE, BPF_EXIST)
+    assert left(kernel) == 0  # per-CPU lists make room for four
