@@ -35,6 +35,7 @@ _COMMANDS: Final = {
     "coordinator": ("bpfleet.cli.coordinator", "Run a coordinator of the fleet."),
     "incident": ("bpfleet.cli.incident", "Real incidents, replayed under each model."),
     "explain": ("bpfleet.cli.explain", "What an error message or errno means."),
+    "sim": ("bpfleet.cli.sim", "Simulated fleets, badly treated, under many seeds."),
     "load": ("bpfleet.cli.load", "Run the load test: Locust with bpfleet's users."),
 }
 

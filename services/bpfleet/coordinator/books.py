@@ -2,10 +2,12 @@
 
 Derived from the records alone and rebuilt from them after a restart. Nodes that differ only in name
 and bookings form a *shape*; labels and taints are judged once per shape, and within a shape nodes are
-kept sorted by free memory, so that a decision looks at shapes, not at nodes.
+kept sorted by free memory, so that a decision looks at shapes, not at nodes. Workloads that do not
+look at labels get coarser shapes: a fleet whose every node has a label of its own stays fast for them.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
 from typing import Final
 
 from bpfleet.coordinator.records import Node, Phase, Replica
@@ -27,14 +29,14 @@ class NodeBook:
         "locked_bytes",
         "node",
         "replicas",
-        "shape",
+        "shapes",
         "slots_used",
         "workloads",
     )
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.shape: Shape | None = None
+        self.shapes: tuple[Shape, ...] = ()
         self.booked_bytes = 0
         self.slots_used = 0
         self.replicas: dict[str, Replica] = {}
@@ -176,6 +178,7 @@ class FleetBooks:
         self.nodes: dict[str, NodeBook] = {}
         self.workloads: dict[str, WorkloadBook] = {}
         self.shapes: dict[ShapeKey, Shape] = {}
+        self.coarse_shapes: dict[ShapeKey, Shape] = {}
         self.agents: dict[str, dict[str, None]] = {}
         self.closed: dict[str, int] = {}
         self.draining: dict[str, None] = {}
@@ -231,12 +234,12 @@ class FleetBooks:
         if not book.replicas:
             del self.workloads[replica.workload]
 
-    def ask_level(self, priority: int) -> None:
+    def ask_level(self, shapes: Iterable[Shape], priority: int) -> None:
         """Keeps nodes sorted by what preempting below ``priority`` would free, from now on.
 
         At most a few levels are kept; another one takes the place of the one asked for first.
         """
-        for shape in self.shapes.values():
+        for shape in shapes:
             if priority in shape.levels:
                 continue
             if len(shape.levels) >= _LEVELS_MAX:
@@ -260,37 +263,46 @@ class FleetBooks:
 
     def _change(self, replica: Replica, *, add: bool) -> None:
         book = self.nodes[replica.node]
-        shape = book.shape
-        if shape is not None:
+        for shape in book.shapes:
             shape.discard(book)
         _add(self.priorities, replica.priority, 1 if add else -1)
         if add:
             book.add(replica)
         else:
             book.remove(replica)
-        if shape is not None:
+        for shape in book.shapes:
             shape.insert(book)
 
     def _enter(self, book: NodeBook) -> None:
         if not book.node.schedulable:
             _add(self.closed, closed_reason(book.node), 1)
             return
-        key = _shape_key(book.node)
-        shape = self.shapes.get(key)
+        book.shapes = (
+            self._shape(self.shapes, _shape_key(book.node), book.node),
+            self._shape(self.coarse_shapes, _coarse_key(book.node), book.node),
+        )
+        for shape in book.shapes:
+            shape.insert(book)
+
+    def _shape(self, shapes: dict[ShapeKey, Shape], key: ShapeKey, sample: Node) -> Shape:
+        shape = shapes.get(key)
         if shape is None:
             self._shape_number += 1
-            shape = self.shapes[key] = Shape(self._shape_number, book.node)
-        book.shape = shape
-        shape.insert(book)
+            shape = shapes[key] = Shape(self._shape_number, sample)
+        return shape
 
     def _leave(self, book: NodeBook) -> None:
-        if book.shape is None:
+        if not book.shapes:
             _add(self.closed, closed_reason(book.node), -1)
             return
-        book.shape.discard(book)
-        if not len(book.shape):
+        fine, coarse = book.shapes
+        book.shapes = ()
+        fine.discard(book)
+        coarse.discard(book)
+        if not len(fine):
             del self.shapes[_shape_key(book.node)]
-        book.shape = None
+        if not len(coarse):
+            del self.coarse_shapes[_coarse_key(book.node)]
 
     def check(self) -> None:
         """Asserts that the books say what the replicas they list say."""
@@ -303,8 +315,8 @@ class FleetBooks:
             assert fresh.locked_bytes == book.locked_bytes, f"{name}: locked differs"
             assert fresh.by_priority == book.by_priority, f"{name}: levels differ"
             assert fresh.workloads == book.workloads, f"{name}: workloads differ"
-            assert (book.shape is not None) == book.node.schedulable, f"{name}: in the wrong list"
-        for shape in self.shapes.values():
+            assert bool(book.shapes) == book.node.schedulable, f"{name}: in the wrong list"
+        for shape in (*self.shapes.values(), *self.coarse_shapes.values()):
             assert shape.order == sorted(shape.order), "a shape is out of order"
             for free_bytes, name in shape.order:
                 assert self.nodes[name].free_bytes == free_bytes, f"{name}: sorted by an old figure"
@@ -322,13 +334,17 @@ def closed_reason(node: Node) -> str:
 
 
 def _shape_key(node: Node) -> ShapeKey:
+    return *_coarse_key(node), node.labels
+
+
+def _coarse_key(node: Node) -> ShapeKey:
+    """All that matters to a workload that does not look at labels."""
     return (
         node.profile,
         node.possible_cpus,
         node.ram_bytes,
         node.allocatable_bytes,
         node.max_replicas,
-        node.labels,
         node.taints,
     )
 

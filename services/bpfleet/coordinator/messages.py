@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -81,8 +82,8 @@ def spec_record(name: str, message: workload_pb2.WorkloadSpec) -> WorkloadSpec:
     if not _NAME.fullmatch(name):
         rule = "1 to 50 of a-z, 0-9 and '-', a letter first, no '-' at the end"
         raise invalid("workload", f"{name[:80]!r} is not a name; use {rule}")
-    if message.application and message.application not in applications():
-        known = ", ".join(applications())
+    if message.application and message.application not in _applications():
+        known = ", ".join(_applications())
         raise invalid(
             "spec.application", f"{message.application[:80]!r} is unknown; use one of {known}"
         )
@@ -115,6 +116,12 @@ def spec_record(name: str, message: workload_pb2.WorkloadSpec) -> WorkloadSpec:
         )
     except SpecError as error:
         raise spec_problem(error, "spec") from None
+
+
+@cache
+def _applications() -> tuple[str, ...]:
+    """The catalogue's names; it does not change while the program runs."""
+    return applications()
 
 
 def _capabilities(message: workload_pb2.WorkloadSpec) -> frozenset[Capability] | None:

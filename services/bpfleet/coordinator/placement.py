@@ -142,6 +142,7 @@ class Search:
         self._estimator = estimator
         self._verdicts = verdicts
         self._key = constraint_key(workload)
+        self._shapes = books.coarse_shapes if _is_label_blind(workload) else books.shapes
         self._avoided = {node for node, until_ms in workload.avoid if until_ms > now_ms}
         self._spread = _Spreading(books, workload, self._eligible_shapes)
         self._by_name = names_nodes(workload)
@@ -189,7 +190,7 @@ class Search:
         lower = sorted(level for level in self._books.priorities if level < priority)
         eligible = self._eligible_shapes()
         for level in lower:
-            self._books.ask_level(level + 1)
+            self._books.ask_level(eligible, level + 1)
             found: list[_Plan] = []
             for shape in eligible:
                 found.extend(islice(self._plans(shape, level + 1), _PREEMPTION_CANDIDATES))
@@ -207,7 +208,7 @@ class Search:
         rejections: dict[str, int] = dict(self._books.closed)
         lanes: list[tuple[float, str, int, _Lane]] = []
         feasible = 0
-        for shape in self._books.shapes.values():
+        for shape in self._shapes.values():
             lane = self._lane(shape, rejections)
             if lane is None:
                 continue
@@ -295,7 +296,7 @@ class Search:
 
     def _verdict(self, book: NodeBook) -> NodeVerdict:
         node = book.node
-        number = book.shape.number if book.shape is not None else 0
+        number = book.shapes[0].number if book.shapes else 0
         judged = self._judge(node, number)
         need = self._need(node)
         refusal = self._standing_refusal(book, judged, need) or self._refusal(book, need)
@@ -356,7 +357,7 @@ class Search:
     def _eligible_shapes(self) -> list[Shape]:
         return [
             shape
-            for shape in self._books.shapes.values()
+            for shape in self._shapes.values()
             if self._judge(shape.sample, shape.number).refusal is None
             and self._need(shape.sample).refusal is None
         ]
@@ -494,6 +495,14 @@ class _Spreading:
 
     def _domain(self, node: Node) -> str | None:
         return label_of(node, self._spread.topology_key) if self._spread is not None else None
+
+
+def _is_label_blind(workload: Workload) -> bool:
+    """Whether no node's label can make a difference. Taints always do, and coarse shapes keep them."""
+    if workload.spec.node_selector or workload.scheduling.required or workload.scheduling.preferred:
+        return False
+    spread = workload.spec.spread
+    return spread is None or is_node_key(spread.topology_key)
 
 
 def summary(decision: Decision, node: str | None) -> str:

@@ -1,6 +1,8 @@
 """Simulates fleets: ``python -m bpfleet.sim``."""
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -9,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bpfleet.sim.fleet import Outcome, World
 from bpfleet.sim.loop import VirtualLoop, run
-from bpfleet.sim.seeds import run_seeds
+from bpfleet.sim.seeds import run_seeds, silence
 
 _EXAMPLES = """
 \b
 Examples:
-  python -m bpfleet.sim --seeds 300
-  python -m bpfleet.sim --seeds 10000 --first 1000
-  python -m bpfleet.sim --seed 157 --trace trace.txt
+  bpfleet sim --seeds 300
+  bpfleet sim --seeds 10000 --first 1000
+  bpfleet sim --seed 157 --trace trace.txt
 """
 
 
@@ -24,12 +26,13 @@ Examples:
 @click.option("--seeds", type=click.IntRange(1), default=100, show_default=True, help="How many.")
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The first.")
 @click.option("--seed", type=click.IntRange(0), help="Only this one.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON per seed.")
 @click.option(
     "--trace",
     type=click.Path(dir_okay=False, path_type=Path),
     help="With --seed: write every stored batch, start, stop and fault to this file.",
 )
-def main(seeds: int, first: int, seed: int | None, trace: Path | None) -> None:
+def main(seeds: int, first: int, seed: int | None, as_json: bool, trace: Path | None) -> None:
     """Runs coordinators, agents, store and network in one process, badly treated, seed by seed."""
     if trace is not None:
         if seed is None:
@@ -50,12 +53,16 @@ def main(seeds: int, first: int, seed: int | None, trace: Path | None) -> None:
 
         def passed(outcome: Outcome) -> None:
             outcomes.append(outcome)
+            if as_json:
+                click.echo(json.dumps(asdict(outcome)))
             progress.advance(task)
 
         failed = run_seeds(chosen, passed)
     if failed is not None:
         click.echo(str(failed), err=True)
         sys.exit(1)
+    if as_json:
+        return
     click.echo(
         f"{len(outcomes)} seeds: {sum(o.batches for o in outcomes)} batches, "
         f"{sum(o.acknowledged for o in outcomes)} acknowledged commands, "
@@ -66,7 +73,7 @@ def main(seeds: int, first: int, seed: int | None, trace: Path | None) -> None:
 def _trace(seed: int, path: Path) -> None:
     loop = VirtualLoop()
     world = World(seed, loop)
-    with path.open("w") as file:
+    with path.open("w") as file, silence():
         world.trace = lambda text: print(text, file=file)
         outcome = run(world.run(seed), loop)
     click.echo(str(outcome))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bpfleet.sim.fleet import Outcome, simulate
 
-__all__ = ["FailedSeed", "repeat_command", "run_seeds"]
+__all__ = ["FailedSeed", "repeat_command", "run_seeds", "silence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class FailedSeed:
 
 def repeat_command(seed: int) -> str:
     """What to type to see a seed's run again."""
-    return f"python -m bpfleet.sim --seed {seed}"
+    return f"bpfleet sim --seed {seed}"
 
 
 def run_seeds(
     seeds: Iterable[int], progress: Callable[[Outcome], None] = lambda outcome: None
 ) -> FailedSeed | None:
     """Runs seeds; returns the first that fails, or None. ``progress`` hears of those that pass."""
-    with _silence():
+    with silence():
         for seed in seeds:
             try:
                 progress(simulate(seed))
@@ -42,7 +42,7 @@ def run_seeds(
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keeps the coordinators' log lines about simulated trouble out of the way."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
