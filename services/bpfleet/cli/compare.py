@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import click
 from rich.progress import (
@@ -33,7 +33,14 @@ from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.sections import study
 from bpfleet.report.summary import ROWS, counted, divergence_lines, to_csv, to_markdown
-from bpfleet.report.upgrade import UpgradeLine, upgrade_lines, with_rollouts
+from bpfleet.report.upgrade import (
+    UpgradeLine,
+    arrow,
+    upgrade_data,
+    upgrade_lines,
+    upgrade_markdown,
+    with_rollouts,
+)
 from bpfleet.report.workers import workers
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import Scenario
@@ -243,20 +250,41 @@ def _progress(nodes: int) -> Iterator[_Advance]:
         yield _Advance(bar, bar.add_task("nodes", total=nodes))
 
 
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """A sign of life on standard error while something of unknown length runs, only where that is a terminal."""
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield
+        return
+    with screen.status(what):
+        yield
+
+
 def _write_files(
-    scenario: Scenario, results: Sequence[Comparison], agents: int, outputs: _Outputs
+    scenario: Scenario,
+    results: Sequence[Comparison],
+    agents: int,
+    outputs: _Outputs,
+    *,
+    upgrade: dict[str, Any] | None = None,  # JSON values
+    preface: str = "",
 ) -> None:
-    """Files describe the first seed; the page adds intervals where there are more."""
+    """Files describe the first seed; the page adds intervals where there are more, and an upgrade's answer."""
     result = results[0]
     if outputs.csv_file is not None:
         write_file(outputs.csv_file, to_csv(result))
     if outputs.markdown_file is not None:
-        write_file(outputs.markdown_file, to_markdown(result))
-    if outputs.report_file is not None:
+        write_file(outputs.markdown_file, preface + to_markdown(result))
+    if outputs.report_file is None:
+        return
+    with _waiting("limits and CPU counts"):
         extra = study(scenario, result, agents=agents)
-        if len(results) > 1:
-            extra["repetitions"] = intervals_data(results)
-        write_file(outputs.report_file, to_html(result, extra=extra))
+    if len(results) > 1:
+        extra["repetitions"] = intervals_data(results)
+    if upgrade is not None:
+        extra["upgrade"] = upgrade
+    write_file(outputs.report_file, to_html(result, extra=extra))
 
 
 def _print(results: Sequence[Comparison]) -> None:
@@ -316,12 +344,20 @@ def _upgrade(
         raise click.UsageError("--from and --to go together and take the place of --models")
     scenario = with_rollouts(scenario)
     result = _run(scenario, [before, after], agents, _folder(folder, scenario))
-    with workers(agents) as each:
+    with _waiting("limits"), workers(agents) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
-    _write_files(scenario, [result], agents, outputs)
+    answer = upgrade_data(lines, before, after)
+    _write_files(
+        scenario,
+        [result],
+        agents,
+        outputs,
+        upgrade=answer,
+        preface=upgrade_markdown(lines, before, after) + "\n",
+    )
     if outputs.as_json:
-        print_json({"from": before, "to": after, "workloads": as_plain(lines)})
+        print_json(answer)
         return
     out = console()
     out.print(
@@ -348,12 +384,8 @@ def _upgrade_row(line: UpgradeLine) -> tuple[str, ...]:
         line.change.value,
         line.before.value,
         line.after.value,
-        _arrow(line.first_start),
-        _arrow(line.restart),
+        arrow(line.first_start),
+        arrow(line.restart),
         "max" if line.limit_bytes is None else format_bytes(line.limit_bytes),
         "" if line.raise_to_bytes is None else format_bytes(line.raise_to_bytes),
     )
-
-
-def _arrow(pair: tuple[str, str]) -> str:
-    return pair[0] if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"

@@ -6,15 +6,31 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from bpfleet.report.compare import Comparison
 from bpfleet.report.limits import LimitAdvice
 from bpfleet.report.results import ReplicaResult
+from bpfleet.workload.codec import to_data
+from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import EventAction, Scenario, ScenarioEvent
 from bpfleet.workload.spec import Phase
 
-__all__ = ["Change", "Fate", "UpgradeLine", "fate_of", "upgrade_lines", "with_rollouts"]
+__all__ = [
+    "Change",
+    "Fate",
+    "UpgradeLine",
+    "arrow",
+    "fate_of",
+    "upgrade_data",
+    "upgrade_lines",
+    "upgrade_markdown",
+    "with_rollouts",
+]
+
+
+# JSON values of any type.
+Plain = Any
 
 
 class Change(StrEnum):
@@ -180,3 +196,30 @@ def _restarts(replicas: Sequence[ReplicaResult]) -> str:
     if not counts:
         return "none"
     return ", ".join(f"{n} {end}" for end, n in counts.most_common())
+
+
+def upgrade_data(lines: Sequence[UpgradeLine], before: str, after: str) -> dict[str, Plain]:
+    """The answer for the page."""
+    return {"from": before, "to": after, "workloads": to_data(list(lines))}
+
+
+def upgrade_markdown(lines: Sequence[UpgradeLine], before: str, after: str) -> str:
+    """The answer for a pull request."""
+    rows = [
+        f"### From {before} to {after}",
+        "",
+        "| workload | nodes | replicas | change | first start | restart | memory.max | raise to |",
+        "|---|---|---:|---|---|---|---:|---:|",
+    ]
+    rows += [
+        f"| {x.workload} | {x.group} | {x.replicas} | {x.change.value} | {arrow(x.first_start)} | {arrow(x.restart)} "
+        f"| {'max' if x.limit_bytes is None else format_bytes(x.limit_bytes)} "
+        f"| {'' if x.raise_to_bytes is None else format_bytes(x.raise_to_bytes)} |"
+        for x in lines
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def arrow(pair: tuple[str, str]) -> str:
+    """``before → after``, or the one word where nothing changed."""
+    return pair[0] if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"

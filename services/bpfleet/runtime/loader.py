@@ -165,17 +165,21 @@ class Loader:
 
     def _program_steps(self, program: ProgramDeclaration, ordinal: int) -> Iterator[Step]:
         loaded: list[int] = []
-        yield Step("PROG_LOAD", program.name, lambda: self._load(program, loaded))
+        yield Step("PROG_LOAD", program.name, lambda: self._load(program, ordinal, loaded))
         if program.pinned:
             path = pin_path(self._spec.name, f"prog-{program.name}", ordinal)
             yield Step("OBJ_PIN", program.name, lambda: self._replace_pin(path, loaded[0]))
 
-    def _load(self, program: ProgramDeclaration, loaded: list[int]) -> None:
-        names = frozenset(program.map_names)
-        fds = tuple(m.fd for m in self.maps if m.declared.name in names)
+    def _load(self, program: ProgramDeclaration, ordinal: int, loaded: list[int]) -> None:
+        fds = tuple(self._copy_of(name, ordinal).fd for name in program.map_names)
         attr = prog_attr(program, fds)
         loaded.append(self._kernel.bpf.prog_load(self._running, attr))
         self.programs_loaded += 1
+
+    def _copy_of(self, name: str, ordinal: int) -> OpenMap:
+        """The map a copy of a program uses where the application has several of that name: its own, in turn."""
+        copies = [opened for opened in self.maps if opened.declared.name == name]
+        return copies[ordinal % len(copies)]
 
     def _replace_pin(self, path: str, fd: int) -> None:
         """Programs are loaded anew on every start: the new pin takes the place of the old one."""

@@ -230,6 +230,17 @@ class Inventory:
         _check_range("user_memory_bytes", self.user_memory_bytes, 0, MEMORY_BYTES_MAX)
         _check_range("maps", sum(m.maps for m in self.maps), 0, MAPS_PER_INVENTORY_MAX)
         _check_range("programs", sum(p.count for p in self.programs), 0, MAPS_PER_INVENTORY_MAX)
+        declared = {m.name for m in self.maps}
+        for index, program in enumerate(self.programs):
+            for name in program.map_names:
+                if name not in declared:
+                    raise SpecError(
+                        _RECORD,
+                        f"programs[{index}].map_names",
+                        name,
+                        "no such map",
+                        "declare it under maps",
+                    )
 
     @property
     def map_count(self) -> int:

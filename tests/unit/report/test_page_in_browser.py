@@ -14,6 +14,7 @@ from bpfleet.report.compare import compare
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import intervals_data
 from bpfleet.report.sections import study
+from bpfleet.report.upgrade import upgrade_data, upgrade_lines
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,7 +32,11 @@ VISITOR = Path(__file__).with_name("visitor.js")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     scenario = small_scenario()
     result = compare(scenario, ("5.10", "6.12"))
-    extra = {**study(scenario, result, agents=1), "repetitions": intervals_data([result, result])}
+    extra = {
+        **study(scenario, result, agents=1),
+        "repetitions": intervals_data([result, result]),
+        "upgrade": upgrade_data(upgrade_lines(result, "5.10", "6.12", []), "5.10", "6.12"),
+    }
     page = tmp_path_factory.mktemp("page") / "report.html"
     visitor = f"<script>{VISITOR.read_text()}</script></body>"
     page.write_text(to_html(result, extra=extra).replace("</body>", visitor))
@@ -68,6 +73,7 @@ def test_every_section_is_drawn(seen: dict[str, object]) -> None:
         "limits",
         "lines",
         "fidelity",
+        "upgrade",
         "intervals",
     ):
         assert isinstance(seen[part], int)

@@ -5,7 +5,15 @@ from sample_fleet import small_scenario
 
 from bpfleet.report.compare import compare
 from bpfleet.report.limits import advise_all
-from bpfleet.report.upgrade import Change, Fate, UpgradeLine, upgrade_lines, with_rollouts
+from bpfleet.report.upgrade import (
+    Change,
+    Fate,
+    UpgradeLine,
+    upgrade_data,
+    upgrade_lines,
+    upgrade_markdown,
+    with_rollouts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +62,14 @@ def test_the_worst_changes_come_first(lines: dict[tuple[str, str], UpgradeLine])
     changes = [line.change for line in lines.values()]
     order = list(Change)
     assert changes == sorted(changes, key=order.index)
+
+
+def test_the_answer_is_there_as_markdown_and_as_data(
+    lines: dict[tuple[str, str], UpgradeLine],
+) -> None:
+    text = upgrade_markdown(list(lines.values()), "5.10", "6.12")
+    assert "### From 5.10 to 6.12" in text
+    assert "| falco | large | 1 | newly fails with ENOMEM | ok → ENOMEM |" in text
+    data = upgrade_data(list(lines.values()), "5.10", "6.12")
+    assert len(data["workloads"]) == len(lines)
+    assert data["workloads"][0]["raise_to_bytes"] > 0

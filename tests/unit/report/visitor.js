@@ -22,6 +22,8 @@ function visit() {
   seen.limits = all("#limit-table tbody tr").length;
   seen.lines = all("#cpu-chart polyline").length;
   seen.fidelity = all("#fidelity tbody tr").length;
+  seen.upgrade = all("#upgrade-table tbody tr").length;
+  seen.hiddenLinks = all("nav a").filter((a) => a.hidden).length;
   seen.intervals = all("#intervals tbody tr").length;
   seen.texts = [];
   for (const square of all("#heat .square")) {

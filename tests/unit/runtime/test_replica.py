@@ -191,3 +191,18 @@ def test_programs_that_need_an_attach_type_get_one() -> None:
     program = replace(PROGRAM, prog_type=ProgType.CGROUP_SOCK_ADDR)
     run = started(boot("6.12"), inventory=replace(APP, programs=(program,)))
     assert run.failure is None
+
+
+def test_copies_of_a_program_use_copies_of_a_map_in_turn() -> None:
+    """One program may use 64 maps at most; an agent with a hundred pods has a program and maps for each."""
+    app = Inventory(
+        name="agent",
+        maps=(replace(TABLE, max_entries=8, count=100),),
+        programs=(replace(PROGRAM, count=100),),
+    )
+    kernel = boot("6.12")
+    run = started(kernel, inventory=app)
+    assert run.phase is Phase.RUNNING
+    assert {tuple(m.id for m in prog.maps) for prog in kernel.bpf.progs()} == {
+        (m.id,) for m in kernel.bpf.maps()
+    }

@@ -2,10 +2,11 @@
 
 import pytest
 
+from bpfleet.abi.bpf import ProgType
 from bpfleet.workload.catalogue import applications, default_options, inventory_for
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.sizing import resolve_numbers
-from bpfleet.workload.spec import NodeShape
+from bpfleet.workload.spec import Inventory, NodeShape, ProgramDeclaration
 
 SMALL = NodeShape(possible_cpus=4, ram_bytes=8 << 30)
 LARGE = NodeShape(possible_cpus=128, ram_bytes=2 << 40)
@@ -78,6 +79,14 @@ def test_options_multiply_maps() -> None:
     none = inventory_for("aws-network-policy-agent", SMALL, {"pods": 0})
     assert ten.map_count == 62
     assert none.map_count == 2
+
+
+def test_a_program_that_uses_an_undeclared_map_is_refused() -> None:
+    program = ProgramDeclaration(
+        name="p", prog_type=ProgType.XDP, insn_cnt=2, map_names=("absent",)
+    )
+    with pytest.raises(SpecError, match=r"programs\[0\]\.map_names = 'absent': no such map"):
+        Inventory(name="x", programs=(program,))
 
 
 def test_options_have_defaults() -> None:

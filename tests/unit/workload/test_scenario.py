@@ -3,7 +3,12 @@
 import pytest
 
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.scenario import replica_for, scenario_from_toml
+from bpfleet.workload.scenario import (
+    builtin_scenario,
+    builtin_scenarios,
+    replica_for,
+    scenario_from_toml,
+)
 
 TEXT = """
 name = "two-groups"
@@ -93,3 +98,15 @@ def test_mistakes_are_named(old: str, new: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         scenario_from_toml(TEXT.replace(old, new, 1), "f.toml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", builtin_scenarios())
+def test_built_in_scenarios_can_be_read_and_say_what_they_are(name: str) -> None:
+    scenario = builtin_scenario(name)
+    assert scenario.name == name
+    assert scenario.title
+    assert scenario.workloads
+
+
+def test_the_built_in_comparison_has_more_than_a_handful_of_nodes() -> None:
+    assert len(builtin_scenario("mixed-fleet").fleet()) >= 24

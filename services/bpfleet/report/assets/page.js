@@ -128,6 +128,21 @@ function drawFates() {
   $("fates").replaceChildren(legend, ...rows);
 }
 
+// -- upgrade
+function drawUpgrade() {
+  const found = DATA.upgrade;
+  if (!found) return;
+  $("upgrade").hidden = false;
+  $("upgrade-title").textContent = `The upgrade from ${found.from} to ${found.to}`;
+  const arrow = ([a, b]) => (a === b ? a : `${a} → ${b}`);
+  const badge = (line) => el("span", { class: `pill s-${line.change === "unchanged" ? "ok" : line.change === "stops failing" ? "good" : FATES[line.after] || "failed"}` }, line.change);
+  const head = ["workload", "nodes", "replicas", "change", "first start", "restart", "memory.max", "raise to"];
+  table("upgrade-table", head.map((h, i) => el("th", { class: [1, 3, 4, 5].includes(i) ? "text" : "" }, h)), found.workloads.map((line) => el("tr", {},
+    el("th", {}, line.workload), el("td", { class: "text" }, line.group), el("td", {}, count(line.replicas)), el("td", { class: "text" }, badge(line)),
+    el("td", { class: "text" }, arrow(line.first_start)), el("td", { class: "text" }, arrow(line.restart)),
+    el("td", {}, line.limit_bytes === null ? "max" : bytes(line.limit_bytes)), el("td", { class: line.raise_to_bytes === null ? "" : "bad" }, line.raise_to_bytes === null ? "" : bytes(line.raise_to_bytes)))));
+}
+
 // -- fleet
 function squareSize() {
   return DATA.nodes.length > 1500 ? "tiny" : DATA.nodes.length > 120 ? "small" : "";
@@ -406,6 +421,7 @@ $("theme").addEventListener("click", () => applyTheme(document.documentElement.d
 
 const options = MODELS.map((m) => [m, m]);
 drawSummary();
+drawUpgrade();
 drawFleet();
 drawDivergences();
 segmented("time-by", [["workload", "by workload"], ["class", "by class"]], "workload", drawTime);
@@ -424,4 +440,5 @@ if (DATA.cpus) {
 } else $("cpus").hidden = true;
 drawMethod();
 drawFidelity();
+for (const link of document.querySelectorAll("nav a")) link.hidden = document.querySelector(link.hash).hidden;
 document.documentElement.dataset.ready = "true";
