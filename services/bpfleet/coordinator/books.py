@@ -110,6 +110,13 @@ class Shape:
         for priority, order in self.levels.items():
             insort(order, (book.free_above(priority), name))
 
+    def append(self, book: NodeBook) -> None:
+        """Takes a node in without keeping the order; no level may have been asked for yet."""
+        if book.slots_free > 0:
+            self.order.append((book.free_bytes, book.node.name))
+        else:
+            self.full[book.node.name] = None
+
     def discard(self, book: NodeBook) -> None:
         """Takes a node out; its bookings must be those it was inserted with."""
         name = book.node.name
@@ -215,6 +222,21 @@ class FleetBooks:
         self._enter(book)
         self.capacity_version += 1
 
+    def load(self, nodes: Iterable[Node], replicas: Iterable[Replica]) -> None:
+        """Fills empty books at once: nodes are sorted once, not after every replica."""
+        for node in nodes:
+            self.nodes[node.name] = NodeBook(node)
+        for replica in replicas:
+            self.set_replica(None, replica)
+        for book in self.nodes.values():
+            if book.node.draining:
+                self.draining[book.node.name] = None
+            self.agents.setdefault(book.node.agent, {})[book.node.name] = None
+            self._enter(book, sort=False)
+        for shape in (*self.shapes.values(), *self.coarse_shapes.values()):
+            shape.order.sort()
+        self.capacity_version += 1
+
     def set_replica(self, old: Replica | None, new: Replica | None) -> None:
         """Follows a change of a replica's record."""
         replica = new if new is not None else old
@@ -273,7 +295,7 @@ class FleetBooks:
         for shape in book.shapes:
             shape.insert(book)
 
-    def _enter(self, book: NodeBook) -> None:
+    def _enter(self, book: NodeBook, *, sort: bool = True) -> None:
         if not book.node.schedulable:
             _add(self.closed, closed_reason(book.node), 1)
             return
@@ -282,7 +304,10 @@ class FleetBooks:
             self._shape(self.coarse_shapes, _coarse_key(book.node), book.node),
         )
         for shape in book.shapes:
-            shape.insert(book)
+            if sort:
+                shape.insert(book)
+            else:
+                shape.append(book)
 
     def _shape(self, shapes: dict[ShapeKey, Shape], key: ShapeKey, sample: Node) -> Shape:
         shape = shapes.get(key)

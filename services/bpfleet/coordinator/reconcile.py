@@ -27,7 +27,7 @@ from bpfleet.coordinator.leases import Leases
 from bpfleet.coordinator.metrics import Metrics
 from bpfleet.coordinator.node_client import Agents, AgentUnreachable
 from bpfleet.coordinator.placement import Estimator
-from bpfleet.coordinator.records import Kind, Record, decode, decode_event
+from bpfleet.coordinator.records import decode_event
 from bpfleet.coordinator.settings import FleetSettings
 from bpfleet.coordinator.state import FleetState
 from bpfleet.coordinator.store.base import (
@@ -40,13 +40,13 @@ from bpfleet.coordinator.store.base import (
     StoreError,
     StoreUnavailable,
 )
+from bpfleet.coordinator.warm import WarmCopy
 from bpfleet.coordinator.watch import EventLog
 
 __all__ = ["Coordinator", "wall_clock_ms"]
 
 _log: Final = logging.getLogger(__name__)
 _OPEN_TICKETS_MAX: Final = 20_000
-_YIELD_EVERY: Final = 2_000
 
 
 def wall_clock_ms() -> int:
@@ -91,6 +91,8 @@ class Coordinator:
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._store_ok = True
         self._certain_until_ms = 0
+        self._warm = WarmCopy()
+        self._warm_due_ms = 0
 
     # -- what servicers need
 
@@ -170,6 +172,8 @@ class Coordinator:
                 self._store_ok = True
                 if leadership.holder == self.identity:
                     await self._lead(leadership.epoch)
+                else:
+                    await self._keep_warm()
             except StoreError as error:
                 self._store_away(error)
             await asyncio.sleep(self.timing.leader_poll_ms / 1000)
@@ -206,16 +210,20 @@ class Coordinator:
         finally:
             self._step_down()
 
+    async def _keep_warm(self) -> None:
+        """Reads ahead what a take-over would have to read, every few seconds if it changed."""
+        now_ms = self.clock_ms()
+        if now_ms < self._warm_due_ms:
+            return
+        self._warm_due_ms = now_ms + self.timing.warm_ms
+        if await self.store.revision() != self._warm.revision:
+            await self._warm.read(await self.store.load())
+
     async def _take_over(self, epoch: int) -> None:
         snapshot = await self.store.load()
+        await self._warm.read(snapshot)
         state = FleetState(self.fleet, self._estimator)
-        records: list[Record] = []
-        for number, (key, text) in enumerate(snapshot.records.items()):
-            kind, _, _ = key.partition("/")
-            records.append(decode(Kind(kind), text))
-            if number % _YIELD_EVERY == 0:
-                await asyncio.sleep(0)
-        state.load(records)
+        state.load(self._warm.take())
         self._engine = Engine(state, epoch=epoch, revision=snapshot.revision)
         self._begin(state, snapshot)
         _log.info(

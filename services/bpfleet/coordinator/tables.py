@@ -81,15 +81,11 @@ class Tables:
 
     def load(self, records: Iterable[Record]) -> None:
         """Fills empty tables from the store; nothing is logged."""
-        waiting = []
         for record in records:
             kind, key = _address(record)
-            if kind is Kind.REPLICA:
-                waiting.append((kind, key, record))
-            else:
-                self._set(kind, key, record)
-        for kind, key, record in waiting:
-            self._set(kind, key, record)
+            self._tables[kind][key] = record
+        self.books.load(self.nodes.values(), self.replicas.values())
+        self.per_node = {w.name: None for w in self.workloads.values() if w.spec.per_node}
         self._order(self.requests)
         self._order(self.retired)
 
