@@ -98,7 +98,13 @@ def look(
         used = (cpu_seconds(pids) - before[role]) / options.idle_seconds
         found[f"{role}_mib"] = round(sum(map(rss_mib, pids)), 1)
         found[f"{role}_cpu_percent"] = round(100 * used, 2)
-    return found | {"writes_per_s": write_rate(spec, options.writes)}
+    (redis,) = by_role[Role.REDIS]
+    before_mib = rss_mib(redis)
+    found["writes_per_s"] = write_rate(spec, options.writes)
+    found["redis_kib_per_workload"] = round(
+        (rss_mib(redis) - before_mib) * 1024 / options.writes, 1
+    )
+    return found
 
 
 def write_rate(spec: ClusterSpec, writes: int) -> float:
