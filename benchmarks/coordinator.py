@@ -219,6 +219,11 @@ class Bench:
         status = await self.stubs[number].GetFleetStatus(pb.GetFleetStatusRequest(), timeout=30)
         return bool(status.ready_node_count == count)
 
+    async def settled(self) -> bool:
+        """Whether agents have carried out all their orders."""
+        status = await self.fleet.GetFleetStatus(pb.GetFleetStatusRequest(), timeout=30)
+        return not status.replicas["ASSIGNED"] and not status.replicas["STOPPING"]
+
     async def start_agents(self) -> None:
         """Agents of 1,000 nodes: nine shapes of node, ten zones."""
         for number in range(0, self.node_count, 1_000):
@@ -306,6 +311,7 @@ async def measure_placements(bench: Bench) -> list[Figure]:
 
 async def measure_latency(bench: Bench) -> list[Figure]:
     """Requests at 500 a second, sent when they are due whether or not others have been answered."""
+    await bench.until(bench.settled)
     took: list[float] = []
 
     async def one(name: str) -> None:
@@ -334,7 +340,7 @@ async def measure_preemption(bench: Bench) -> list[Figure]:
     fill = [f"fill-{number}" for number in range(free // size // 1_000 + 1)]
     for name in fill:
         await bench.create(name, replicas=1_000, memory_request_bytes=size)
-    await asyncio.sleep(10)
+    await bench.until(bench.settled)
     names = [f"vip-{serial}" for serial in range(2_000)]
     seconds = await crowd(
         names,
