@@ -146,34 +146,28 @@ def _lookup_buckets(
     bucket = 0 if cursor is None else int.from_bytes(cursor, "little")
     if bucket >= table.buckets:
         return BatchResult(0, _end())
-    pairs: list[tuple[bytes, bytes]] = []
-    error: KernelError | None = None
-    while True:
-        used = table.next_bucket(bucket)
-        if used is None:
-            bucket, error = table.buckets, _end()
-            break
-        bucket = used
-        found = table.bucket_items(bucket)
-        if len(found) > count - len(pairs):
-            if not pairs:
-                error = _no_room(len(found))
-            break
+    order = table.walk()
+    first = order.used_from(bucket)
+    if first is None:
+        return BatchResult(0, _end(), out_batch=table.buckets.to_bytes(4, "little"))
+    in_first = order.count_in(first)
+    if in_first > count:
+        return BatchResult(0, _no_room(in_first), out_batch=first.to_bytes(4, "little"))
+    if out is not Address.GOOD:
         if delete:
-            table.delete_many([key for key, _ in found], context)
-        if out is not Address.GOOD:
-            return BatchResult(0, _fault())
-        pairs += found
-        bucket += 1
-        if bucket >= table.buckets:
-            error = _end()
-            break
+            table.delete_many(order.keys_from(first, in_first)[0], context)
+        return BatchResult(0, _fault())
+    keys, left_out = order.keys_from(first, count)
+    values = table.values_of(keys)
+    if delete:
+        table.delete_many(keys, context)
+    following = table.buckets if left_out is None else left_out
     return BatchResult(
-        len(pairs),
-        error,
-        b"".join(key for key, _ in pairs),
-        b"".join(value for _, value in pairs),
-        bucket.to_bytes(4, "little"),
+        len(keys),
+        _end() if left_out is None else None,
+        b"".join(keys),
+        b"".join(values),
+        following.to_bytes(4, "little"),
     )
 
 

@@ -145,7 +145,7 @@ class BpfMemAlloc:
         cpu = current.cpu
         free = self._free
         if not free[cpu]:
-            raise self._empty(current)
+            raise self.refusal(current)
         free[cpu] -= 1
         self.in_use += 1
         if free[cpu] < self._low and not self.late_refill:
@@ -167,6 +167,19 @@ class BpfMemAlloc:
             if free[cpu] < low and not self.late_refill:
                 self.refill(cpu)
         return done
+
+    def replace_many(self, wanted: int, current: Current) -> int:
+        """Takes an object and gives one back, ``wanted`` times; returns how often that went through."""
+        free, cpu = self._free, current.cpu
+        needed = 0 if self.late_refill else self._low
+        for done in range(wanted):
+            if needed < free[cpu] <= self._high:
+                return wanted  # far from both watermarks: nothing changes any more
+            if not free[cpu]:
+                return done
+            self.alloc(current)
+            self.free(cpu)
+        return wanted
 
     def free(self, current_cpu: int, count: int = 1) -> None:
         """Puts objects into the current CPU's cache, the surplus towards a grace period [unit_free]."""
@@ -262,7 +275,8 @@ class BpfMemAlloc:
         if waiting:
             self._give_back(waiting, cpu)
 
-    def _empty(self, current: Current) -> KernelError:
+    def refusal(self, current: Current) -> KernelError:
+        """Why an empty cache is empty."""
         failure = self._memory.controller.last_failure
         if self.late_refill or failure is None:
             return KernelError(

@@ -7,7 +7,7 @@ takes a second element before the first is given back. Freed: with the map, behi
 Known gap: none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from bpfleet.abi.bpf import (
@@ -26,7 +26,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE, MAX_BPF_STACK, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.jhash import jhash
+from bpfleet.kernel.bpf.jhash import jhash, jhash_many
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, check_percpu_value, too_big
 from bpfleet.kernel.bpf.maps.base import (
     BATCH_ALL,
@@ -43,7 +43,7 @@ from bpfleet.kernel.bpf.maps.base import (
     require_bpf,
 )
 from bpfleet.kernel.bpf.maps.hlist import HashLists
-from bpfleet.kernel.bpf.memalloc import prefill, unit_bytes
+from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
@@ -102,7 +102,7 @@ class HashTable(BpfMap):
 
     def next_key(self, key: bytes | None) -> bytes:
         """Bucket order; an unknown key restarts at the first. Raises ENOENT at the end."""
-        found = self._walk().after(key)
+        found = self.walk().after(key)
         if found is None:
             raise not_found("that was the last key")
         return found
@@ -125,29 +125,31 @@ class HashTable(BpfMap):
 
     # -- the walking order ---------------------------------------------------------------------------------------
 
-    def _walk(self) -> HashLists:
+    def walk(self) -> HashLists:
+        """The keys in walking order, for batches and `next_key`."""
         order = self._order
         if order is None:
             order = self._order = HashLists()
-            for key in self._elements:
-                order.add(key, self._bucket(key))
+            self._order_many(order, list(self._elements))
         return order
 
     def _bucket(self, key: bytes) -> int:
         return jhash(key, self.hash_seed) & self._bucket_mask
+
+    def _order_many(self, order: HashLists, keys: Sequence[bytes]) -> None:
+        mask = self._bucket_mask
+        hashes = jhash_many(keys, self.hash_seed)
+        order.add_many(zip(keys, [each & mask for each in hashes], strict=True))
 
     @property
     def buckets(self) -> int:
         """Number of hash buckets."""
         return self._bucket_mask + 1
 
-    def next_bucket(self, bucket: int) -> int | None:
-        """The first non-empty bucket from ``bucket`` on, for batches."""
-        return self._walk().used_from(bucket)
-
-    def bucket_items(self, bucket: int) -> list[tuple[bytes, bytes]]:
-        """Keys and values of one bucket as user space reads them, in walking order."""
-        return [(key, self._elements[key]) for key in self._walk().keys_in(bucket)]
+    def values_of(self, keys: Sequence[bytes]) -> list[bytes]:
+        """The values of keys that are there, as user space reads them."""
+        elements = self._elements
+        return [elements[key] for key in keys]
 
     # -- storing -------------------------------------------------------------------------------------------------
 
@@ -162,6 +164,32 @@ class HashTable(BpfMap):
         del self._elements[key]
         if self._order is not None:
             self._order.remove(key)
+
+    def _store_many(self, fresh: dict[bytes, bytes], replaced: Collection[bytes]) -> None:
+        """`_store_newest` of distinct keys in order; ``replaced`` are those of them that are there."""
+        elements = self._elements
+        for key in replaced:
+            del elements[key]
+        elements.update(fresh)
+        order = self._order_after(len(fresh))
+        if order is not None:
+            order.remove_many(replaced)
+            self._order_many(order, list(fresh))
+
+    def _drop_many(self, keys: Collection[bytes]) -> None:
+        """`_drop` of distinct keys that are all there."""
+        elements = self._elements
+        for key in keys:
+            del elements[key]
+        order = self._order_after(len(keys))
+        if order is not None:
+            order.remove_many(keys)
+
+    def _order_after(self, changes: int) -> HashLists | None:
+        """The walking order, if it is kept: after a change of half the map it is as well built anew when needed."""
+        if 2 * changes >= len(self._elements):
+            self._order = None
+        return self._order
 
     def _check_presence(self, present: bool, flags: int) -> None:
         """EEXIST or ENOENT as the flags ask [check_flags]."""
@@ -240,18 +268,55 @@ class HashMap(HashTable):
     def update_many(
         self, keys: Sequence[bytes], values: Sequence[bytes], flags: int, context: OpContext
     ) -> tuple[int, KernelError | None]:
-        """As single updates; a preallocated map nobody walks stores without per-element calls."""
-        if flags or not self.prealloc or self._order is not None or type(self) is not HashMap:
+        """As single updates; distinct keys that all fit are stored together."""
+        fresh = dict(zip(keys, values, strict=True))
+        replaced = self._elements.keys() & fresh.keys()
+        room = self.max_entries - len(self._elements)
+        if (
+            flags
+            or len(fresh) < len(keys)
+            or len(fresh) - len(replaced) > room
+            or type(self) is not HashMap
+        ):
             return super().update_many(keys, values, flags, context)
-        elements, limit, done = self._elements, self.max_entries, 0
-        for key, value in zip(keys, values, strict=True):
-            if key in elements:
-                del elements[key]
-            elif len(elements) >= limit:
-                return done, map_full(Errno.E2BIG, limit)
-            elements[key] = value
-            done += 1
-        return done, None
+        if not self.prealloc:
+            caches = self._caches
+            if caches is None or 0 < len(replaced) < len(fresh):
+                return super().update_many(keys, values, flags, context)
+            serve = caches.replace_many if replaced else caches.alloc_many
+            done = serve(len(fresh), context.task)
+            if done < len(fresh):
+                return self._stored_in_part(keys[:done], values[:done], caches, context)
+        self._store_many(fresh, replaced)
+        return len(fresh), None
+
+    def _stored_in_part(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        caches: BpfMemAlloc,
+        context: OpContext,
+    ) -> tuple[int, KernelError]:
+        """Stores the pairs that got an element, and asks for the next one to hear why there is none."""
+        fresh = dict(zip(keys, values, strict=True))
+        self._store_many(fresh, self._elements.keys() & fresh.keys())
+        return len(fresh), caches.refusal(context.task)
+
+    def delete_many(
+        self, keys: Sequence[bytes], context: OpContext
+    ) -> tuple[int, KernelError | None]:
+        """As single deletions; distinct keys that are all there go together."""
+        distinct = set(keys)
+        if (
+            len(distinct) < len(keys)
+            or not self._elements.keys() >= distinct
+            or type(self) is not HashMap
+        ):
+            return super().delete_many(keys, context)
+        self._drop_many(keys)
+        if not self.prealloc:
+            self._give_elements(keys, context.cpu)
+        return len(keys), None
 
     def free(self, cpu: int) -> None:
         """Gives back elements allocated on update; those of the caches go with the caches."""
@@ -277,9 +342,13 @@ class HashMap(HashTable):
         self._payers[key] = account
 
     def _give_element(self, key: bytes, cpu: int) -> None:
+        self._give_elements((key,), cpu)
+
+    def _give_elements(self, keys: Collection[bytes], cpu: int) -> None:
         if self._caches is not None:
-            self._caches.free(cpu)
-        else:
+            self._caches.free(cpu, len(keys))
+            return
+        for key in keys:
             self.site.give_after_rcu(self._payers.pop(key), self._element_size)
 
 

@@ -1,6 +1,7 @@
 """Hash buckets as Linux walks them: buckets ascending, newest first within one [include/linux/list.h, hlist]."""
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 from typing import Final, final
 
 
@@ -30,6 +31,22 @@ class HashLists:
             head.append(key)
         self._bucket_of[key] = bucket
 
+    def add_many(self, placed: Iterable[tuple[bytes, int]]) -> None:
+        """`add` of (key, bucket) pairs in order, none of which is there yet."""
+        heads, bucket_of = self._heads, self._bucket_of
+        fresh: list[int] = []
+        for key, bucket in placed:
+            head = heads.get(bucket)
+            if head is None:
+                heads[bucket] = [key]
+                fresh.append(bucket)
+            else:
+                head.append(key)
+            bucket_of[key] = bucket
+        if fresh:
+            self._used.extend(sorted(fresh))
+            self._used.sort()  # two sorted runs: one merge
+
     def remove(self, key: bytes) -> None:
         """hlist_del."""
         bucket = self._bucket_of.pop(key)
@@ -38,6 +55,20 @@ class HashLists:
         if not head:
             del self._heads[bucket]
             del self._used[bisect_left(self._used, bucket)]
+
+    def remove_many(self, keys: Iterable[bytes]) -> None:
+        """`remove` of keys that are all there."""
+        heads, bucket_of = self._heads, self._bucket_of
+        before = len(heads)
+        for key in keys:
+            bucket = bucket_of.pop(key)
+            head = heads[bucket]
+            if len(head) == 1:
+                del heads[bucket]
+            else:
+                head.remove(key)
+        if len(heads) < before:
+            self._used[:] = [bucket for bucket in self._used if bucket in heads]
 
     def after(self, key: bytes | None) -> bytes | None:
         """The key after ``key`` in walking order; the first for None or an unknown key; None at the end."""
@@ -59,6 +90,22 @@ class HashLists:
         at = bisect_left(self._used, bucket)
         return self._used[at] if at < len(self._used) else None
 
-    def keys_in(self, bucket: int) -> list[bytes]:
-        """The keys of one bucket in walking order."""
-        return self._heads[bucket][::-1]
+    def keys_from(self, bucket: int, room: int) -> tuple[list[bytes], int | None]:
+        """Keys of whole buckets from ``bucket`` on, as many as fit ``room``; the first bucket left out, if any."""
+        keys: list[bytes] = []
+        heads, used = self._heads, self._used
+        for at in range(bisect_left(used, bucket), len(used)):
+            head = heads[used[at]]
+            if len(head) == 1:
+                if len(keys) == room:
+                    return keys, used[at]
+                keys.append(head[0])
+                continue
+            if len(keys) + len(head) > room:
+                return keys, used[at]
+            keys += head[::-1]
+        return keys, None
+
+    def count_in(self, bucket: int) -> int:
+        """Keys of one bucket."""
+        return len(self._heads.get(bucket, ()))
