@@ -14,12 +14,15 @@ from bpfleet.coordinator.messages import spec_message
 from bpfleet.coordinator.records import Workload
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.codec import from_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
-from bpfleet.workload.spec import WorkloadSpec
+from bpfleet.workload.spec import NodeShape, WorkloadSpec
 
 __all__ = ["command"]
+
+_ANY_SHAPE = NodeShape(possible_cpus=4, ram_bytes=8 << 30)
 
 # One declared value of any type, as the TOML reader returns it.
 Plain = Any
@@ -206,6 +209,9 @@ def create(
         memory_limit_bytes=memory_limit,
         memlock_bytes=memlock,
     )
+    if application in applications():
+        # A mistyped option is found here; of an application only the server knows, the server decides.
+        inventory_for(application, _ANY_SHAPE, spec.options)
     with fleet(server) as client:
         made = client.create_workload(workload, _message(spec))
     if as_json:

@@ -28,7 +28,7 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 def agent_options(command: Command) -> Command:
     """Adds the options that say which agent, to a command that takes ``server``."""
-    return _options(command, "--agent", AGENT_ADDRESS, "BPFLEET_AGENT", "Node agent.")
+    return _options(command, "--agent", AGENT_ADDRESS, "BPFLEET_AGENT_ADDRESS", "Node agent.")
 
 
 def fleet_options(command: Command) -> Command:

@@ -1,0 +1,175 @@
+"""``bpfleet fleet`` against a real coordinator and a real agent, both processes on loopback."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coordinator_process import CoordinatorProcess
+from redis_server import free_port
+
+from bpfleet.cli.main import main
+
+pytestmark = pytest.mark.slow
+DEADLINE_SECONDS = 40
+
+
+class Running:
+    """A coordinator with one agent of three nodes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.coordinator = CoordinatorProcess(folder)
+        self.coordinator.start()
+        self.agent = f"127.0.0.1:{free_port()}"
+        arguments = ["--listen", self.agent, "--coordinator", self.coordinator.target]
+        with (folder / "agent.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "bpfleet.node_agent",
+                    *arguments,
+                    "--nodes",
+                    "3",
+                    "--ram",
+                    "4G",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self.coordinator.terminate()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def fleet(cluster: Running, capsys: pytest.CaptureFixture[str]) -> "Fleet":
+    found = Fleet(cluster, capsys)
+    found.wait_for(lambda status: status["ready_node_count"] == 3)
+    return found
+
+
+class Fleet:
+    """Runs ``bpfleet fleet`` commands and reads what they print."""
+
+    def __init__(self, cluster: Running, capsys: pytest.CaptureFixture[str]) -> None:
+        self.cluster = cluster
+        self._capsys = capsys
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        status = main(["fleet", *arguments, "--coordinator", self.cluster.coordinator.target])
+        captured = self._capsys.readouterr()
+        return status, captured.out, captured.err
+
+    def data(self, *arguments: str):  # JSON of any shape
+        status, out, err = self.run(*arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    def wait_for(self, condition) -> None:  # a predicate of the status
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        answer: object = None
+        while time.monotonic() < deadline:
+            status, out, answer = self.run("status", "--json")
+            if status == 0:
+                answer = json.loads(out)
+                if condition(answer):
+                    return
+            time.sleep(0.05)
+        raise AssertionError(answer)
+
+
+def test_nodes_are_listed(fleet: Fleet) -> None:
+    names = [node["name"] for node in fleet.data("nodes")]
+    assert [Path(name).name for name in names] == ["a1-00001", "a1-00002", "a1-00003"]
+    status, out, _ = fleet.run("nodes")
+    assert status == 0
+    assert "3.8 GiB" in out
+
+
+def test_a_workload_is_created_shown_scaled_explained_and_deleted(fleet: Fleet) -> None:
+    created = (
+        "create",
+        "web",
+        "--application",
+        "beyla",
+        "--replicas",
+        "2",
+        "--memory-limit",
+        "512M",
+    )
+    assert fleet.run(*created, "--option", "groups=1")[0] == 0
+    fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 2)
+    shown = fleet.data("show", "web")
+    assert shown["spec"]["application"] == "beyla"
+    assert shown["spec"]["options"] == {"groups": "1"}
+    assert len(shown["replicas"]) == 2
+    assert fleet.run("scale", "web", "--replicas", "3")[:2] == (0, "web: 3 replicas wanted\n")
+    fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 3)
+    assert fleet.data("explain", "web")[0]["chosen_node"]
+    assert any(row["name"].endswith("web") for row in fleet.data("list"))
+    assert fleet.run("delete", "web")[0] == 0
+
+
+def test_a_scenario_file_is_applied(fleet: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "workloads.toml"
+    file.write_text(
+        '[[workloads]]\nname = "falco"\napplication = "falco"\nper_node = true\nmemory_limit_bytes = "1G"\n'
+    )
+    assert fleet.run("apply", str(file))[:2] == (0, "falco: created\n")
+    fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 3)
+    assert fleet.run("delete", "falco")[0] == 0
+
+
+def test_nodes_are_cordoned_and_uncordoned(fleet: Fleet) -> None:
+    assert fleet.run("cordon", "a1-00001")[0] == 0
+    assert fleet.data("nodes")[0]["cordoned"] is True
+    assert fleet.run("uncordon", "a1-00001")[0] == 0
+    assert fleet.run("events", "--json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("show", "absent"), 1, "absent"),
+        (("scale", "absent", "--replicas", "1"), 1, "absent"),
+        (
+            ("create", "x", "--application", "falco", "--option", "pods=1"),
+            2,
+            "options.pods = 1: unknown",
+        ),
+        (("create", "Not a name", "--application", "falco"), 2, "name = 'Not a name'"),
+        (("create", "x", "--application", "falco", "--memory-limit", "-5"), 2, "not a size"),
+    ],
+)
+def test_refusals_are_one_line(
+    fleet: Fleet, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    found, out, err = fleet.run(*arguments)
+    assert found == status, err
+    assert message in err
+    assert out == ""
+
+
+def test_a_bad_workload_file_names_file_field_and_value(fleet: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "workloads.toml"
+    file.write_text('[[workloads]]\nname = "x"\napplication = "falco"\nreplicas = -1\n')
+    status, _, err = fleet.run("apply", str(file))
+    assert status == 2
+    assert "workloads.toml" in err
+    assert "replicas = -1: out of range" in err
