@@ -18,8 +18,9 @@ BPF_KINDS: Final = frozenset({"map", "prog"})
 def check_single_owner(memory: Memory) -> None:
     """*single owner*: every ledger line holds something, and all of them together are the RAM in use."""
     taken = 0
-    for (owner, kind, objcg), account in memory.accounts.items():
-        assert (account.owner, account.kind, account.objcg) == (owner, kind, objcg), owner
+    for account in memory.accounts.values():
+        owner, kind = account.owner, account.kind
+        assert account in owner.lines(), (owner, kind)
         assert account.count > 0 or not account.charged_bytes, (owner, kind, account.count)
         assert account.taken_bytes >= 0, (owner, kind, account.taken_bytes)
         taken += account.taken_bytes

@@ -226,7 +226,7 @@ class Attachments:
         prog.get()
         self._links.setdefault(hook, []).append(link)
         try:
-            file = File("bpf-link", link, lambda: self._close_link(link))
+            file = File("bpf-link", link, lambda _: self._close_link(link))
             return self._files.open(task, file, Owner("file", prog.id, "link"))
         except KernelError:
             self._close_link(link)

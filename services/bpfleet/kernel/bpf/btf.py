@@ -102,7 +102,9 @@ class BtfTable:
         self._objects[btf.id] = btf
         btf.get()
         try:
-            return self._files.open(task, File("btf", btf, btf.put), Owner("file", btf.id, "btf"))
+            return self._files.open(
+                task, File("btf", btf, lambda _: btf.put()), Owner("file", btf.id, "btf")
+            )
         except KernelError:
             btf.put()
             raise

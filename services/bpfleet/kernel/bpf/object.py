@@ -112,10 +112,11 @@ class MapTable:
 
 def map_file(bpf_map: BpfMap, *, readable: bool, writable: bool) -> File:
     """An open file of a map; its last descriptor drops the map's reference [bpf_map_new_fd, bpf_map_release]."""
+    return File("bpf-map", bpf_map, _release_map, readable=readable, writable=writable)
 
-    def release() -> None:
-        bpf_map.release_file(file)
-        bpf_map.put_with_uref()
 
-    file = File("bpf-map", bpf_map, release, readable=readable, writable=writable)
-    return file
+def _release_map(file: File) -> None:
+    bpf_map = file.target
+    assert isinstance(bpf_map, BpfMap), file.kind
+    bpf_map.release_file(file)
+    bpf_map.put_with_uref()

@@ -361,7 +361,7 @@ class Programs:
     def _open(self, task: Task, prog: BpfProg) -> int:
         """A descriptor for a reference already taken; drops it when there is none. Raises EMFILE, ENOMEM."""
         try:
-            file = File("bpf-prog", prog, prog.put)
+            file = File("bpf-prog", prog, lambda _: prog.put())
             return self._files.open(task, file, Owner("file", prog.id, "prog"))
         except KernelError:
             prog.put()

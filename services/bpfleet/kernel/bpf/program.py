@@ -9,7 +9,7 @@ from typing import Final, Protocol, final
 
 from bpfleet.abi.bpf import AttachType, ProgType
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel.bpf.accounting.base import Charge
+from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Block, Owner
 from bpfleet.kernel.proc.task import Task
@@ -108,7 +108,7 @@ class BpfProg:
         self.tag = ""
         self.id = 0
         self.refs = 0
-        self.charge = Charge(None, 0, "")
+        self.charge: Charge = NO_CHARGE
         self.image: Block | None = None
         self.image_pages = 0
         self.blocks: Final[list[Block]] = []

@@ -1,6 +1,7 @@
 """Allocation with its charge: every byte the kernel hands out is in exactly one account until it is given back."""
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, final
 
 from bpfleet.abi.errno import Errno
@@ -65,14 +66,27 @@ _USER_KINDS: Final = frozenset({AllocKind.ANON, AllocKind.FILE, AllocKind.SHMEM}
 
 @final
 class Owner:
-    """What an allocation belongs to: a map, a program, a file, ... Compared by identity."""
+    """What an allocation belongs to: a map, a program, a file, ... Compared by identity.
 
-    __slots__ = ("ident", "kind", "name")
+    ``accounts`` is the first of its accounts on the ledger; each knows the next.
+    """
+
+    __slots__ = ("accounts", "ident", "kind", "name")
 
     def __init__(self, kind: str, ident: int, name: str = "") -> None:
         self.kind = kind
         self.ident = ident
         self.name = name
+        self.accounts: Account | None = None
+
+    def lines(self) -> "list[Account]":
+        """Its accounts on the ledger, the newest first."""
+        found: list[Account] = []
+        account = self.accounts
+        while account is not None:
+            found.append(account)
+            account = account.next
+        return found
 
     def __repr__(self) -> str:
         return f"{self.kind} {self.ident}" + (f" {self.name}" if self.name else "")
@@ -107,12 +121,13 @@ class Account:
     taken from, so the uncharge cannot go astray.
     """
 
-    __slots__ = ("charged_bytes", "count", "kind", "objcg", "owner", "taken_bytes")
+    __slots__ = ("charged_bytes", "count", "kind", "next", "objcg", "owner", "taken_bytes")
 
     def __init__(self, owner: Owner, kind: AllocKind, objcg: ObjCgroup | None) -> None:
         self.owner: Final = owner
         self.kind: Final = kind
         self.objcg = objcg
+        self.next: Account | None = None
         self.count = 0
         self.charged_bytes = 0
         self.taken_bytes = 0
@@ -150,7 +165,8 @@ class Memory:
         self.controller: Final = controller
         self.node: Final = node
         self.possible_cpus: Final = possible_cpus
-        self.accounts: Final[dict[tuple[Owner, AllocKind, ObjCgroup | None], Account]] = {}
+        # The ledger in the order of its lines: a dictionary serves as an ordered set.
+        self.accounts: Final[dict[Account, Account]] = {}
         self.faults: Final[dict[AllocKind, int]] = {}
         # Live charges of all accounts; receipts take differences of it.
         self.charged_bytes_total = 0
@@ -160,40 +176,58 @@ class Memory:
 
     def slab_size(self, size_bytes: int, kind: AllocKind = AllocKind.SLAB) -> AllocSize:
         """A kmalloc object of ``size_bytes``."""
-        return AllocSize(
-            kind, size_bytes, kmalloc_bytes(size_bytes), kmalloc_charge_bytes(size_bytes)
-        )
+        return _slab_size(size_bytes, kind)
 
     def cache_size(self, size_bytes: int, kind: AllocKind = AllocKind.SLAB) -> AllocSize:
         """An object of a named cache: exactly ``size_bytes``, charged with one objcg pointer."""
-        return AllocSize(kind, size_bytes, size_bytes, size_bytes + OBJCG_POINTER_BYTES)
+        return _cache_size(size_bytes, kind)
 
     def percpu_size(self, size_bytes: int) -> AllocSize:
         """A per-CPU object of ``size_bytes`` on each possible CPU."""
-        cpus = self.possible_cpus
-        charge = percpu_charge_bytes(
-            size_bytes, cpus, objcg_vector=self.profile.percpu_charges_objcg_vector
+        return _percpu_size(
+            size_bytes, self.possible_cpus, self.profile.percpu_charges_objcg_vector
         )
-        return AllocSize(AllocKind.PERCPU, size_bytes, percpu_bytes(size_bytes, cpus), charge)
 
     def vmalloc_size(self, size_bytes: int) -> AllocSize:
         """A vmalloc area of ``size_bytes``."""
-        pages_bytes = vmalloc_bytes(size_bytes)
-        return AllocSize(AllocKind.VMALLOC, size_bytes, pages_bytes, pages_bytes)
+        return _vmalloc_size(size_bytes)
 
     def page_size(self, kind: AllocKind = AllocKind.PAGES) -> AllocSize:
         """One page from the page allocator."""
-        return AllocSize(kind, PAGE_SIZE, PAGE_SIZE, PAGE_SIZE)
+        return _page_size(kind)
 
     # -- taking and giving ---------------------------------------------------------------------------------------
 
     def account(self, owner: Owner, kind: AllocKind, objcg: ObjCgroup | None) -> Account:
         """The account of ``owner`` against ``objcg``, made on first use."""
-        key = (owner, kind, objcg)
-        found = self.accounts.get(key)
-        if found is None:
-            found = self.accounts[key] = Account(owner, kind, objcg)
-        return found
+        found = owner.accounts
+        while found is not None:
+            if found.objcg is objcg and found.kind is kind:
+                return found
+            found = found.next
+        made = Account(owner, kind, objcg)
+        self._join(made)
+        return made
+
+    def _join(self, account: Account) -> None:
+        """Puts an account on the ledger."""
+        owner = account.owner
+        account.next = owner.accounts
+        owner.accounts = self.accounts[account] = account
+
+    def _part(self, account: Account) -> None:
+        """Takes an account off the ledger."""
+        del self.accounts[account]
+        owner = account.owner
+        before, found = None, owner.accounts
+        while found is not account:
+            assert found is not None, (owner, account.kind)
+            before, found = found, found.next
+        if before is None:
+            owner.accounts = account.next
+        else:
+            before.next = account.next
+        account.next = None
 
     def kmalloc(
         self, size_bytes: int, gfp: int, objcg: ObjCgroup | None, current: Current, owner: Owner
@@ -312,7 +346,8 @@ class Memory:
         """Books objects that have been had. An emptied account left the ledger; whoever kept it may use it again."""
         objcg = account.objcg
         if account.count == 0:
-            self.accounts[(account.owner, account.kind, objcg)] = account
+            if account not in self.accounts:
+                self._join(account)
             if objcg is not None:
                 objcg.accounts += 1
         account.count += count
@@ -352,7 +387,7 @@ class Memory:
     def _leave(self, account: Account) -> None:
         """Takes an emptied account off the ledger, and lets go of a removed cgroup it was the last to hold."""
         objcg = account.objcg
-        del self.accounts[(account.owner, account.kind, objcg)]
+        self._part(account)
         if objcg is None:
             return
         objcg.accounts -= 1
@@ -388,7 +423,7 @@ class Memory:
             self._uncharge_account(old, account, current.cpu)
             self._leave(account)
             account.objcg = payer
-            self.accounts[(owner, account.kind, payer)] = account
+            self._join(account)
             payer.accounts += 1
 
     def _charge_account(self, objcg: ObjCgroup, account: Account, current: Current) -> None:
@@ -518,8 +553,8 @@ class Memory:
             self.controller.uncharge_bytes(objcg, charge, cpu)
 
     def _forget_if_empty(self, account: Account) -> None:
-        if not account.count:
-            self.accounts.pop((account.owner, account.kind, account.objcg), None)
+        if not account.count and account in self.accounts:
+            self._part(account)
 
     # -- reasons -------------------------------------------------------------------------------------------------
 
@@ -561,6 +596,38 @@ class Memory:
         raise KernelError(
             Errno.ENOMEM, Reason.FAULT_INJECTED, f"injected failure of one {kind.name} allocation"
         )
+
+
+# -- sizes: the same few objects serve all maps of all nodes -----------------------------------------------------------
+
+_SIZES_KEPT: Final = 4096
+
+
+@lru_cache(_SIZES_KEPT)
+def _slab_size(size_bytes: int, kind: AllocKind) -> AllocSize:
+    return AllocSize(kind, size_bytes, kmalloc_bytes(size_bytes), kmalloc_charge_bytes(size_bytes))
+
+
+@lru_cache(_SIZES_KEPT)
+def _cache_size(size_bytes: int, kind: AllocKind) -> AllocSize:
+    return AllocSize(kind, size_bytes, size_bytes, size_bytes + OBJCG_POINTER_BYTES)
+
+
+@lru_cache(_SIZES_KEPT)
+def _percpu_size(size_bytes: int, cpus: int, objcg_vector: bool) -> AllocSize:
+    charge = percpu_charge_bytes(size_bytes, cpus, objcg_vector=objcg_vector)
+    return AllocSize(AllocKind.PERCPU, size_bytes, percpu_bytes(size_bytes, cpus), charge)
+
+
+@lru_cache(_SIZES_KEPT)
+def _vmalloc_size(size_bytes: int) -> AllocSize:
+    pages_bytes = vmalloc_bytes(size_bytes)
+    return AllocSize(AllocKind.VMALLOC, size_bytes, pages_bytes, pages_bytes)
+
+
+@lru_cache(_SIZES_KEPT)
+def _page_size(kind: AllocKind) -> AllocSize:
+    return AllocSize(kind, PAGE_SIZE, PAGE_SIZE, PAGE_SIZE)
 
 
 def _too_large(what: str, size_bytes: int, limit_bytes: int) -> KernelError:

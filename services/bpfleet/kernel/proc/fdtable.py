@@ -47,7 +47,7 @@ class FileTable:
             return
         self._free_blocks(file, task.cpu)
         if file.release is not None:
-            file.release()
+            file.release(file)
 
     def _free_blocks(self, file: File, cpu: int) -> None:
         while file.blocks:

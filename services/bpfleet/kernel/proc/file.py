@@ -11,7 +11,7 @@ class File:
     """An open file description; several descriptors of several tasks may share it.
 
     ``kind`` is what it is a handle of (``bpf-map``, ``bpf-prog``, ``btf``, ``socket`` ...), ``target`` the object.
-    ``release`` runs once, when the last descriptor is gone. ``blocks`` are its struct file and dentry.
+    ``release`` runs once, with the file, when the last descriptor is gone. ``blocks`` are its struct file and dentry.
     """
 
     __slots__ = ("blocks", "kind", "readable", "refs", "release", "target", "writable")
@@ -20,7 +20,7 @@ class File:
         self,
         kind: str,
         target: object,
-        release: Callable[[], None] | None = None,
+        release: "Callable[[File], None] | None" = None,
         *,
         readable: bool = True,
         writable: bool = True,
@@ -42,4 +42,4 @@ class File:
         while self.blocks:
             memory.free(self.blocks.pop(), cpu)
         if self.release is not None:
-            self.release()
+            self.release(self)

@@ -130,7 +130,7 @@ class LockedMemory:
             )
         ring = IoUring(unlimited=task.has(Capability.IPC_LOCK))
         return self._files.open(
-            task, File("io_uring", ring, ring.release), Owner("file", 0, "io_uring")
+            task, File("io_uring", ring, lambda _: ring.release()), Owner("file", 0, "io_uring")
         )
 
     def register_buffers(

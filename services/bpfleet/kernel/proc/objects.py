@@ -31,7 +31,7 @@ class Objects:
                 f"no socket kind {kind!r}; known: {', '.join(SOCKET_KINDS)}",
             )
         sock = Socket(found, self._cookies)
-        return self._open(task, File("socket", sock, sock.destroy))
+        return self._open(task, File("socket", sock, lambda _: sock.destroy()))
 
     def cgroup(self, task: Task, cgroup: Cgroup) -> int:
         """open(2) of a cgroup directory. Raises EMFILE, ENOMEM."""

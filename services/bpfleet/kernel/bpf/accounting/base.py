@@ -1,6 +1,6 @@
 """What every accountant offers, and the record of a precharge."""
 
-from typing import Protocol, final
+from typing import Final, Protocol, final
 
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
 from bpfleet.kernel.proc.task import Task
@@ -20,6 +20,9 @@ class Charge:
         self.user = user
         self.pages = pages
         self.holder = holder
+
+
+NO_CHARGE: Final = Charge(None, 0, "")
 
 
 class BpfAccounting(Protocol):

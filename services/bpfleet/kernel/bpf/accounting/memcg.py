@@ -2,7 +2,7 @@
 
 from typing import Final, final
 
-from bpfleet.kernel.bpf.accounting.base import Charge
+from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile, Payer
@@ -18,7 +18,7 @@ class MemcgAccounting:
 
     def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
         """Always admits: nothing is charged before it is allocated."""
-        return Charge(None, 0, holder)
+        return NO_CHARGE
 
     def grow(self, charge: Charge, task: Task, pages: int) -> None:
         """Nothing to do."""

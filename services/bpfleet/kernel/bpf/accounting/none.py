@@ -2,7 +2,7 @@
 
 from typing import final
 
-from bpfleet.kernel.bpf.accounting.base import Charge
+from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
 from bpfleet.kernel.proc.task import Task
 
@@ -13,7 +13,7 @@ class NoAccounting:
 
     def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
         """Always admits."""
-        return Charge(None, 0, holder)
+        return NO_CHARGE
 
     def grow(self, charge: Charge, task: Task, pages: int) -> None:
         """Nothing to do."""

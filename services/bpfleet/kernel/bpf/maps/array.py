@@ -36,6 +36,7 @@ from bpfleet.kernel.bpf.maps.base import (
     check_value_lock,
     key_exists,
     refuse,
+    zeroes,
 )
 from bpfleet.kernel.bpf.maps.slots import empty_slot, next_slot, slot_of, slot_out_of_range
 from bpfleet.kernel.errors import KernelError
@@ -50,10 +51,12 @@ _CREATE_FLAGS: Final = F_NUMA_NODE | F_MMAPABLE | ACCESS_MASK | F_PRESERVE_ELEMS
 class ArrayMap(BpfMap):
     """Values by index, all present from the start and zero; only written ones take memory here."""
 
+    __slots__ = ("_values", "_zero")
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self._values: dict[int, bytes] = {}
-        self._zero: Final = bytes(self.user_value_size)
+        self._zero: Final = zeroes(self.user_value_size)
 
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:

@@ -1,12 +1,13 @@
 """What every map type is made of: its checks, its cost plan, its operations, and the memory it holds."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import ClassVar, Final, Protocol, final
 
 from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, Cmd, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import deferred
-from bpfleet.kernel.bpf.accounting.base import BpfAccounting, Charge
+from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, BpfAccounting, Charge
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc
@@ -125,13 +126,13 @@ class AllocSite:
         self.owner: Final = owner
         self.timeline: Final = timeline
         self.blocks: Final[list[Block]] = []
-        self.mem_allocs: Final[list[BpfMemAlloc]] = []
+        self.mem_allocs: tuple[BpfMemAlloc, ...] = ()
         self.creator: ObjCgroup | None = None
         self.owner_memcg: Memcg | None = (
             None  # up to 5.19 the record is the memcg itself, kept alive by it
         )
         self.recorded = False
-        self._pending: Final[dict[tuple[Account, AllocSize], int]] = {}
+        self._pending: dict[tuple[Account, AllocSize], int] | None = None
 
     # -- creation ------------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class AllocSite:
             allocation.size_bytes,
             percpu=allocation.how is How.MEM_ALLOC_PERCPU,
         )
-        self.mem_allocs.append(caches)
+        self.mem_allocs += (caches,)
         caches.prefill(allocation.count // self.memory.possible_cpus, allocation.gfp, task)
 
     def _creation_payer(self, how: How, task: Task) -> ObjCgroup | None:
@@ -220,22 +221,23 @@ class AllocSite:
     def give_after_rcu(self, account: Account, size: AllocSize, count: int = 1) -> None:
         """Gives element objects back when a grace period has passed [kfree_rcu]. One callback serves many."""
         pending = self._pending
-        if not pending:
+        if pending is None:
+            pending = self._pending = {}
             self.timeline.defer(RCU_GRACE_NS, self._grace_over)
         key = (account, size)
         pending[key] = pending.get(key, 0) + count
 
     def _grace_over(self, cpu: int = 0) -> None:
-        pending = list(self._pending.items())
-        self._pending.clear()
-        for (account, size), count in pending:
+        pending, self._pending = self._pending, None
+        for (account, size), count in (pending or {}).items():
             self.memory.give(account, size, cpu, count)
 
     def free_all(self, cpu: int = 0) -> None:
         """Frees what waits for RCU, the caches, and everything the plan allocated, in reverse order."""
         self._grace_over(cpu)
-        while self.mem_allocs:
-            self.mem_allocs.pop().destroy(cpu)
+        for caches in reversed(self.mem_allocs):
+            caches.destroy(cpu)
+        self.mem_allocs = ()
         while self.blocks:
             self.memory.free(self.blocks.pop(), cpu)
         memcg, self.owner_memcg = self.owner_memcg, None
@@ -270,6 +272,35 @@ class BpfMap:
     charge_errno: ClassVar[Errno | None] = None  # what a refused precharge is turned into
     free_delay_ns: ClassVar[int] = WORK_ITEM_NS  # from the last reference to freed memory
 
+    # A fleet holds a hundred thousand maps that nobody touches: no dictionary for each.
+    __slots__ = (
+        "attr",
+        "btf",
+        "charge",
+        "creator_cgroup",
+        "creator_uid",
+        "estimate_bytes",
+        "freed_after_grace",
+        "frozen",
+        "has_spin_lock",
+        "hash_seed",
+        "host",
+        "id",
+        "key_size",
+        "map_flags",
+        "map_type",
+        "max_entries",
+        "name",
+        "on_unreferenced",
+        "pinned_paths",
+        "refs",
+        "site",
+        "user_refs",
+        "user_value_size",
+        "value_size",
+        "write_mappings",
+    )
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         self.attr: Final = attr
         self.host: Final = host
@@ -285,7 +316,7 @@ class BpfMap:
         self.frozen = False
         self.refs = 0
         self.user_refs = 0
-        self.charge = Charge(None, 0, "")
+        self.charge: Charge = NO_CHARGE
         self.estimate_bytes = 0  # what a kernel up to 5.10 would have precharged
         self.btf: Held | None = None
         self.creator_uid = 0
@@ -450,8 +481,7 @@ class BpfMap:
     @property
     def charged_bytes(self) -> int:
         """Bytes now charged to memcgs for this map, whoever pays."""
-        owner = self.site.owner
-        return sum(a.charged_bytes for a in self.site.memory.accounts.values() if a.owner is owner)
+        return sum(account.charged_bytes for account in self.site.owner.lines())
 
     @property
     def precharged_bytes(self) -> int:
@@ -464,6 +494,12 @@ def user_value_size(cls: type[BpfMap], attr: MapAttr, possible_cpus: int) -> int
     if cls.percpu_values:
         return round_up_8(attr.value_size) * possible_cpus
     return 4 if cls.holds_fds else attr.value_size
+
+
+@lru_cache(1024)
+def zeroes(size_bytes: int) -> bytes:
+    """What an untouched value reads as; one for all maps with values of that size."""
+    return bytes(size_bytes)
 
 
 def footprint_bytes(key_size: int, value_size: int, max_entries: int) -> int:

@@ -68,6 +68,8 @@ class HashTable(BpfMap):
 
     free_delay_ns = RCU_GRACE_NS
 
+    __slots__ = ("_bucket_mask", "_elements", "_order", "prealloc")
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self._elements: dict[bytes, bytes] = {}
@@ -201,6 +203,8 @@ class HashTable(BpfMap):
 
 class HashMap(HashTable):
     """HASH. A preallocated map owns max_entries elements and one spare per CPU, swapped in on replace."""
+
+    __slots__ = ("_caches", "_element_size", "_payers")
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)

@@ -14,7 +14,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.maps.base import AllocSite, Host, OpContext, not_found, refuse
+from bpfleet.kernel.bpf.maps.base import AllocSite, Host, OpContext, not_found, refuse, zeroes
 from bpfleet.kernel.bpf.maps.hash import (
     HashTable,
     element_bytes,
@@ -39,16 +39,26 @@ from bpfleet.kernel.units import round_up_8
 class LruHashMap(HashTable):
     """A hash that makes room by itself. The order of eviction is in lru_list.py."""
 
+    __slots__ = ("_lists", "_nodes")
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self._nodes: Final[dict[bytes, LruNode]] = {}
-        cpus = host.possible_cpus
-        if attr.map_flags & F_NO_COMMON_LRU:
-            self._lru: LruList = PercpuLru(attr.max_entries, cpus, self._evict)
-        else:
-            scaled = host.profile.lru_target_free_scaled
-            target = target_free(attr.max_entries, cpus, scaled=scaled)
-            self._lru = CommonLru(attr.max_entries, cpus, target, self._evict)
+        self._lists: LruList | None = None  # made for the first element
+
+    @property
+    def _lru(self) -> LruList:
+        lists = self._lists
+        if lists is None:
+            lists = self._lists = self._make_lists()
+        return lists
+
+    def _make_lists(self) -> LruList:
+        cpus, entries = self.host.possible_cpus, self.max_entries
+        if self.map_flags & F_NO_COMMON_LRU:
+            return PercpuLru(entries, cpus, self._evict)
+        scaled = self.host.profile.lru_target_free_scaled
+        return CommonLru(entries, cpus, target_free(entries, cpus, scaled=scaled), self._evict)
 
     @classmethod
     def effective(cls, attr: MapAttr, possible_cpus: int) -> MapAttr:
@@ -156,11 +166,13 @@ class LruHashMap(HashTable):
 class LruPercpuHashMap(LruHashMap):
     """An LRU hash whose values exist once per possible CPU; existing keys are updated in place."""
 
+    __slots__ = ("_zero",)
+
     percpu_values = True
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
-        self._zero: Final = bytes(self.user_value_size)
+        self._zero: Final = zeroes(self.user_value_size)
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Takes a node first unless BPF_EXIST was given. Raises EINVAL, EEXIST, ENOENT, ENOMEM."""

@@ -30,6 +30,8 @@ POINTER_BYTES = 8
 class PercpuArrayMap(ArrayMap):
     """An array whose values exist once per possible CPU."""
 
+    __slots__ = ()
+
     percpu_values = True
 
     @classmethod

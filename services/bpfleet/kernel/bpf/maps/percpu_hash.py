@@ -12,7 +12,15 @@ from bpfleet.abi.bpf import BPF_EXIST, F_NO_PREALLOC
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.maps.base import AllocSite, Host, OpContext, map_full, not_found, refuse
+from bpfleet.kernel.bpf.maps.base import (
+    AllocSite,
+    Host,
+    OpContext,
+    map_full,
+    not_found,
+    refuse,
+    zeroes,
+)
 from bpfleet.kernel.bpf.maps.hash import (
     HashTable,
     element_bytes,
@@ -34,6 +42,8 @@ from bpfleet.kernel.units import round_up_8
 class PercpuHashMap(HashTable):
     """A hash whose values exist once per possible CPU."""
 
+    __slots__ = ("_element_size", "_payers", "_value_size", "_zero")
+
     percpu_values = True
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
@@ -42,7 +52,7 @@ class PercpuHashMap(HashTable):
         self._element_size: Final = memory.slab_size(element_bytes(attr))
         self._value_size: Final = memory.percpu_size(round_up_8(attr.value_size))
         self._payers: Final[dict[bytes, tuple[Account, Account]]] = {}
-        self._zero: Final = bytes(self.user_value_size)
+        self._zero: Final = zeroes(self.user_value_size)
 
     @classmethod
     def plan(
