@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from redis_server import RedisServer, needs_redis
 
-from bpfleet.coordinator.store.base import Batch, StoreUnavailable
+from bpfleet.coordinator.store.base import Batch, StoreError, StoreUnavailable
 from bpfleet.coordinator.store.redis import RedisStore
 
 pytestmark = [pytest.mark.redis, needs_redis]
@@ -85,6 +85,27 @@ def test_a_password_is_needed_where_redis_asks_for_one(tmp_path):
             await stranger.close()
             store = RedisStore(f"redis://:secret@127.0.0.1:{server.port}/0")
             assert await store.revision() == 0
+            await store.close()
+
+    run(body)
+
+
+@pytest.mark.slow
+def test_an_acl_user_with_the_documented_rights_is_enough(tmp_path):
+    rights = "on >secret ~bpfleet:* +@read +@write +@scripting +@connection"
+
+    async def body() -> None:
+        with RedisServer(tmp_path, "--user", "bpfleet", *rights.split()) as server:
+            store = RedisStore(f"redis://bpfleet:secret@127.0.0.1:{server.port}/0")
+            assert (await store.acquire("a", 10_000)).holder == "a"
+            await store.save(
+                Batch(epoch=1, expected_revision=0, revision=1, puts={"node/1": "x"}, events=("e",))
+            )
+            snapshot = await store.load()
+            assert (snapshot.revision, snapshot.records) == (1, {"node/1": "x"})
+            await store.resign("a")
+            with pytest.raises(StoreError):
+                await store.durability_gap()
             await store.close()
 
     run(body)

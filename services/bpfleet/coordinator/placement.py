@@ -427,6 +427,10 @@ class _Lane:
         return downwards
 
 
+_NO_DOMAIN: Final = Refusal("SPREAD_LABEL", "has not the label of the spread constraint")
+_CROWDED_DOMAIN: Final = Refusal("SPREAD", "its domain has more replicas than others")
+
+
 class _Spreading:
     """The workload's spread constraint: how many replicas each domain has, and the fewest."""
 
@@ -437,6 +441,8 @@ class _Spreading:
         self._best_effort = workload.scheduling.spread_best_effort
         self._relaxed = False
         self._counts: dict[str, int] = {}
+        self._domains: dict[int, str | None] = {}
+        self._fewest_known: int | None = None
         self._empty = 0
         if self._spread is None:
             return
@@ -459,6 +465,7 @@ class _Spreading:
         if self._by_node and domain not in self._counts:
             self._empty -= 1
         self._counts[domain] = self._counts.get(domain, 0) + 1
+        self._fewest_known = None
 
     def refusal(self, node: Node) -> Refusal | None:
         """Why one more replica on ``node`` would make the domains too unequal; None if it would not."""
@@ -468,16 +475,21 @@ class _Spreading:
         if domain is None:
             return Refusal("SPREAD_LABEL", f"has no label {self._spread.topology_key}")
         count = self._counts.get(domain, 0)
-        if count == 0 or count + 1 - self._fewest() <= self._spread.max_skew:
+        if self._allows(count):
             return None
         text = f"{count} replicas are in {domain} already, {self._fewest()} in the emptiest domain"
         return Refusal("SPREAD", text)
 
     def shape_refusal(self, shape: Shape) -> Refusal | None:
         """The refusal that all nodes of a shape share, because they share the label's value."""
-        if self._spread is None or self._by_node:
+        if self._spread is None or self._by_node or self._relaxed:
             return None
-        return self.refusal(shape.sample)
+        if shape.number not in self._domains:
+            self._domains[shape.number] = self._domain(shape.sample)
+        domain = self._domains[shape.number]
+        if domain is None:
+            return _NO_DOMAIN
+        return None if self._allows(self._counts.get(domain, 0)) else _CROWDED_DOMAIN
 
     def relax(self) -> bool:
         """Lets the constraint go where it is best effort; False where it is not, or is none."""
@@ -488,10 +500,17 @@ class _Spreading:
         """Takes ``relax`` back."""
         self._relaxed = False
 
+    def _allows(self, count: int) -> bool:
+        """Whether a domain with ``count`` replicas may get one more."""
+        assert self._spread is not None, "without a constraint nobody asks"
+        return count == 0 or count + 1 - self._fewest() <= self._spread.max_skew
+
     def _fewest(self) -> int:
         if self._by_node and self._empty > 0:
             return 0
-        return min(self._counts.values(), default=0)
+        if self._fewest_known is None:
+            self._fewest_known = min(self._counts.values(), default=0)
+        return self._fewest_known
 
     def _domain(self, node: Node) -> str | None:
         return label_of(node, self._spread.topology_key) if self._spread is not None else None
