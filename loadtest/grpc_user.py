@@ -32,52 +32,86 @@ _log = logging.getLogger("bpfleet.load")
 
 
 class ScriptUser(User):
-    """Plays a script on one seat. When its process is killed, it starts over, as an agent would."""
+    """Plays the same script under every model, a message each in turn."""
 
     abstract = True
+    # Locust's page asks for a host otherwise; ours are found through agents and coordinators.
+    host = "bpfleet"
     kind = ""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self.load: LoadRun = run_of(environment)
-        self.seat: Seat | None = None
-        self._link: NodeLink | None = None
-        self._script: Script | None = None
-        self._replies: Sequence[Reply] | None = None
+        self._players: list[_Player] = []
+        self._turn = 0
 
     @abstractmethod
     def make_script(self, seat: Seat) -> Script:
-        """What this kind of user does on its seat."""
+        """What this kind of user does on a seat."""
 
     def wait_time(self) -> float:
         """The pause between two messages."""
         return self.load.options.think_seconds
 
     def on_start(self) -> None:
-        """Takes a seat; the node is met with the first message."""
-        self.seat = self.load.take_seat(self.kind)
+        """Takes a lane; the nodes are met with the first messages."""
+        seats = self.load.take_lane(self.kind)
+        self._players = [_Player(self, seat) for seat in seats]
 
     def on_stop(self) -> None:
-        """Leaves the node as it was found."""
-        self._leave_node()
-        if self.seat is not None:
-            self.load.leave_seat(self.seat)
+        """Leaves the nodes as they were found."""
+        for player in self._players:
+            player.leave_node()
+        if self._players:
+            self.load.leave_lane(self.kind, self._players[0].seat.lane)
 
     def send_message(self) -> None:
-        """The next message of the script; the task of every kind of user."""
-        if self.seat is None:
+        """The next message under the model whose turn it is; the task of every kind of user."""
+        if not self._players:
             raise StopUser
+        player = self._players[self._turn % len(self._players)]
+        self._turn += 1
+        player.send_message()
+
+
+class _Player:
+    """One seat: its place on a node and how far its script has come.
+
+    When its process is killed, it starts over, as an agent would.
+    """
+
+    def __init__(self, user: ScriptUser, seat: Seat) -> None:
+        self.seat: Final = seat
+        self._user: Final = user
+        self._load: Final = user.load
+        self._fire: Final = user.environment.events.request.fire
+        self._link: NodeLink | None = None
+        self._script: Script | None = None
+        self._replies: Sequence[Reply] | None = None
+
+    def send_message(self) -> None:
+        """Send one message and count what came of it."""
         started = time.perf_counter()
         try:
-            self._play(self.seat)
+            self._play()
         except CallError as error:
-            self._count_failure(self.seat, error, time.perf_counter() - started)
-            self._leave_node()
+            self._count_failure(error, time.perf_counter() - started)
+            self.leave_node()
             gevent.sleep(_BACK_OFF_SECONDS)
 
-    def _play(self, seat: Seat) -> None:
+    def leave_node(self) -> None:
+        """Clean up on the node, if it can be reached."""
+        link, self._link = self._link, None
+        if link is None:
+            return
+        try:
+            link.close()
+        except CallError as error:
+            _log.debug("a node was left behind as it was: %s", error)
+
+    def _play(self) -> None:
         if self._link is None:
-            self._enter_node(seat)
+            self._enter_node()
         assert self._link is not None, "just entered"
         assert self._script is not None, "begun on entering"
         calls = next(self._script) if self._replies is None else self._script.send(self._replies)
@@ -87,68 +121,53 @@ class ScriptUser(User):
             return
         started = time.perf_counter()
         replies = self._link.execute(calls)
-        killed = self._count(seat, calls, replies, time.perf_counter() - started)
+        killed = self._count(calls, replies, time.perf_counter() - started)
         self._replies = replies
         if killed:
             self._link.restart()
-            self._begin_script(seat)
+            self._begin_script()
 
-    def _enter_node(self, seat: Seat) -> None:
-        options = self.load.options
+    def _enter_node(self) -> None:
+        options = self._load.options
         self._link = NodeLink(
-            self.load.client(seat.place.agent),
-            seat,
+            self._load.client(self.seat.place.agent),
+            self.seat,
             limit_bytes=options.limit_bytes,
             memlock_bytes=options.memlock_bytes,
         )
-        self._begin_script(seat)
+        self._begin_script()
 
-    def _begin_script(self, seat: Seat) -> None:
-        self._script, self._replies = self.make_script(seat), None
+    def _begin_script(self) -> None:
+        self._script, self._replies = self._user.make_script(self.seat), None
 
-    def _leave_node(self) -> None:
-        link, self._link = self._link, None
-        if link is None:
-            return
-        try:
-            link.close()
-        except CallError as error:
-            _log.debug("a node was left behind as it was: %s", error)
-
-    def _count(
-        self, seat: Seat, calls: Sequence[Call], replies: Sequence[Reply], seconds: float
-    ) -> bool:
+    def _count(self, calls: Sequence[Call], replies: Sequence[Reply], seconds: float) -> bool:
         """Count each call; True where the process is gone. What follows its death did not happen."""
-        model, milliseconds = seat.place.model, seconds * 1000
-        fire = self.environment.events.request.fire
+        model, milliseconds = self.seat.place.model, seconds * 1000
         for call, reply in zip(calls, replies, strict=True):
             if reply.errno == Errno.ESRCH:
                 return True
             errno = Errno(reply.errno).name if reply.errno else OK
             outcome = Outcome(model, call.do.value, errno, reply.reason)
-            self.load.outcomes.record(
+            self._load.outcomes.record(
                 outcome, milliseconds=milliseconds, elements=_elements(call, reply)
             )
-            fire(
-                request_type=_REQUEST_TYPE,
-                name=outcome.request_name,
-                response_time=milliseconds,
-                response_length=0,
-                exception=None,
-                context={},
-            )
+            self._report(outcome.request_name, milliseconds, None)
             if reply.reason == CALLER_KILLED:
                 return True
         return False
 
-    def _count_failure(self, seat: Seat, error: CallError, seconds: float) -> None:
-        self.load.outcomes.record_transport_failure(seat.place.model, error.code.name)
-        self.environment.events.request.fire(
+    def _count_failure(self, error: CallError, seconds: float) -> None:
+        model, code = self.seat.place.model, error.code.name
+        self._load.outcomes.record_transport_failure(model, code)
+        self._report(f"{model} transport {code}", seconds * 1000, error)
+
+    def _report(self, name: str, milliseconds: float, failure: CallError | None) -> None:
+        self._fire(
             request_type=_REQUEST_TYPE,
-            name=f"{seat.place.model} transport {error.code.name}",
-            response_time=seconds * 1000,
+            name=name,
+            response_time=milliseconds,
             response_length=0,
-            exception=error,
+            exception=failure,
             context={},
         )
 

@@ -11,6 +11,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.client.bpf import AgentClient, Process, SyscallStream
 from bpfleet.client.session import Verdict
 from bpfleet.v1 import bpf_pb2, bpf_service_pb2
+from bpfleet.workload.seeding import seed_for
 from loadtest.scripts import Call, Do, Reply
 from loadtest.seats import Seat
 
@@ -20,6 +21,7 @@ CALLER_KILLED: Final = "CALLER_KILLED"
 # What an agent that loads BPF programs is given; not CAP_SYS_RESOURCE, so that limits bind it.
 _CAPABILITIES: Final = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN")
 _UID_BASE: Final = 10_000
+_UIDS: Final = 1 << 30
 
 
 class NodeLink:
@@ -69,10 +71,11 @@ class NodeLink:
                 raise
 
     def _spawn(self) -> Process:
-        lane_uid = _UID_BASE + self._seat.number
+        # A user of its own: users under RLIMIT_MEMLOCK share nothing with each other.
+        uid = _UID_BASE + seed_for(0, self._seat.name) % _UIDS
         default = self._memlock_bytes < 0
         return self._node.create_process(
-            uid=lane_uid,
+            uid=uid,
             cgroup=self._cgroup,
             memlock_bytes=None if default else self._memlock_bytes,
             capabilities=_CAPABILITIES,

@@ -110,20 +110,19 @@ class LoadRun:
             self._clients[agent] = AgentClient(Session(channel_from_environment(agent)))
         return self._clients[agent]
 
-    def take_seat(self, kind: str) -> Seat | None:
-        """A seat for one user; None where there is none, and why is in the log."""
+    def take_lane(self, kind: str) -> list[Seat]:
+        """A seat under every model for one user; none where there is none, and why is in the log."""
         answer = self._ask(kind) if isinstance(self._runner, WorkerRunner) else self._give(kind)
         if "problem" in answer:
             _log.error("no seat for a %s user: %s", kind, answer["problem"])
-            return None
-        return Seat.from_data(answer)
+        return [Seat.from_data(seat) for seat in answer.get("seats", ())]
 
-    def leave_seat(self, seat: Seat) -> None:
+    def leave_lane(self, kind: str, lane: int) -> None:
         """The next user of this kind may have it."""
         if isinstance(self._runner, WorkerRunner):
-            self._runner.send_message(_SEAT_LEFT, {"kind": seat.kind, "number": seat.number})
+            self._runner.send_message(_SEAT_LEFT, {"kind": kind, "lane": lane})
         elif self._seating is not None:
-            self._seating.leave(seat.kind, seat.number)
+            self._seating.leave(kind, lane)
 
     def begin(self) -> None:
         """A test starts: find the nodes again and count from nothing."""
@@ -181,22 +180,23 @@ class LoadRun:
     def _give(self, kind: str) -> dict[str, Any]:
         if self._seating is None:
             return {"problem": self._problem}
-        seat = self._seating.take(kind)
-        self._watch(seat.place)
-        return seat.as_data()
+        seats = self._seating.take(kind)
+        for seat in seats:
+            self._watch(seat.place)
+        return {"seats": [seat.as_data() for seat in seats]}
 
     def _on_asked(self, environment: Environment, msg: Any, **rest: Any) -> None:
-        answer = {"ticket": msg.data["ticket"], "seat": self._give(msg.data["kind"])}
+        answer = {"ticket": msg.data["ticket"], "answer": self._give(msg.data["kind"])}
         assert isinstance(self._runner, MasterRunner), "only the master is asked"
         self._runner.send_message(_SEAT_GIVEN, answer, msg.node_id)
 
     def _on_given(self, environment: Environment, msg: Any, **rest: Any) -> None:
         if msg.data["ticket"] in self._asked:
-            self._asked[msg.data["ticket"]].set(msg.data["seat"])
+            self._asked[msg.data["ticket"]].set(msg.data["answer"])
 
     def _on_left(self, environment: Environment, msg: Any, **rest: Any) -> None:
         if self._seating is not None:
-            self._seating.leave(msg.data["kind"], msg.data["number"])
+            self._seating.leave(msg.data["kind"], msg.data["lane"])
 
     # -- nodes
 

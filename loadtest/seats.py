@@ -1,8 +1,8 @@
 """Which user works on which node: seats, handed out in one place so that the number of Locust
 workers does not matter.
 
-Seat numbers go round the models: seats 0 to M-1 are lane 0 of models 1 to M, and so on. The seed
-depends on the lane alone, so every model sees the same streams of operations.
+A user takes a lane: one seat under every model. The seed depends on the lane alone, so every model
+sees the same streams of operations, however many users there are.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """What one user of one kind works on."""
+    """What one user of one kind works on under one model."""
 
     kind: str
-    number: int
     lane: int
     seed: int
     place: Place
 
     @property
     def name(self) -> str:
-        """Unique over all kinds and numbers; fit for a cgroup and for pins."""
-        return f"{self.kind}-{self.number}"
+        """Unique on its node over all kinds and lanes; fit for a cgroup and for pins."""
+        return f"{self.kind}-{self.lane}"
 
     def as_data(self) -> dict[str, Any]:
         """For a message between Locust's processes."""
@@ -54,7 +53,7 @@ class Seat:
 
 
 class Seating:
-    """Hands out the lowest free seat of a kind; a seat that was left is handed out again."""
+    """Hands out the lowest free lane of a kind; a lane that was left is handed out again."""
 
     def __init__(self, places: Iterable[Place], seed: int) -> None:
         self._by_model: dict[str, list[Place]] = {}
@@ -64,27 +63,23 @@ class Seating:
         self._seed = seed
         self._next: dict[str, int] = {}
         self._free: dict[str, list[int]] = {}
-        self.used: set[Place] = set()
 
-    def take(self, kind: str) -> Seat:
-        """The lowest free seat. Raises ``LookupError`` where there is no node at all."""
+    def take(self, kind: str) -> list[Seat]:
+        """The seats of the lowest free lane, one for each model. Raises ``LookupError`` where there
+        is no node at all.
+        """
         if not self.models:
             raise LookupError("there are no nodes to work on")
         free = self._free.setdefault(kind, [])
         if free:
-            number = heapq.heappop(free)
+            lane = heapq.heappop(free)
         else:
-            number = self._next.get(kind, 0)
-            self._next[kind] = number + 1
-        return self._seat(kind, number)
+            lane = self._next.get(kind, 0)
+            self._next[kind] = lane + 1
+        seed = seed_for(self._seed, kind, lane)
+        places = [by[lane % len(by)] for by in self._by_model.values()]
+        return [Seat(kind, lane, seed, place) for place in places]
 
-    def leave(self, kind: str, number: int) -> None:
-        """Take a seat back."""
-        heapq.heappush(self._free.setdefault(kind, []), number)
-
-    def _seat(self, kind: str, number: int) -> Seat:
-        lane, turn = divmod(number, len(self.models))
-        places = self._by_model[self.models[turn]]
-        place = places[lane % len(places)]
-        self.used.add(place)
-        return Seat(kind, number, lane, seed_for(self._seed, kind, lane), place)
+    def leave(self, kind: str, lane: int) -> None:
+        """Take a lane back."""
+        heapq.heappush(self._free.setdefault(kind, []), lane)

@@ -161,6 +161,7 @@ class FleetUser(User):
     Stops by itself where no coordinator is named: not every load test has one.
     """
 
+    host = "bpfleet"
     weight = 1
     kind = "fleet"
     _numbers = itertools.count()

@@ -13,23 +13,25 @@ def _places(models=("5.10", "6.12"), nodes=3):
     ]
 
 
-def test_seats_go_round_the_models_and_then_to_the_next_node() -> None:
+def test_a_lane_is_a_seat_under_every_model_and_lanes_go_round_the_nodes() -> None:
     seating = Seating(_places(), seed=1)
-    seats = [seating.take("churn") for _ in range(8)]
-    assert [seat.place.node for seat in seats] == [
-        *("5.10-0", "6.12-0", "5.10-1", "6.12-1"),
-        *("5.10-2", "6.12-2", "5.10-0", "6.12-0"),
+    lanes = [seating.take("churn") for _ in range(4)]
+    assert [[seat.place.node for seat in lane] for lane in lanes] == [
+        ["5.10-0", "6.12-0"],
+        ["5.10-1", "6.12-1"],
+        ["5.10-2", "6.12-2"],
+        ["5.10-0", "6.12-0"],
     ]
-    assert len({seat.name for seat in seats}) == 8
+    assert len({(seat.place, seat.name) for lane in lanes for seat in lane}) == 8
 
 
 def test_all_models_see_the_same_seed_in_a_lane_and_kinds_do_not() -> None:
     seating = Seating(_places(), seed=1)
-    first, second, third = (seating.take("churn") for _ in range(3))
-    assert first.seed == second.seed
-    assert third.seed != first.seed
-    assert seating.take("tenant").seed != first.seed
-    assert Seating(_places(), seed=2).take("churn").seed != first.seed
+    (one, other), (third, _) = seating.take("churn"), seating.take("churn")
+    assert one.seed == other.seed
+    assert third.seed != one.seed
+    assert seating.take("tenant")[0].seed != one.seed
+    assert Seating(_places(), seed=2).take("churn")[0].seed != one.seed
 
 
 def test_the_order_of_the_nodes_does_not_matter() -> None:
@@ -37,16 +39,16 @@ def test_the_order_of_the_nodes_does_not_matter() -> None:
     assert [one.take("churn") for _ in range(9)] == [other.take("churn") for _ in range(9)]
 
 
-def test_a_seat_that_was_left_is_taken_first() -> None:
+def test_a_lane_that_was_left_is_taken_first() -> None:
     seating = Seating(_places(), seed=1)
-    seats = [seating.take("churn") for _ in range(4)]
+    lanes = [seating.take("churn") for _ in range(4)]
     seating.leave("churn", 2)
     seating.leave("churn", 1)
-    assert [seating.take("churn") for _ in range(3)][:2] == [seats[1], seats[2]]
+    assert [seating.take("churn") for _ in range(3)][:2] == [lanes[1], lanes[2]]
 
 
 def test_a_seat_survives_the_way_to_a_worker() -> None:
-    seat = Seating(_places(), seed=1).take("churn")
+    seat, _ = Seating(_places(), seed=1).take("churn")
     assert Seat.from_data(seat.as_data()) == seat
 
 

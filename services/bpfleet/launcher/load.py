@@ -1,6 +1,7 @@
 """The load generator of a running cluster: start it, stop it, read what it counted."""
 
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,10 +12,19 @@ from bpfleet.launcher.errors import LaunchError
 __all__ = ["outcomes", "start", "stop"]
 
 _SECONDS: Final = 15.0
+_WORKER_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.2
 
 
 def start(address: str, users: int) -> None:
-    """Ask Locust for that many users. Raises ``LaunchError`` where it does not answer."""
+    """Ask Locust for that many users, once a worker has found it. Raises ``LaunchError`` where it
+    does not answer, or no worker comes.
+    """
+    deadline = time.monotonic() + _WORKER_SECONDS
+    while not json.loads(_ask(address, "/stats/requests", None)).get("workers"):
+        if time.monotonic() > deadline:
+            raise LaunchError(f"no worker of the load generator at {address} is connected")
+        time.sleep(_POLL_SECONDS)
     _ask(address, "/swarm", {"user_count": str(users), "spawn_rate": str(max(users // 5, 1))})
 
 
