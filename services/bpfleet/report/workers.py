@@ -43,8 +43,11 @@ def workers(agents: int) -> Iterator[Mapper]:
         yield map
         return
     before = set(active_children())
-    pool = ProcessPoolExecutor(agents, mp_context=get_context("spawn"), initializer=_ignore_sigint)
+    pool = ProcessPoolExecutor(agents, mp_context=get_context("spawn"))
     try:
+        with _interrupts_held():
+            for started in [pool.submit(_started) for _ in range(agents)]:
+                started.result()
         yield pool.map
     except BrokenProcessPool:
         raise WorkerLost("a worker process ended before its work was done") from None
@@ -56,6 +59,18 @@ def workers(agents: int) -> Iterator[Mapper]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_sigint() -> None:
-    """Ctrl-C reaches the whole process group; only the parent answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the workers are up: one that is interrupted half way through its start dies noisily.
+
+    Workers inherit the blocked signal, which reaches the whole process group, and leave it to the parent for good.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _started() -> None:
+    """The first task of every worker."""
