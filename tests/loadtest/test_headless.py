@@ -116,9 +116,14 @@ def test_each_model_refuses_in_its_own_way(run) -> None:
     assert not {(c, e) for c, e in refused if e == "EPERM" or (e == "ENOMEM" and "update" in c)}
 
 
-def test_oom_kills_are_counted_from_the_event_streams(run) -> None:
-    _, data = run
-    kills = {row["model"]: row["oom_kills"] for row in data["models"]}
+def test_tenants_are_killed_only_where_their_maps_are_charged_to_their_cgroup(
+    agents, tmp_path
+) -> None:
+    file = tmp_path / "outcomes.json"
+    tenants = ("--tags", "tenant", "-u", "4", "-r", "4", "-t", "5s")
+    done = _headless(agents, *tenants, "--models", "5.10,6.12", "--outcomes", str(file))
+    assert done.returncode == 0, done.stderr
+    kills = {row["model"]: row["oom_kills"] for row in json.loads(file.read_text())["models"]}
     assert kills["6.12"] > 0
     assert kills["5.10"] == 0
 
