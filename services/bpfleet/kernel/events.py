@@ -1,9 +1,9 @@
 """What happened on a node, in order: a bounded log whose revisions only rise."""
 
-from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 
 class EventKind(StrEnum):
@@ -38,45 +38,64 @@ class Event:
 
 
 class EventLog:
-    """The last ``capacity`` events of a node. Older ones are dropped: readers resume from a revision or list anew."""
+    """The last ``capacity`` events of a node. Older ones are dropped: readers resume from a revision or list anew.
 
-    __slots__ = ("_events", "capacity", "revision", "total_by_kind")
+    An event is kept as (time, kind, names, values...) until somebody reads it: thousands of idle nodes keep the events
+    of their start.
+    """
+
+    __slots__ = ("_entries", "capacity", "revision", "total_by_kind")
 
     def __init__(self, capacity: int = 1024) -> None:
         self.capacity: Final = capacity
         self.revision = 0
         self.total_by_kind: dict[EventKind, int] = {}
-        self._events: deque[Event] = deque()
+        # The last of them has ``revision``. Up to an eighth more than ``capacity``, so that dropping is rarely done.
+        self._entries: list[_Entry] = []
 
-    def append(self, time_ns: int, kind: EventKind, fields: dict[str, int | str]) -> Event:
+    def append(self, time_ns: int, kind: EventKind, fields: dict[str, int | str]) -> None:
         """Records an event, dropping the oldest beyond ``capacity``."""
         self.revision += 1
-        event = Event(self.revision, time_ns, kind, fields)
-        self._events.append(event)
+        entries = self._entries
+        entries.append((time_ns, kind, _shared(tuple(fields)), *fields.values()))
         self.total_by_kind[kind] = self.total_by_kind.get(kind, 0) + 1
-        if len(self._events) > self.capacity:
-            self._events.popleft()
-        return event
+        if len(entries) > self.capacity + self.capacity // 8:
+            del entries[: len(entries) - self.capacity]
 
     @property
     def oldest_revision(self) -> int:
         """The oldest revision still held; ``revision + 1`` when the log is empty."""
-        return self._events[0].revision if self._events else self.revision + 1
+        return self.revision + 1 - min(len(self._entries), self.capacity)
 
     def since(self, revision: int, limit: int = 256) -> list[Event]:
         """Up to ``limit`` events with a revision > ``revision``, oldest first.
 
         Raises ``LookupError`` when events after ``revision`` have already been dropped.
         """
-        if revision + 1 < self.oldest_revision and revision < self.revision:
+        oldest = self.oldest_revision
+        if revision + 1 < oldest and revision < self.revision:
             raise LookupError(
-                f"events after revision {revision} were dropped; oldest held is {self.oldest_revision}"
+                f"events after revision {revision} were dropped; oldest held is {oldest}"
             )
-        skip = max(0, revision + 1 - self.oldest_revision)
-        found: list[Event] = []
-        for position, event in enumerate(self._events):
-            if position >= skip:
-                found.append(event)
-                if len(found) == limit:
-                    break
-        return found
+        entries = self._entries
+        base = self.revision + 1 - len(entries)
+        first = max(revision + 1, oldest)
+        return [
+            _event(number, entries[number - base])
+            for number in range(first, min(first + limit, self.revision + 1))
+        ]
+
+
+# (time_ns, kind, names, value of each name ...)
+_Entry = tuple[Any, ...]
+
+
+def _event(revision: int, entry: _Entry) -> Event:
+    time_ns, kind, names, *values = entry
+    return Event(revision, time_ns, kind, dict(zip(names, values, strict=True)))
+
+
+@lru_cache(256)
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Every event of one kind has the same names: one tuple for all of them."""
+    return names

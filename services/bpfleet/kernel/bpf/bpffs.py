@@ -19,7 +19,10 @@ class Pinnable(Protocol):
     """What can be pinned: a map or a program."""
 
     @property
-    def pinned_paths(self) -> list[str]: ...
+    def pinned_paths(self) -> tuple[str, ...]: ...
+
+    @pinned_paths.setter
+    def pinned_paths(self, paths: tuple[str, ...]) -> None: ...
 
 
 @final
@@ -67,7 +70,7 @@ class BpfFs:
             self._free(pin, task.cpu)
             raise
         self._pins[name] = pin
-        target.pinned_paths.append(name)
+        target.pinned_paths += (name,)
 
     def find(self, path: str) -> Pinnable:
         """What is pinned at ``path``. Raises ENOENT; EACCES for a directory."""
@@ -89,7 +92,7 @@ class BpfFs:
             if name in self._directories:
                 raise KernelError(Errno.EISDIR, Reason.BAD_ATTRIBUTE, f"{path!r} is a directory")
             raise _no_entry(path)
-        pin.target.pinned_paths.remove(name)
+        pin.target.pinned_paths = tuple(each for each in pin.target.pinned_paths if each != name)
         self._free(pin, cpu)
         return pin.target
 

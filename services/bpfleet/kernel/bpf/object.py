@@ -69,18 +69,19 @@ class MapTable:
     Invariant *no orphan*: once descriptors, pins and deferred work are gone, nothing of a map is left.
     """
 
-    __slots__ = ("_accounting", "_timeline", "dying", "ids")
+    __slots__ = ("_accounting", "_on_unreferenced", "_timeline", "dying", "ids")
 
     def __init__(self, accounting: BpfAccounting, timeline: Timeline) -> None:
         self._accounting: Final = accounting
         self._timeline: Final = timeline
         self.ids: Final = IdTable[BpfMap]("map")
         self.dying: Final[dict[int, BpfMap]] = {}
+        self._on_unreferenced: Final = self._unreferenced  # one bound method for all maps
 
     def publish(self, bpf_map: BpfMap) -> None:
         """Gives the map its id; from now on its last reference frees it."""
         bpf_map.id = bpf_map.site.owner.ident = self.ids.add(bpf_map)
-        bpf_map.on_unreferenced = self._unreferenced
+        bpf_map.on_unreferenced = self._on_unreferenced
 
     def _unreferenced(self, bpf_map: BpfMap) -> None:
         self.ids.remove(bpf_map.id)

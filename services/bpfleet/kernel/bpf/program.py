@@ -119,7 +119,7 @@ class BpfProg:
         self.run_cnt = 0
         self.run_time_ns = 0
         self.recursion_misses = 0
-        self.pinned_paths: Final[list[str]] = []
+        self.pinned_paths: tuple[str, ...] = ()
         self.on_unreferenced: Callable[[BpfProg], None] = _ignore
 
     @property

@@ -4,6 +4,7 @@ The first argument is the calling task; descriptors are its own. Every refusal i
 """
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Final, final
 
 from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, F_ZERO_SEED, Cmd, MapType
@@ -85,7 +86,7 @@ class BpfSyscalls(ObjectSyscalls):
         check_unprivileged(host, task, creates=True)
         flags = without_token(attr.map_flags, host.profile)
         wants_token = flags != attr.map_flags
-        attr = replace(attr, map_flags=flags)
+        attr = _shared(replace(attr, map_flags=flags))
         cls = check_attr(attr, host, task, wants_token=wants_token)
         bpf_map = self._allocate(task, attr, cls)
         try:
@@ -473,6 +474,12 @@ class BpfSyscalls(ObjectSyscalls):
         """Late irq_work: the caches catch up when the call returns."""
         for caches in bpf_map.site.mem_allocs:
             caches.refill(task.cpu)
+
+
+@lru_cache(4096)
+def _shared(attr: MapAttr) -> MapAttr:
+    """The nodes of a fleet create the same maps: one record for equal attributes."""
+    return attr
 
 
 def _copy_key(bpf_map: BpfMap, key: UserBytes) -> bytes:

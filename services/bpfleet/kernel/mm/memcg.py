@@ -106,7 +106,7 @@ class Memcg:
         self.swap_max_pages = PAGE_COUNTER_MAX
         self.swap_high_pages = PAGE_COUNTER_MAX
         self.stall_ns = 0  # time tasks here and below waited for memory, and the latest such waits as (start, end)
-        self.stalls: Final[deque[tuple[int, int]]] = deque(maxlen=STALLS_KEPT)
+        self.stalls: deque[tuple[int, int]] | None = None
         if parent is not None:
             parent.children.append(self)
 
@@ -156,6 +156,8 @@ class Memcg:
         memcg: Memcg | None = self
         while memcg is not None:
             memcg.stall_ns += end_ns - start_ns
+            if memcg.stalls is None:
+                memcg.stalls = deque(maxlen=STALLS_KEPT)
             memcg.stalls.append((start_ns, end_ns))
             memcg = memcg.parent
 

@@ -6,7 +6,7 @@ from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup, Stat
-from bpfleet.kernel.mm.memory import Account, AllocKind, AllocSize, Block, Memory, Owner
+from bpfleet.kernel.mm.memory import Account, AllocKind, Block, Memory, Owner
 
 PAGES_PER_TABLE: Final = 512
 
@@ -20,32 +20,29 @@ class AddressSpace:
     A started process has page tables for its first pages already: one more comes with each further 512.
     """
 
-    __slots__ = ("_memory", "_owner", "_page", "_segments", "_tables", "_vma", "pages", "total_vm")
+    __slots__ = (
+        "_memory",
+        "_owner",
+        "_segments",
+        "_tables",
+        "_vma",
+        "anon_pages",
+        "shmem_pages",
+        "total_vm",
+    )
 
     def __init__(self, memory: Memory, owner: Owner) -> None:
         self._memory: Final = memory
         self._owner: Final = owner
-        self._page: Final[dict[AllocKind, AllocSize]] = {
-            kind: memory.page_size(kind) for kind in (AllocKind.ANON, AllocKind.SHMEM)
-        }
-        self._segments: Final[dict[AllocKind, list[Account]]] = {
-            AllocKind.ANON: [],
-            AllocKind.SHMEM: [],
-        }
+        # Empty until the first fault: most processes of a fleet only hold descriptors.
+        self._segments: Final[dict[AllocKind, list[Account]]] = {}
         self._tables: Final[list[Block]] = []
         self._vma: Final[dict[AllocKind, list[Block]]] = {}
-        self.pages: Final[dict[AllocKind, int]] = {AllocKind.ANON: 0, AllocKind.SHMEM: 0}
+        self.anon_pages = 0  # resident anonymous pages
+        self.shmem_pages = (
+            0  # resident pages of tmpfs and shared anonymous memory that this process brought in
+        )
         self.total_vm = 0
-
-    @property
-    def anon_pages(self) -> int:
-        """Resident anonymous pages."""
-        return self.pages[AllocKind.ANON]
-
-    @property
-    def shmem_pages(self) -> int:
-        """Resident shared pages (tmpfs, shared anonymous memory) this process brought in."""
-        return self.pages[AllocKind.SHMEM]
 
     @property
     def rss_pages(self) -> int:
@@ -88,10 +85,16 @@ class AddressSpace:
         return done
 
     def _grow(self, kind: AllocKind, account: Account, pages: int) -> None:
-        segments = self._segments[kind]
+        segments = self._segments.setdefault(kind, [])
         if account not in segments:
             segments.append(account)
-        self.pages[kind] += pages
+        self._count(kind, pages)
+
+    def _count(self, kind: AllocKind, pages: int) -> None:
+        if kind == AllocKind.ANON:
+            self.anon_pages += pages
+        else:
+            self.shmem_pages += pages
         self.total_vm += pages
 
     def _map(self, objcg: ObjCgroup | None, current: Current) -> list[Block]:
@@ -124,15 +127,15 @@ class AddressSpace:
 
     def release(self, kind: AllocKind, pages: int, cpu: int) -> int:
         """Gives up to ``pages`` of the newest pages of a kind back, and page tables no longer needed. Returns pages."""
-        left = min(pages, self.pages[kind])
+        left = min(pages, self.anon_pages if kind == AllocKind.ANON else self.shmem_pages)
         released = left
-        segments = self._segments[kind]
+        segments = self._segments.get(kind, [])
+        page = self._memory.page_size(kind)
         while left:
             account = segments[-1]
             step = min(left, account.count)
-            self._memory.give(account, self._page[kind], cpu, step)
-            self.pages[kind] -= step
-            self.total_vm -= step
+            self._memory.give(account, page, cpu, step)
+            self._count(kind, -step)
             left -= step
             if not account.count:
                 segments.pop()
@@ -143,7 +146,7 @@ class AddressSpace:
     def drop(self, cpu: int) -> None:
         """exit_mmap: gives everything back."""
         for kind in (AllocKind.SHMEM, AllocKind.ANON):
-            self.release(kind, self.pages[kind], cpu)
+            self.release(kind, self.rss_pages, cpu)
         self._free(self._tables, cpu)
         for blocks in self._vma.values():
             self._free(blocks, cpu)

@@ -29,10 +29,10 @@ class FileTable:
         try:
             for size in (self._dentry_size, self._file_size):
                 account = memory.account(owner, size.kind, objcg)
-                file.blocks.append(memory.take_block(account, size, GFP.GFP_KERNEL, task))
+                file.blocks += (memory.take_block(account, size, GFP.GFP_KERNEL, task),)
         except KernelError:
             task.uninstall(fd)
-            self._free_blocks(file, task.cpu)
+            file.free_blocks(memory, task.cpu)
             raise
         return fd
 
@@ -45,10 +45,6 @@ class FileTable:
         file = task.uninstall(fd)
         if file.refs:
             return
-        self._free_blocks(file, task.cpu)
+        file.free_blocks(self._memory, task.cpu)
         if file.release is not None:
             file.release(file)
-
-    def _free_blocks(self, file: File, cpu: int) -> None:
-        while file.blocks:
-            self._memory.free(file.blocks.pop(), cpu)

@@ -31,7 +31,7 @@ class File:
         self.readable: Final = readable
         self.writable: Final = writable
         self.refs = 0
-        self.blocks: list[Block] = []
+        self.blocks: tuple[Block, ...] = ()
 
     def put(self, memory: Memory, cpu: int = 0) -> None:
         """Drops one holder; the last one frees the file and what it refers to [fput]."""
@@ -39,7 +39,12 @@ class File:
         self.refs -= 1
         if self.refs:
             return
-        while self.blocks:
-            memory.free(self.blocks.pop(), cpu)
+        self.free_blocks(memory, cpu)
         if self.release is not None:
             self.release(self)
+
+    def free_blocks(self, memory: Memory, cpu: int) -> None:
+        """Gives struct file and dentry back."""
+        blocks, self.blocks = self.blocks, ()
+        for block in reversed(blocks):
+            memory.free(block, cpu)

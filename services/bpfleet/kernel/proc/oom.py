@@ -8,7 +8,7 @@ from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.gfp import gfp_text
 from bpfleet.kernel.mm.memcg import Memcg, MemcgEvent, ObjCgroup, Stat
-from bpfleet.kernel.mm.memory import AllocKind, Memory
+from bpfleet.kernel.mm.memory import Memory
 from bpfleet.kernel.mm.oom_kill import (
     DEADLOCK_LINE,
     NO_VICTIM_LINE,
@@ -114,9 +114,21 @@ class OomKiller:
             group.raise_event(MemcgEvent.OOM_GROUP_KILL)
             self._log(group_line(group.path))
             for task in self._tasks_below(group):
-                if task.oom_score_adj != OOM_SCORE_ADJ_MIN and not task.dying:
-                    self._kill(task, _candidate(task), limited, current, scores="")
+                if task.oom_score_adj != OOM_SCORE_ADJ_MIN:
+                    self._kill_member(task, limited, current)
         return True
+
+    def _kill_member(self, task: Task, limited: Memcg | None, current: Current) -> None:
+        """One process of a group [oom_kill_memcg_member].
+
+        A victim that still has its memory, as the caller has until it returns to user space, counts a second time:
+        oom_kill reads one more than processes died. Seen on 6.1 and 6.12.
+        """
+        if task.dying:
+            task.cgroup.memcg.raise_event(MemcgEvent.OOM_KILL)
+            self._log(killed_line(_candidate(task), memcg=limited is not None))
+        else:
+            self._kill(task, _candidate(task), limited, current, scores="")
 
     # -- killing -------------------------------------------------------------------------------------------------
 
@@ -199,8 +211,8 @@ def _candidate(task: Task) -> Candidate:
         task.pid,
         task.comm,
         task.uid,
-        mm.pages[AllocKind.ANON],
-        mm.pages[AllocKind.SHMEM],
+        mm.anon_pages,
+        mm.shmem_pages,
         mm.pgtable_pages,
         mm.total_vm,
         task.oom_score_adj,

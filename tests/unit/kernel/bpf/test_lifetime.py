@@ -185,7 +185,7 @@ def test_pin_paths_and_their_errors(profile):
     bpf.mkdir(task, "dir")
     bpf.obj_pin(task, "dir/m", fd)
     bpf.obj_pin(task, "p", prog)
-    assert kernel.bpf.maps()[0].pinned_paths == ["dir/m"]
+    assert kernel.bpf.maps()[0].pinned_paths == ("dir/m",)
     for path, errno in [
         ("dir/m", Errno.EEXIST),
         ("dir", Errno.EEXIST),

@@ -321,7 +321,7 @@ class BpfMap:
         self.btf: Held | None = None
         self.creator_uid = 0
         self.creator_cgroup = ""
-        self.pinned_paths: Final[list[str]] = []
+        self.pinned_paths: tuple[str, ...] = ()
         self.write_mappings = 0
         self.has_spin_lock = False
         self.hash_seed = 0
