@@ -82,7 +82,7 @@ Examples:
 @click.option("--lease", default=10.0, show_default=True, help="Seconds an agent's lease lasts.")
 @click.option(
     "--leader-ttl",
-    default=2.0,
+    default=1.5,
     show_default=True,
     help="Seconds until a silent leader is followed.",
 )

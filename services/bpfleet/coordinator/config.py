@@ -20,7 +20,7 @@ class Timing:
     """
 
     lease_ms: int = 10_000
-    leader_ttl_ms: int = 2_000
+    leader_ttl_ms: int = 1_500
     leader_poll_ms: int = 250
     warm_ms: int = 5_000
     tick_ms: int = 200
