@@ -1,7 +1,7 @@
 """Replays recordings of real kernels on the emulator and reports what differs.
 
 create-, elements- and perm-TARGET, errno, and scenarios-MODEL-TARGET: the first word of a file's name says which
-replay reads it. The format is described where the recordings are kept.
+replay reads it, after an `extra-` if there is one. The format is described where the recordings are kept.
 """
 
 import json
@@ -33,7 +33,7 @@ def check_file(path: Path) -> FileReport:
 
     Raises ``ValueError`` for a file that is none of these, ``OSError`` for one that cannot be read.
     """
-    kind, _, name = path.name.removesuffix(".jsonl").partition("-")
+    kind, _, name = path.name.removesuffix(".jsonl").removeprefix("extra-").partition("-")
     known = targets_beside(path)
     report = FileReport(path.name)
     replay = _PER_TARGET.get(kind)
