@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from bpfleet.coordinator import reconcile
+from bpfleet.coordinator.dispatch import Dispatch
 from bpfleet.coordinator.engine import Engine
+from bpfleet.coordinator.records import Phase
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.sim.fleet import simulate
 from bpfleet.sim.seeds import repeat_command, run_seeds
@@ -82,14 +83,14 @@ def books_more_than_fits(monkeypatch):
     monkeypatch.setattr("bpfleet.coordinator.books.Shape.fitting_from", lambda self, size: 0)
 
 
-def does_not_repeat_orders(monkeypatch):
-    monkeypatch.setattr(reconcile.Dispatch, "retry", lambda self, orders: None)
-    init = reconcile.Dispatch.__init__
-    monkeypatch.setattr(
-        reconcile.Dispatch,
-        "__init__",
-        lambda self, table, repeat_ms: init(self, table, repeat_ms=10**9),
-    )
+def never_tells_agents_to_stop(monkeypatch):
+    follow = Dispatch._follow
+
+    def lenient(self, name, replica):
+        stops = replica is not None and replica.phase is Phase.STOPPING
+        return follow(self, name, None if stops else replica)
+
+    monkeypatch.setattr(Dispatch, "_follow", lenient)
 
 
 @pytest.mark.slow
@@ -100,7 +101,7 @@ def does_not_repeat_orders(monkeypatch):
         forgets_a_third_of_what_it_stores,
         answers_before_it_is_stored,
         books_more_than_fits,
-        does_not_repeat_orders,
+        never_tells_agents_to_stop,
     ],
 )
 def test_a_planted_bug_is_found(plant, monkeypatch):
