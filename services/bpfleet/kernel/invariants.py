@@ -37,7 +37,7 @@ def check_charge_conservation(memory: Memory, cgroups: CgroupTree) -> None:
         if account.objcg is not None and account.count:
             own[account.objcg.memcg] += account.charged_bytes
             lines[id(account.objcg)] += 1
-    known = [controller.root, *controller.dying, *controller.root.pre_order()[1:]]
+    known = controller.root.pre_order()
     for memcg in known:
         own[memcg] += bytes_of(controller.stocked_pages(memcg))
         own[memcg] += sum(controller.stocked_bytes(objcg) for objcg in memcg.objcgs)
@@ -57,9 +57,12 @@ def check_charge_conservation(memory: Memory, cgroups: CgroupTree) -> None:
 
 
 def check_hierarchy(memory: Memory) -> None:
-    """*hierarchy*: no memcg counts less than its children together."""
+    """*hierarchy*: no memcg counts less than its children together.
+
+    Removed children are left out: what was charged to them is taken off their parent alone.
+    """
     for memcg in memory.controller.root.pre_order()[1:]:
-        below = sum(child.memory.usage for child in memcg.children)
+        below = sum(child.memory.usage for child in memcg.children if child.online)
         assert memcg.memory.usage >= below, (memcg.path, memcg.memory.usage, below)
 
 

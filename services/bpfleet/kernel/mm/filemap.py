@@ -54,6 +54,7 @@ class PageCache:
         while done < pages:
             step = min(READAHEAD_PAGES, pages - done)
             got = self._extend(cached, AllocKind.FILE, step, memcg, current)
+            self._files[path] = cached  # reclaim may have pushed all of it out in between
             done += got
             if got < step:
                 break

@@ -62,7 +62,7 @@ class Memcg:
 
     ``objcg`` is who pays for objects and, from 5.13, kernel pages: it moves to the parent at rmdir. ``css_ref`` is
     who pays for user pages (and for what 5.11 and 5.12 charge by page): it never moves and keeps a removed memcg
-    alive as a zombie. ``pins`` counts other holders of the memcg itself (maps of 5.11 to 5.19).
+    alive as a zombie among its parent's ``children``. ``pins`` counts other holders (maps of 5.11 to 5.19).
 
     ``stat`` is hierarchical: each change is added to all ancestors at once, so a read needs no flush.
     """
@@ -145,7 +145,7 @@ class Memcg:
         return False
 
     def pre_order(self) -> "list[Memcg]":
-        """This memcg and everything online below it, parents before children."""
+        """This memcg and all below, parents before children; removed ones that are not gone yet are among them."""
         found = [self]
         for child in self.children:
             found.extend(child.pre_order())

@@ -524,7 +524,7 @@ class MemoryController:
         """
         parent = memcg.parent
         assert parent is not None, "the root memcg is never removed"
-        assert not memcg.children, memcg.path
+        assert not any(child.online for child in memcg.children), memcg.path
         self.drain_stocks(memcg)
         memcg.online = False
         memcg.memory.min = memcg.memory.low = 0
@@ -536,17 +536,19 @@ class MemoryController:
         memcg.objcg.detached = True
         if not memcg.objcg.accounts:
             self.retire(memcg.objcg)
-        parent.children.remove(memcg)
         self.dying.append(memcg)
         self.release_if_unused(memcg)
 
     def release_if_unused(self, memcg: Memcg) -> None:
-        """Ends a removed memcg that nothing refers to any more; until then it is a zombie."""
-        if memcg.online or memcg.pins or memcg.css_ref.accounts:
-            return
-        self.dying.remove(memcg)
-        self.drain_stocks(memcg)
-        self.released(memcg)
+        """Ends a removed memcg that nothing refers to any more. Until then it is a zombie, and keeps those above it."""
+        while not (memcg.online or memcg.pins or memcg.css_ref.accounts or memcg.children):
+            parent = memcg.parent
+            assert parent is not None, memcg.path
+            self.dying.remove(memcg)
+            parent.children.remove(memcg)
+            self.drain_stocks(memcg)
+            self.released(memcg)
+            memcg = parent
 
 
 def _limit_error(memcg: Memcg, limited: Memcg, pages: int, gfp: int) -> KernelError:

@@ -27,8 +27,8 @@ class AddressSpace:
         "_tables",
         "_vma",
         "anon_pages",
+        "peak_pages",
         "shmem_pages",
-        "total_vm",
     )
 
     def __init__(self, memory: Memory, owner: Owner) -> None:
@@ -39,15 +39,18 @@ class AddressSpace:
         self._tables: Final[list[Block]] = []
         self._vma: Final[dict[AllocKind, list[Block]]] = {}
         self.anon_pages = 0  # resident anonymous pages
-        self.shmem_pages = (
-            0  # resident pages of tmpfs and shared anonymous memory that this process brought in
-        )
-        self.total_vm = 0
+        self.shmem_pages = 0  # resident shared pages that this process brought in
+        self.peak_pages = 0  # the most that were resident at a time
 
     @property
     def rss_pages(self) -> int:
         """Resident pages of all kinds."""
         return self.anon_pages + self.shmem_pages
+
+    @property
+    def total_vm(self) -> int:
+        """Mapped pages: what is mapped is touched."""
+        return self.rss_pages
 
     @property
     def pgtable_pages(self) -> int:
@@ -95,7 +98,7 @@ class AddressSpace:
             self.anon_pages += pages
         else:
             self.shmem_pages += pages
-        self.total_vm += pages
+        self.peak_pages = max(self.peak_pages, self.rss_pages)
 
     def _map(self, objcg: ObjCgroup | None, current: Current) -> list[Block]:
         """mmap(2) of a new area: its structures. Raises KernelError(ENOMEM), leaving nothing."""

@@ -53,11 +53,11 @@ def status_text(task: Task) -> str:
     """/proc/PID/status, the lines about identity, memory and capabilities [proc_pid_status]."""
     mm = task.mm
     kib = {
-        "VmPeak": bytes_of(mm.total_vm) // _KIB,
+        "VmPeak": bytes_of(mm.peak_pages) // _KIB,
         "VmSize": bytes_of(mm.total_vm) // _KIB,
         "VmLck": bytes_of(task.mlocked_pages) // _KIB,
         "VmPin": bytes_of(task.pinned_vm_pages) // _KIB,
-        "VmHWM": task.rss_bytes // _KIB,
+        "VmHWM": bytes_of(mm.peak_pages) // _KIB,
         "VmRSS": task.rss_bytes // _KIB,
         "RssAnon": bytes_of(mm.anon_pages) // _KIB,
         "RssFile": 0,

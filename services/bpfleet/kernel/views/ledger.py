@@ -39,7 +39,7 @@ def ledger(memory: Memory) -> list[LedgerLine]:
             )
             count, held = lines.get(key, (0, 0))
             lines[key] = (count + account.count, held + account.charged_bytes)
-    for memcg in [*memory.controller.root.pre_order()[1:], *memory.controller.dying]:
+    for memcg in memory.controller.root.pre_order()[1:]:
         stocked = bytes_of(memory.controller.stocked_pages(memcg))
         stocked += sum(memory.controller.stocked_bytes(objcg) for objcg in memcg.objcgs)
         if stocked:
