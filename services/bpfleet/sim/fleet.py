@@ -85,7 +85,7 @@ class SimCoordinator(Process):
             SimAgents(self, world.network, world.agents),
             identity=f"{self.name}#{self.life}",
             fleet=world.settings,
-            timing=_TIMING,
+            timing=world.timing,
             estimator=RequestEstimator(),
             clock_ms=world.loop.now_ms,
         )
@@ -120,7 +120,9 @@ class SimCoordinator(Process):
 
 
 class World:
-    """Everything there is under one seed."""
+    """Everything there is under one seed. ``timing`` is that of its coordinators."""
+
+    timing = _TIMING
 
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.loop = loop
