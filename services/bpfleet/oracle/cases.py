@@ -172,6 +172,9 @@ def random_sequences(seed: int, count: int, *, length: int = 24) -> Iterator[Cas
 
 
 def _before(kind: str) -> list[Operation]:
+    """What the elements of a type refer to, by name."""
+    if kind in _REFERRED:
+        return [{"op": "object", "m": name, "kind": made} for name, made in _REFERRED[kind].items()]
     if not kind.endswith("_of_maps"):
         return []
     array = {"op": "create", "type": "array", "ks": 4, "vs": 8, "me": 4}
@@ -356,6 +359,97 @@ def _devmap_operation(dice: random.Random, create: Operation) -> Operation:
     return {"op": "walk", "ordered": 1}
 
 
+_SOCKETS: Final = {
+    "e": "tcp_est", "f": "tcp_est", "l": "tcp_listen", "u": "udp", "b": "udp_bound", "p": "unix_pair",
+    "x": "efd",
+}  # fmt: skip
+_REFERRED: Final[dict[str, dict[str, str]]] = {
+    "sockmap": _SOCKETS,
+    "sockhash": _SOCKETS,
+    "reuseport_sockarray": {"r": "udp_reuse", "s": "udp_reuse", "t": "udp_reuse", **_SOCKETS},
+    "prog_array": {"o": "prog", "q": "prog", "x": "efd"},
+    "perf_event_array": {"o": "perf", "q": "perf", "x": "efd"},
+    "cgroup_array": {"o": "cgroup", "x": "efd", "p": "prog"},
+    "xskmap": {"o": "xsk", "q": "xsk", "u": "udp", "x": "efd"},
+    "sk_storage": {"o": "udp", "q": "tcp", "x": "efd"},
+    "inode_storage": {"o": "file", "q": "file", "x": "efd"},
+    "task_storage": {"o": "pidfd", "q": "pidfd", "x": "efd"},
+    "cgrp_storage": {"o": "cgroup", "q": "cgroup", "x": "file"},
+}
+
+
+def _referring_shape(kind: str) -> Callable[[random.Random], Case]:
+    values = _TYPES[kind][1] or (4,)
+
+    def shape(dice: random.Random) -> Case:
+        return {"ks": 4, "vs": dice.choice(values), "me": dice.choice((1, 3, 5)), "fl": 0}
+
+    return shape
+
+
+def _referring_operation(kind: str) -> Callable[[random.Random, Operation], Operation]:
+    names = tuple(_REFERRED[kind])
+
+    def operation(dice: random.Random, create: Operation) -> Operation:
+        roll = dice.random()
+        key = dice.randrange(create["me"] + 2).to_bytes(4, "little").hex()
+        if roll < 0.45:
+            value = {"fd": dice.choice(names), "size": create["vs"]}
+            return {"op": "update", "k": key, "v": value, **_update_flags(dice)}
+        return _reading(dice, key, roll)
+
+    return operation
+
+
+def _reading(dice: random.Random, key: Any, roll: float) -> Operation:
+    """An operation that takes a key alone; ``roll`` is between 0.45 and 1."""
+    if roll < 0.6:
+        return {"op": "lookup", "k": key}
+    if roll < 0.78:
+        return {"op": "delete", "k": key}
+    if roll < 0.85:
+        return {"op": "next_key", "k": dice.choice((None, key))}
+    if roll < 0.9:
+        return {"op": "lookup_delete", "k": key}
+    if roll < 0.97:
+        return {"op": "lookup_batch", "inb": None, "count": 2}
+    return {"op": "freeze"}
+
+
+def _storage_shape(dice: random.Random) -> Case:
+    size = dice.choice((1, 4, 8, 100))
+    return {"ks": 4, "vs": size, "me": 0, "fl": dice.choice((1, 1, 0x201)), "btf": size}
+
+
+def _storage_operation(kind: str) -> Callable[[random.Random, Operation], Operation]:
+    names = tuple(_REFERRED[kind])
+
+    def operation(dice: random.Random, create: Operation) -> Operation:
+        roll = dice.random()
+        key: Any = {"fd": dice.choice((*names, "o", "q")), "size": 4}
+        if dice.random() < 0.05:
+            key = dice.choice((None, "ffffffff", "0f270000"))
+        if roll < 0.45:
+            return {"op": "update", "k": key, "v": _value(dice, create), **_update_flags(dice)}
+        if roll > 0.78:
+            roll = max(roll, 0.85)  # next_key takes no descriptor
+        return _reading(dice, key, roll)
+
+    return operation
+
+
+def _bloom_shape(dice: random.Random) -> Case:
+    return {"ks": 0, "vs": dice.choice((1, 4, 8, 11)), "me": dice.choice((1, 4, 30)),
+            "fl": F_ZERO_SEED, "extra": dice.choice((0, 1, 3, 15))}  # fmt: skip
+
+
+def _bloom_operation(dice: random.Random, create: Operation) -> Operation:
+    value = bytes([dice.randrange(40)] * create["vs"]).hex()
+    if dice.random() < 0.3:
+        return {"op": "update", "k": None, "v": value, **_update_flags(dice)}
+    return {"op": "lookup", "k": None, "v": value}
+
+
 _Maker: TypeAlias = tuple[
     Callable[[random.Random], Case], Callable[[random.Random, Operation], Operation]
 ]
@@ -373,4 +467,11 @@ _SEQUENCES: Final[dict[str, _Maker]] = {
     "array_of_maps": (_outer_array_shape, _outer_operation),
     "devmap": (_devmap_shape, _devmap_operation),
     "devmap_hash": (_devmap_shape, _devmap_operation),
+    "bloom_filter": (_bloom_shape, _bloom_operation),
+    **{
+        kind: (_referring_shape(kind), _referring_operation(kind))
+        for kind in _REFERRED
+        if kind not in _STORAGES
+    },
+    **{kind: (_storage_shape, _storage_operation(kind)) for kind in _STORAGES},
 }

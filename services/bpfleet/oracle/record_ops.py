@@ -437,14 +437,18 @@ class Session:
                 for cpu in range(self._cpus)
             ]
         if shape.map_type in _ID_TYPES and len(content) == 4:
-            return {"id": self._name_of_id(int.from_bytes(content, "little"))}
+            holds_maps = shape.map_type != MapType.PROG_ARRAY
+            return {"id": self._name_of_id(holds_maps, int.from_bytes(content, "little"))}
         if shape.map_type in _COOKIE_TYPES and len(content) == 8 and any(content):
             return {"cookie": 1}
         return content.hex()
 
-    def _name_of_id(self, wanted: int) -> str | None:
+    def _name_of_id(self, is_map: bool, wanted: int) -> str | None:
+        """The open map, or else program, of that id: maps and programs count apart."""
         for name, fd in self._fds.items():
-            if fd >= 0 and object_info(fd)[0] >= 0 and self._id(fd) == wanted:
+            if fd < 0 or (name in self._shapes) != is_map or object_info(fd)[0] < 0:
+                continue
+            if self._id(fd) == wanted:
                 return name
         return None
 

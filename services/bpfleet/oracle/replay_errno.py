@@ -121,7 +121,9 @@ class Script:
         self.task: Task
         self.kernel, self.task = target.boot()
         self._fds: Final[dict[str, int]] = {}
-        self._ids: Final[dict[int, str]] = {}
+        self._ids: Final[
+            dict[tuple[bool, int], str]
+        ] = {}  # (is a map, id): maps and programs count apart
         self._mappings: Final[dict[str, int]] = {}
 
     def run(self, operations: Iterable[Operation]) -> list[Answer]:
@@ -172,7 +174,7 @@ class Script:
         target = self.task.file(fd).target
         ident = getattr(target, "id", None)
         if ident is not None:
-            self._ids[ident] = name
+            self._ids[isinstance(target, BpfMap), ident] = name
 
     def _inner_fd(self, operation: Operation) -> int | None:
         inner = operation.get("inner")
@@ -212,7 +214,7 @@ class Script:
         elif kind == "efd":
             fd = objects.epoll(task)
         elif kind == "file":
-            fd = objects.file(task, "/etc/hostname")
+            fd = objects.file(task, f"/{name}")
         else:
             fd = objects.socket(task, kind)
         self._keep(name, fd)
@@ -556,13 +558,14 @@ class Script:
             size, width = bpf_map.value_size, round_up_8(bpf_map.value_size)
             return [value[at : at + size].hex() for at in range(0, len(value), width)]
         if bpf_map.map_type in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY):
-            return {"id": self._name_of(int.from_bytes(value, "little"))}
+            holds_maps = bpf_map.map_type != MapType.PROG_ARRAY
+            return {"id": self._name_of(holds_maps, int.from_bytes(value, "little"))}
         if bpf_map.map_type in _COOKIE_TYPES:
             return _Cookie(value)
         return value.hex()
 
-    def _name_of(self, ident: int) -> str | None:
-        name = self._ids.get(ident)
+    def _name_of(self, is_map: bool, ident: int) -> str | None:
+        name = self._ids.get((is_map, ident))
         return name if name in self._fds else None
 
 
