@@ -1,6 +1,7 @@
 """The ``bpfleet`` command: finds the subcommand, turns bad input into one line and exit status 2."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -8,10 +9,12 @@ from typing import Final
 import click
 
 from bpfleet import __version__
+from bpfleet.report.workers import WorkerLost
 from bpfleet.workload.errors import SpecError
 
 __all__ = ["cli", "main"]
 
+EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
@@ -91,6 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (SpecError, ValueError) as error:
         return _bad_input(str(error))
+    except WorkerLost as error:
+        click.echo(f"bpfleet: {error}", err=True)
+        return EXIT_FAILED
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; a flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except OSError as error:
         return _bad_input(f"{error.filename or 'file'}: {error.strerror or error}")
     except (click.Abort, KeyboardInterrupt):

@@ -31,11 +31,9 @@ class Mapper(Protocol):
 
 @contextmanager
 def workers(agents: int) -> Iterator[Mapper]:
-    """A mapper over ``agents`` processes; 1 stays in this one. Left early, the processes are ended
-    at once.
+    """A mapper over ``agents`` processes; 1 stays in this one. Left early, the processes are ended at once.
 
-    Raises ``ValueError`` for a bad ``agents``; while mapping, ``BrokenProcessPool`` when a worker
-    was killed.
+    Raises ``ValueError`` for a bad ``agents``; while mapping, ``WorkerLost`` when a worker process was killed.
     """
     if not 1 <= agents <= AGENTS_MAX:
         raise ValueError(f"agents = {agents}: out of range; use 1 to {AGENTS_MAX}")

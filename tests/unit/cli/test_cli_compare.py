@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -219,19 +221,40 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bpfleet compare --inventory host.json" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_ctrl_c_ends_it_at_once_without_a_traceback() -> None:
+def started_comparison() -> tuple[subprocess.Popen[str], list[int]]:
+    """A comparison that would run for hours, with its worker processes up."""
     command = [sys.executable, "-m", "bpfleet.cli.main", "compare", "--agents", "2", "--steps"]
     process = subprocess.Popen(
         [*command, "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    # Workers are up once the parent has children; before that a signal ends the import instead.
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 60
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not children.read_text().split() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         assert process.poll() is None
-    process.send_signal(2)
+        children = [int(pid) for pid in listed.read_text().split()]
+        workers = [
+            pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        if len(workers) == 2:
+            return process, workers
+    raise AssertionError("no workers came up")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_at_once_without_a_traceback() -> None:
+    process, _ = started_comparison()
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
     assert err.strip() == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_lost_worker_process_is_one_line() -> None:
+    process, workers = started_comparison()
+    os.kill(workers[0], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == ""
+    assert err.strip() == "bpfleet: a worker process ended before its work was done"
