@@ -1,10 +1,12 @@
 """What idle nodes cost: memory each in the agents, and whether many of them make a call dearer.
 
 Every node gets 5 cgroups, 4 processes and 10 maps of common types over gRPC. Memory is the growth of the agents'
-resident memory from no nodes at all; calls are timed in CPU seconds of the agent that carries the nodes.
+resident memory from no nodes at all, once idle nodes have gone to sleep. Calls are timed in CPU seconds of the agent
+that carries the nodes, all of them awake.
 """
 
 import asyncio
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +27,7 @@ FEW = 10
 TARGET_MIB_FOR_10_000 = 300
 TARGET_MORE_PERCENT = 20
 NODES_AT_ONCE = 32
+IDLE_SECONDS = 60.0  # three rounds of the agent's, and time to put the last ones to sleep
 ROUNDS = 6
 MESSAGES_A_ROUND = 400
 CALLS_A_MESSAGE = 64
@@ -52,6 +55,8 @@ def measure(nodes: int) -> list[Figure]:
         before = [agent.rss_bytes() for agent in agents]
         for agent in agents:
             asyncio.run(_fill(agent, nodes // AGENTS))
+        highest = sum(agent.rss_bytes() for agent in agents) - sum(before)
+        time.sleep(IDLE_SECONDS)
         after = [agent.rss_bytes() for agent in agents]
         grown = sum(after) - sum(before)
         memory = grown / MIB * 10_000 / nodes
@@ -63,7 +68,7 @@ def measure(nodes: int) -> list[Figure]:
             f"{grown / MIB:.0f} MiB",
             f"<= {TARGET_MIB_FOR_10_000} MiB for 10,000",
             memory <= TARGET_MIB_FOR_10_000,
-            f"{grown / nodes / 1024:.1f} KiB a node",
+            f"{grown / nodes / 1024:.1f} KiB a node; {highest / MIB:.0f} MiB when the last was made",
         ),
         Figure(
             f"CPU of a call with {nodes // AGENTS:,} nodes in the agent against {FEW}",
@@ -143,16 +148,22 @@ async def _compare(few: AgentProcess, many: AgentProcess, nodes: int) -> tuple[f
     """CPU seconds of one call in each agent, in turns so that both meet the same machine."""
     used = [0.0, 0.0]
     async with aio.insecure_channel(few.target) as one, aio.insecure_channel(many.target) as other:
+        for agent, channel, count in ((few, one, FEW), (many, other, nodes)):
+            for number in range(count):  # wakes all
+                await _call(_Stubs(channel), agent, number, count, messages=1)
         for turn in range(ROUNDS):
             for at, (agent, channel, count) in enumerate(((few, one, FEW), (many, other, nodes))):
                 before = agent.cpu_seconds()
-                await _call(_Stubs(channel), agent, turn * MESSAGES_A_ROUND, count)
+                start = turn * MESSAGES_A_ROUND
+                await _call(_Stubs(channel), agent, start, count, messages=MESSAGES_A_ROUND)
                 used[at] += agent.cpu_seconds() - before
     calls = ROUNDS * MESSAGES_A_ROUND * CALLS_A_MESSAGE
     return used[0] / calls, used[1] / calls
 
 
-async def _call(stubs: _Stubs, agent: AgentProcess, start: int, nodes: int) -> None:
+async def _call(
+    stubs: _Stubs, agent: AgentProcess, start: int, nodes: int, *, messages: int
+) -> None:
     """Messages of updates of the hash map of one node after the other, far apart from each other."""
     calls = [
         bpf.Syscall(
@@ -164,5 +175,5 @@ async def _call(stubs: _Stubs, agent: AgentProcess, start: int, nodes: int) -> N
     ]
 
     # The first process of a node has the number 100, its first map descriptor 3.
-    for number in range(start, start + MESSAGES_A_ROUND):
+    for number in range(start, start + messages):
         await stubs.execute(node_name(agent.node_id(number * 7919 % nodes)), 100, calls)

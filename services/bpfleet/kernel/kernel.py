@@ -116,7 +116,7 @@ class Kernel:
 
     def _wire(self) -> None:
         """Lower layers call upwards through these callbacks only."""
-        self.controller.reclaim = lambda memcg, pages, gfp: self.reclaimer.reclaim(memcg, pages)
+        self.controller.reclaim = self._reclaim
         self.controller.oom = self.oom_killer.kill_in_memcg
         self.controller.throttle = self._throttle
         self.ram.reclaim = self.reclaimer.reclaim_node
@@ -175,6 +175,9 @@ class Kernel:
         handle_over_high(
             task.cgroup.memcg, current, self.controller.batch_pages, self._reclaim_high
         )
+
+    def _reclaim(self, memcg: Memcg, pages: int, gfp: int) -> int:
+        return self.reclaimer.reclaim(memcg, pages)
 
     def _reclaim_high(self, memcg: Memcg, pages: int) -> int:
         return self.controller.reclaim_high(memcg, pages, GFP.GFP_KERNEL)

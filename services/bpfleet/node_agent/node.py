@@ -14,6 +14,7 @@ from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.requests import AnswerLog
+from bpfleet.node_agent.sleep import freeze, thaw
 from bpfleet.rpc.errors import ApiError, ControlReason
 
 __all__ = ["HostedNode", "NodeShape"]
@@ -38,16 +39,19 @@ class HostedNode:
 
     Invariant *stopped nodes stay stopped*: once ``crash_message`` is not empty, no call reaches the kernel again; its
     event log stays readable. A node stops because the emulator has a bug, because the kernel itself has panicked, or
-    because somebody asked for it.
+    because somebody asked for it. While nobody calls, it may sleep: see sleep.py.
     """
 
     __slots__ = (
         "_broken",
         "_changed",
+        "_frozen",
+        "_idle_rounds",
+        "_kernel",
+        "_last_known",
         "answers",
         "call_ns",
         "dirty",
-        "kernel",
         "node_id",
         "shape",
         "verdicts",
@@ -59,7 +63,7 @@ class HostedNode:
         self.shape: Final = shape
         self.call_ns: Final = call_ns
         self.dirty: Final = dirty
-        self.kernel: Final = Kernel(
+        self._kernel: Kernel | None = Kernel(
             shape.profile,
             node=node_id,
             ram_bytes=shape.ram_bytes,
@@ -68,9 +72,44 @@ class HostedNode:
         )
         self.verdicts: Final[Counter[str]] = Counter()
         self.answers: Final = AnswerLog()
+        self._frozen = b""
+        self._idle_rounds = 0
+        self._last_known = (0, 0, 0)  # used bytes, charged bytes and OOM kills of a sleeping node
         self._broken = ""
         self.watches = 0
         self._changed: asyncio.Event | None = None
+
+    @property
+    def kernel(self) -> Kernel:
+        """The node's kernel, awake. Holders that outlive a call must keep the node from sleeping."""
+        self._idle_rounds = 0
+        kernel = self._kernel
+        if kernel is None:
+            kernel = self._kernel = thaw(self._frozen, self.shape.profile)
+            self._frozen = b""
+        return kernel
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the kernel is kept as bytes."""
+        return self._kernel is None
+
+    def idle_rounds(self) -> int:
+        """Counts a round, and says how many there were since the last call."""
+        self._idle_rounds += 1
+        return self._idle_rounds
+
+    def fall_asleep(self) -> bool:
+        """Keeps the kernel as bytes from now on; False where that cannot be."""
+        kernel = self._kernel
+        if kernel is None or self.watches or self.crash_message:
+            return False
+        self._last_known = (self.used_bytes, self.bpf_charged_bytes, self._oom_kills)
+        self._frozen = freeze(kernel)
+        if not self._frozen:
+            return False
+        self._kernel = None
+        return True
 
     def guard(self, *, calls: int = 1) -> "_Guard":
         """A context in which the kernel may be called; ``calls`` system calls of virtual time pass at its end.
@@ -94,7 +133,7 @@ class HostedNode:
     @property
     def crash_message(self) -> str:
         """Why the node is stopped; empty while it runs."""
-        return self._broken or self.kernel.crashed
+        return self._broken or (self._kernel.crashed if self._kernel is not None else "")
 
     def crash(self, message: str) -> None:
         """Stops the node for good and writes it in the log."""
@@ -130,12 +169,14 @@ class HostedNode:
     @property
     def used_bytes(self) -> int:
         """Memory of the node in use, charged or not."""
-        return self.kernel.ram.used_bytes
+        return self._last_known[0] if self._kernel is None else self._kernel.ram.used_bytes
 
     @property
     def bpf_charged_bytes(self) -> int:
         """What is charged for maps, programs and BTF, under whichever model."""
-        kernel = self.kernel
+        kernel = self._kernel
+        if kernel is None:
+            return self._last_known[1]
         accounts = kernel.memory.accounts.values()
         charged = sum(a.charged_bytes for a in accounts if a.owner.kind in _BPF_OWNERS)
         if not kernel.profile.is_rlimit:
@@ -146,9 +187,15 @@ class HostedNode:
 
     def all_verdicts(self) -> dict[str, int]:
         """Verdicts by errno name, and ``OOM_KILL`` with the processes killed."""
-        kills = self.kernel.events.total_by_kind.get(EventKind.OOM_KILL, 0)
+        kills = self._oom_kills
         found = dict(sorted(self.verdicts.items()))
         return {**found, "OOM_KILL": kills} if kills else found
+
+    @property
+    def _oom_kills(self) -> int:
+        if self._kernel is None:
+            return self._last_known[2]
+        return self._kernel.events.total_by_kind.get(EventKind.OOM_KILL, 0)
 
 
 @final

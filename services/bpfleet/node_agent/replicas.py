@@ -138,6 +138,10 @@ class Replicas:
         """The keys of all replicas, sorted. Not to be changed."""
         return self._keys
 
+    def on_node(self, node_id: str) -> int:
+        """How many replicas a node carries."""
+        return self._on_node[node_id]
+
     def find(self, key: Key) -> Replica | None:
         """The replica, if it is there."""
         return self._replicas.get(key)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Final, final
 
@@ -20,6 +20,7 @@ from bpfleet.node_agent.process_service import ProcessServicer
 from bpfleet.node_agent.registration import Registration
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.node_agent.runtime_service import RuntimeServicer
+from bpfleet.node_agent.sleep import ROUNDS_IDLE, sleep_when_idle
 from bpfleet.node_agent.watch import Watches
 from bpfleet.rpc.server import RpcServer
 from bpfleet.v1 import (
@@ -79,6 +80,7 @@ class NodeAgent:
         await self._boot()
         await self.server.announce()
         self._spawn(self.replicas.pump())
+        self._spawn(sleep_when_idle(self._idle_nodes))
         if settings.coordinators:
             self._registration = Registration(
                 self.agent,
@@ -105,6 +107,17 @@ class NodeAgent:
             self.agent.create(node_id, replace(shape, seed=shape.seed + number))
             if number % _NODES_PER_TURN == 0:
                 await asyncio.sleep(0)
+
+    def _idle_nodes(self) -> list[Callable[[], bool]]:
+        """How to put those nodes to sleep that nobody has called for some rounds."""
+        return [
+            node.fall_asleep
+            for node in self.agent.all()
+            if not node.asleep
+            # The first time only: what cannot sleep is asked again when it was called once more.
+            and node.idle_rounds() == ROUNDS_IDLE
+            and not self.replicas.on_node(node.node_id)
+        ]
 
     async def run_until_signal(self) -> None:
         """Serves until SIGTERM or SIGINT, then stops."""

@@ -226,11 +226,15 @@ class Attachments:
         prog.get()
         self._links.setdefault(hook, []).append(link)
         try:
-            file = File("bpf-link", link, lambda _: self._close_link(link))
+            file = File("bpf-link", link, self._release_link)
             return self._files.open(task, file, Owner("file", prog.id, "link"))
         except KernelError:
             self._close_link(link)
             raise
+
+    def _release_link(self, file: File) -> None:
+        assert isinstance(file.target, _Link), file.kind
+        self._close_link(file.target)
 
     def fire(self, hook: str, task: Task, times: int = 1) -> RunResult:
         """Runs the hook's programs as ``task`` meets it ``times`` times; perf events run in interrupt context."""

@@ -361,7 +361,7 @@ class Programs:
     def _open(self, task: Task, prog: BpfProg) -> int:
         """A descriptor for a reference already taken; drops it when there is none. Raises EMFILE, ENOMEM."""
         try:
-            file = File("bpf-prog", prog, lambda _: prog.put())
+            file = File("bpf-prog", prog, _release_prog)
             return self._files.open(task, file, Owner("file", prog.id, "prog"))
         except KernelError:
             prog.put()
@@ -495,3 +495,8 @@ def _check_known(attr: ProgAttr) -> None:
         (c.isascii() and c.isalnum()) or c in _NAME_EXTRA for c in name
     ):
         raise refuse(Errno.EINVAL, f"program name {name!r}: up to 15 of letters, digits, _ and .")
+
+
+def _release_prog(file: File) -> None:
+    assert isinstance(file.target, BpfProg), file.kind
+    file.target.put()
