@@ -72,13 +72,17 @@ def test_every_container_is_confined_and_says_how_it_is(files) -> None:
 
 
 @needs_compose
-def test_only_the_page_and_the_coordinator_are_published_and_on_loopback_alone(compose) -> None:
+def test_only_the_pages_and_the_coordinator_are_published_and_on_loopback_alone(compose) -> None:
     published = {
         (name, port["host_ip"], port["published"])
         for name, service in compose["services"].items()
         for port in service.get("ports", ())
     }
-    assert published == {("coordinator", "127.0.0.1", "7070"), ("locust", "127.0.0.1", "8089")}
+    assert published == {
+        ("coordinator", "127.0.0.1", "7070"),
+        ("coordinator", "127.0.0.1", "8080"),
+        ("locust", "127.0.0.1", "8089"),
+    }
 
 
 @needs_compose
