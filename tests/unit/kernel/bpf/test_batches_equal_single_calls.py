@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, F_ZERO_SEED, MapType
+from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import Kernel, KernelError, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -68,6 +69,20 @@ class Side:
                 return found
             found.append((key, self.kernel.bpf.map_lookup_elem(self.task, self.fd, key)))
 
+    def walk_in_batches(self, count: int) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        cursor: bytes | None = None
+        while True:
+            part = self.kernel.bpf.map_lookup_batch(self.task, self.fd, cursor, count)
+            assert part.errno in (0, Errno.ENOENT)
+            width = self.value_bytes
+            for number in range(part.count):
+                value = part.values[number * width : (number + 1) * width]
+                found.append((part.keys[number * 8 : number * 8 + 8], value))
+            if part.errno:
+                return found
+            cursor = part.out_batch
+
     def state(self) -> list[object]:
         kernel = self.kernel
         return [kernel.ledger(), kernel.cgroup("/group").memcg.usage_bytes, kernel.ram.used_bytes]
@@ -97,7 +112,9 @@ def test_random_churn_in_batches_and_one_by_one_ends_the_same(profile, limit, ki
             for side in sides:
                 side.kernel.run_deferred()
         if random.random() < 0.5:
-            assert sides[0].walk() == sides[1].walk()
+            walked = sides[1].walk()
+            assert sides[0].walk() == walked
+            assert sides[0].walk_in_batches(random.choice((16, 40, 400))) == walked
         assert len(answers) == 1
         assert sides[0].state() == sides[1].state()
     for side in sides:
