@@ -266,6 +266,29 @@ def test_the_ledger_adds_up_to_what_is_charged(process, node):
     assert any(line.owner.startswith("map ") for line in lines)
 
 
+def test_a_map_that_only_a_pin_keeps_is_an_orphan(process, node):
+    flows = small_hash(process)
+    flows.pin("/sys/fs/bpf/app/flows")
+    assert list(node.orphans()) == []
+    process.kill()
+    node.run_deferred()
+    (orphan,) = node.orphans()
+    assert (orphan.map_id, orphan.map_name, orphan.charged_to) == (flows.map_id, "flows", "/app")
+    assert orphan.charged_bytes > 0
+
+
+def test_each_tool_tells_its_own_number_of_the_same_cgroup(process, node):
+    small_hash(process)
+    process.allocate(1 << 20)
+    views = {(view.tool, view.field): view.size_bytes for view in node.tool_views("/app")}
+    current = node.cgroup("/app").info().usage.current_bytes
+    assert current in views.values()
+    assert len({tool for tool, _ in views}) >= 4
+    with pytest.raises(Verdict) as caught:
+        node.tool_views("/nowhere")
+    assert caught.value.errno is Errno.ENOENT
+
+
 def test_an_injected_fault_strikes_once(process, node):
     node.inject_fault("vmalloc")
     with pytest.raises(Verdict) as caught:

@@ -26,6 +26,8 @@ def command() -> None:
       bpfleet node list
       bpfleet node show web-1
       bpfleet node ledger web-1
+      bpfleet node orphans web-1
+      bpfleet node tools web-1 /kubepods/agent
     """
 
 
@@ -133,6 +135,55 @@ def ledger(*, node: str, server: ChannelOptions, as_json: bool) -> None:
     print_table(
         ("cgroup", "owner", "kind", "blocks", "bytes"),
         ((x.cgroup, x.owner, x.kind, f"{x.block_count:,}", f"{x.size_bytes:,}") for x in lines),
+        numbers_from=3,
+    )
+
+
+@command.command("orphans")
+@click.argument("node")
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def orphans(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+    """Maps whose creator's cgroup is gone, and maps that only a pin keeps alive."""
+    with agent(server) as client:
+        found = list(client.node(node).orphans())
+    if as_json:
+        print_json([message_data(orphan) for orphan in found])
+        return
+    print_table(
+        ("map", "type", "why", "created in", "charged to", "id", "charged", "memlock"),
+        (
+            (
+                x.map_name,
+                x.map_type,
+                x.why,
+                x.created_in,
+                x.charged_to or "nobody",
+                str(x.map_id),
+                format_bytes(x.charged_bytes),
+                format_bytes(x.memlock_bytes),
+            )
+            for x in found
+        ),
+        numbers_from=5,
+    )
+
+
+@command.command("tools")
+@click.argument("node")
+@click.argument("cgroup", default="/")
+@agent_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tools(*, node: str, cgroup: str, server: ChannelOptions, as_json: bool) -> None:
+    """What bpftool, kubectl top, crictl and memory.stat each say about one CGROUP, and why they differ."""
+    with agent(server) as client:
+        views = client.node(node).tool_views(cgroup)
+    if as_json:
+        print_json([message_data(view) for view in views])
+        return
+    print_table(
+        ("tool", "field", "what it counts", "bytes"),
+        ((x.tool, x.field, x.counts, f"{x.size_bytes:,}") for x in views),
         numbers_from=3,
     )
 

@@ -174,6 +174,18 @@ class Node:
         for page in self.session.pages(self.client.nodes.ListLedgerLines, request):
             yield from page.lines
 
+    def orphans(self) -> Iterator[node_service_pb2.Orphan]:
+        """Maps charged to cgroups that are gone, and maps that only a pin keeps alive."""
+        request = node_service_pb2.ListOrphansRequest(name=self.name, page_size=1000)
+        for page in self.session.pages(self.client.nodes.ListOrphans, request):
+            yield from page.orphans
+
+    def tool_views(self, path: str = "/") -> list[node_service_pb2.ToolView]:
+        """What each tool would say about a cgroup's memory, and what that leaves out."""
+        request = node_service_pb2.GetToolViewsRequest(name=self.name, path=path)
+        answer = self.session.call(self.client.nodes.GetToolViews, request, repeatable=True)
+        return list(answer.views)
+
     def read_proc(self, file: str, pid: int = 0) -> str:
         """The text of a file in /proc; of the node where ``pid`` is 0."""
         request = process_service_pb2.ReadProcFileRequest(node=self.name, pid=pid, file=file)

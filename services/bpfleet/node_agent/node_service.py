@@ -171,6 +171,49 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         ]
         return pb.ListLedgerLinesResponse(lines=lines, next_page_token=token)
 
+    async def ListOrphans(
+        self, request: pb.ListOrphansRequest, context: _Context
+    ) -> pb.ListOrphansResponse:
+        """One page of the maps nobody visible uses, in the order of their ids."""
+        with self._agent.named(request.name).guard(calls=0) as kernel:
+            keyed = sorted((f"{orphan.map_id:010}", orphan) for orphan in kernel.orphans())
+        page, token = page_by_key(
+            keyed,
+            key=lambda pair: pair[0],
+            requested_size=request.page_size,
+            token=request.page_token,
+        )
+        orphans = [
+            pb.Orphan(
+                map_id=orphan.map_id,
+                map_name=orphan.name,
+                map_type=orphan.map_type,
+                why=orphan.why,
+                created_in=orphan.created_in,
+                charged_to=orphan.charged_to,
+                charged_bytes=orphan.charged_bytes,
+                memlock_bytes=orphan.memlock_bytes,
+                pinned_paths=orphan.pinned_paths,
+            )
+            for _, orphan in page
+        ]
+        return pb.ListOrphansResponse(orphans=orphans, next_page_token=token)
+
+    async def GetToolViews(
+        self, request: pb.GetToolViewsRequest, context: _Context
+    ) -> pb.GetToolViewsResponse:
+        """What each tool would say about one cgroup."""
+        with self._agent.named(request.name).guard(calls=0) as kernel:
+            views = kernel.tool_views(request.path or "/")
+        return pb.GetToolViewsResponse(
+            views=[
+                pb.ToolView(
+                    tool=view.tool, field=view.field, size_bytes=view.bytes, counts=view.counts
+                )
+                for view in views
+            ]
+        )
+
     async def ListKernelProfiles(
         self, request: pb.ListKernelProfilesRequest, context: _Context
     ) -> pb.ListKernelProfilesResponse:

@@ -712,6 +712,204 @@ class ListLedgerLinesResponse(_message.Message):
 Global___ListLedgerLinesResponse: _TypeAlias = ListLedgerLinesResponse  # noqa: Y015
 
 @_typing.final
+class Orphan(_message.Message):
+    """A map that nobody visible uses, or whose payer is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAP_ID_FIELD_NUMBER: _builtins.int
+    MAP_NAME_FIELD_NUMBER: _builtins.int
+    MAP_TYPE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    CREATED_IN_FIELD_NUMBER: _builtins.int
+    CHARGED_TO_FIELD_NUMBER: _builtins.int
+    CHARGED_BYTES_FIELD_NUMBER: _builtins.int
+    MEMLOCK_BYTES_FIELD_NUMBER: _builtins.int
+    PINNED_PATHS_FIELD_NUMBER: _builtins.int
+    map_id: _builtins.int
+    """Id of the map."""
+    map_name: _builtins.str
+    """Name of the map."""
+    map_type: _builtins.str
+    """Its type as bpftool prints it."""
+    why: _builtins.str
+    """Why it is listed."""
+    created_in: _builtins.str
+    """Cgroup it was created in."""
+    charged_to: _builtins.str
+    """Cgroup that pays now; empty for nobody."""
+    charged_bytes: _builtins.int
+    """Bytes charged for it now."""
+    memlock_bytes: _builtins.int
+    """What bpftool shows as memlock."""
+    @_builtins.property
+    def pinned_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where it is pinned."""
+
+    def __init__(
+        self,
+        *,
+        map_id: _builtins.int = ...,
+        map_name: _builtins.str = ...,
+        map_type: _builtins.str = ...,
+        why: _builtins.str = ...,
+        created_in: _builtins.str = ...,
+        charged_to: _builtins.str = ...,
+        charged_bytes: _builtins.int = ...,
+        memlock_bytes: _builtins.int = ...,
+        pinned_paths: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged_bytes", b"charged_bytes", "charged_to", b"charged_to", "created_in", b"created_in", "map_id", b"map_id", "map_name", b"map_name", "map_type", b"map_type", "memlock_bytes", b"memlock_bytes", "pinned_paths", b"pinned_paths", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Orphan: _TypeAlias = Orphan  # noqa: Y015
+
+@_typing.final
+class ListOrphansRequest(_message.Message):
+    """Request of ListOrphans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`nodes/{node}`."""
+    page_size: _builtins.int
+    """Most orphans in the answer; 0 stands for 100, the most is 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOrphansRequest: _TypeAlias = ListOrphansRequest  # noqa: Y015
+
+@_typing.final
+class ListOrphansResponse(_message.Message):
+    """Answer of ListOrphans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORPHANS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    @_builtins.property
+    def orphans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Orphan]:
+        """Orphans in the order of their map ids."""
+
+    def __init__(
+        self,
+        *,
+        orphans: _abc.Iterable[Global___Orphan] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "orphans", b"orphans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOrphansResponse: _TypeAlias = ListOrphansResponse  # noqa: Y015
+
+@_typing.final
+class ToolView(_message.Message):
+    """One number that one tool shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOOL_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    tool: _builtins.str
+    """The tool: bpftool, kubectl top, crictl stats, a control file."""
+    field: _builtins.str
+    """The field of its output."""
+    size_bytes: _builtins.int
+    """What it says."""
+    counts: _builtins.str
+    """What the number counts and what it leaves out."""
+    def __init__(
+        self,
+        *,
+        tool: _builtins.str = ...,
+        field: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        counts: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "field", b"field", "size_bytes", b"size_bytes", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolView: _TypeAlias = ToolView  # noqa: Y015
+
+@_typing.final
+class GetToolViewsRequest(_message.Message):
+    """Request of GetToolViews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`nodes/{node}`."""
+    path: _builtins.str
+    """Path of the cgroup."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetToolViewsRequest: _TypeAlias = GetToolViewsRequest  # noqa: Y015
+
+@_typing.final
+class GetToolViewsResponse(_message.Message):
+    """Answer of GetToolViews; a few lines, never paged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def views(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolView]:
+        """The views, tool by tool."""
+
+    def __init__(
+        self,
+        *,
+        views: _abc.Iterable[Global___ToolView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["views", b"views"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetToolViewsResponse: _TypeAlias = GetToolViewsResponse  # noqa: Y015
+
+@_typing.final
 class ListKernelProfilesRequest(_message.Message):
     """Request of ListKernelProfiles."""
 

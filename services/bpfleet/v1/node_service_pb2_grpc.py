@@ -81,6 +81,16 @@ class NodeServiceStub:
                 request_serializer=bpfleet_dot_v1_dot_node__service__pb2.ListLedgerLinesRequest.SerializeToString,
                 response_deserializer=bpfleet_dot_v1_dot_node__service__pb2.ListLedgerLinesResponse.FromString,
                 _registered_method=True)
+        self.ListOrphans = channel.unary_unary(
+                '/bpfleet.v1.NodeService/ListOrphans',
+                request_serializer=bpfleet_dot_v1_dot_node__service__pb2.ListOrphansRequest.SerializeToString,
+                response_deserializer=bpfleet_dot_v1_dot_node__service__pb2.ListOrphansResponse.FromString,
+                _registered_method=True)
+        self.GetToolViews = channel.unary_unary(
+                '/bpfleet.v1.NodeService/GetToolViews',
+                request_serializer=bpfleet_dot_v1_dot_node__service__pb2.GetToolViewsRequest.SerializeToString,
+                response_deserializer=bpfleet_dot_v1_dot_node__service__pb2.GetToolViewsResponse.FromString,
+                _registered_method=True)
         self.ListKernelProfiles = channel.unary_unary(
                 '/bpfleet.v1.NodeService/ListKernelProfiles',
                 request_serializer=bpfleet_dot_v1_dot_node__service__pb2.ListKernelProfilesRequest.SerializeToString,
@@ -165,6 +175,20 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOrphans(self, request, context):
+        """ListOrphans lists maps charged to cgroups that are gone, and maps that only a pin keeps alive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetToolViews(self, request, context):
+        """GetToolViews tells what each tool would say about a cgroup's memory, and what that leaves out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListKernelProfiles(self, request, context):
         """The kernel profiles this agent can boot.
         """
@@ -235,6 +259,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ListLedgerLines,
                     request_deserializer=bpfleet_dot_v1_dot_node__service__pb2.ListLedgerLinesRequest.FromString,
                     response_serializer=bpfleet_dot_v1_dot_node__service__pb2.ListLedgerLinesResponse.SerializeToString,
+            ),
+            'ListOrphans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOrphans,
+                    request_deserializer=bpfleet_dot_v1_dot_node__service__pb2.ListOrphansRequest.FromString,
+                    response_serializer=bpfleet_dot_v1_dot_node__service__pb2.ListOrphansResponse.SerializeToString,
+            ),
+            'GetToolViews': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetToolViews,
+                    request_deserializer=bpfleet_dot_v1_dot_node__service__pb2.GetToolViewsRequest.FromString,
+                    response_serializer=bpfleet_dot_v1_dot_node__service__pb2.GetToolViewsResponse.SerializeToString,
             ),
             'ListKernelProfiles': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKernelProfiles,
@@ -496,6 +530,60 @@ class NodeService:
             '/bpfleet.v1.NodeService/ListLedgerLines',
             bpfleet_dot_v1_dot_node__service__pb2.ListLedgerLinesRequest.SerializeToString,
             bpfleet_dot_v1_dot_node__service__pb2.ListLedgerLinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOrphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bpfleet.v1.NodeService/ListOrphans',
+            bpfleet_dot_v1_dot_node__service__pb2.ListOrphansRequest.SerializeToString,
+            bpfleet_dot_v1_dot_node__service__pb2.ListOrphansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetToolViews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bpfleet.v1.NodeService/GetToolViews',
+            bpfleet_dot_v1_dot_node__service__pb2.GetToolViewsRequest.SerializeToString,
+            bpfleet_dot_v1_dot_node__service__pb2.GetToolViewsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,10 @@ class NodeServiceStub:
     """Asks the node to prove its books: every counter against the sum of what it counts."""
     ListLedgerLines: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListLedgerLinesRequest, _node_service_pb2.ListLedgerLinesResponse]
     """What each owner is charged for, line by line; the lines of a cgroup add up to its memory.current."""
+    ListOrphans: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListOrphansRequest, _node_service_pb2.ListOrphansResponse]
+    """ListOrphans lists maps charged to cgroups that are gone, and maps that only a pin keeps alive."""
+    GetToolViews: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetToolViewsRequest, _node_service_pb2.GetToolViewsResponse]
+    """GetToolViews tells what each tool would say about a cgroup's memory, and what that leaves out."""
     ListKernelProfiles: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListKernelProfilesRequest, _node_service_pb2.ListKernelProfilesResponse]
     """The kernel profiles this agent can boot."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListEventsRequest, _node_service_pb2.ListEventsResponse]
@@ -85,6 +89,10 @@ class NodeServiceAsyncStub(NodeServiceStub):
     """Asks the node to prove its books: every counter against the sum of what it counts."""
     ListLedgerLines: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListLedgerLinesRequest, _node_service_pb2.ListLedgerLinesResponse]  # type: ignore[assignment]
     """What each owner is charged for, line by line; the lines of a cgroup add up to its memory.current."""
+    ListOrphans: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListOrphansRequest, _node_service_pb2.ListOrphansResponse]  # type: ignore[assignment]
+    """ListOrphans lists maps charged to cgroups that are gone, and maps that only a pin keeps alive."""
+    GetToolViews: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetToolViewsRequest, _node_service_pb2.GetToolViewsResponse]  # type: ignore[assignment]
+    """GetToolViews tells what each tool would say about a cgroup's memory, and what that leaves out."""
     ListKernelProfiles: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListKernelProfilesRequest, _node_service_pb2.ListKernelProfilesResponse]  # type: ignore[assignment]
     """The kernel profiles this agent can boot."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListEventsRequest, _node_service_pb2.ListEventsResponse]  # type: ignore[assignment]
@@ -169,6 +177,22 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_node_service_pb2.ListLedgerLinesResponse, _abc.Awaitable[_node_service_pb2.ListLedgerLinesResponse]]:
         """What each owner is charged for, line by line; the lines of a cgroup add up to its memory.current."""
+
+    @_abc_1.abstractmethod
+    def ListOrphans(
+        self,
+        request: _node_service_pb2.ListOrphansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.ListOrphansResponse, _abc.Awaitable[_node_service_pb2.ListOrphansResponse]]:
+        """ListOrphans lists maps charged to cgroups that are gone, and maps that only a pin keeps alive."""
+
+    @_abc_1.abstractmethod
+    def GetToolViews(
+        self,
+        request: _node_service_pb2.GetToolViewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_service_pb2.GetToolViewsResponse, _abc.Awaitable[_node_service_pb2.GetToolViewsResponse]]:
+        """GetToolViews tells what each tool would say about a cgroup's memory, and what that leaves out."""
 
     @_abc_1.abstractmethod
     def ListKernelProfiles(

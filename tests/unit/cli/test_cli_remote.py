@@ -57,6 +57,20 @@ def test_maps_are_listed(target: str, node: str, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_orphans_and_tools_have_tables_and_json(
+    target: str, node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bpfleet("cgroup", "create", node, "/team", "--agent", target) == 0
+    capsys.readouterr()
+    assert bpfleet("node", "orphans", node, "--agent", target, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert bpfleet("node", "tools", node, "/team", "--agent", target, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"bpftool map", "kubectl top", "crictl stats"} <= {view["tool"] for view in told}
+    assert bpfleet("node", "tools", node, "/team", "--agent", target) == 0
+    assert "memory.current" in capsys.readouterr().out
+
+
 def test_time_passes_when_told(target: str, node: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bpfleet("node", "advance", node, "1.5", "--agent", target) == 0
     assert capsys.readouterr().out == "n1: 1.500 s\n"
