@@ -228,7 +228,7 @@ class _Run:
 
     def _most(self) -> int:
         """Elements at the fullest point, and the one that failed after them."""
-        return 1 + max(int(point[1]) for point in self.case["points"])
+        return 1 + max((int(point[1]) for point in self.case.get("points", ())), default=0)
 
     def _make_handles(self) -> None:
         """Descriptors that local storage hangs on, one per element."""
