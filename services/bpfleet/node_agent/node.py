@@ -14,7 +14,7 @@ from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.requests import AnswerLog
-from bpfleet.node_agent.sleep import freeze, thaw
+from bpfleet.node_agent.sleep import ROUNDS_NEW, ROUNDS_WOKEN, freeze, thaw
 from bpfleet.rpc.errors import ApiError, ControlReason
 
 __all__ = ["HostedNode", "NodeShape"]
@@ -49,6 +49,7 @@ class HostedNode:
         "_idle_rounds",
         "_kernel",
         "_last_known",
+        "_patience",
         "answers",
         "call_ns",
         "dirty",
@@ -74,6 +75,7 @@ class HostedNode:
         self.answers: Final = AnswerLog()
         self._frozen = b""
         self._idle_rounds = 0
+        self._patience = ROUNDS_NEW
         self._last_known = (0, 0, 0)  # used bytes, charged bytes and OOM kills of a sleeping node
         self._broken = ""
         self.watches = 0
@@ -87,6 +89,7 @@ class HostedNode:
         if kernel is None:
             kernel = self._kernel = thaw(self._frozen, self.shape.profile)
             self._frozen = b""
+            self._patience = ROUNDS_WOKEN
         return kernel
 
     @property
@@ -94,10 +97,10 @@ class HostedNode:
         """Whether the kernel is kept as bytes."""
         return self._kernel is None
 
-    def idle_rounds(self) -> int:
-        """Counts a round, and says how many there were since the last call."""
+    def tires(self) -> bool:
+        """Counts a round without a call. True once, when there were enough: what cannot sleep then is left alone."""
         self._idle_rounds += 1
-        return self._idle_rounds
+        return self._idle_rounds == self._patience and self._kernel is not None
 
     def fall_asleep(self) -> bool:
         """Keeps the kernel as bytes from now on; False where that cannot be."""

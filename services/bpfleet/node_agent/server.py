@@ -20,7 +20,7 @@ from bpfleet.node_agent.process_service import ProcessServicer
 from bpfleet.node_agent.registration import Registration
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.node_agent.runtime_service import RuntimeServicer
-from bpfleet.node_agent.sleep import ROUNDS_IDLE, sleep_when_idle
+from bpfleet.node_agent.sleep import sleep_when_idle
 from bpfleet.node_agent.watch import Watches
 from bpfleet.rpc.server import RpcServer
 from bpfleet.v1 import (
@@ -113,10 +113,7 @@ class NodeAgent:
         return [
             node.fall_asleep
             for node in self.agent.all()
-            if not node.asleep
-            # The first time only: what cannot sleep is asked again when it was called once more.
-            and node.idle_rounds() == ROUNDS_IDLE
-            and not self.replicas.on_node(node.node_id)
+            if node.tires() and not self.replicas.on_node(node.node_id)
         ]
 
     async def run_until_signal(self) -> None:

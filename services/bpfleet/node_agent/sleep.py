@@ -1,8 +1,11 @@
 """Idle nodes sleep: their kernel is kept as a few KiB of compressed bytes until the next call wakes it.
 
 A kernel is plain data without files, threads or clocks, so what wakes up is what fell asleep, and the caller notices
-nothing but a millisecond. Nodes with replicas, watchers, deferred work or many elements stay awake, and so does one
-that holds something bytes cannot express.
+nothing but a millisecond. A new node sleeps soon, so that an agent that boots thousands never holds them all awake:
+memory that Python once had for them would not go back. One that was woken has more patience.
+
+Nodes with replicas, watchers, deferred work or many elements stay awake, and so does one that holds something bytes
+cannot express.
 """
 
 import asyncio
@@ -21,14 +24,17 @@ from bpfleet.kernel.bpf.maps.base import zeroes
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.mm.memory import AllocKind, AllocSize
 
-__all__ = ["ROUNDS_IDLE", "freeze", "sleep_when_idle", "thaw"]
+__all__ = ["ROUNDS_NEW", "ROUNDS_WOKEN", "freeze", "sleep_when_idle", "thaw"]
 
 ELEMENTS_MAX: Final = 1_024
-ROUND_SECONDS: Final = 10.0
-ROUNDS_IDLE: Final = 3
+ROUND_SECONDS: Final = 1.0
+# Idle rounds before a node sleeps for the first time, and later on.
+ROUNDS_NEW: Final = 2
+ROUNDS_WOKEN: Final = 60
 SLICE_SECONDS: Final = 0.01
-# Four times as long for others as for this: at most a fifth of a CPU.
-PAUSE_FACTOR: Final = 4
+# As long for others as for this: at most half a CPU.
+PAUSE_FACTOR: Final = 1
+COLLECT_EVERY: Final = 256
 _LONG_VALUE_BYTES: Final = 64
 
 
@@ -93,12 +99,15 @@ def _alloc_size(kind: int, requested: int, taken: int, charge: int) -> AllocSize
 
 
 async def sleep_when_idle(doze: Callable[[], "list[Callable[[], bool]]"]) -> None:
-    """Every ten seconds: puts those nodes to sleep that ``doze`` lists, in slices. Runs for ever."""
+    """Every second: puts those nodes to sleep that ``doze`` lists, in slices. Runs for ever."""
     while True:
         await asyncio.sleep(ROUND_SECONDS)
         slept, started = 0, time.monotonic()
         for fall_asleep in doze():
             slept += fall_asleep()
+            if slept == COLLECT_EVERY:
+                gc.collect()
+                slept = 0
             spent = time.monotonic() - started
             if spent > SLICE_SECONDS:
                 await asyncio.sleep(PAUSE_FACTOR * spent)
