@@ -5,6 +5,8 @@ names its counterpart. Left out, because the emulator has no such thing: threads
 buffers, negative dentries and kernel stacks, /proc/kpagecgroup, and memory.peak reset per open file.
 """
 
+from typing import Any
+
 import pytest
 
 from bpfleet.abi.bpf import MapType
@@ -58,7 +60,7 @@ def close(a: int, b: int, percent: int) -> bool:
     return abs(a - b) <= (a + b) / 100 * percent
 
 
-def anon_noexit(kernel: Kernel, path: str, size: int, **how: int) -> Task:
+def anon_noexit(kernel: Kernel, path: str, size: int, **how: Any) -> Task:
     """A process that fills memory and stays."""
     task = kernel.spawn(cgroup=path, **how)
     kernel.touch(task.pid, size)
