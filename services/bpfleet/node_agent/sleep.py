@@ -4,8 +4,8 @@ A kernel is plain data without files, threads or clocks, so what wakes up is wha
 nothing but a millisecond. A new node sleeps soon, so that an agent that boots thousands never holds them all awake:
 memory that Python once had for them would not go back. One that was woken has more patience.
 
-Nodes with replicas, watchers, deferred work or many elements stay awake, and so does one that holds something bytes
-cannot express.
+Nodes with replicas, watchers, deferred work, many elements or no process stay awake, and so does one that holds
+something bytes cannot express.
 """
 
 import asyncio
@@ -42,6 +42,8 @@ def freeze(kernel: Kernel) -> bytes:
     """The kernel as bytes; empty where it has to stay awake."""
     if kernel.crashed or len(kernel.timeline.deferred):
         return b""
+    if not kernel.tasks():
+        return b""  # nothing was started yet: small already
     if sum(bpf_map.entries() for bpf_map in kernel.bpf.maps()) > ELEMENTS_MAX:
         return b""
     raw = io.BytesIO()

@@ -103,6 +103,11 @@ def test_deferred_work_many_elements_watchers_and_a_crash_keep_a_node_awake():
     assert node.crash_message == "it was asked to"
 
 
+def test_a_node_where_nothing_was_started_stays_awake():
+    kernel = Kernel(profile_named("6.12"))
+    assert not freeze(kernel)
+
+
 def test_what_nodes_share_is_shared_again_after_sleep():
     node = hosted("6.12")
     kernel = thaw(freeze(node.kernel), node.shape.profile)
