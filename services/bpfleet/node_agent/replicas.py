@@ -25,6 +25,8 @@ __all__ = ["Key", "Replica", "Replicas"]
 SLICE_SECONDS: Final = 0.01
 _SECOND_NS: Final = 1_000_000_000
 _STEP_NS_MIN: Final = 10_000_000
+# Passes when a replica has ended: nobody may call the node for long, and what Linux frees late is to be gone by then.
+_AFTERMATH_NS: Final = _SECOND_NS
 _STATES: Final = {
     Phase.PENDING: registry_pb.REPLICA_STATE_STARTING,
     Phase.RUNNING: registry_pb.REPLICA_STATE_RUNNING,
@@ -179,8 +181,9 @@ class Replicas:
         key = replica.key
         if not replica.node.crash_message:
             # A bug that shows in the end stops the node, which ends the replica as well.
-            with contextlib.suppress(ApiError), replica.node.guard(calls=0):
+            with contextlib.suppress(ApiError), replica.node.guard(calls=0) as kernel:
                 replica.end()
+                kernel.advance(_AFTERMATH_NS)
         del self._replicas[key]
         del self._keys[bisect_left(self._keys, key)]
         self._on_node[key.node] -= 1
@@ -252,15 +255,16 @@ class Replicas:
     def _finished(self, replica: Replica) -> None:
         """One start or step is done: schedules the next step, and tells of a change of state."""
         self._notice(replica)
-        if not replica.alive:
-            return
         step_ns = max(replica.run.spec.inventory.churn.step_ns, _STEP_NS_MIN)
+        # All replicas of the node share its clock: together they let one step pass.
+        passed_ns = step_ns // max(1, self._on_node[replica.key.node])
         try:
             with replica.node.guard(calls=0) as kernel:
-                # All replicas of the node share its clock: together they let one step pass.
-                kernel.advance(step_ns // max(1, self._on_node[replica.key.node]))
+                kernel.advance(passed_ns if replica.alive else _AFTERMATH_NS)
         except ApiError:
             self._notice(replica)
+            return
+        if not replica.alive:
             return
         if replica.run.spec.inventory.churn.operations_per_step:
             replica.next_step()
