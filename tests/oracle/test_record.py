@@ -1,6 +1,7 @@
 """The recorder, on the kernel this machine runs: what it writes is what the emulator replays."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,10 @@ def test_recorded_permissions_replay_exactly_and_leave_the_sysctl_alone(
 @pytest.mark.slow
 def test_recording_leaves_no_cgroup_and_moves_no_process(kernel: str, meter: Meter) -> None:
     parent, _ = find_memory_cgroup()
-    mine = Path("/proc/self/cgroup").read_text()
+    mine, cpus = Path("/proc/self/cgroup").read_text(), os.sched_getaffinity(0)
     list(record_cases(random_creations(seed=3, count=5), "create"))
     assert Path("/proc/self/cgroup").read_text() == mine
+    assert os.sched_getaffinity(0) == cpus
     assert not list(parent.glob("bpfleet-record-*"))
 
 

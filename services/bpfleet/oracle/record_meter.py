@@ -81,8 +81,10 @@ class Meter:
         self._drain_request = self._drain_reply = -1
         self._drainer = 0
         self._drain_cgroup = Path()
+        self._affinity: set[int] = set()
 
     def __enter__(self) -> "Meter":
+        self._affinity = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {0})
         self._drain_cgroup = self._new_cgroup()
         request_read, self._drain_request = os.pipe()
@@ -102,6 +104,7 @@ class Meter:
         os.close(self._drain_reply)
         os.waitpid(self._drainer, 0)
         _rmdir(self._drain_cgroup)
+        os.sched_setaffinity(0, self._affinity)
 
     def run(
         self,

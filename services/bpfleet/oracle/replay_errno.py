@@ -242,10 +242,17 @@ class Script:
         self._fds[operation["o"]] = -1
         ident = operation.get("id")
         if ident is None:
-            ident = self._map(operation).id
+            ident = self._id_asked(operation)
         fd = self.kernel.bpf.map_get_fd_by_id(self.task, ident, operation.get("fl", 0))
         self._keep(operation["o"], fd)
         return 0
+
+    def _id_asked(self, operation: Operation) -> int:
+        """The id of the named map; 0, which nobody has, where its creation failed."""
+        try:
+            return self._map(operation).id
+        except KernelError:
+            return 0
 
     def _op_cmd(self, operation: Operation) -> Answer:
         self.kernel.bpf.unknown_command(self.task, operation["cmd"])
