@@ -20,6 +20,7 @@ from bpfleet.kernel.errors import KernelError, Reason, TaskKilled
 from bpfleet.kernel.events import EventKind, EventLog
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
+from bpfleet.kernel.mm.faults import CHARGE
 from bpfleet.kernel.mm.filemap import PageCache
 from bpfleet.kernel.mm.memcg import Memcg
 from bpfleet.kernel.mm.memcontrol import MemoryController
@@ -45,7 +46,8 @@ from bpfleet.kernel.views.receipt import Receipt, make_receipt
 from bpfleet.kernel.views.tools import ToolView, tool_views
 
 SIGNALS: Final = range(1, 65)
-FAULT_KINDS: Final = {
+FAULT_KINDS: Final[dict[str, AllocKind | str]] = {
+    CHARGE: CHARGE,
     "slab": AllocKind.SLAB,
     "percpu": AllocKind.PERCPU,
     "vmalloc": AllocKind.VMALLOC,
@@ -53,6 +55,7 @@ FAULT_KINDS: Final = {
     "anon": AllocKind.ANON,
 }
 LATE_REFILL: Final = "late_refill"
+RANDOM: Final = "random"
 
 # How a process reads or writes a file: (path, pages, payer, who) -> pages.
 FileOperation = Callable[[str, int, Memcg, Current], int]
@@ -90,7 +93,7 @@ class Kernel:
         self.events: Final[EventLog] = self.timeline.events
         self.ram: Final = NodeMemory(ram_bytes)
         self.controller: Final = MemoryController(profile, possible_cpus)
-        self.memory: Final = Memory(profile, self.controller, self.ram, possible_cpus)
+        self.memory: Final = Memory(profile, self.controller, self.ram, possible_cpus, seed)
         self.page_cache: Final = PageCache(self.memory)
         self.reclaimer: Final = Reclaimer(self.page_cache, self.controller.root)
         self.cgroups: Final = CgroupTree(self.memory, self.timeline)
@@ -123,6 +126,7 @@ class Kernel:
         self.ram.oom = self.oom_killer.kill_on_node
         self.bpf.leave = self.leave
         self.processes.on_exit = self._on_exit
+        self.memory.fault_struck = self._fault_struck
 
     def _on_exit(self, task: Task) -> None:
         """A process ends: what only its mappings and its own storage held goes with it."""
@@ -379,17 +383,23 @@ class Kernel:
     # -- faults --------------------------------------------------------------------------------------------------
 
     def inject_fault(self, kind: str, nth: int = 1) -> None:
-        """Makes the ``nth`` allocation of a kind from now on fail once, or (``late_refill``) delays cache refills.
+        """Makes the ``nth`` allocation of a kind from now on fail once (``charge``: of those charged to a cgroup).
 
-        Raises ``ValueError`` naming the kinds there are.
+        ``random``: one in ``nth`` allocations fails, by the node's seed; ``late_refill``: caches are refilled late;
+        both until `clear_faults`. Raises ``ValueError`` naming the kinds there are.
         """
         if kind == LATE_REFILL:
             self._set_late_refill(late=True)
+        elif kind == RANDOM:
+            self.memory.faults.fail_one_in(nth)
         elif kind in FAULT_KINDS:
-            self.memory.fail_nth(FAULT_KINDS[kind], nth)
+            self.memory.faults.fail_nth(FAULT_KINDS[kind], nth)
         else:
-            known = ", ".join((*FAULT_KINDS, LATE_REFILL))
+            known = ", ".join((*FAULT_KINDS, RANDOM, LATE_REFILL))
             raise ValueError(f"no fault {kind!r}; there are {known}")
+
+    def _fault_struck(self, kind: AllocKind) -> None:
+        self.timeline.emit(EventKind.FAULT_INJECTED, allocation=kind.name.lower())
 
     def clear_faults(self) -> None:
         """Takes back every fault that has not struck yet."""

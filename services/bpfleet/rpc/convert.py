@@ -67,6 +67,7 @@ _FACTS_BY_KIND: Final[dict[EventKind, dict[str, str]]] = {
     EventKind.MAP_FREED: {"id": "map_id", "type": "map_type", "name": "map_name"},
     EventKind.PROG_LOADED: {"prog_id": "program_id", "name": "program_name"},
     EventKind.PROG_FREED: {"prog_id": "program_id", "name": "program_name"},
+    EventKind.FAULT_INJECTED: {"allocation": "kind"},
     EventKind.NODE_CRASHED: {"reason": "message"},
     EventKind.KERNEL_LOG: {"line": "message"},
 }

@@ -193,3 +193,41 @@ def test_pids_and_paths_that_are_not_there() -> None:
         kernel.close(task.pid, 3)
     with refused(Errno.EBADF):
         kernel.dup(task.pid, 3)
+
+
+def test_a_charge_can_fail_where_memory_alone_would_not() -> None:
+    kernel, task = boot("6.1")
+    free = kernel.spawn()  # in the root, which is not charged
+    kernel.inject_fault("charge")
+    kernel.bpf.map_create(free, HASH)
+    with refused(Errno.ENOMEM) as caught:
+        kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SKB, 20))
+    assert caught.value.reason is Reason.FAULT_INJECTED
+    (event,) = [e for e in kernel.events.since(0) if e.kind is EventKind.FAULT_INJECTED]
+    assert event.fields["allocation"] in {"slab", "vmalloc", "percpu"}
+
+
+def random_failures(seed: int) -> list[int]:
+    kernel = Kernel(profile_named("6.12"), seed=seed)
+    kernel.mkdir("/a")
+    task = kernel.spawn(cgroup="/a")
+    kernel.inject_fault("random", 20)
+    failed = []
+    for number in range(200):
+        try:
+            kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 10))
+        except KernelError as error:
+            if error.reason is Reason.FAULT_INJECTED:
+                failed.append(number)
+        kernel.check()
+    kernel.clear_faults()
+    kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 10))
+    settle(kernel)
+    assert kernel.memory.charged_bytes_total == 0
+    return failed
+
+
+def test_random_faults_are_the_seeds() -> None:
+    assert random_failures(1) == random_failures(1)
+    assert random_failures(1) != random_failures(2)
+    assert 5 < len(random_failures(3)) < 120

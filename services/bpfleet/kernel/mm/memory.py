@@ -1,5 +1,6 @@
 """Allocation with its charge: every byte the kernel hands out is in exactly one account until it is given back."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, final
@@ -9,6 +10,7 @@ from bpfleet.abi.limits import KMALLOC_MAX_SIZE, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
+from bpfleet.kernel.mm.faults import Faults
 from bpfleet.kernel.mm.memcg import ObjCgroup, Stat
 from bpfleet.kernel.mm.memcontrol import MemoryController
 from bpfleet.kernel.mm.page_alloc import NodeMemory
@@ -160,6 +162,7 @@ class Memory:
         controller: MemoryController,
         node: NodeMemory,
         possible_cpus: int,
+        seed: int = 0,
     ) -> None:
         self.profile: Final = profile
         self.controller: Final = controller
@@ -167,7 +170,9 @@ class Memory:
         self.possible_cpus: Final = possible_cpus
         # The ledger in the order of its lines: a dictionary serves as an ordered set.
         self.accounts: Final[dict[Account, Account]] = {}
-        self.faults: Final[dict[AllocKind, int]] = {}
+        self.faults: Final = Faults(seed)
+        # Told of each injected failure.
+        self.fault_struck: Callable[[AllocKind], None] = lambda kind: None
         # Live charges of all accounts; receipts take differences of it.
         self.charged_bytes_total = 0
         self._last_failure: KernelError | None = None
@@ -312,7 +317,7 @@ class Memory:
         Raises KernelError(ENOMEM): NODE_OUT_OF_MEMORY, MEMCG_LIMIT_EXCEEDED or FAULT_INJECTED.
         """
         if self.faults:
-            self._maybe_fault(size.kind)
+            self._maybe_fault(account, size.kind)
         if size.kind in _PAGE_KINDS:
             pages = size.charge // PAGE_SIZE * count
             done = self._take_pages(account, size.kind, pages, gfp, current)
@@ -329,7 +334,7 @@ class Memory:
         Raises KernelError only for an injected fault.
         """
         if self.faults:
-            self._maybe_fault(account.kind)
+            self._maybe_fault(account, account.kind)
         done = self._take_pages(account, account.kind, pages, gfp, current)
         if done:
             self._enter(account, done, bytes_of(done), bytes_of(done))
@@ -579,20 +584,12 @@ class Memory:
             **{**error.numbers, "requested_bytes": requested_bytes},
         )
 
-    # -- fault injection -----------------------------------------------------------------------------------------
-
-    def fail_nth(self, kind: AllocKind, nth: int) -> None:
-        """Makes the ``nth`` allocation of ``kind`` from now on fail with ENOMEM, once (1 = the next)."""
-        self.faults[kind] = nth
-
-    def _maybe_fault(self, kind: AllocKind) -> None:
-        left = self.faults.get(kind)
-        if left is None:
+    def _maybe_fault(self, account: Account, kind: AllocKind) -> None:
+        """Raises KernelError(ENOMEM) for an allocation that is to fail."""
+        if not self.faults.strikes(kind, charged=account.objcg is not None):
             return
-        if left > 1:
-            self.faults[kind] = left - 1
-            return
-        del self.faults[kind]
+        self._forget_if_empty(account)
+        self.fault_struck(kind)
         raise KernelError(
             Errno.ENOMEM, Reason.FAULT_INJECTED, f"injected failure of one {kind.name} allocation"
         )

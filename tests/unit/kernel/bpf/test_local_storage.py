@@ -137,7 +137,7 @@ def test_a_failed_first_element_leaves_nothing(profile, map_type, nth):
     fd = _create(kernel, task, map_type)
     before = charged(kernel, "map")
     key = _owner(kernel, task, map_type)[0].to_bytes(4, "little")
-    kernel.memory.fail_nth(AllocKind.SLAB, nth)
+    kernel.memory.faults.fail_nth(AllocKind.SLAB, nth)
     with refused(Errno.ENOMEM):
         kernel.bpf.map_update_elem(task, fd, key, bytes(8))
     kernel.run_deferred()

@@ -197,7 +197,7 @@ def test_an_unprivileged_program_is_short_and_of_two_types():
 @pytest.mark.parametrize("kind", [AllocKind.VMALLOC, AllocKind.SLAB, AllocKind.PERCPU])
 def test_failed_memory_answers_einval_from_6_9(profile, errno, kind):
     kernel, task = boot(profile)
-    kernel.memory.fail_nth(kind, 1)
+    kernel.memory.faults.fail_nth(kind, 1)
     with refused(errno) as caught:
         kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER))
     assert caught.value.reason is Reason.FAULT_INJECTED

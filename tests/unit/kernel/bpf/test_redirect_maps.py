@@ -141,7 +141,7 @@ def test_any_failure_of_a_cpumap_entry_is_enomem_and_undone():
     with refused(Errno.ENOMEM):
         kernel.bpf.map_update_elem(task, fd, _key(0), _key(192) + _key(99))
     for kind in (AllocKind.SLAB, AllocKind.PERCPU, AllocKind.PAGES):
-        kernel.memory.fail_nth(kind, 1)
+        kernel.memory.faults.fail_nth(kind, 1)
         with refused(Errno.ENOMEM):
             kernel.bpf.map_update_elem(task, fd, _key(0), _key(192) + _key(0))
     assert (charged(kernel, "map"), kernel.ram.free_bytes) == (before, free)
