@@ -1,7 +1,7 @@
 """Fills a map until the kernel says no, and prints what it said and why.
 
-    python -m bpfleet.node_agent --model 6.12        # in another terminal; try 5.10 as well
-    python docs/examples/limit.py [HOST:PORT]
+python -m bpfleet.node_agent --model 6.12        # in another terminal; try 5.10 as well
+python docs/examples/limit.py [HOST:PORT]
 """
 
 import sys

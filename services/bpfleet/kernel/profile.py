@@ -271,9 +271,8 @@ class KernelProfile:
     map_structs_by_area_alloc: bool = False  # 6.1
 
     # -- what user space sees
-    has_ktime_get_coarse_ns: bool = (
-        True  # the helper libbpf takes for memcg accounting: "bpf: Add bpf_ktime_get_coarse_ns" (5.11)
-    )
+    # The helper libbpf takes for a sign of memcg accounting: "bpf: Add bpf_ktime_get_coarse_ns helper" (5.11).
+    has_ktime_get_coarse_ns: bool = True
     memlock: Memlock = Memlock.FOOTPRINT
     default_memlock_bytes: int = 64 << 10  # 8 MiB since 5.16
     capability_check_central: bool = False  # type capabilities after alloc_check (6.5)

@@ -25,5 +25,7 @@ def _share(memcg: Memcg, now_ns: int, window_s: int) -> float:
     """Percent of the last ``window_s`` seconds in which a task waited for memory."""
     window_ns = window_s * NS_PER_S
     since = now_ns - window_ns
-    waited = sum(min(end, now_ns) - max(start, since) for start, end in memcg.stalls or () if end > since)
+    waited = sum(
+        min(end, now_ns) - max(start, since) for start, end in memcg.stalls or () if end > since
+    )
     return 100 * waited / window_ns
