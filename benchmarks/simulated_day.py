@@ -6,6 +6,7 @@ twice the same, all under one seed, so the digests of everything that was stored
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from figures import Figure
 
 from bpfleet.coordinator.config import Timing
 from bpfleet.coordinator.store.base import Batch
+from bpfleet.kernel import KernelError
 from bpfleet.sim.agent import NodePlan, SimAgent
 from bpfleet.sim.checkers import Promise
 from bpfleet.sim.fleet import Outcome, World
@@ -81,6 +83,16 @@ class DayAgent(SimAgent):
                 if isinstance(error, AssertionError):
                     raise
             await asyncio.sleep(1)
+
+    def _stop(self, node: str, replica: str) -> None:
+        """Takes the replica's cgroup away too, as agents do: a day would pile thousands up."""
+        known = self.running.get((node, replica))
+        super()._stop(node, replica)
+        if known is not None:
+            kernel = self.kernels[node]
+            kernel.run_deferred()
+            with contextlib.suppress(KernelError):
+                kernel.rmdir(known.run.cgroup)
 
     async def _report(self, coordinator: str) -> None:
         """One step of churn on every node that runs something, and the report of those nodes."""
