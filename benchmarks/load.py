@@ -37,7 +37,8 @@ def trace(operations: int) -> list[Figure]:
             f"{found['seconds']} s",
             f"<= {TRACE_SECONDS} s for 1,000,000",
             full <= TRACE_SECONDS,
-            f"{found['microseconds_per_operation_and_model']} us per operation and model",
+            f"{found['cpu_seconds']} s of CPU, {found['microseconds_per_operation_and_model']} us"
+            " per operation and model",
         )
     ]
 

@@ -55,7 +55,7 @@ def measure(operations: int) -> dict[str, float | int]:
     one = scenario(operations)
     plan = place(one).nodes[0]
     profiles = {model: profile_named(model) for model in MODELS}
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     result = run_node(one, plan, profiles)
     seconds = time.perf_counter() - started
     issued = sum(replica.operations for replica in result.models[MODELS[0]].replicas)
@@ -63,6 +63,7 @@ def measure(operations: int) -> dict[str, float | int]:
         "operations": issued,
         "models": len(MODELS),
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(time.process_time() - used, 2),
         "microseconds_per_operation_and_model": round(seconds / issued / len(MODELS) * 1e6, 2),
         "divergences": len(result.divergences),
     }
