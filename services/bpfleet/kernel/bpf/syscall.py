@@ -40,6 +40,7 @@ from bpfleet.kernel.bpf.object_syscall import (
     access_of,
     require_sys_admin,
 )
+from bpfleet.kernel.chance import splitmix64
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.memory import Memory, Owner
@@ -127,7 +128,7 @@ class BpfSyscalls(ObjectSyscalls):
         for caches in bpf_map.site.mem_allocs:
             caches.late_refill = self.host.late_refill
         if not bpf_map.map_flags & F_ZERO_SEED:
-            bpf_map.hash_seed = _splitmix(self._seed, bpf_map.id) & U32_MAX
+            bpf_map.hash_seed = splitmix64(self._seed, bpf_map.id) & U32_MAX
         self.timeline.emit(
             EventKind.MAP_CREATED,
             id=bpf_map.id,
@@ -519,12 +520,3 @@ def _access(fd: int, what: str) -> KernelError:
 
 def _fault() -> KernelError:
     return KernelError(Errno.EFAULT, Reason.BAD_ADDRESS, "a pointer is not mapped")
-
-
-def _splitmix(seed: int, number: int) -> int:
-    """splitmix64 of a pair: the hash seed of map ``number`` on a node with ``seed``."""
-    mask = (1 << 64) - 1
-    value = (seed + number * 0x9E3779B97F4A7C15) & mask
-    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & mask
-    value = (value ^ value >> 27) * 0x94D049BB133111EB & mask
-    return value ^ value >> 31

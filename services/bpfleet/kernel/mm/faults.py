@@ -1,7 +1,8 @@
 """Failures made on purpose: the nth allocation of a kind, or one in so many by the node's seed [mm/failslab.c]."""
 
-from random import Random
 from typing import Final, final
+
+from bpfleet.kernel.chance import splitmix64
 
 CHARGE: Final = "charge"
 
@@ -10,13 +11,13 @@ CHARGE: Final = "charge"
 class Faults:
     """What is going to fail; false while nothing is. Kinds are those of `AllocKind`, or ``charge``."""
 
-    __slots__ = ("_left", "_one_in", "_random", "_seed")
+    __slots__ = ("_asked", "_left", "_one_in", "_seed")
 
     def __init__(self, seed: int = 0) -> None:
         self._seed: Final = seed
         self._left: Final[dict[int | str, int]] = {}
         self._one_in = 0
-        self._random: Random | None = None  # its state is large: made for those who want it
+        self._asked = 0
 
     def __bool__(self) -> bool:
         return bool(self._left or self._one_in)
@@ -28,21 +29,21 @@ class Faults:
     def fail_one_in(self, mean: int) -> None:
         """From now on about one in ``mean`` allocations of any kind fails, the same ones for the same seed."""
         self._one_in = mean
-        self._random = Random(self._seed)
+        self._asked = 0
 
     def clear(self) -> None:
         """Takes back what has not struck yet."""
         self._left.clear()
         self._one_in = 0
-        self._random = None
 
     def strikes(self, kind: int, *, charged: bool) -> bool:
         """Whether this allocation fails. To be asked once for each."""
         hit = self._is_due(kind)
         if charged and self._is_due(CHARGE):
             hit = True
-        if self._random is not None and not self._random.randrange(self._one_in):
-            hit = True
+        if self._one_in:
+            self._asked += 1
+            hit = hit or splitmix64(self._seed, self._asked) % self._one_in == 0
         return hit
 
     def _is_due(self, kind: int | str) -> bool:
