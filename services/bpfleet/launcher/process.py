@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -209,7 +210,9 @@ class ProcessEngine:
 
     def _launch(self, cluster: str, record: _Record) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", **record.environment}
-        with (self._folder / cluster / f"{record.name}.log").open("ab") as log:
+        log_file = self._folder / cluster / f"{record.name}.log"
+        # A process that was started and is not on record would be nobody's to stop.
+        with log_file.open("ab") as log, _interrupts_held():
             child = subprocess.Popen(
                 record.arguments,
                 env=environment,
@@ -219,10 +222,10 @@ class ProcessEngine:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._children[child.pid] = child
-        known = replace(record, pid=child.pid, start_ticks=_start_ticks(child.pid) or 0)
-        path = self._folder / cluster / f"{record.name}.json"
-        path.write_text(json.dumps(asdict(known)))
+            self._children[child.pid] = child
+            known = replace(record, pid=child.pid, start_ticks=_start_ticks(child.pid) or 0)
+            path = self._folder / cluster / f"{record.name}.json"
+            path.write_text(json.dumps(asdict(known)))
 
     def _records(self, cluster: str) -> list[_Record]:
         paths = sorted((self._folder / cluster).glob("*.json"))
@@ -267,6 +270,24 @@ class ProcessEngine:
             address=f"127.0.0.1:{record.port}" if record.port else "",
             detail=f"pid {record.pid}",
         )
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Puts Ctrl-C and SIGTERM off until the block is done. Handlers are used because a mask would be inherited."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda got, frame: came.append(got)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def _last_line(text: str) -> str:
