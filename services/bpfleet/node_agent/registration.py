@@ -63,12 +63,13 @@ class Registration:
         # The asyncio stub is a name of the type stubs alone.
         self._stub: pb_grpc.RegistryServiceAsyncStub | None = None
         self._announced: frozenset[str] = frozenset()
+        self._leaving = False
 
     async def run(self) -> None:
-        """Registers, renews and reports for ever; tries the coordinators in turn, with back-off."""
+        """Registers, renews and reports until the agent leaves; tries the coordinators in turn, with back-off."""
         delay = BACK_OFF_FIRST_SECONDS
         turn = 0
-        while True:
+        while not self._leaving:
             target = self._coordinators[turn % len(self._coordinators)]
             registered = False
             try:
@@ -94,7 +95,8 @@ class Registration:
             await asyncio.sleep(delay)
 
     async def leave(self) -> None:
-        """Takes the agent out of the fleet, if a coordinator answers within a second."""
+        """Takes the agent out of the fleet, if a coordinator answers within a second, and does not come back."""
+        self._leaving = True
         if self._stub is not None:
             request = pb.UnregisterAgentRequest(
                 agent=self._agent.agent_id, incarnation=self._incarnation
@@ -170,10 +172,10 @@ class Registration:
                 await self._report(everything=False)
             self._replicas.news.clear()
             if not self._replicas.changed:
+                # Not wait_for: in Python 3.11 it can swallow the cancellation that ends this task.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        self._replicas.news.wait(), max(0.0, renew_at - loop.time())
-                    )
+                    async with asyncio.timeout_at(renew_at):
+                        await self._replicas.news.wait()
             await asyncio.sleep(REPORT_SECONDS_MIN)
 
     async def _renew(self) -> pb.Lease:

@@ -205,10 +205,10 @@ class Replicas:
     async def _idle(self) -> None:
         self._wanted.clear()
         wait = max(0.001, self._due[0][0] - time.monotonic()) if self._due else None
-        try:
-            await asyncio.wait_for(self._wanted.wait(), wait)
-        except TimeoutError:
-            return
+        # Not wait_for: in Python 3.11 it can swallow the cancellation that ends the pump.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._wanted.wait()
 
     def _slice(self, deadline: float) -> bool:
         """Works until ``deadline``; False where there was nothing to do."""
