@@ -1,15 +1,19 @@
 """``bpfleet fleet``: workloads and nodes of a coordinator."""
 
+import json
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from bpfleet.cli.inputs import Size, read_text
 from bpfleet.cli.output import message_data, print_json, print_table
 from bpfleet.cli.remote import fleet, fleet_options
+from bpfleet.client.fleet import FleetClient
 from bpfleet.coordinator.messages import spec_message
 from bpfleet.coordinator.records import Workload
 from bpfleet.rpc.channel import ChannelOptions
@@ -43,9 +47,29 @@ def command() -> None:
     """
 
 
+_WATCH_SECONDS: Final = 2.0
+
+
+def watchable(view: Callable[..., None]) -> Callable[..., None]:
+    """Adds ``--watch`` to a command that prints what is: prints it anew every two seconds until Ctrl-C."""
+
+    @click.option("--watch", is_flag=True, help="Print anew every two seconds, until Ctrl-C.")
+    @wraps(view)
+    # Any: the options of the command it wraps.
+    def again(*, watch: bool, **options: Any) -> None:
+        view(**options)
+        while watch:
+            time.sleep(_WATCH_SECONDS)
+            click.clear()
+            view(**options)
+
+    return again
+
+
 @command.command("status")
 @fleet_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@watchable
 def status(*, server: ChannelOptions, as_json: bool) -> None:
     """The fleet in numbers."""
     with fleet(server) as client:
@@ -72,6 +96,7 @@ def status(*, server: ChannelOptions, as_json: bool) -> None:
 @command.command("list")
 @fleet_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@watchable
 def list_workloads(*, server: ChannelOptions, as_json: bool) -> None:
     """Every workload and how it is doing."""
     with fleet(server) as client:
@@ -103,6 +128,7 @@ def _workload_row(workload: pb.Workload) -> tuple[str, ...]:
 @command.command("nodes")
 @fleet_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@watchable
 def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
     """Every node with its bookings and charges."""
     with fleet(server) as client:
@@ -341,10 +367,14 @@ def drain(*, node: str, server: ChannelOptions) -> None:
 @fleet_options
 @click.option("--workload", default="", help="Only of this workload.")
 @click.option("--node", default="", help="Only of this node.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def events(*, server: ChannelOptions, workload: str, node: str, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Print events as they happen, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one object a line.")
+def events(*, server: ChannelOptions, workload: str, node: str, watch: bool, as_json: bool) -> None:
     """What happened, oldest first."""
     with fleet(server) as client:
+        if watch:
+            _follow(client, workload, node, as_json=as_json)
+            return
         found = list(client.list_events(workload=workload, node=node))
     if as_json:
         print_json([message_data(event) for event in found])
@@ -365,6 +395,24 @@ def events(*, server: ChannelOptions, workload: str, node: str, as_json: bool) -
         ),
         numbers_from=9,
     )
+
+
+def _follow(client: FleetClient, workload: str, node: str, *, as_json: bool) -> None:
+    """Prints events as they come: one line each."""
+    for answer in client.watch(workload=workload, node=node):
+        for event in answer.events:
+            if as_json:
+                click.echo(json.dumps(message_data(event)))
+                continue
+            what = (
+                event.kind,
+                event.replica or event.workload,
+                event.node,
+                event.reason,
+                event.message,
+            )
+            when = event.time.ToDatetime().isoformat(timespec="seconds")
+            click.echo("  ".join(part for part in (when, *what) if part))
 
 
 def _word(name: str, prefix: str) -> str:

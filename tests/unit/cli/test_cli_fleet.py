@@ -1,8 +1,10 @@
 """``bpfleet fleet`` against a real coordinator and a real agent, both processes on loopback."""
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from coordinator_process import CoordinatorProcess
 from redis_server import free_port
 
 from bpfleet.cli.main import main
+from bpfleet.client.fleet import FleetClient
+from bpfleet.client.session import Session
 
 pytestmark = pytest.mark.slow
 DEADLINE_SECONDS = 40
@@ -141,6 +145,48 @@ def test_nodes_are_cordoned_and_uncordoned(fleet: Fleet) -> None:
     assert fleet.data("nodes")[0]["cordoned"] is True
     assert fleet.run("uncordon", "a1-00001")[0] == 0
     assert fleet.run("events", "--json")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "seen"),
+    [(("events",), "NODE_CORDONED"), (("nodes", "--json"), '"cordoned": true')],
+)
+def test_watching_shows_what_changes_until_ctrl_c(
+    fleet: Fleet, command: tuple[str, ...], seen: str
+) -> None:
+    program = [sys.executable, "-m", "bpfleet.cli.main", "fleet", *command, "--watch"]
+    target = fleet.cluster.coordinator.target
+    watching = subprocess.Popen(
+        [*program, "--coordinator", target],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    try:
+        # Cordons again and again: when the watcher has connected cannot be told from outside.
+        lines = iter(watching.stdout.readline, "")
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        toggling = threading.Thread(target=_toggle, args=(fleet, watching, deadline))
+        toggling.start()
+        assert any(seen in line for line in lines)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, complaint = watching.communicate(timeout=20)
+        toggling.join()
+    assert watching.returncode == 130
+    assert "Traceback" not in complaint
+
+
+def _toggle(fleet: Fleet, watching: "subprocess.Popen[str]", deadline: float) -> None:
+    target = fleet.cluster.coordinator.target
+    while watching.poll() is None and time.monotonic() < deadline:
+        for command in ("cordon", "uncordon"):
+            with Session(target) as session:
+                getattr(FleetClient(session), command)("a1-00002")
+            time.sleep(0.3)
+    if watching.poll() is None:
+        watching.kill()  # so that whoever reads from it learns that nothing came
 
 
 @pytest.mark.parametrize(
