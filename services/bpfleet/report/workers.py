@@ -1,11 +1,12 @@
 """``map`` over worker processes: same results, same order, whatever their number."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context
+from multiprocessing.process import BaseProcess
 from typing import Final, Protocol, TypeVar
 
 __all__ = ["AGENTS_MAX", "Mapper", "WorkerLost", "workers"]
@@ -48,13 +49,19 @@ def workers(agents: int) -> Iterator[Mapper]:
                 started.result()
         yield pool.map
     except BrokenProcessPool:
+        # The pool ends the workers it knows, which may leave out the one that was just being started.
+        _end(set(active_children()) - before)
         raise WorkerLost("a worker process ended before its work was done") from None
     except BaseException:
-        for child in set(active_children()) - before:
-            child.terminate()
+        _end(set(active_children()) - before)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end(children: Iterable[BaseProcess]) -> None:
+    for child in children:
+        child.terminate()
 
 
 @contextmanager
