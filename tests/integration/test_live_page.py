@@ -79,7 +79,7 @@ async def _visit(target: str, url: str, dark: bool) -> None:
         assert page.errors == []
 
 
-def test_readers_need_the_token_and_standbys_say_who_leads(tmp_path: Path) -> None:
+def test_readers_need_the_token(tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("sesame-sesame-sesame")
     process, url = coordinator(tmp_path, "--token-file", str(secret))
