@@ -1,17 +1,19 @@
-"""splitmix64: the only source of chance in this package, the same on every platform and Python."""
+"""Streams of chance, and seeds for the parts of a run."""
 
-from typing import Final
+from typing import Final, final
+
+from bpfleet.chance import GOLDEN, splitmix64
 
 __all__ = ["SplitMix64", "seed_for"]
 
 _MASK: Final = (1 << 64) - 1
-_GOLDEN: Final = 0x9E3779B97F4A7C15
 _FNV_OFFSET: Final = 0xCBF29CE484222325
 _FNV_PRIME: Final = 0x100000001B3
 
 
+@final
 class SplitMix64:
-    """Steele, Lea and Flood's generator ("Fast Splittable Pseudorandom Number Generators", 2014).
+    """The values of a seed, one after the other.
 
     >>> generator = SplitMix64(0)
     >>> hex(generator.next()), hex(generator.next())
@@ -25,8 +27,8 @@ class SplitMix64:
 
     def next(self) -> int:
         """The next 64 bits."""
-        self._state = (self._state + _GOLDEN) & _MASK
-        return _mix(self._state)
+        self._state = (self._state + GOLDEN) & _MASK
+        return splitmix64(self._state, 0)
 
     def below(self, bound: int) -> int:
         """A number from 0 to ``bound`` - 1 (multiply-shift: the bias is below ``bound`` / 2**64)."""
@@ -43,7 +45,7 @@ def seed_for(seed: int, *names: str | int) -> int:
     """
     state = seed & _MASK
     for name in names:
-        state = _mix((state + _GOLDEN) ^ _fnv1a(str(name).encode()))
+        state = splitmix64((state + GOLDEN) ^ _fnv1a(str(name).encode()), 0)
     return state
 
 
@@ -52,10 +54,3 @@ def _fnv1a(data: bytes) -> int:
     for byte in data:
         value = (value ^ byte) * _FNV_PRIME & _MASK
     return value
-
-
-def _mix(value: int) -> int:
-    value &= _MASK
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
-    return value ^ (value >> 31)

@@ -10,6 +10,7 @@ from typing import Final, final
 from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, F_ZERO_SEED, Cmd, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import U32_MAX
+from bpfleet.chance import splitmix64
 from bpfleet.kernel.bpf import batch
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
@@ -40,7 +41,6 @@ from bpfleet.kernel.bpf.object_syscall import (
     access_of,
     require_sys_admin,
 )
-from bpfleet.kernel.chance import splitmix64
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.memory import Memory, Owner

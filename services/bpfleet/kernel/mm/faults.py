@@ -2,7 +2,7 @@
 
 from typing import Final, final
 
-from bpfleet.kernel.chance import splitmix64
+from bpfleet.chance import splitmix64
 
 CHARGE: Final = "charge"
 
