@@ -10,13 +10,12 @@ from bpfleet.abi.bpf import F_MMAPABLE, F_NO_PREALLOC, MapType, ProgType
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
-from bpfleet.kernel.bpf.cost import Allocation, How
+from bpfleet.kernel.bpf.cost import How
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.registry import MAP_CLASSES
-from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES
+from bpfleet.kernel.bpf.plan import map_cost, plan_map
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.kernel.mm.memory import Memory
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import PROFILES, KernelProfile
 
@@ -212,36 +211,15 @@ def _cost(map_type: MapType, profile: KernelProfile) -> _Cost:
     accounts = [each for each in site.memory.accounts.values() if each.owner is site.owner]
     charged = sum(each.charged_bytes for each in accounts)
     taken = sum(each.taken_bytes for each in accounts if each.objcg is None)
-    plan = type(bpf_map).plan(bpf_map.attr, profile, CPUS)
-    element, cached = _element(plan.per_element, site.memory, profile)
+    plan = plan_map(bpf_map.attr, profile, CPUS)
     return _Cost(
         precharge=bpf_map.precharged_bytes,
         charged=charged,
         uncharged=taken,
         memlock=bpf_map.memlock_bytes(),
-        element=element,
-        cached=cached,
+        element=map_cost(bpf_map.attr, profile, CPUS).per_element.total,
+        cached=any(each.how in (How.MEM_ALLOC, How.MEM_ALLOC_PERCPU) for each in plan.per_element),
     )
-
-
-def _element(
-    allocations: Sequence[Allocation], memory: Memory, profile: KernelProfile
-) -> tuple[int, bool]:
-    """(bytes charged for one element, whether caches stand in between)."""
-    total, cached = 0, False
-    if profile.is_rlimit:
-        return 0, False
-    for each in allocations:
-        if each.how in (How.HELPER_PERCPU, How.MEM_ALLOC_PERCPU):
-            total += memory.percpu_size(each.size_bytes).charge
-            if each.how is How.MEM_ALLOC_PERCPU:
-                total += memory.slab_size(PERCPU_HEADER_BYTES).charge
-        elif each.how is How.PAGES:
-            total += each.size_bytes
-        elif each.how not in (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED):
-            total += memory.slab_size(each.size_bytes).charge
-        cached = cached or each.how in (How.MEM_ALLOC, How.MEM_ALLOC_PERCPU)
-    return total, cached
 
 
 def _boot(profile: KernelProfile) -> tuple[Kernel, Task]:

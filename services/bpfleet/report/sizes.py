@@ -1,8 +1,9 @@
-"""What maps and programs cost under each kernel: found by creating them on an empty emulated host.
+"""What maps and programs cost under each kernel: each is made on an empty emulated host, which may refuse it.
 
 Per kernel: the precharge of the rlimit era, what bpftool shows as memlock, the charge at creation
 by class of allocation, what escapes the charge, the charge of one more element, and the charge when
-the map is full.
+the map is full. The numbers of a map are those of its plan (``kernel/bpf/plan.py``), which kernels
+charge by; those of a program are read from the host.
 """
 
 from collections import Counter
@@ -12,15 +13,12 @@ from typing import Final
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import KernelError, KernelProfile
-from bpfleet.kernel.bpf.cost import Allocation, How
-from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.bpf.maps.lpm_trie import LpmTrieMap, leaf_bytes
-from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES, unit_bytes
+from bpfleet.kernel.bpf.plan import map_cost
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.kernel.mm.memory import Memory, Owner
+from bpfleet.kernel.mm.memory import Owner
 from bpfleet.kernel.proc.task import Task
-from bpfleet.kernel.units import bytes_of, pages_for
-from bpfleet.runtime.maps import create_map
+from bpfleet.kernel.units import bytes_of
+from bpfleet.runtime.maps import create_map, map_attr
 from bpfleet.runtime.programs import prog_attr
 from bpfleet.workload.spec import Inventory, MapDeclaration, ProgramDeclaration
 
@@ -116,7 +114,7 @@ _PROGRAM: Final = "program"
 
 
 def _measured(declared: MapDeclaration, profile: KernelProfile, possible_cpus: int) -> MapSize:
-    """One map, created on an empty host."""
+    """One map: whether an empty host makes it, and the numbers of its plan."""
     kernel, task = _host(profile, possible_cpus)
     blank = MapSize(
         name=declared.name,
@@ -128,21 +126,17 @@ def _measured(declared: MapDeclaration, profile: KernelProfile, possible_cpus: i
         create_map(kernel, task, declared)
     except KernelError as error:
         return replace(blank, refusal=f"{error.errno.name}: {error.detail}")
-    kernel.run_deferred()
-    (bpf_map,) = (m for m in kernel.bpf.maps())
-    charged, escaped = _charges(kernel, bpf_map.site.owner)
-    element = _element_bytes(bpf_map, kernel.memory) if charged else 0
+    cost = map_cost(map_attr(declared), profile, possible_cpus)
+    sized = replace(blank, max_entries=cost.entries, memlock_bytes=cost.memlock_bytes)
     if profile.is_rlimit:
-        charged, escaped = _locked(bpf_map.precharged_bytes), 0
+        locked = cost.precharge_bytes
+        return replace(sized, precharge_bytes=locked, charged=_locked(locked), full_bytes=locked)
     return replace(
-        blank,
-        max_entries=bpf_map.max_entries,
-        precharge_bytes=bytes_of(pages_for(bpf_map.estimate_bytes)) if profile.is_rlimit else 0,
-        memlock_bytes=bpf_map.memlock_bytes(),
-        charged=charged,
-        escaped_bytes=escaped,
-        element_bytes=element,
-        full_bytes=sum(charged.values()) + element * bpf_map.max_entries,
+        sized,
+        charged=cost.created.by_class(),
+        escaped_bytes=cost.created.uncharged,
+        element_bytes=cost.per_element.total,
+        full_bytes=cost.full.total,
     )
 
 
@@ -194,36 +188,6 @@ def _charges(kernel: Kernel, owner: Owner) -> tuple[dict[str, int], int]:
 
 def _locked(size_bytes: int) -> dict[str, int]:
     return {"locked": size_bytes} if size_bytes else {}
-
-
-def _element_bytes(bpf_map: BpfMap, memory: Memory) -> int:
-    """What one more element is charged; caches that hold elements ready are not counted."""
-    if isinstance(bpf_map, LpmTrieMap):
-        return _trie_bytes(bpf_map, memory)
-    plan = type(bpf_map).plan(bpf_map.attr, memory.profile, memory.possible_cpus)
-    return sum(_allocation_bytes(allocation, memory) for allocation in plan.per_element)
-
-
-def _trie_bytes(bpf_map: LpmTrieMap, memory: Memory) -> int:
-    leaf = leaf_bytes(bpf_map.attr, memory.profile)
-    if memory.profile.lpm_uses_mem_alloc:
-        return 2 * memory.slab_size(unit_bytes(leaf, percpu=False)).charge
-    inner = memory.slab_size(leaf - bpf_map.attr.value_size).charge
-    return memory.slab_size(leaf).charge + inner
-
-
-def _allocation_bytes(allocation: Allocation, memory: Memory) -> int:
-    how, size = allocation.how, allocation.size_bytes
-    if how is How.MEM_ALLOC_PERCPU:
-        header = memory.slab_size(PERCPU_HEADER_BYTES).charge
-        return allocation.count * (memory.percpu_size(size).charge + header)
-    if how is How.HELPER_PERCPU:
-        return allocation.count * memory.percpu_size(size).charge
-    if how is How.PAGES:
-        return bytes_of(allocation.count)
-    if how in (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED):
-        return 0
-    return allocation.count * memory.slab_size(size).charge
 
 
 def _times(size: MapSize, count: int) -> MapSize:

@@ -58,7 +58,8 @@ def test_bpftool_would_show_what_it_showed_on_real_hosts(
 def test_a_trie_element_costs_its_node_and_an_intermediate_one() -> None:
     size = size_of_map(declared(MapType.LPM_TRIE, 24, 12, 512000, 1), profile_named("6.18"), 2)
     assert size.element_bytes == 144  # measured on a real 6.18
-    assert size.full_bytes == size.charged_bytes + 144 * 512000
+    nodes = size.full_bytes - size.charged_bytes
+    assert 144 * 512000 <= nodes < 144 * 512000 + 64 * 72  # caches are refilled in batches
 
 
 def test_a_sparse_hash_element_costs_its_kmalloc_class_and_an_objcg_slot() -> None:
@@ -84,8 +85,12 @@ def test_per_cpu_values_escape_from_6_0_on_and_are_charged_before() -> None:
 
 
 def test_nothing_is_charged_with_nobpf() -> None:
-    size = size_of_map(declared(MapType.LPM_TRIE, 8, 8, 1024, 1), profile_named("6.12:nobpf"), 4)
-    assert (size.charged_bytes, size.element_bytes, size.full_bytes) == (0, 0, 0)
+    for kind, entries, flags in ((MapType.LPM_TRIE, 1024, 1), (MapType.ARENA, 16, 0x400)):
+        key, value = (8, 8) if kind is MapType.LPM_TRIE else (0, 0)
+        size = size_of_map(
+            declared(kind, key, value, entries, flags), profile_named("6.12:nobpf"), 4
+        )
+        assert (size.charged_bytes, size.element_bytes, size.full_bytes) == (0, 0, 0)
 
 
 def test_inner_maps_and_copies_are_counted() -> None:

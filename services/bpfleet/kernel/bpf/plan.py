@@ -20,7 +20,10 @@ from bpfleet.kernel.profile import KernelProfile, Memlock
 from bpfleet.kernel.units import bytes_of, pages_for
 
 AREA_KMALLOC_LIMIT: Final = PAGE_SIZE << 3
-_ALWAYS_CHARGED: Final = (How.KMALLOC_ACCOUNT, How.PAGES)  # also with cgroup.memory=nobpf
+_ALWAYS_CHARGED: Final = (
+    How.KMALLOC_ACCOUNT,
+    How.PAGES,
+)  # at creation, also with cgroup.memory=nobpf
 _NEVER_CHARGED: Final = (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED)
 _HELPERS: Final = (How.HELPER_KMALLOC, How.HELPER_PERCPU)
 
@@ -39,6 +42,16 @@ class Charges:
     def total(self) -> int:
         """Bytes charged."""
         return self.slab + self.percpu + self.vmalloc + self.pages
+
+    def by_class(self) -> dict[str, int]:
+        """Bytes charged by class of allocation, without those that are zero."""
+        classes = {
+            "pages": self.pages,
+            "percpu": self.percpu,
+            "slab": self.slab,
+            "vmalloc": self.vmalloc,
+        }
+        return {name: charged for name, charged in classes.items() if charged}
 
     def __add__(self, other: "Charges") -> "Charges":
         return Charges(
@@ -221,7 +234,7 @@ def is_charged(how: How, profile: KernelProfile, *, at_creation: bool) -> bool:
     if profile.is_rlimit or not profile.kmem_accounting or how in _NEVER_CHARGED:
         return False
     if not profile.bpf_accounting:
-        return how in _ALWAYS_CHARGED
+        return at_creation and how in _ALWAYS_CHARGED
     if at_creation and how in _HELPERS:
         return profile.creation_percpu_charged
     return True
