@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,19 +62,68 @@ def test_an_unknown_operation_counts_as_unsupported_not_as_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "altered", "reason"),
     [
-        ("stories.jsonl", "expected a name that starts with create, elements"),
-        ("create-7.9-smp2.jsonl", "unknown kernel profile '7.9'"),
-        ("create-6.1-smpx.jsonl", "expected <profile>-smp<CPUs>"),
+        ("stories-6.1-smp2", {}, "recordings of 'stories'"),
+        ("create-7.9-smp2", {}, "no profile of kernel '7.9'"),
+        ("create-6.1-smp2", {"type": "teleport"}, "map type 'teleport'"),
+        ("create-6.1-smp2", {"inner": "teleport"}, "map type 'teleport'"),
+        ("elements-6.1-smp2", {"points": [["warp", 1, 0, 0, 0, 0, 0]]}, "phase 'warp'"),
+        ("elements-6.1-smp2", {"value": "teleport"}, "values that are a teleport"),
+        ("perm-6.1-smp2", {"progs": {"teleport": 0}}, "program type 'teleport'"),
+        ("perm-6.1-smp2", {"other": {"teleport": 0}}, "command 'teleport'"),
+        ("errno", {"ops": [{"op": "object", "kind": "warp"}]}, "object of kind 'warp'"),
+        ("errno", {"res": [{"on": ["7.9-smp2"], "r": [0]}]}, "no profile of kernel '7.9'"),
+        ("scenarios-x-6.1-smp2", {"steps": [{"op": "warp"}]}, "step 'warp'"),
     ],
 )
-def test_a_file_of_another_name_is_refused_in_one_line(
-    tmp_path: Path, name: str, said: str
+def test_what_the_emulator_does_not_have_counts_as_unsupported(
+    tmp_path: Path, name: str, altered: dict[str, Any], reason: str
 ) -> None:
-    (tmp_path / name).write_text("{}\n")
-    with pytest.raises(ValueError, match=said):
-        check_file(tmp_path / name)
+    case = {
+        "id": "x",
+        "type": "array",
+        "ks": 4,
+        "vs": 8,
+        "me": 4,
+        "fl": 0,
+        "errno": 0,
+        "memlock": [4096, 4096],
+        "points": [],
+        "uid": 0,
+        "caps": "all",
+        "sysctl": 0,
+        "ops": [{"op": "create"}],
+        "res": [{"on": ["*"], "r": [0]}],
+        "steps": [],
+        **altered,
+    }
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text(json.dumps(case) + "\n")
+    report = check_file(path)
+    reasons = {reason for section in report.sections.values() for reason in section.unsupported}
+    assert (reasons, report.mismatched) == ({reason}, 0)
+
+
+def test_operations_are_replayed_on_every_target_a_case_or_targets_json_names(
+    tmp_path: Path,
+) -> None:
+    creation = {"op": "create", "type": "array", "ks": 4, "vs": 8, "me": 4}
+    wrong = [{"on": ["*"], "r": ["EPERM"]}]
+    case = {"id": "x", "group": "g", "ops": [creation], "res": [{"on": ["5.11"], "r": [0]}, *wrong]}
+    (tmp_path / "targets.json").write_text(json.dumps({"6.1-smp4": {}}))
+    (tmp_path / "errno.jsonl").write_text(json.dumps(case) + "\n")
+    section = check_file(tmp_path / "errno.jsonl").sections["g"]
+    assert section.exact == 1
+    assert [mismatch.where.split()[2] for mismatch in section.mismatches] == [
+        *("5.10-smp2:", "6.1-smp2:", "6.12-smp2:", "6.18-smp2:", "6.1-smp4:")
+    ]
+
+
+def test_a_file_with_a_malformed_number_of_cpus_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "create-6.1-smpx.jsonl").write_text('{"id": "x"}\n')
+    with pytest.raises(ValueError, match="expected <profile>-smp<CPUs>"):
+        check_file(tmp_path / "create-6.1-smpx.jsonl")
 
 
 def test_a_line_that_is_no_case_is_named(tmp_path: Path) -> None:

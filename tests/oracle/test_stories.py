@@ -26,8 +26,10 @@ STORIES = [
 @pytest.mark.parametrize(("file", "scenario"), STORIES)
 def test_the_emulator_answers_a_story_as_the_real_kernel_did(file: str, scenario: Scenario) -> None:
     profile, cpus, ram_bytes = TARGETS[file]
-    differences = Replay(profile_named(profile), cpus, ram_bytes).run(scenario)
+    replay = Replay(profile_named(profile), cpus, ram_bytes)
+    differences = replay.run(scenario)
     assert not differences, "\n".join(map(str, differences))
+    assert replay.steps_tried == len(scenario.steps), replay.unsupported
 
 
 def test_a_wrong_answer_in_a_story_is_found() -> None:
@@ -40,9 +42,32 @@ def test_a_wrong_answer_in_a_story_is_found() -> None:
     assert [(d.op, d.recorded, d.emulated) for d in differences] == [("create", 0, "ENOMEM")]
 
 
-def test_an_unknown_step_is_reported_rather_than_skipped() -> None:
-    story = Scenario("x", "", ({"op": "teleport", "=>": 0},))
-    assert [d.op for d in Replay(profile_named("6.12"), 1, 1 << 30).run(story)] == ["teleport"]
+def test_a_story_stops_at_a_step_the_emulator_does_not_have() -> None:
+    story = Scenario("x", "", ({"op": "note"}, {"op": "teleport", "=>": 0}, {"op": "note"}))
+    replay = Replay(profile_named("6.12"), 1, 1 << 30)
+    assert replay.run(story) == []
+    assert (replay.steps_tried, replay.unsupported) == (1, "step 'teleport'")
+
+
+def test_a_step_on_what_could_not_be_made_differs_rather_than_ends_the_replay() -> None:
+    steps = (
+        {"op": "cgroup", "path": "/g", "max": 4096, "=>": 0},
+        {"op": "actor", "actor": "A", "uid": 0, "cgroup": "/g"},
+        *[
+            {"op": "create", "actor": "A", "map": "m", "type": "array", "ks": 4, "vs": 8}
+            | {"me": 10_000, "fl": 0, "=>": 0},
+            {"op": "pin", "actor": "A", "map": "m", "path": "/sys/fs/bpf/m", "=>": 0},
+            {"op": "close", "actor": "A", "map": "m", "=>": 0},
+            {"op": "state", "cgroup": "/h", "=>": {"current": 0}},
+        ],
+    )
+    differences = Replay(profile_named("6.12"), 1, 1 << 30).run(Scenario("x", "", steps))
+    assert [(d.op, d.emulated) for d in differences] == [
+        ("create", "ENOMEM"),
+        ("pin", "EBADF"),
+        ("close", "EBADF"),
+        ("state", "ENOENT"),
+    ]
 
 
 def test_every_odd_recording_names_a_step_that_exists() -> None:

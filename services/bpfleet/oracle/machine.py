@@ -9,7 +9,8 @@ from typing import Any, Final
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
-from bpfleet.kernel.profile import KernelProfile, profile_named
+from bpfleet.kernel.profile import PROFILES, KernelProfile, profile_named
+from bpfleet.oracle.outcome import UnsupportedCaseError
 
 CASE_CGROUP: Final = "/case"
 DEFAULT_CPUS: Final = 2
@@ -54,11 +55,13 @@ class Target:
 def target_named(name: str, known: Mapping[str, Any] | None = None) -> Target:
     """The target called ``6.1-smp2`` (or ``6.1``). ``known`` is the content of targets.json.
 
-    Raises ``ValueError`` for a kernel without a profile or a malformed CPU count.
+    Raises ``UnsupportedCaseError`` for a kernel without a profile, ``ValueError`` for a malformed CPU count.
     """
     version, _, cpus = name.partition("-smp")
     if cpus and not cpus.isdigit():
         raise ValueError(f"target {name!r}: expected <profile>-smp<CPUs>, as in 6.1-smp2")
+    if version not in PROFILES:
+        raise UnsupportedCaseError(f"no profile of kernel {version!r}")
     facts = (known or {}).get(name, {})
     memory_kb = facts.get("mem_kb")
     return Target(

@@ -4,6 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from bpfleet.abi.bpf import (
+    ALL_CAPABILITIES,
+    Capability,
+    MapType,
+    ProgType,
+    map_type_from_name,
+)
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError
 
@@ -87,6 +94,36 @@ class FileReport:
                 for section in self.sections.values()
             },
         }
+
+
+def required(case: dict[str, Any], *names: str) -> None:
+    """Raises ``UnsupportedCaseError`` naming the fields that a case lacks."""
+    missing = [name for name in names if name not in case]
+    if missing:
+        raise UnsupportedCaseError(f"a case without {', '.join(missing)}")
+
+
+def map_type_named(name: str) -> MapType:
+    """The map type a recording names. Raises ``UnsupportedCaseError`` for one that is not emulated."""
+    try:
+        return map_type_from_name(name)
+    except KeyError:
+        raise UnsupportedCaseError(f"map type {name!r}") from None
+
+
+def prog_type_named(name: str) -> ProgType:
+    """The program type a recording names. Raises ``UnsupportedCaseError`` for one that is not emulated."""
+    try:
+        return ProgType[name.upper()]
+    except KeyError:
+        raise UnsupportedCaseError(f"program type {name!r}") from None
+
+
+def capabilities_named(given: str | list[str]) -> frozenset[Capability]:
+    """``"all"`` or capabilities by name. Those that nothing here asks for (CAP_NET_RAW) are left out."""
+    if given == "all":
+        return ALL_CAPABILITIES
+    return frozenset(Capability[name] for name in given if name in Capability.__members__)
 
 
 def errno_name(errno: int) -> str | int:

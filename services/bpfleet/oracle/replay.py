@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfleet.oracle.machine import Target, target_named, targets_beside
-from bpfleet.oracle.outcome import SHOWN_MISMATCHES, FileReport
+from bpfleet.oracle.outcome import SHOWN_MISMATCHES, FileReport, UnsupportedCaseError, required
 from bpfleet.oracle.replay_create import replay_create
 from bpfleet.oracle.replay_elements import replay_elements
 from bpfleet.oracle.replay_errno import replay_errno
 from bpfleet.oracle.replay_perm import replay_perm
-from bpfleet.oracle.scenarios import Replay, read_scenarios
+from bpfleet.oracle.scenarios import Replay, story_of
 
-_ERRNO_TARGETS: Final = ("5.10-smp2", "6.1-smp2", "6.12-smp2", "6.18-smp2")
+_USUAL_TARGETS: Final = ("5.10-smp2", "6.1-smp2", "6.12-smp2", "6.18-smp2")
 
 _Replay = Callable[[dict[str, Any], Target, FileReport], None]
 _PER_TARGET: Final[dict[str, _Replay]] = {
@@ -25,58 +25,64 @@ _PER_TARGET: Final[dict[str, _Replay]] = {
     "elements": replay_elements,
     "perm": replay_perm,
 }
-_KINDS: Final = (*_PER_TARGET, "errno", "scenarios")
 
 
 def check_file(path: Path) -> FileReport:
-    """Replays one recording file. Its name tells what is in it.
+    """Replays one recording file. Its name tells what is in it; what cannot be replayed counts as unsupported.
 
-    Raises ``ValueError`` for a file that is none of these, ``OSError`` for one that cannot be read.
+    Raises ``ValueError`` for a file that is no recording, ``OSError`` for one that cannot be read.
     """
     kind, _, name = path.name.removesuffix(".jsonl").removeprefix("extra-").partition("-")
     known = targets_beside(path)
     report = FileReport(path.name)
-    replay = _PER_TARGET.get(kind)
-    if replay is not None:
-        target = target_named(name, known)
-        for case in read_cases(path):
-            replay(case, target, report)
-    elif kind == "errno":
-        targets = [target_named(each, known) for each in _ERRNO_TARGETS]
-        for case in read_cases(path):
-            for target in _targets_of(case, targets, known):
-                replay_errno(case, target, report)
-    elif kind == "scenarios":
-        _check_scenarios(path, target_named(name.partition("-")[2], known), report)
-    else:
-        raise ValueError(f"{path.name}: expected a name that starts with {', '.join(_KINDS)}")
+    for case in read_cases(path):
+        try:
+            if kind == "errno":
+                _check_operations(case, known, report)
+            elif kind == "scenarios":
+                _check_story(case, target_named(name.partition("-")[2], known), report)
+            elif kind in _PER_TARGET:
+                _PER_TARGET[kind](case, target_named(name, known), report)
+            else:
+                raise UnsupportedCaseError(f"recordings of {kind!r}")
+        except UnsupportedCaseError as missing:
+            report.section(kind).skip(str(missing))
     return report
 
 
-def _check_scenarios(path: Path, target: Target, report: FileReport) -> None:
-    """One case per step of each story."""
-    section = report.section("steps")
-    for story in read_scenarios(path):
-        replay = Replay(target.profile, target.possible_cpus, target.ram_bytes)
-        differences = {each.number: each for each in replay.run(story)}
-        for number, step in enumerate(story.steps):
-            where = f"{story.id} step {number} {step.get('op')}"
-            other = differences.get(number)
-            if other is None:
-                section.compare(where, 0, 0, step)
-            else:
-                section.compare(where, other.recorded, other.emulated, step)
+def _check_story(case: dict[str, Any], target: Target, report: FileReport) -> None:
+    """One case per step. What follows a step that cannot be tried cannot be tried either."""
+    required(case, "steps")
+    section, story = report.section("steps"), story_of(case)
+    replay = Replay(target.profile, target.possible_cpus, target.ram_bytes)
+    differences = {each.number: each for each in replay.run(story)}
+    for number, step in enumerate(story.steps):
+        where = f"{story.id} step {number} {step.get('op')}"
+        other = differences.get(number)
+        if number >= replay.steps_tried:
+            section.skip(replay.unsupported)
+        elif other is None:
+            section.compare(where, 0, 0, step)
+        else:
+            section.compare(where, other.recorded, other.emulated, step)
 
 
-def _targets_of(case: dict[str, Any], usual: list[Target], known: dict[str, Any]) -> list[Target]:
-    """The usual targets, and those with another number of CPUs that a case names itself."""
-    names = {target.name for target in usual}
-    extra: dict[str, None] = {}
+def _check_operations(case: dict[str, Any], known: dict[str, Any], report: FileReport) -> None:
+    """On the usual targets, on those described beside the file, and on those the case names itself."""
+    required(case, "ops", "res")
+    names = dict.fromkeys((*_USUAL_TARGETS, *known))
+    versions = {name.partition("-smp")[0] for name in names}
     for group in case["res"]:
         for name in group["on"]:
-            if "-smp" in name and name not in names:
-                extra[name] = None
-    return usual + [target_named(name, known) for name in extra]
+            if name != "*" and name not in versions:
+                names[name] = None
+    for name in names:
+        try:
+            target = target_named(name, known)
+        except UnsupportedCaseError as missing:
+            report.section(case.get("group", "operations")).skip(str(missing))
+        else:
+            replay_errno(case, target, report)
 
 
 def read_cases(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,7 @@
 """Replays create-TARGET.jsonl: the errno of creating a map, its memlock line, and the charge of one map."""
 
-from typing import Any
+from typing import Any, Final
 
-from bpfleet.abi.bpf import map_type_from_name
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.maps.base import BpfMap
@@ -11,13 +10,18 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.mm.memory import AllocKind
 from bpfleet.kernel.proc.task import Task
 from bpfleet.oracle.machine import Target
-from bpfleet.oracle.outcome import FileReport, same_errno
+from bpfleet.oracle.outcome import FileReport, map_type_named, required, same_errno
 
-_INNER_ENTRIES = 4
+ATTRIBUTES: Final = ("type", "ks", "vs", "me", "fl")  # every recorded map has these
+_INNER_ENTRIES: Final = 4
 
 
 def replay_create(case: dict[str, Any], target: Target, report: FileReport) -> None:
-    """Compares one recorded creation: errno, memlock, max_entries, and the charge by allocator."""
+    """Compares one recorded creation: errno, memlock, max_entries, and the charge by allocator.
+
+    Raises ``UnsupportedCaseError`` for a case that cannot be tried; so do the replays of other kinds.
+    """
+    required(case, *ATTRIBUTES, "errno")
     kernel, task = target.boot()
     where = (
         f"{case['id']} {case['type']} {case['ks']}/{case['vs']} x{case['me']} fl {case['fl']:#x}"
@@ -50,12 +54,15 @@ def attr_of(case: dict[str, Any], kernel: Kernel, task: Task) -> MapAttr:
     if "btf" in case:
         btf_fd = storage_btf(kernel, task, case["btf"])
     return MapAttr(
-        map_type=map_type_from_name(case["type"]),
+        map_type=map_type_named(case["type"]),
         key_size=case["ks"],
         value_size=case["vs"],
         max_entries=case["me"],
         map_flags=case["fl"],
         inner_map_fd=inner_fd,
+        numa_node=case.get("numa", 0),
+        map_name=case.get("name", ""),
+        map_ifindex=case.get("ifindex", 0),
         map_extra=case.get("extra", 0),
         btf_fd=btf_fd,
         btf_key_type_id=0 if btf_fd is None else 1,
@@ -65,7 +72,7 @@ def attr_of(case: dict[str, Any], kernel: Kernel, task: Task) -> MapAttr:
 
 def inner_map(kernel: Kernel, task: Task, type_name: str) -> int:
     """The inner map of the recordings: key 4, value 8, 4 entries."""
-    attr = MapAttr(map_type_from_name(type_name), 4, 8, _INNER_ENTRIES)
+    attr = MapAttr(map_type_named(type_name), 4, 8, _INNER_ENTRIES)
     return kernel.bpf.map_create(task, attr)
 
 

@@ -17,8 +17,8 @@ from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm.memory import AllocKind
 from bpfleet.kernel.units import round_up, round_up_8
 from bpfleet.oracle.machine import CASE_CGROUP, Target
-from bpfleet.oracle.outcome import FileReport
-from bpfleet.oracle.replay_create import attr_of
+from bpfleet.oracle.outcome import FileReport, UnsupportedCaseError, required
+from bpfleet.oracle.replay_create import ATTRIBUTES, attr_of
 
 PAGE_TOLERANCE: Final = 2  # of totals that exist in whole pages only
 _COLUMNS: Final = ("slab", "percpu", "vmalloc")
@@ -38,11 +38,13 @@ _NODE_BYTES_MIN: Final = (
 
 def replay_elements(case: dict[str, Any], target: Target, report: FileReport) -> None:
     """Compares one case in the sections errno, memlock, exact and settling."""
+    required(case, *ATTRIBUTES, "errno")
     where = f"{case['id']} on {target.name}: {case['type']} {case['ks']}/{case['vs']} x{case['me']}"
     settled = _Run(case, target, settle=True)
     errno = settled.create()
     if not report.section("errno").compare(where, case["errno"], errno, case) or errno:
         return
+    required(case, "memlock", "points")
     _compare_memlock(where, case, settled, report)
     pending = _Pending(case, target)
     for number, point in enumerate(case["points"]):
@@ -216,6 +218,8 @@ class _Run:
             return kernel.bpf.prog_load(task, ProgAttr(1, 2))
         if kind == "cgroup":
             return kernel.objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
+        if kind not in (None, "touch"):
+            raise UnsupportedCaseError(f"values that are a {kind}")
         return None
 
     def _sockets(self) -> list[int]:
@@ -258,6 +262,8 @@ class _Run:
             "munmap": lambda n: self.kernel.bpf.munmap(self.task, self._address),
             "close": lambda n: self.kernel.close(self.task.pid, self.fd),
         }
+        if phase not in actions:
+            raise UnsupportedCaseError(f"phase {phase!r}")
         try:
             actions[phase](count)
         except KernelError as refused:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from bpfleet.abi.bpf import MapType, ProgType, map_type_from_name
+from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
 from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.btf import BtfType, Kind
@@ -15,10 +15,18 @@ from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.proc.sockets import SOCKET_KINDS
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.units import round_up_8
 from bpfleet.oracle.machine import CASE_CGROUP, Target
-from bpfleet.oracle.outcome import FileReport, UnsupportedCaseError, errno_name, same_errno
+from bpfleet.oracle.outcome import (
+    FileReport,
+    UnsupportedCaseError,
+    errno_name,
+    map_type_named,
+    prog_type_named,
+    same_errno,
+)
 
 Operation: TypeAlias = dict[str, Any]
 Answer: TypeAlias = Any
@@ -55,8 +63,8 @@ def replay_errno(case: dict[str, Any], target: Target, report: FileReport) -> No
     expected = recorded_for(case, target)
     if expected is None or target.name in case.get("unstable", ()):
         return
-    section = report.section(f"{case['group']}")
-    where = f"{case['id']} on {target.name}: {case['type']} {case['name']}"
+    section = report.section(case.get("group", "operations"))
+    where = f"{case['id']} on {target.name}: {case.get('type', '')} {case.get('name', '')}"
     try:
         found = Script(target).run(case["ops"])
     except UnsupportedCaseError as missing:
@@ -147,7 +155,7 @@ class Script:
         name = operation.get("m", "a")
         self._fds[name] = -1
         kind = operation["type"]
-        map_type = kind if isinstance(kind, int) else int(map_type_from_name(kind))
+        map_type = kind if isinstance(kind, int) else int(map_type_named(kind))
         btf_fd, key_id, value_id = self._btf_fields(operation)
         attr = MapAttr(
             map_type,
@@ -203,7 +211,8 @@ class Script:
         self._fds[name] = -1
         objects, task, kernel = self.kernel.objects, self.task, self.kernel
         if kind == "prog":
-            prog_type = operation.get("type", ProgType.SOCKET_FILTER)
+            given = operation.get("type", ProgType.SOCKET_FILTER)
+            prog_type = given if isinstance(given, int) else prog_type_named(given)
             fd = kernel.bpf.prog_load(task, ProgAttr(prog_type=prog_type, insn_cnt=2))
         elif kind == "cgroup":
             fd = objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
@@ -215,8 +224,10 @@ class Script:
             fd = objects.epoll(task)
         elif kind == "file":
             fd = objects.file(task, f"/{name}")
-        else:
+        elif kind in SOCKET_KINDS:
             fd = objects.socket(task, kind)
+        else:
+            raise UnsupportedCaseError(f"object of kind {kind!r}")
         self._keep(name, fd)
         return 0
 

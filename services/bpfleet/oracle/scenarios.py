@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
-from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability, MapType, map_type_from_name
+from bpfleet.abi.bpf import ALL_CAPABILITIES, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -25,6 +25,7 @@ from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
+from bpfleet.oracle.outcome import UnsupportedCaseError, capabilities_named, map_type_named
 
 Step = dict[str, Any]  # one JSON object of a recording
 Answer = Any  # what a step answered: a JSON value
@@ -104,9 +105,13 @@ def read_scenarios(path: Path) -> list[Scenario]:
     found = []
     with path.open(encoding="utf-8") as lines:
         for line in lines:
-            story = json.loads(line)
-            found.append(Scenario(story["id"], story.get("title", ""), tuple(story["steps"])))
+            found.append(story_of(json.loads(line)))
     return found
+
+
+def story_of(case: dict[str, Any]) -> Scenario:
+    """One line of a recording file."""
+    return Scenario(case["id"], case.get("title", ""), tuple(case["steps"]))
 
 
 def replay_all(
@@ -117,21 +122,31 @@ def replay_all(
         yield from Replay(profile, possible_cpus, ram_bytes).run(scenario)
 
 
+class _Descriptors(dict[str, int]):
+    """Descriptors by name; -1, which every call refuses, for what could not be opened."""
+
+    def __missing__(self, name: str) -> int:
+        return -1
+
+
 @final
 class Actor:
     """A process of a story: its task while it lives, and its descriptors by map name."""
 
     def __init__(self, task: Task) -> None:
         self.task: Final = task
-        self.fds: Final[dict[str, int]] = {}
+        self.fds: Final = _Descriptors()
         self.inner_fd: int | None = None
-        self.prog_fd: int | None = None
-        self.other_fds: Final[dict[str, int]] = {}
+        self.prog_fd = -1
+        self.other_fds: Final = _Descriptors()
 
 
 @final
 class Replay:
-    """One story on one kernel."""
+    """One story on one kernel.
+
+    ``steps_tried`` and ``unsupported`` say, after ``run``, where it had to stop and why.
+    """
 
     def __init__(self, profile: KernelProfile, possible_cpus: int, ram_bytes: int) -> None:
         self.kernel: Final = Kernel(profile, ram_bytes=ram_bytes, possible_cpus=possible_cpus)
@@ -140,13 +155,15 @@ class Replay:
         self._names: Final[dict[int, str]] = {}
         self._map_types: Final[dict[str, tuple[str, int, int]]] = {}
         self._map_ids: Final[dict[str, int]] = {}
+        self.steps_tried = 0
+        self.unsupported = ""
         self._log_read = 0
         self._high_path: str | None = None
         self._waited_for_death = (
             False  # another process was killed: passes until it was gone are chance
         )
         self._freed_by_grace_period = False  # elements were deleted: what is back already is chance
-        self._prog_id: int | None = None
+        self._prog_id = 0
         self._hooked: tuple[str, str] | None = (
             None  # what the program hangs on, and who passes there
         )
@@ -154,26 +171,35 @@ class Replay:
         self._inner_maker: Task | None = None
 
     def run(self, scenario: Scenario) -> list[Difference]:
-        """Issues every step; returns those answered differently."""
+        """Issues every step, up to one that the emulator does not have; returns those answered differently."""
         found = []
         for number, step in enumerate(scenario.steps):
-            operation = _OPERATIONS.get(step["op"])
-            if operation is None:
-                found.append(
-                    Difference(scenario.id, number, step["op"], "known", "unknown operation")
-                )
-                continue
-            if step["op"] in _SETTLED:
-                self.kernel.run_deferred()
-            emulated = operation(self, step)
-            self.kernel.advance(STEP_NS)
-            self.kernel.check()
+            try:
+                emulated = self._issue(step)
+            except UnsupportedCaseError as missing:
+                self.unsupported = str(missing)
+                break
+            self.steps_tried += 1
             recorded = step.get("=>")
             if _is_odd(scenario.id, number):
                 continue
             if not self._agrees(step, recorded, emulated):
                 found.append(Difference(scenario.id, number, step["op"], recorded, emulated))
         return found
+
+    def _issue(self, step: Step) -> Answer:
+        operation = _OPERATIONS.get(step.get("op", ""))
+        if operation is None:
+            raise UnsupportedCaseError(f"step {step.get('op')!r}")
+        if step["op"] in _SETTLED:
+            self.kernel.run_deferred()
+        try:
+            emulated = operation(self, step)
+        except KernelError as refused:
+            emulated = _name(refused.errno)
+        self.kernel.advance(STEP_NS)
+        self.kernel.check()
+        return emulated
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
@@ -183,6 +209,8 @@ class Replay:
             return bool(abs(step["high"] - emulated["high"]) <= 1)
         if recorded is None or op in ("note", "actor"):
             return True
+        if isinstance(recorded, dict) and not isinstance(emulated, dict):
+            return False
         if op == "state":
             return self._state_agrees(recorded, emulated)
         if op == "who_lives":
@@ -270,7 +298,7 @@ class Replay:
         soft = RLIM_INFINITY if memlock is None or memlock < 0 else memlock
         task = self.kernel.spawn(
             uid=step["uid"],
-            caps=_caps(step.get("caps", "all")),
+            caps=capabilities_named(step.get("caps", "all")),
             memlock=(soft, RLIM_INFINITY),
             cgroup=_path(step["cgroup"]) if step.get("cgroup") else "/",
             oom_score_adj=int(step.get("oom_score_adj") or step.get("adj") or 0),
@@ -326,16 +354,17 @@ class Replay:
     def capset(self, step: Step) -> Answer:
         """Changes the capabilities."""
         pid = self._task(step).pid
-        return _answer(lambda: self.kernel.capset(pid, _caps(step["caps"]) or frozenset()))
+        return _answer(lambda: self.kernel.capset(pid, capabilities_named(step["caps"])))
 
     # -- maps ------------------------------------------------------------------------------------------------------
 
     def create(self, step: Step) -> Answer:
         """Creates a map; on kernels that precharge the answer has the charge."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         name = step["map"]
-        inner = self._inner(actor) if step["type"] in FD_VALUED else None
+        self._map_types[name] = (step["type"], step["ks"], step["vs"])
         try:
+            inner = self._inner(actor) if step["type"] in FD_VALUED else None
             attr = _attr(step, inner)
             if "btf" in actor.other_fds:
                 attr = replace(
@@ -347,7 +376,6 @@ class Replay:
         except KernelError as error:
             return _name(error.errno)
         actor.fds[name] = fd
-        self._map_types[name] = (step["type"], step["ks"], step["vs"])
         info = self.kernel.bpf.map_info(actor.task, fd)
         self._map_ids[name] = info.id
         if isinstance(step.get("=>"), dict):
@@ -374,25 +402,27 @@ class Replay:
 
     def get_by_id(self, step: Step) -> Answer:
         """Opens another process's map by its id."""
-        actor, name = self._actors[step["actor"]], step["map"]
+        actor, name = self._actor(step), step["map"]
 
         def call() -> None:
-            actor.fds[name] = self.kernel.bpf.map_get_fd_by_id(actor.task, self._map_ids[name])
-            if self._map_types[name][0] in FD_VALUED:
+            actor.fds[name] = self.kernel.bpf.map_get_fd_by_id(
+                actor.task, self._map_ids.get(name, 0)
+            )
+            if self._shape_of(name)[0] in FD_VALUED:
                 self._inner(actor)
 
         return _answer(call)
 
     def pin(self, step: Step) -> Answer:
         """Pins a map."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         return _answer(
             lambda: self.kernel.bpf.obj_pin(actor.task, step["path"], actor.fds[step["map"]])
         )
 
     def get(self, step: Step) -> Answer:
         """Opens a pinned map."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
 
         def call() -> None:
             actor.fds[step["map"]] = self.kernel.bpf.obj_get(actor.task, step["path"])
@@ -409,11 +439,10 @@ class Replay:
 
     def close(self, step: Step) -> Answer:
         """Closes a map's descriptor."""
-        actor = self._actors[step["actor"]]
-        fd = actor.fds.pop(step["map"])
-        self.kernel.close(actor.task.pid, fd)
+        actor = self._actor(step)
+        fd = actor.fds.pop(step["map"], -1)
         self._freed_by_grace_period = False
-        return 0
+        return _answer(lambda: self.kernel.close(actor.task.pid, fd))
 
     def fill(self, step: Step) -> Answer:
         """Updates keys start, start + 1, ... until the first refusal."""
@@ -421,7 +450,7 @@ class Replay:
 
     def drop(self, step: Step) -> Answer:
         """Deletes keys start, start + 1, ...; the answer has how many went and the first refusal."""
-        kind = self._map_types[step["map"]][0]
+        kind = self._shape_of(step["map"])[0]
         if self._frees_late(kind) and step["count"] > SMALL_DROP:
             self._freed_by_grace_period = True
         return self._each_key(step, self._delete, stop=False)
@@ -442,7 +471,7 @@ class Replay:
         return self._one(step, self._delete)
 
     def _one(self, step: Step, operation: Callable[[Actor, str, bytes, int], None]) -> Answer:
-        actor, name = self._actors[step["actor"]], step["map"]
+        actor, name = self._actor(step), step["map"]
         key = step.get("k")
         encoded = bytes.fromhex(key) if isinstance(key, str) else self._key(name, int(key or 0))
         return _answer(lambda: operation(actor, name, encoded, step.get("fl", 0)))
@@ -454,7 +483,7 @@ class Replay:
         *,
         stop: bool,
     ) -> Answer:
-        actor, name = self._actors[step["actor"]], step["map"]
+        actor, name = self._actor(step), step["map"]
         done, first = 0, ""
         for number in range(step["start"], step["start"] + step["count"]):
             try:
@@ -470,14 +499,14 @@ class Replay:
         return {"n": done, "e": first or 0}
 
     def _key(self, name: str, number: int) -> bytes:
-        kind, key_size, _ = self._map_types[name]
+        kind, key_size, _ = self._shape_of(name)
         if kind == "lpm_trie":
             data = key_size - 4
             return (8 * data).to_bytes(4, "little") + number.to_bytes(data, "little")
         return number.to_bytes(key_size, "little")
 
     def _update(self, actor: Actor, name: str, key: bytes, flags: int) -> None:
-        kind, _, value_size = self._map_types[name]
+        kind, _, value_size = self._shape_of(name)
         fd = actor.fds[name]
         if kind in FD_VALUED:
             value = self._inner(actor).to_bytes(4, "little")
@@ -496,7 +525,7 @@ class Replay:
 
     def largest(self, step: Step) -> Answer:
         """The largest max_entries that a limit allows, what it is charged, and the refusal of the next."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         self._limit(actor, step["memlock"])
         inner = self._inner(actor) if step["type"] in FD_VALUED else None
 
@@ -507,7 +536,7 @@ class Replay:
 
     def headroom(self, step: Step) -> Answer:
         """What the process could still create as one array of 8-byte values."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
 
         def attempt(entries: int) -> tuple[int, int]:
             attr = MapAttr(MapType.ARRAY, key_size=4, value_size=8, max_entries=entries)
@@ -522,7 +551,7 @@ class Replay:
 
     def largest_prog(self, step: Step) -> Answer:
         """The longest program that a limit allows."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         self._limit(actor, step["memlock"])
 
         def attempt(insns: int) -> tuple[int, int]:
@@ -533,7 +562,7 @@ class Replay:
 
     def create_until(self, step: Step) -> Answer:
         """How many equal maps fit a limit."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         if "memlock" in step:
             self._limit(actor, step["memlock"])
         inner = self._inner(actor) if step["type"] in FD_VALUED else None
@@ -542,7 +571,7 @@ class Replay:
 
     def load_until(self, step: Step) -> Answer:
         """How many equal programs fit a limit."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         if "memlock" in step:
             self._limit(actor, step["memlock"])
         attr = ProgAttr(1, insn_cnt=step["insns"])
@@ -561,9 +590,9 @@ class Replay:
 
     def close_create(self, step: Step) -> Answer:
         """Closes a map and creates another like it at once, over and over: how often the old charge is still there."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         attr = MapAttr(
-            map_type_from_name(step["type"]),
+            map_type_named(step["type"]),
             key_size=4,
             value_size=8,
             max_entries=step["me"],
@@ -601,7 +630,7 @@ class Replay:
 
     def prog_load(self, step: Step) -> Answer:
         """Loads a program: one that inserts into map m and counts in map c, or copies of a bare one for their cost."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         if "copies" in step:
             attr = ProgAttr(1, insn_cnt=step["insns"])
             return self._cost(actor, step, lambda: self.kernel.bpf.prog_load(actor.task, attr))
@@ -638,23 +667,20 @@ class Replay:
 
     def prog_fd_by_id(self, step: Step) -> Answer:
         """Opens the loaded program by its id."""
-        actor = self._actors[step["actor"]]
-        assert self._prog_id is not None, "no program was loaded"
-        prog_id = self._prog_id
+        actor = self._actor(step)
 
         def call() -> None:
-            actor.prog_fd = self.kernel.bpf.prog_get_fd_by_id(actor.task, prog_id)
+            actor.prog_fd = self.kernel.bpf.prog_get_fd_by_id(actor.task, self._prog_id)
 
         return _answer(call)
 
     def test_run(self, step: Step) -> Answer:
         """Runs the program in the context of a system call."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
 
         def call() -> None:
-            if actor.prog_fd is None and self._prog_id is not None:
+            if actor.prog_fd < 0:
                 actor.prog_fd = self.kernel.bpf.prog_get_fd_by_id(actor.task, self._prog_id)
-            assert actor.prog_fd is not None, "no program was loaded"
             self._ran = self.kernel.bpf.prog_test_run(
                 actor.task, actor.prog_fd, repeat=step["repeat"]
             )
@@ -669,29 +695,29 @@ class Replay:
         """Opens a perf event: one that fires while another process runs, or one to map a buffer of."""
         if "target" in step:
             return self._hook(step, TIMER_HOOK, step["target"])
-        return self._open_other(self._actors[step["actor"]], "perf", self.kernel.objects.perf_event)
+        return self._open_other(self._actor(step), "perf", self.kernel.objects.perf_event)
 
     def _hook(self, step: Step, hook: str, runner: str) -> Answer:
-        actor = self._actors[step["actor"]]
-        assert actor.prog_fd is not None, "no program was loaded"
+        actor = self._actor(step)
         prog_fd = actor.prog_fd
         self._hooked = (hook, runner)
-        pid = self._actors[runner].task.pid
+        pid = self._named(runner).task.pid
         return _answer(lambda: self.kernel.bpf.open_hook(actor.task, hook, prog_fd, pid))
 
     def counter(self, step: Step) -> Answer:
         """What the program counted. How often its hook was passed is the recorder's to say: it is passed that often."""
         if self._hooked is not None:
             hook, runner = self._hooked
-            task = self._actors[runner].task
+            task = self._named(runner).task
             self._ran = self.kernel.bpf.fire(hook, task, step["=>"]["insertions"])
-        assert self._ran is not None, "no program ran"
         ran = self._ran
+        if ran is None:
+            return None
         return {"insertions": ran.runs - ran.failed_ops, "last_result": -ran.errno}
 
     def btf_load(self, step: Step) -> Answer:
         """Loads BTF."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         if "copies" in step:
             return self._cost(actor, step, lambda: self._load_btf(actor))
         return _answer(lambda: self._load_btf(actor))
@@ -717,21 +743,21 @@ class Replay:
 
     def mmap_perf(self, step: Step) -> Answer:
         """Maps a perf ring buffer."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         return _answer(
             lambda: self.kernel.locked.mmap_perf(actor.task, actor.other_fds["perf"], step["pages"])
         )
 
     def io_uring_setup(self, step: Step) -> Answer:
         """Opens an io_uring."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         return self._open_other(
             actor, "ring", lambda task: self.kernel.locked.io_uring_setup(task, step["entries"])
         )
 
     def register_buffers(self, step: Step) -> Answer:
         """Registers io_uring buffers, opening a ring first if there is none."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         if "ring" not in actor.other_fds:
             self._open_other(actor, "ring", lambda task: self.kernel.locked.io_uring_setup(task, 8))
         return _answer(
@@ -742,12 +768,12 @@ class Replay:
 
     def open_xsk(self, step: Step) -> Answer:
         """Opens an AF_XDP socket."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         return self._open_other(actor, "xsk", lambda task: self.kernel.objects.socket(task, "xsk"))
 
     def register_umem(self, step: Step) -> Answer:
         """Registers an AF_XDP umem."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         return _answer(
             lambda: self.kernel.locked.register_umem(
                 actor.task, actor.other_fds["xsk"], step["pages"] * PAGE_SIZE
@@ -756,12 +782,12 @@ class Replay:
 
     def mlock(self, step: Step) -> Answer:
         """Locks memory: counted elsewhere."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         return _answer(lambda: self.kernel.locked.mlock(actor.task, _length(step)))
 
     def shm_lock(self, step: Step) -> Answer:
         """Locks shared memory: counted elsewhere."""
-        actor = self._actors[step["actor"]]
+        actor = self._actor(step)
         return _answer(lambda: self.kernel.locked.shm_lock(actor.task, _length(step)))
 
     def _open_other(self, actor: Actor, name: str, opener: Callable[[Task], int]) -> Answer:
@@ -831,8 +857,24 @@ class Replay:
         counts = _table(self.kernel.read_file(_path(step["cgroup"]), "cgroup.stat"))
         return {name: count for name, count in counts.items() if name in step["=>"]}
 
+    def _actor(self, step: Step) -> Actor:
+        return self._named(step.get("actor", ""))
+
+    def _named(self, name: str) -> Actor:
+        actor = self._actors.get(name)
+        if actor is None:
+            raise UnsupportedCaseError(f"a process {name!r} that was never started")
+        return actor
+
+    def _shape_of(self, name: str) -> tuple[str, int, int]:
+        """Type, key size and value size of a map."""
+        shape = self._map_types.get(name)
+        if shape is None:
+            raise UnsupportedCaseError(f"a map {name!r} that was never made")
+        return shape
+
     def _task(self, step: Step) -> Task:
-        return self._actors[step["actor"]].task
+        return self._actor(step).task
 
 
 # Steps before which the recorder waited until nothing moved any more.
@@ -913,16 +955,9 @@ def _path(path: str) -> str:
     return TEST_ROOT if path == "/" else TEST_ROOT + path
 
 
-def _caps(caps: str | list[str]) -> frozenset[Capability] | None:
-    """Capabilities by name. Those that nothing here asks for (CAP_NET_RAW) are left out."""
-    if caps == "all":
-        return ALL_CAPABILITIES
-    return frozenset(Capability[name] for name in caps if name in Capability.__members__)
-
-
 def _attr(step: Step, inner_fd: int | None) -> MapAttr:
     return MapAttr(
-        map_type_from_name(step["type"]),
+        map_type_named(step["type"]),
         key_size=step["ks"],
         value_size=step["vs"],
         max_entries=step["me"],
