@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from bpfleet.report.causes import and_list
 from bpfleet.report.compare import Comparison, ModelTotals
 from bpfleet.report.results import ReplicaResult
 from bpfleet.report.upgrade import Fate, fate_of
@@ -49,26 +50,26 @@ def _trouble(by_model: Mapping[str, list[ReplicaResult]], fate: Fate, words: str
     if not groups:
         return ""
     parts = [
-        f"{sum(n for _, n in key)} under {_joined(models)} "
+        f"{sum(n for _, n in key)} under {and_list(models)} "
         f"({', '.join(f'{name} {n}' for name, n in key)})"
         for key, models in groups.items()
     ]
     if none:
-        parts.append(f"none under {_joined(none)}")
+        parts.append("none under any other" if len(none) > 2 else f"none under {and_list(none)}")
     return f"Replicas that {words}: {'; '.join(parts)}."
 
 
 def _charged(totals: tuple[ModelTotals, ...]) -> Iterator[str]:
-    shares = [
-        f"{100 * t.charged_bytes / t.estimate_bytes:.0f} % under {t.model} "
-        f"({format_bytes(t.charged_bytes)})"
-        for t in totals
-        if t.kind != "rlimit" and t.estimate_bytes
-    ]
+    shares: dict[int, list[str]] = {}
+    for t in totals:
+        if t.kind != "rlimit" and t.estimate_bytes:
+            share = round(100 * t.charged_bytes / t.estimate_bytes)
+            shares.setdefault(share, []).append(f"{t.model} ({format_bytes(t.charged_bytes)})")
     if shares:
+        parts = [f"{share} % under {and_list(models)}" for share, models in shares.items()]
         yield (
             "Charged for the maps and programs that exist at the end, as a share of what the rlimit era "
-            f"would precharge for them: {', '.join(shares)}."
+            f"would precharge for them: {'; '.join(parts)}."
         )
 
 
@@ -77,7 +78,3 @@ def _by_model(comparison: Comparison) -> dict[str, list[ReplicaResult]]:
         model: [replica for node in comparison.nodes for replica in node.models[model].replicas]
         for model in comparison.models
     }
-
-
-def _joined(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

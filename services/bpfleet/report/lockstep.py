@@ -12,7 +12,7 @@ from typing import Final, final
 from bpfleet.kernel import KernelProfile
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.causes import cause_of
-from bpfleet.report.observe import ModelObserver, counters_of
+from bpfleet.report.observe import ModelObserver, counters_at, counters_of
 from bpfleet.report.placing import NodePlan
 from bpfleet.report.results import ABSENT, KILLED, SUCCESS, Divergence, NodeResult, Verdict
 from bpfleet.runtime import Outcome, ReplicaRun, Supervisor
@@ -218,8 +218,9 @@ class _Node:
 
     def _verdict(self, lane: _Lane, index: int, errno: str, outcome: Outcome | None) -> Verdict:
         replica = lane.replicas[index]
-        counters = counters_of(lane.kernel, replica.spec, replica.run)
         error = outcome.error if outcome is not None else None
+        now = counters_of(lane.kernel, replica.spec, replica.run)
+        counters = counters_at(now, error, lane.kernel)
         if error is None:
             failure = replica.last_failure if errno == KILLED else None
             detail = failure.detail if failure is not None else ""

@@ -3,11 +3,12 @@ of each replica.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final, final
 
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.kernel import KernelError
+from bpfleet.kernel import KernelError, Reason, TaskKilled
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
@@ -16,7 +17,7 @@ from bpfleet.report.results import Counters, ModelOnNode, OomKill, ReplicaResult
 from bpfleet.runtime import ReplicaRun, Supervisor
 from bpfleet.workload.spec import Failure, ReplicaSpec
 
-__all__ = ["ModelObserver", "counters_of"]
+__all__ = ["ModelObserver", "counters_at", "counters_of"]
 
 # The class of everything the rlimit model charges: it counts pages of a user, not allocations.
 LOCKED: Final = "locked"
@@ -24,11 +25,11 @@ OTHERS: Final = "others"
 PROGRAMS: Final = "programs"
 _BPF_OWNERS: Final = frozenset({"map", "prog"})
 _REFUSED_UPDATE: Final = "MAP_UPDATE_ELEM ENOMEM "
-_EVENTS_PER_READ: Final = 1024
+_EVENTS_PER_KILL: Final = 64  # what the death of a process may log after it
 
 
 def counters_of(kernel: Kernel, spec: ReplicaSpec, run: ReplicaRun | None) -> Counters:
-    """Both counters a replica is up against, now."""
+    """Both counters a replica is up against, now. After a refusal they are given back already: see ``counters_at``."""
     task = run.task if run is not None else None
     limit = task.memlock_soft_bytes if task is not None else spec.memlock_bytes
     path = run.cgroup if run is not None else spec.cgroup_path
@@ -43,6 +44,27 @@ def counters_of(kernel: Kernel, spec: ReplicaSpec, run: ReplicaRun | None) -> Co
         limit_bytes=limit_bytes,
         node_free_bytes=kernel.ram.free_bytes,
     )
+
+
+def counters_at(counters: Counters, error: KernelError | None, kernel: Kernel) -> Counters:
+    """``counters`` as they stood when ``error`` was decided: what was given back afterwards is in again."""
+    found: Mapping[str, int | str] = {}
+    if isinstance(error, TaskKilled):
+        found = _last_kill(kernel)
+    elif error is not None and error.reason is Reason.MEMCG_LIMIT_EXCEEDED:
+        found = error.numbers
+    usage, limit = found.get("usage_bytes"), found.get("limit_bytes")
+    if not isinstance(usage, int) or not isinstance(limit, int):
+        return counters
+    cgroup = str(found.get("limited_cgroup", found.get("cgroup", counters.cgroup)))
+    return replace(counters, cgroup=cgroup, usage_bytes=usage, limit_bytes=limit)
+
+
+def _last_kill(kernel: Kernel) -> Mapping[str, int | str]:
+    """The fields of the kill that was logged last, just now."""
+    recent = kernel.events.since(max(kernel.events.revision - _EVENTS_PER_KILL, 0))
+    kills = [event.fields for event in recent if event.kind is EventKind.OOM_KILL]
+    return kills[-1] if kills else {}
 
 
 @final
@@ -71,7 +93,7 @@ class ModelObserver:
         )
         self._read_events()
         for index, replica in enumerate(self._replicas):
-            self._peaks[index] = max(self._peaks[index], _usage_of(replica))
+            self._peaks[index] = max(self._peaks[index], _peak_of(replica))
 
     def result(self, model: str) -> ModelOnNode:
         """Everything seen, once the run is over."""
@@ -151,7 +173,7 @@ class ModelObserver:
     def _read_events(self) -> None:
         events = self._kernel.events
         start = max(self._revision, events.oldest_revision - 1)
-        for event in events.since(start, _EVENTS_PER_READ):
+        for event in events.since(start, events.revision - start):
             if event.kind is EventKind.OOM_KILL:
                 cgroup = str(event.fields.get("task_memcg", event.fields.get("cgroup", "")))
                 self._kills.append(
@@ -219,8 +241,19 @@ def _sentence(failure: Failure | None) -> str:
 
 
 def _usage_of(replica: Supervisor) -> int:
-    cgroup = replica.run.cgroup if replica.run is not None else replica.spec.cgroup_path
-    return _usage(replica.kernel, cgroup)[0]
+    return _usage(replica.kernel, _cgroup_of(replica))[0]
+
+
+def _peak_of(replica: Supervisor) -> int:
+    """The highest usage of its cgroup so far, in bytes; 0 where it is not there."""
+    try:
+        return bytes_of(replica.kernel.cgroup(_cgroup_of(replica)).memcg.memory.watermark)
+    except KernelError:
+        return 0
+
+
+def _cgroup_of(replica: Supervisor) -> str:
+    return replica.run.cgroup if replica.run is not None else replica.spec.cgroup_path
 
 
 def _usage(kernel: Kernel, path: str) -> tuple[int, int | None]:

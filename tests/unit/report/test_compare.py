@@ -67,13 +67,18 @@ def test_a_full_cgroup_diverges_with_usage_and_limit(result: Comparison) -> None
     assert (verdict.errno, verdict.reason) == ("ENOMEM", "MEMCG_LIMIT_EXCEEDED")
     assert verdict.counters is not None
     assert verdict.counters.limit_bytes == 320 << 20
+    # As it stood when the call was refused, not after the failed creation was undone.
+    assert verdict.counters.usage_bytes + int(verdict.numbers["requested_bytes"]) > 320 << 20
     assert divergence.verdicts["5.10"].errno == "ok"
 
 
 def test_a_kill_while_running_diverges_at_that_step(result: Comparison) -> None:
     divergence = divergence_of(result, "probe", "small-0001")
     assert divergence.step > 0
-    assert divergence.verdicts["6.12"].errno == "SIGKILL"
+    killed = divergence.verdicts["6.12"]
+    assert killed.errno == "SIGKILL"
+    assert killed.counters is not None
+    assert killed.counters.usage_bytes == killed.counters.limit_bytes
     assert divergence.verdicts["5.10"].errno == "ok"
 
 
