@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from bpfleet.coordinator import nodes
 from bpfleet.coordinator.dispatch import Dispatch
 from bpfleet.coordinator.engine import Engine
 from bpfleet.coordinator.records import Phase
@@ -93,10 +94,19 @@ def never_tells_agents_to_stop(monkeypatch):
     monkeypatch.setattr(Dispatch, "_follow", lenient)
 
 
+def forgets_what_an_operator_set(monkeypatch):
+    def announced_alone(t, agent, announced, old):
+        return replace(_node(t, agent, announced, None), cordoned=bool(old and old.cordoned))
+
+    _node = nodes._node
+    monkeypatch.setattr(nodes, "_node", announced_alone)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "plant",
     [
+        forgets_what_an_operator_set,
         lets_a_deposed_leader_write,
         forgets_a_third_of_what_it_stores,
         answers_before_it_is_stored,

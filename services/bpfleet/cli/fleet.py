@@ -1,21 +1,23 @@
 """``bpfleet fleet``: workloads and nodes of a coordinator."""
 
 import json
-import time
 import tomllib
-from collections.abc import Callable, Iterator
-from functools import wraps
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
+import grpc
 
+from bpfleet.cli.fleet_nodes import node_commands
 from bpfleet.cli.inputs import Size, read_text
-from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import fleet, fleet_options
+from bpfleet.cli.watching import watchable
 from bpfleet.client.fleet import FleetClient
-from bpfleet.coordinator.messages import spec_message
-from bpfleet.coordinator.records import Workload
+from bpfleet.client.session import CallError
+from bpfleet.coordinator.messages import policy_message, spec_message
+from bpfleet.coordinator.records import Policy, Scheduling, Workload
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.workload.catalogue import applications, inventory_for
@@ -44,26 +46,13 @@ def command() -> None:
       bpfleet fleet show falco
       bpfleet fleet explain falco
       bpfleet fleet scale web --replicas 20
+      bpfleet fleet nodes --watch
+      bpfleet fleet drain node-7 --watch
     """
 
 
-_WATCH_SECONDS: Final = 2.0
-
-
-def watchable(view: Callable[..., None]) -> Callable[..., None]:
-    """Adds ``--watch`` to a command that prints what is: prints it anew every two seconds until Ctrl-C."""
-
-    @click.option("--watch", is_flag=True, help="Print anew every two seconds, until Ctrl-C.")
-    @wraps(view)
-    # Any: the options of the command it wraps.
-    def again(*, watch: bool, **options: Any) -> None:
-        view(**options)
-        while watch:
-            time.sleep(_WATCH_SECONDS)
-            click.clear()
-            view(**options)
-
-    return again
+for _node_command in node_commands:
+    command.add_command(_node_command)
 
 
 @command.command("status")
@@ -87,13 +76,13 @@ def status(*, server: ChannelOptions, as_json: bool) -> None:
         ("memory", f"{format_bytes(found.booked_bytes)} of "
                    f"{format_bytes(found.allocatable_bytes)} booked"),
         ("store", f"{store}, leader epoch {found.leader_epoch}, revision {found.revision}"),
-        ("placement", _word(pb.PlacementPolicy.Name(found.policy), "PLACEMENT_POLICY_")),
+        ("placement", word(pb.PlacementPolicy.Name(found.policy), "PLACEMENT_POLICY_")),
         ("version", found.version),
     ]  # fmt: skip
     print_table(("fleet", ""), rows, numbers_from=2)
 
 
-@command.command("list")
+@command.command("workloads")
 @fleet_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @watchable
@@ -125,45 +114,6 @@ def _workload_row(workload: pb.Workload) -> tuple[str, ...]:
     )
 
 
-@command.command("nodes")
-@fleet_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@watchable
-def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
-    """Every node with its bookings and charges."""
-    with fleet(server) as client:
-        found = list(client.list_nodes())
-    if as_json:
-        print_json([message_data(node) for node in found])
-        return
-    print_table(
-        ("node", "agent", "profile", "cpus", "booked", "allocatable", "BPF charged", "replicas",
-         "state"),
-        (_node_row(node) for node in found),
-        numbers_from=3,
-    )  # fmt: skip
-
-
-def _node_row(node: pb.FleetNode) -> tuple[str, ...]:
-    marks = {
-        "not ready": not node.ready,
-        "cordoned": node.cordoned,
-        "draining": node.draining,
-        "memory pressure": node.memory_pressure,
-    }
-    return (
-        node.name.removeprefix("nodes/"),
-        node.agent,
-        node.profile,
-        str(node.possible_cpus),
-        format_bytes(node.booked_bytes),
-        format_bytes(node.allocatable_bytes),
-        format_bytes(node.bpf_charged_bytes),
-        f"{node.replica_count:,}",
-        ", ".join(mark for mark, is_set in marks.items() if is_set) or "ready",
-    )
-
-
 @command.command("show")
 @click.argument("workload")
 @fleet_options
@@ -181,7 +131,7 @@ def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
             (
                 replica.replica,
                 replica.node or "–",
-                _word(pb.ReplicaPhase.Name(replica.phase), "REPLICA_PHASE_"),
+                word(pb.ReplicaPhase.Name(replica.phase), "REPLICA_PHASE_"),
                 f"{replica.restart_count:,}",
                 format_bytes(replica.charged_bytes),
                 f"{replica.last_reason} {replica.message}".strip(),
@@ -257,15 +207,45 @@ def _option(text: str) -> tuple[str, int]:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @fleet_options
 def apply(*, file: Path, server: ChannelOptions) -> None:
-    """Creates every [[workloads]] entry of a TOML file (scenario files will do)."""
-    specs = list(_specs(file))
+    """Creates or updates every [[workloads]] entry of a TOML file (scenario files will do).
+
+    An entry's [workloads.scheduling] says how it is placed and changed: gang, disruption_budget, max_unavailable,
+    spread_best_effort, required, preferred, tolerations.
+
+    \b
+    Example of a file:
+      [[workloads]]
+      name = "web"
+      application = "beyla"
+      replicas = 6
+      memory_limit_bytes = "512M"
+      spread = { topology_key = "zone" }
+      [workloads.scheduling]
+      disruption_budget = 2
+      required = [{ key = "tier", operator = "In", values = ["gold"] }]
+    """
+    workloads = list(_workloads(file))
     with fleet(server) as client:
-        for spec in specs:
-            client.create_workload(spec.name, _message(spec))
-            click.echo(f"{spec.name}: created")
+        for workload in workloads:
+            click.echo(f"{workload.name}: {_apply(client, workload)}")
 
 
-def _specs(file: Path) -> Iterator[WorkloadSpec]:
+def _apply(client: FleetClient, workload: Workload) -> str:
+    """Creates or updates it; returns kubectl's word for what happened."""
+    message = spec_message(workload)
+    try:
+        client.create_workload(workload.name, message)
+    except CallError as error:
+        if error.code is not grpc.StatusCode.ALREADY_EXISTS:
+            raise
+        if client.workload(workload.name).spec == message:
+            return "unchanged"
+        client.update_workload(workload.name, message)
+        return "configured"
+    return "created"
+
+
+def _workloads(file: Path) -> Iterator[Workload]:
     try:
         data: dict[str, Plain] = tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:
@@ -275,7 +255,13 @@ def _specs(file: Path) -> Iterator[WorkloadSpec]:
         raise SpecError(str(file), "workloads", None, "missing", "add [[workloads]] entries")
     for index, entry in enumerate(entries):
         try:
-            yield from_data(WorkloadSpec, entry, str(file))
+            scheduling = entry.pop("scheduling", {}) if isinstance(entry, dict) else {}
+            spec = from_data(WorkloadSpec, entry, str(file))
+            yield Workload(
+                name=spec.name,
+                spec=spec,
+                scheduling=from_data(Scheduling, scheduling, f"{file}: {spec.name}.scheduling"),
+            )
         except SpecError as error:
             raise error.under(f"workloads[{index}]") from None
 
@@ -308,11 +294,17 @@ def delete(*, workload: str, server: ChannelOptions) -> None:
 @command.command("explain")
 @click.argument("workload")
 @fleet_options
+@click.option(
+    "--policy",
+    type=click.Choice([policy.value for policy in Policy]),
+    help="Ask this policy; the coordinator's unless given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def explain(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
+def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_json: bool) -> None:
     """Where the next replica would go, and why not elsewhere."""
+    number = policy_message(Policy(policy)) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
     with fleet(server) as client:
-        pages = list(client.explain(workload))
+        pages = list(client.explain(workload, policy=number))
     if as_json:
         print_json([message_data(page) for page in pages])
         return
@@ -331,36 +323,6 @@ def explain(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
             for score in page.scores
         ),
     )
-
-
-@command.command("cordon")
-@click.argument("node")
-@fleet_options
-def cordon(*, node: str, server: ChannelOptions) -> None:
-    """Places nothing new on a node."""
-    with fleet(server) as client:
-        client.cordon(node)
-    click.echo(f"{node}: cordoned")
-
-
-@command.command("uncordon")
-@click.argument("node")
-@fleet_options
-def uncordon(*, node: str, server: ChannelOptions) -> None:
-    """Allows placing on a node again."""
-    with fleet(server) as client:
-        client.uncordon(node)
-    click.echo(f"{node}: schedulable")
-
-
-@command.command("drain")
-@click.argument("node")
-@fleet_options
-def drain(*, node: str, server: ChannelOptions) -> None:
-    """Moves the replicas of a node away."""
-    with fleet(server) as client:
-        remaining = client.drain(node).remaining_count
-    click.echo(f"{node}: draining, {remaining} replicas left")
 
 
 @command.command("events")
@@ -413,7 +375,3 @@ def _follow(client: FleetClient, workload: str, node: str, *, as_json: bool) -> 
             )
             when = event.time.ToDatetime().isoformat(timespec="seconds")
             click.echo("  ".join(part for part in (when, *what) if part))
-
-
-def _word(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).lower().replace("_", "-")

@@ -14,7 +14,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["console", "message_data", "print_json", "print_table", "write_file"]
+__all__ = ["console", "message_data", "print_json", "print_table", "word", "write_file"]
 
 _TABLE_WIDTH_MAX = 2000
 
@@ -68,3 +68,8 @@ def write_file(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def word(name: str, prefix: str) -> str:
+    """An enum member's name as tables show it: without its prefix, in small letters."""
+    return name.removeprefix(prefix).lower().replace("_", "-")

@@ -1,6 +1,6 @@
 """Handles for what a coordinator knows: workloads, nodes, decisions, events."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import grpc
@@ -107,6 +107,42 @@ class FleetClient:
         """Moves the replicas of a node away."""
         request = pb.DrainNodeRequest(name=names.node_name(names.node_id(node)))
         return self.session.call(self.stub.DrainNode, request, repeatable=True)
+
+    def label(
+        self,
+        node: str,
+        labels: Mapping[str, str] | None = None,
+        *,
+        removed: Iterable[str] = (),
+        overwrite: bool = False,
+    ) -> pb.FleetNode:
+        """Sets and removes labels; what is set or removed wins over what the agent announces."""
+        request = pb.LabelNodeRequest(
+            name=names.node_name(names.node_id(node)),
+            labels=labels,
+            removed_labels=removed,
+            overwrite=overwrite,
+            request_id=new_request_id(),
+        )
+        return self.session.call(self.stub.LabelNode, request, repeatable=True).node
+
+    def taint(
+        self,
+        node: str,
+        taints: Iterable[workload_pb2.Taint] = (),
+        *,
+        removed: Iterable[workload_pb2.Taint] = (),
+        overwrite: bool = False,
+    ) -> pb.FleetNode:
+        """Sets and removes taints; a removed one without an effect means all of its key."""
+        request = pb.TaintNodeRequest(
+            name=names.node_name(names.node_id(node)),
+            taints=taints,
+            removed_taints=removed,
+            overwrite=overwrite,
+            request_id=new_request_id(),
+        )
+        return self.session.call(self.stub.TaintNode, request, repeatable=True).node
 
     def remove_node(self, node: str, *, force: bool = False) -> None:
         """Forgets a node."""

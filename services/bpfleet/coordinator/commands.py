@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bpfleet.coordinator.records import Scheduling, Taint
+from bpfleet.coordinator.records import Scheduling, Taint, TaintEffect
 from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "CreateWorkload",
     "DeleteWorkload",
     "DrainNode",
+    "LabelNode",
     "NodeAnnouncement",
     "NodeUsage",
     "RegisterAgent",
@@ -20,6 +21,7 @@ __all__ = [
     "ReplicaNews",
     "ReplicaTruth",
     "ReportNodes",
+    "TaintNode",
     "Tick",
     "UncordonNode",
     "UnregisterAgent",
@@ -88,6 +90,30 @@ class DrainNode:
     """Cordon a node and move its replicas away within the disruption budgets."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelNode:
+    """Set and remove labels of a node; ``overwrite`` also those that have another value."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...] = ()
+    removed: tuple[str, ...] = ()
+    overwrite: bool = False
+    request_id: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaintNode:
+    """Set and remove taints of a node; a removal without an effect means all of the key."""
+
+    name: str
+    taints: tuple[Taint, ...] = ()
+    removed: tuple[tuple[str, TaintEffect | None], ...] = ()
+    overwrite: bool = False
+    request_id: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +214,8 @@ Command = (
     | CordonNode
     | UncordonNode
     | DrainNode
+    | LabelNode
+    | TaintNode
     | RemoveNode
     | RegisterAgent
     | ReportNodes

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bpfleet.coordinator.commands import NodeUsage
+from bpfleet.coordinator.constraints import executes
 from bpfleet.coordinator.records import Node, Phase, Replica
 from bpfleet.coordinator.replicas import stop
 from bpfleet.coordinator.transition import Transition
 
-__all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain"]
+__all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain", "shed"]
 
 
 def settle_drain(t: Transition, name: str) -> None:
@@ -27,6 +28,23 @@ def _may_disrupt(t: Transition, replica: Replica) -> bool:
         return True
     missing = workload.spec.replicas - t.book(workload.name).count(Phase.RUNNING)
     return missing < workload.scheduling.disruption_budget
+
+
+def shed(t: Transition, node: Node) -> None:
+    """A node has less memory or other taints than before: what no longer belongs there leaves."""
+    book = t.books.nodes[node.name]
+    by_importance = sorted(book.replicas.values(), key=lambda r: (r.priority, -r.serial))
+    excess_bytes = book.booked_bytes - node.allocatable_bytes
+    for replica in by_importance:
+        taint = executes(t.tables.workloads[replica.workload], node)
+        if replica.phase is Phase.STOPPING:
+            excess_bytes -= replica.booked_bytes
+        elif taint is not None:
+            stop(t, replica, "TAINT", f"taint {taint.key} is not tolerated")
+            excess_bytes -= replica.booked_bytes
+        elif excess_bytes > 0:
+            stop(t, replica, "NODE_SHRANK", f"{node.name} has less memory than before")
+            excess_bytes -= replica.booked_bytes
 
 
 @dataclass(frozen=True, slots=True)

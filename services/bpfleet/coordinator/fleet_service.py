@@ -1,6 +1,7 @@
 """FleetService: the fleet as its users see it."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -178,6 +179,32 @@ class FleetServicer(FleetServiceServicer):
             node = self._node(name)
             return pb.DrainNodeResponse(node=node, remaining_count=node.replica_count)
 
+    async def LabelNode(
+        self, request: pb.LabelNodeRequest, context: _Context
+    ) -> pb.LabelNodeResponse:
+        """Sets and removes labels of a node."""
+        command = replace(
+            messages.label_command(request),
+            request_id=_request_id(request.request_id),
+            fingerprint=_fingerprint(request),
+        )
+        with api_errors():
+            await self._coordinator.submit(command)
+            return pb.LabelNodeResponse(node=self._node(command.name))
+
+    async def TaintNode(
+        self, request: pb.TaintNodeRequest, context: _Context
+    ) -> pb.TaintNodeResponse:
+        """Sets and removes taints of a node."""
+        command = replace(
+            messages.taint_command(request),
+            request_id=_request_id(request.request_id),
+            fingerprint=_fingerprint(request),
+        )
+        with api_errors():
+            await self._coordinator.submit(command)
+            return pb.TaintNodeResponse(node=self._node(command.name))
+
     async def RemoveNode(
         self, request: pb.RemoveNodeRequest, context: _Context
     ) -> pb.RemoveNodeResponse:
@@ -329,7 +356,7 @@ def _request_id(text: str) -> str:
     return text
 
 
-# Any: one of the three requests that carry a request id.
+# Any: one of the requests that carry a request id.
 def _fingerprint(request: Any) -> str:
     if not request.request_id:
         return ""

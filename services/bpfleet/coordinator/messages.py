@@ -11,7 +11,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.coordinator.commands import NodeAnnouncement, NodeUsage, ReplicaNews
+from bpfleet.coordinator.commands import (
+    LabelNode,
+    NodeAnnouncement,
+    NodeUsage,
+    ReplicaNews,
+    TaintNode,
+)
+from bpfleet.coordinator.constraints import is_node_key
 from bpfleet.coordinator.node_client import truth_of
 from bpfleet.coordinator.placement import NodeVerdict, summary
 from bpfleet.coordinator.records import (
@@ -51,6 +58,7 @@ __all__ = [
     "announcement",
     "event_message",
     "fingerprint",
+    "label_command",
     "node_message",
     "policy_message",
     "policy_record",
@@ -59,6 +67,7 @@ __all__ = [
     "score_message",
     "spec_message",
     "spec_record",
+    "taint_command",
     "usage_record",
     "workload_message",
 ]
@@ -67,6 +76,7 @@ REPLICAS_PER_WORKLOAD_MAX: Final = 100_000
 _NAME: Final = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,125}[A-Za-z0-9])?")
 _TEXT_CHARS_MAX: Final = 253
+_OWN_LABELS: Final = "bpfleet/"
 _LABELS_MAX: Final = 64
 _ENTRIES_MAX: Final = 64
 _INT64_MAX: Final = (1 << 63) - 1
@@ -170,7 +180,7 @@ def scheduling_record(message: workload_pb2.WorkloadSpec) -> Scheduling:
             Toleration(
                 _text(entry.key, "spec.tolerations.key"),
                 _text(entry.value, "spec.tolerations.value"),
-                _toleration_effect(entry),
+                _effect(entry, "spec.tolerations"),
             )
             for entry in message.tolerations
         ),
@@ -200,12 +210,14 @@ def _requirement(message: workload_pb2.LabelRequirement, path: str) -> Requireme
     return Requirement(_label_key(message.key, f"{path}.key"), operator, values)
 
 
-def _toleration_effect(message: workload_pb2.Toleration) -> TaintEffect | None:
+# Any: a taint or a toleration.
+def _effect(message: Any, path: str) -> TaintEffect | None:
+    """The effect; None where it is not given."""
     if not message.effect:
         return None
     effect = _EFFECTS.get(message.effect)
     if effect is None:
-        raise invalid("spec.tolerations.effect", f"{message.effect} is unknown")
+        raise invalid(f"{path}.effect", f"{message.effect} is unknown")
     return effect
 
 
@@ -241,10 +253,52 @@ def announcement(message: registry_service_pb2.RegisteredNode, path: str) -> Nod
 
 
 def _taint(message: workload_pb2.Taint, path: str) -> Taint:
-    effect = _EFFECTS.get(message.effect or workload_pb2.TAINT_EFFECT_NO_SCHEDULE)
-    if effect is None:
-        raise invalid(f"{path}.effect", f"{message.effect} is unknown")
+    effect = _effect(message, path) or TaintEffect.NO_SCHEDULE
     return Taint(_label_key(message.key, f"{path}.key"), _text(message.value, path), effect)
+
+
+def label_command(message: fleet_service_pb2.LabelNodeRequest) -> LabelNode:
+    """What an operator wants changed of a node's labels. Raises ``ApiError`` that names the field."""
+    labels = _labels(message.labels, "labels")
+    _within(len(message.removed_labels), 0, _LABELS_MAX, "removed_labels")
+    removed = [_label_key(key, "removed_labels") for key in message.removed_labels]
+    if not labels and not removed:
+        raise invalid("labels", "nothing to change; give labels, removed_labels or both")
+    for key in labels:
+        if is_node_key(key) or key.startswith(_OWN_LABELS):
+            raise invalid("labels", f"{key} describes the node itself and cannot be set")
+        if key in removed:
+            raise invalid("removed_labels", f"{key} is also to be set; do one of both")
+    return LabelNode(
+        name=node_id(message.name, "name"),
+        labels=tuple(sorted(labels.items())),
+        removed=tuple(dict.fromkeys(removed)),
+        overwrite=message.overwrite,
+    )
+
+
+def taint_command(message: fleet_service_pb2.TaintNodeRequest) -> TaintNode:
+    """What an operator wants changed of a node's taints. Raises ``ApiError`` that names the field."""
+    for name in ("taints", "removed_taints"):
+        _within(len(getattr(message, name)), 0, _ENTRIES_MAX, name)
+    if not message.taints and not message.removed_taints:
+        raise invalid("taints", "nothing to change; give taints, removed_taints or both")
+    taints = {(t.key, t.effect): t for t in (_taint(entry, "taints") for entry in message.taints)}
+    if len(taints) < len(message.taints):
+        raise invalid("taints", "a key with the same effect twice; give each once")
+    removed = tuple(
+        (_label_key(entry.key, "removed_taints.key"), _effect(entry, "removed_taints"))
+        for entry in message.removed_taints
+    )
+    for key, effect in taints:
+        if (key, effect) in removed or (key, None) in removed:
+            raise invalid("removed_taints", f"{key}:{effect} is also to be set; do one of both")
+    return TaintNode(
+        name=node_id(message.name, "name"),
+        taints=tuple(taints.values()),
+        removed=removed,
+        overwrite=message.overwrite,
+    )
 
 
 def usage_record(message: registry_service_pb2.NodeReport) -> NodeUsage:
@@ -325,7 +379,10 @@ def spec_message(workload: Workload) -> workload_pb2.WorkloadSpec:
             )
             for entry in scheduling.preferred
         ],
-        tolerations=[_toleration_message(entry) for entry in scheduling.tolerations],
+        tolerations=[
+            *(_toleration_message(entry) for entry in scheduling.tolerations),
+            *(workload_pb2.Toleration(key=t.key, value=t.value) for t in spec.tolerations),
+        ],
         one_per_node=spec.per_node,
         gang=scheduling.gang,
         rollout=workload_pb2.RolloutStrategy(

@@ -12,11 +12,10 @@ from bpfleet.coordinator.commands import (
     ReportNodes,
     UnregisterAgent,
 )
-from bpfleet.coordinator.constraints import executes
-from bpfleet.coordinator.disruption import evict_for_pressure, settle_drain
+from bpfleet.coordinator.disruption import evict_for_pressure, settle_drain, shed
 from bpfleet.coordinator.errors import FleetError, Refused
 from bpfleet.coordinator.records import Agent, Node, Phase, Replica
-from bpfleet.coordinator.replicas import hear, lose, restart_now, stop
+from bpfleet.coordinator.replicas import hear, lose, restart_now
 from bpfleet.coordinator.transition import Transition
 
 __all__ = [
@@ -92,7 +91,7 @@ def _take_in(t: Transition, agent: str, announced: NodeAnnouncement) -> None:
     elif not old.ready:
         t.event("NODE_READY", node=node.name, message=f"back with agent {agent}")
     if old is not None and old != node:
-        _shed(t, node)
+        shed(t, node)
 
 
 def _node(t: Transition, agent: str, announced: NodeAnnouncement, old: Node | None) -> Node:
@@ -108,28 +107,21 @@ def _node(t: Transition, agent: str, announced: NodeAnnouncement, old: Node | No
         allocatable_bytes=max(0, announced.ram_bytes - reserved),
         labels=announced.labels,
         taints=announced.taints,
+        announced_labels=announced.labels,
+        announced_taints=announced.taints,
         max_replicas=announced.max_replicas or t.settings.max_replicas_per_node,
     )
     if old is None:
         return fresh
-    return replace(fresh, cordoned=old.cordoned, draining=old.draining, pressure=old.pressure)
-
-
-def _shed(t: Transition, node: Node) -> None:
-    """A node came back with less memory or other taints: what no longer belongs there leaves."""
-    book = t.books.nodes[node.name]
-    by_importance = sorted(book.replicas.values(), key=lambda r: (r.priority, -r.serial))
-    excess_bytes = book.booked_bytes - node.allocatable_bytes
-    for replica in by_importance:
-        taint = executes(t.tables.workloads[replica.workload], node)
-        if replica.phase is Phase.STOPPING:
-            excess_bytes -= replica.booked_bytes
-        elif taint is not None:
-            stop(t, replica, "TAINT", f"taint {taint.key} is not tolerated")
-            excess_bytes -= replica.booked_bytes
-        elif excess_bytes > 0:
-            stop(t, replica, "NODE_SHRANK", f"{node.name} has less memory than before")
-            excess_bytes -= replica.booked_bytes
+    return replace(
+        fresh,
+        labels=old.marks.over_labels(announced.labels),
+        taints=old.marks.over_taints(announced.taints),
+        marks=old.marks,
+        cordoned=old.cordoned,
+        draining=old.draining,
+        pressure=old.pressure,
+    )
 
 
 def _compare(t: Transition, announced: NodeAnnouncement) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ __all__ = [
     "Event",
     "Kind",
     "LabelOperator",
+    "Marks",
     "Meta",
     "Node",
     "Phase",
@@ -109,6 +110,41 @@ class Taint:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """What an operator set (a value) or removed (None) on a node, over what its agent announces.
+
+    Labels by key, taints by key and effect; sorted.
+    """
+
+    labels: tuple[tuple[str, str | None], ...] = ()
+    taints: tuple[tuple[str, TaintEffect, str | None], ...] = ()
+
+    def over_labels(self, announced: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        """The labels a node has: the announced ones, changed by these marks; sorted."""
+        if not self.labels:
+            return announced
+        merged = {**dict(announced), **dict(self.labels)}
+        return tuple((key, value) for key, value in sorted(merged.items()) if value is not None)
+
+    def over_taints(self, announced: tuple[Taint, ...]) -> tuple[Taint, ...]:
+        """The taints a node has: the announced ones, changed by these marks."""
+        if not self.taints:
+            return announced
+        merged: dict[tuple[str, TaintEffect], str | None] = {
+            (taint.key, taint.effect): taint.value for taint in announced
+        }
+        merged.update({(key, effect): value for key, effect, value in self.taints})
+        return tuple(
+            Taint(key, value, effect)
+            for (key, effect), value in sorted(merged.items())
+            if value is not None
+        )
+
+
+_NO_MARKS: Final = Marks()
+
+
+@dataclass(frozen=True, slots=True)
 class Toleration:
     """Permission to ignore a taint; an empty field matches everything."""
 
@@ -169,7 +205,8 @@ class Agent:
 class Node:
     """A node as its agent announced it, and what the coordinator decided about it.
 
-    Its bookings are not here: they are the sum of its replicas (invariant *one book*).
+    ``labels`` and ``taints`` are what counts: the announced ones under the operator's ``marks``. Its
+    bookings are not here: they are the sum of its replicas (invariant *one book*).
     """
 
     name: str
@@ -180,6 +217,9 @@ class Node:
     allocatable_bytes: int
     labels: tuple[tuple[str, str], ...] = ()
     taints: tuple[Taint, ...] = ()
+    announced_labels: tuple[tuple[str, str], ...] = ()
+    announced_taints: tuple[Taint, ...] = ()
+    marks: Marks = _NO_MARKS
     max_replicas: int = 110
     ready: bool = True
     cordoned: bool = False
@@ -368,10 +408,12 @@ def _node_row(node: Node) -> Json:
         node.possible_cpus,
         node.ram_bytes,
         node.allocatable_bytes,
-        dict(node.labels),
-        [[taint.key, taint.value, taint.effect] for taint in node.taints],
+        dict(node.announced_labels),
+        [[taint.key, taint.value, taint.effect] for taint in node.announced_taints],
         node.max_replicas,
         flags,
+        node.marks.labels,
+        node.marks.taints,
     ]
 
 
@@ -460,6 +502,12 @@ def _read_agent(row: Json) -> Agent:
 
 def _read_node(row: Json) -> Node:
     flags = row[9]
+    labels = tuple(sorted(row[6].items()))
+    taints = tuple(Taint(key, value, TaintEffect(effect)) for key, value, effect in row[7])
+    marks = Marks(
+        labels=tuple((key, value) for key, value in row[10]),
+        taints=tuple((key, TaintEffect(effect), value) for key, effect, value in row[11]),
+    )
     return Node(
         name=row[0],
         agent=row[1],
@@ -467,8 +515,11 @@ def _read_node(row: Json) -> Node:
         possible_cpus=row[3],
         ram_bytes=row[4],
         allocatable_bytes=row[5],
-        labels=tuple(sorted(row[6].items())),
-        taints=tuple(Taint(key, value, TaintEffect(effect)) for key, value, effect in row[7]),
+        labels=marks.over_labels(labels),
+        taints=marks.over_taints(taints),
+        announced_labels=labels,
+        announced_taints=taints,
+        marks=marks,
         max_replicas=row[8],
         ready=bool(flags & 1),
         cordoned=bool(flags & 2),

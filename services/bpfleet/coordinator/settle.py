@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, islice
 
-from bpfleet.coordinator.constraints import judge, named_nodes_allow
+from bpfleet.coordinator.constraints import executes, judge, named_nodes_allow
 from bpfleet.coordinator.placement import Search
 from bpfleet.coordinator.records import Decision, Node, Phase, Replica, Retired, Workload
 from bpfleet.coordinator.replicas import add_pending, bind, stop, waits_because
@@ -120,7 +120,7 @@ def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str |
         stop(t, t.tables.replicas[waiting], "NODE_DOES_NOT_QUALIFY")
     elif waiting is None and not here and welcome and node.schedulable:
         add_pending(t, workload, 1, target=name)
-    elif here and not welcome:
+    elif here and not _may_stay(workload, node):
         for replica in list(t.books.nodes[name].replicas.values()):
             if replica.workload == workload_name and replica.live:
                 stop(t, replica, "NODE_DOES_NOT_QUALIFY")
@@ -128,6 +128,13 @@ def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str |
 
 def _welcome(workload: Workload, node: Node) -> bool:
     return named_nodes_allow(workload, node.name) and judge(workload, node).refusal is None
+
+
+def _may_stay(workload: Workload, node: Node) -> bool:
+    """As a DaemonSet's pods: labels count while they run, of the taints only NoExecute does."""
+    refusal = judge(workload, node).refusal
+    stays = refusal is None or (refusal.reason == "TAINT" and executes(workload, node) is None)
+    return stays and named_nodes_allow(workload, node.name)
 
 
 def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> int:

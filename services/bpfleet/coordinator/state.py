@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop
 from typing import Any, assert_never
 
-from bpfleet.coordinator import nodes, workloads
+from bpfleet.coordinator import marks, nodes, workloads
 from bpfleet.coordinator.commands import (
     AgentLost,
     Command,
@@ -16,9 +16,11 @@ from bpfleet.coordinator.commands import (
     CreateWorkload,
     DeleteWorkload,
     DrainNode,
+    LabelNode,
     RegisterAgent,
     RemoveNode,
     ReportNodes,
+    TaintNode,
     Tick,
     UncordonNode,
     UnregisterAgent,
@@ -161,6 +163,10 @@ def _carry_out(t: Transition, command: Command) -> Any:
             return nodes.uncordon_node(t, name)
         case DrainNode(name):
             return nodes.drain_node(t, name)
+        case LabelNode():
+            return marks.label_node(t, command)
+        case TaintNode():
+            return marks.taint_node(t, command)
         case RemoveNode():
             return nodes.remove_node(t, command)
         case RegisterAgent():

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from bpfleet.coordinator.commands import CreateWorkload, DeleteWorkload, UpdateWorkload
 from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.records import RequestRecord, Workload
+from bpfleet.coordinator.records import Workload
+from bpfleet.coordinator.requests import remember, repeated
 from bpfleet.coordinator.settle import settle_nodes
 from bpfleet.coordinator.transition import Transition
 
@@ -14,7 +15,7 @@ __all__ = ["create_workload", "delete_workload", "update_workload"]
 def create_workload(t: Transition, command: CreateWorkload) -> str:
     """Creates a workload; returns its name. Placing it is left to the settling."""
     name = command.spec.name
-    if _repeated(t, command.request_id, command.fingerprint):
+    if repeated(t, command.request_id, command.fingerprint):
         return name
     existing = t.tables.workloads.get(name)
     if existing is not None:
@@ -37,14 +38,14 @@ def create_workload(t: Transition, command: CreateWorkload) -> str:
         next_serial=retired.next_serial if retired is not None else 0,
     )
     t.tables.put(workload)
-    _remember(t, command.request_id, command.fingerprint, name)
+    remember(t, command.request_id, command.fingerprint, workload=name)
     _settle_soon(t, workload)
     return name
 
 
 def update_workload(t: Transition, command: UpdateWorkload) -> str:
     """Scales a workload or starts to roll out a new spec; returns its name."""
-    if _repeated(t, command.request_id, command.fingerprint):
+    if repeated(t, command.request_id, command.fingerprint):
         return command.name
     workload = t.workload(command.name)
     if workload.deleting:
@@ -64,21 +65,21 @@ def update_workload(t: Transition, command: UpdateWorkload) -> str:
     t.event(kind, workload=command.name, message=f"{changed.spec.replicas} replicas")
     changed = replace(changed, revision=t.revision)
     t.tables.put(changed)
-    _remember(t, command.request_id, command.fingerprint, command.name)
+    remember(t, command.request_id, command.fingerprint, workload=command.name)
     _settle_soon(t, changed)
     return command.name
 
 
 def delete_workload(t: Transition, command: DeleteWorkload) -> str:
     """Has all replicas stopped; the workload is gone once they are."""
-    if _repeated(t, command.request_id, command.fingerprint):
+    if repeated(t, command.request_id, command.fingerprint):
         return command.name
     workload = t.workload(command.name)
     if not workload.deleting:
         t.event("WORKLOAD_DELETING", workload=command.name)
         t.tables.put(replace(workload, deleting=True, revision=t.revision))
         t.dirty[command.name] = None
-    _remember(t, command.request_id, command.fingerprint, command.name)
+    remember(t, command.request_id, command.fingerprint, workload=command.name)
     return command.name
 
 
@@ -102,33 +103,6 @@ def _settle_soon(t: Transition, workload: Workload) -> None:
     if workload.spec.per_node:
         settle_nodes(t, [workload.name], list(t.tables.nodes))
     t.dirty[workload.name] = None
-
-
-def _repeated(t: Transition, request_id: str, fingerprint: str) -> bool:
-    """Whether this very request was carried out before."""
-    known = t.tables.requests.get(request_id) if request_id else None
-    if known is None:
-        return False
-    if known.fingerprint != fingerprint:
-        text = f"request_id {request_id!r} was used for another request; use a new one"
-        raise FleetError(Refused.INVALID, "REQUEST_ID_REUSED", text, requestId=request_id)
-    return True
-
-
-def _remember(t: Transition, request_id: str, fingerprint: str, workload: str) -> None:
-    """Keeps the newest request ids, so that repeating one of them changes nothing."""
-    if not request_id:
-        return
-    t.tables.put(
-        RequestRecord(
-            request_id=request_id,
-            fingerprint=fingerprint,
-            workload=workload,
-            serial=t.revision,
-        )
-    )
-    if len(t.tables.requests) > t.settings.requests_max:
-        t.tables.remove(next(iter(t.tables.requests.values())))
 
 
 def _bound(count: int, limit: int, what: str) -> None:

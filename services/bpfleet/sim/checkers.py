@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass, field
 
-from bpfleet.coordinator.records import Kind, Replica, Workload, decode, decode_event
+from bpfleet.coordinator.records import Kind, Node, Replica, Workload, decode, decode_event
 from bpfleet.coordinator.state import FleetState
 from bpfleet.coordinator.store.base import Batch
 
-__all__ = ["Acknowledged", "Books", "OneLife", "Promise", "Violation", "WatchedEvents"]
+__all__ = [
+    "Acknowledged",
+    "Books",
+    "OneLife",
+    "OperatorsMarks",
+    "Promise",
+    "Violation",
+    "WatchedEvents",
+]
 
 
 class Violation(AssertionError):
@@ -141,6 +149,37 @@ class Acknowledged:
             found = Promise(workload.spec.replicas, version)
         if found not in allowed:
             raise Violation(f"workload {name} is stored as {found}, clients may expect {allowed}")
+
+
+class OperatorsMarks:
+    """*every acknowledged command visible for ever*, for the labels and taints that operators set."""
+
+    def __init__(self) -> None:
+        self._allowed: dict[tuple[str, str], list[str | None]] = {}
+
+    def asked(self, node: str, mark: str, value: str | None) -> None:
+        """An operator asks for a label or taint (None: for its removal)."""
+        self._allowed.setdefault((node, mark), [None]).append(value)
+
+    def acknowledged(self, node: str, mark: str) -> None:
+        """The operator has the answer: only the new value is right from now on."""
+        self._allowed[node, mark] = self._allowed[node, mark][-1:]
+
+    def stored(self, batch: Batch) -> None:
+        """A batch was stored."""
+        for key, text in batch.puts.items():
+            kind, name = _address(key)
+            if kind is Kind.NODE:
+                node = decode(kind, text)
+                assert isinstance(node, Node), "the key says so"
+                taints = {taint.key: taint.value for taint in node.taints}
+                self._check(name, {**dict(node.labels), **taints})
+
+    def _check(self, name: str, marks: dict[str, str]) -> None:
+        for (node, mark), allowed in self._allowed.items():
+            if node == name and marks.get(mark) not in allowed:
+                found = marks.get(mark)
+                raise Violation(f"{mark} of {node} is stored as {found}, allowed are {allowed}")
 
 
 class WatchedEvents:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bpfleet.coordinator.config import Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
-from bpfleet.coordinator.placement import RequestEstimator
+from bpfleet.coordinator.prediction import KernelEstimator
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.records import Phase, Policy
 from bpfleet.coordinator.registry_service import RegistryServicer
@@ -23,7 +23,15 @@ from bpfleet.coordinator.store.base import Batch
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.rpc.errors import ApiError
 from bpfleet.sim.agent import NodePlan, SimAgent, SimAgents
-from bpfleet.sim.checkers import Acknowledged, Books, OneLife, Promise, Violation, WatchedEvents
+from bpfleet.sim.checkers import (
+    Acknowledged,
+    Books,
+    OneLife,
+    OperatorsMarks,
+    Promise,
+    Violation,
+    WatchedEvents,
+)
 from bpfleet.sim.loop import VirtualLoop, run
 from bpfleet.sim.network import Faults, Network, Process, Unreachable
 from bpfleet.sim.store import SimStore
@@ -48,6 +56,8 @@ _WORKLOADS: Final = 6
 _FAILS: Final = "w4"
 _VERSIONS: Final = 4
 _PROFILES: Final = ("5.10", "6.1", "6.12")
+# Shared by all seeds: a prediction depends on nothing but the workload and the kind of node.
+_ESTIMATOR: Final = KernelEstimator()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +96,7 @@ class SimCoordinator(Process):
             identity=f"{self.name}#{self.life}",
             fleet=world.settings,
             timing=world.timing,
-            estimator=RequestEstimator(),
+            estimator=_ESTIMATOR,
             clock_ms=world.loop.now_ms,
         )
         self._now = coordinator, FleetServicer(coordinator), RegistryServicer(coordinator)
@@ -131,7 +141,7 @@ class World:
         self.memory = MemoryStore(loop.now_ms)
         self.store_server = Process("store")
         self.settings = FleetSettings(
-            policy=self.random.choice([p for p in Policy if p is not Policy.KERNEL_AWARE]),
+            policy=self.random.choice(list(Policy)),
             back_off_base_ms=500,
             back_off_max_ms=4_000,
             avoid_ms=5_000,
@@ -141,10 +151,11 @@ class World:
         self.one_life = OneLife()
         self.books = Books()
         self.promises = Acknowledged()
+        self.marks = OperatorsMarks()
         self.events = WatchedEvents()
         self.agents: dict[str, SimAgent] = {}
         self.coordinators = {name: SimCoordinator(name, self) for name in ("c1", "c2")}
-        self.batches = self.answered = self.crashes = 0
+        self.batches = self.answered = self.crashes = self._marks_asked = 0
         self.trace: Callable[[str], None] = lambda line: None
         self._failure: BaseException | None = None
         self._digest = hashlib.blake2b(digest_size=8)
@@ -181,6 +192,7 @@ class World:
         try:
             self.events.stored(batch)
             self.promises.stored(batch)
+            self.marks.stored(batch)
             self.books.stored(batch)
         except Violation as violation:
             self.fail(violation)
@@ -428,7 +440,7 @@ class World:
         return spec
 
     async def _operator(self) -> None:
-        """Cordons, drains and brings back; in the end one node is left draining, the others serve."""
+        """Cordons, drains, marks and brings back; in the end one node is left draining, the others serve."""
         nodes = [plan.name for agent in self.agents.values() for plan in agent.plans]
         for _ in range(self.random.randint(1, 4)):
             await asyncio.sleep(8 * self.random.random())
@@ -441,8 +453,34 @@ class World:
                 if self.random.random() < 0.7 or method == "UncordonNode":
                     await self._insist(method, request)
                     await asyncio.sleep(3 * self.random.random())
+            await self._mark(self.random.choice(nodes))
         if len(nodes) > 3:
             await self._insist("DrainNode", pb.DrainNodeRequest(name=nodes[0]))
+
+    async def _mark(self, node: str) -> None:
+        """Moves a node to another duty, and throws everything off it for a while."""
+        duty = str(self.random.randrange(3))
+        label = pb.LabelNodeRequest(labels={"duty": duty}, overwrite=True)
+        await self._set_mark(node, "duty", duty, label)
+        taint = workload_pb2.Taint(key="repair", effect=workload_pb2.TAINT_EFFECT_NO_EXECUTE)
+        await self._set_mark(node, "repair", "", pb.TaintNodeRequest(taints=[taint]))
+        await asyncio.sleep(3 * self.random.random())
+        await self._set_mark(node, "repair", None, pb.TaintNodeRequest(removed_taints=[taint]))
+
+    async def _set_mark(
+        self,
+        node: str,
+        mark: str,
+        value: str | None,
+        request: pb.LabelNodeRequest | pb.TaintNodeRequest,
+    ) -> None:
+        self._marks_asked += 1
+        request.name, request.request_id = node, f"mark-{self._marks_asked}"
+        self.marks.asked(node, mark, value)
+        method = type(request).__name__.removesuffix("Request")
+        while await self._insist(method, request) is None:
+            await asyncio.sleep(0.5)  # the node has yet to register
+        self.marks.acknowledged(node, mark)
 
     # -- the end
 

@@ -107,13 +107,14 @@ class Network:
 
         task = target.spawn(at_target())
         try:
-            answer: T = await asyncio.shield(task)
-            return answer
+            await asyncio.wait((task,))
         except asyncio.CancelledError:
-            if task.cancelled():
-                raise Unreachable(f"{target.name} crashed") from None
             task.add_done_callback(_ignore)
             raise
+        if task.cancelled():
+            raise Unreachable(f"{target.name} crashed")
+        answer: T = task.result()
+        return answer
 
     async def _travel(self, source: Process, target: Process, life: int) -> None:
         faults = self.faults

@@ -1128,6 +1128,158 @@ class DrainNodeResponse(_message.Message):
 Global___DrainNodeResponse: _TypeAlias = DrainNodeResponse  # noqa: Y015
 
 @_typing.final
+class LabelNodeRequest(_message.Message):
+    """Request of LabelNode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    REMOVED_LABELS_FIELD_NUMBER: _builtins.int
+    OVERWRITE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The node."""
+    overwrite: _builtins.bool
+    """Without it a label that has another value is refused with FAILED_PRECONDITION, reason LABEL_EXISTS."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat, also after somebody else's change."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels to set. Keys `node` and `bpfleet/...` describe the node itself and cannot be set."""
+
+    @_builtins.property
+    def removed_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys to remove; one that is not there is no error."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        removed_labels: _abc.Iterable[_builtins.str] | None = ...,
+        overwrite: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "name", b"name", "overwrite", b"overwrite", "removed_labels", b"removed_labels", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelNodeRequest: _TypeAlias = LabelNodeRequest  # noqa: Y015
+
+@_typing.final
+class LabelNodeResponse(_message.Message):
+    """Response of LabelNode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def node(self) -> Global___FleetNode:
+        """The node after the change."""
+
+    def __init__(
+        self,
+        *,
+        node: Global___FleetNode | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelNodeResponse: _TypeAlias = LabelNodeResponse  # noqa: Y015
+
+@_typing.final
+class TaintNodeRequest(_message.Message):
+    """Request of TaintNode. A taint is known by its key and effect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TAINTS_FIELD_NUMBER: _builtins.int
+    REMOVED_TAINTS_FIELD_NUMBER: _builtins.int
+    OVERWRITE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The node."""
+    overwrite: _builtins.bool
+    """Without it a taint that has another value is refused with FAILED_PRECONDITION, reason TAINT_EXISTS."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat, also after somebody else's change."""
+    @_builtins.property
+    def taints(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Taint]:
+        """Taints to set; without an effect NO_SCHEDULE."""
+
+    @_builtins.property
+    def removed_taints(self) -> _containers.RepeatedCompositeFieldContainer[_workload_pb2.Taint]:
+        """Taints to remove, whatever their value; without an effect all of the key."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        taints: _abc.Iterable[_workload_pb2.Taint] | None = ...,
+        removed_taints: _abc.Iterable[_workload_pb2.Taint] | None = ...,
+        overwrite: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "overwrite", b"overwrite", "removed_taints", b"removed_taints", "request_id", b"request_id", "taints", b"taints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaintNodeRequest: _TypeAlias = TaintNodeRequest  # noqa: Y015
+
+@_typing.final
+class TaintNodeResponse(_message.Message):
+    """Response of TaintNode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def node(self) -> Global___FleetNode:
+        """The node after the change."""
+
+    def __init__(
+        self,
+        *,
+        node: Global___FleetNode | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaintNodeResponse: _TypeAlias = TaintNodeResponse  # noqa: Y015
+
+@_typing.final
 class RemoveNodeRequest(_message.Message):
     """Request of RemoveNode."""
 

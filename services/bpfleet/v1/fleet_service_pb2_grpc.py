@@ -87,6 +87,16 @@ class FleetServiceStub:
                 request_serializer=bpfleet_dot_v1_dot_fleet__service__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=bpfleet_dot_v1_dot_fleet__service__pb2.DrainNodeResponse.FromString,
                 _registered_method=True)
+        self.LabelNode = channel.unary_unary(
+                '/bpfleet.v1.FleetService/LabelNode',
+                request_serializer=bpfleet_dot_v1_dot_fleet__service__pb2.LabelNodeRequest.SerializeToString,
+                response_deserializer=bpfleet_dot_v1_dot_fleet__service__pb2.LabelNodeResponse.FromString,
+                _registered_method=True)
+        self.TaintNode = channel.unary_unary(
+                '/bpfleet.v1.FleetService/TaintNode',
+                request_serializer=bpfleet_dot_v1_dot_fleet__service__pb2.TaintNodeRequest.SerializeToString,
+                response_deserializer=bpfleet_dot_v1_dot_fleet__service__pb2.TaintNodeResponse.FromString,
+                _registered_method=True)
         self.RemoveNode = channel.unary_unary(
                 '/bpfleet.v1.FleetService/RemoveNode',
                 request_serializer=bpfleet_dot_v1_dot_fleet__service__pb2.RemoveNodeRequest.SerializeToString,
@@ -189,6 +199,21 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LabelNode(self, request, context):
+        """Sets and removes labels of a node. What is set or removed here wins over what its agent announces, now and later;
+        repeating the call changes nothing. Replicas stay where labels alone changed, one-per-node ones follow them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TaintNode(self, request, context):
+        """Sets and removes taints of a node, as LabelNode does labels. NO_EXECUTE moves away at once what does not tolerate it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RemoveNode(self, request, context):
         """Forgets a node that is not Ready, or any node with `force`.
         """
@@ -276,6 +301,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.DrainNode,
                     request_deserializer=bpfleet_dot_v1_dot_fleet__service__pb2.DrainNodeRequest.FromString,
                     response_serializer=bpfleet_dot_v1_dot_fleet__service__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'LabelNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.LabelNode,
+                    request_deserializer=bpfleet_dot_v1_dot_fleet__service__pb2.LabelNodeRequest.FromString,
+                    response_serializer=bpfleet_dot_v1_dot_fleet__service__pb2.LabelNodeResponse.SerializeToString,
+            ),
+            'TaintNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.TaintNode,
+                    request_deserializer=bpfleet_dot_v1_dot_fleet__service__pb2.TaintNodeRequest.FromString,
+                    response_serializer=bpfleet_dot_v1_dot_fleet__service__pb2.TaintNodeResponse.SerializeToString,
             ),
             'RemoveNode': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveNode,
@@ -575,6 +610,60 @@ class FleetService:
             '/bpfleet.v1.FleetService/DrainNode',
             bpfleet_dot_v1_dot_fleet__service__pb2.DrainNodeRequest.SerializeToString,
             bpfleet_dot_v1_dot_fleet__service__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LabelNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bpfleet.v1.FleetService/LabelNode',
+            bpfleet_dot_v1_dot_fleet__service__pb2.LabelNodeRequest.SerializeToString,
+            bpfleet_dot_v1_dot_fleet__service__pb2.LabelNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaintNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bpfleet.v1.FleetService/TaintNode',
+            bpfleet_dot_v1_dot_fleet__service__pb2.TaintNodeRequest.SerializeToString,
+            bpfleet_dot_v1_dot_fleet__service__pb2.TaintNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

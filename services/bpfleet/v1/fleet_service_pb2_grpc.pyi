@@ -56,6 +56,12 @@ class FleetServiceStub:
     """Allows placing on a node again, and ends a drain."""
     DrainNode: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.DrainNodeRequest, _fleet_service_pb2.DrainNodeResponse]
     """Cordons a node and moves its replicas away, as fast as the disruption budgets allow."""
+    LabelNode: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.LabelNodeRequest, _fleet_service_pb2.LabelNodeResponse]
+    """Sets and removes labels of a node. What is set or removed here wins over what its agent announces, now and later;
+    repeating the call changes nothing. Replicas stay where labels alone changed, one-per-node ones follow them.
+    """
+    TaintNode: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.TaintNodeRequest, _fleet_service_pb2.TaintNodeResponse]
+    """Sets and removes taints of a node, as LabelNode does labels. NO_EXECUTE moves away at once what does not tolerate it."""
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.RemoveNodeRequest, _fleet_service_pb2.RemoveNodeResponse]
     """Forgets a node that is not Ready, or any node with `force`."""
     ExplainPlacement: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainPlacementRequest, _fleet_service_pb2.ExplainPlacementResponse]
@@ -94,6 +100,12 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Allows placing on a node again, and ends a drain."""
     DrainNode: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.DrainNodeRequest, _fleet_service_pb2.DrainNodeResponse]  # type: ignore[assignment]
     """Cordons a node and moves its replicas away, as fast as the disruption budgets allow."""
+    LabelNode: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.LabelNodeRequest, _fleet_service_pb2.LabelNodeResponse]  # type: ignore[assignment]
+    """Sets and removes labels of a node. What is set or removed here wins over what its agent announces, now and later;
+    repeating the call changes nothing. Replicas stay where labels alone changed, one-per-node ones follow them.
+    """
+    TaintNode: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.TaintNodeRequest, _fleet_service_pb2.TaintNodeResponse]  # type: ignore[assignment]
+    """Sets and removes taints of a node, as LabelNode does labels. NO_EXECUTE moves away at once what does not tolerate it."""
     RemoveNode: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.RemoveNodeRequest, _fleet_service_pb2.RemoveNodeResponse]  # type: ignore[assignment]
     """Forgets a node that is not Ready, or any node with `force`."""
     ExplainPlacement: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ExplainPlacementRequest, _fleet_service_pb2.ExplainPlacementResponse]  # type: ignore[assignment]
@@ -189,6 +201,24 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.DrainNodeResponse, _abc.Awaitable[_fleet_service_pb2.DrainNodeResponse]]:
         """Cordons a node and moves its replicas away, as fast as the disruption budgets allow."""
+
+    @_abc_1.abstractmethod
+    def LabelNode(
+        self,
+        request: _fleet_service_pb2.LabelNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.LabelNodeResponse, _abc.Awaitable[_fleet_service_pb2.LabelNodeResponse]]:
+        """Sets and removes labels of a node. What is set or removed here wins over what its agent announces, now and later;
+        repeating the call changes nothing. Replicas stay where labels alone changed, one-per-node ones follow them.
+        """
+
+    @_abc_1.abstractmethod
+    def TaintNode(
+        self,
+        request: _fleet_service_pb2.TaintNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_service_pb2.TaintNodeResponse, _abc.Awaitable[_fleet_service_pb2.TaintNodeResponse]]:
+        """Sets and removes taints of a node, as LabelNode does labels. NO_EXECUTE moves away at once what does not tolerate it."""
 
     @_abc_1.abstractmethod
     def RemoveNode(

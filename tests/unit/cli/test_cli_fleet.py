@@ -126,7 +126,7 @@ def test_a_workload_is_created_shown_scaled_explained_and_deleted(fleet: Fleet) 
     assert fleet.run("scale", "web", "--replicas", "3")[:2] == (0, "web: 3 replicas wanted\n")
     fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 3)
     assert fleet.data("explain", "web")[0]["chosen_node"]
-    assert any(row["name"].endswith("web") for row in fleet.data("list"))
+    assert any(row["name"].endswith("web") for row in fleet.data("workloads"))
     assert fleet.run("delete", "web")[0] == 0
 
 
@@ -137,7 +137,48 @@ def test_a_scenario_file_is_applied(fleet: Fleet, tmp_path: Path) -> None:
     )
     assert fleet.run("apply", str(file))[:2] == (0, "falco: created\n")
     fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 3)
+    assert fleet.run("apply", str(file))[:2] == (0, "falco: unchanged\n")
+    with file.open("a") as more:
+        more.write(
+            'tolerations = [{ key = "repair" }]\n[workloads.scheduling]\nmax_unavailable = 2\n'
+        )
+    assert fleet.run("apply", str(file))[:2] == (0, "falco: configured\n")
+    spec = fleet.data("show", "falco")["spec"]
+    assert spec["tolerations"][0]["key"] == "repair"
+    assert spec["rollout"]["max_unavailable"] == 2
+    assert fleet.run("apply", str(file))[:2] == (0, "falco: unchanged\n")
     assert fleet.run("delete", "falco")[0] == 0
+
+
+def test_nodes_are_labelled_and_tainted_as_kubectl_does_it(fleet: Fleet) -> None:
+    node = "a1-00003"
+    assert fleet.run("label", node, "tier=gold", "disk=")[:2] == (
+        0,
+        f"{node}: labels disk=,tier=gold\n",
+    )
+    status, _, err = fleet.run("label", node, "tier=iron")
+    assert (status, "use overwrite" in err) == (1, True)
+    assert fleet.data("label", node, "tier=iron", "disk-", "--overwrite")["labels"] == {
+        "tier": "iron"
+    }
+    assert fleet.run("taint", node, "repair=disk:NoExecute", "gpu:NoSchedule")[:2] == (
+        0,
+        f"{node}: taints gpu:NoSchedule,repair=disk:NoExecute\n",
+    )
+    assert "gpu:NoSchedule,repair=disk:NoExecute" in fleet.run("nodes", "--show-labels")[1]
+    assert fleet.run("taint", node, "repair:NoExecute-", "gpu-")[:2] == (
+        0,
+        f"{node}: taints none\n",
+    )
+    assert fleet.run("label", node, "tier-")[:2] == (0, f"{node}: labels none\n")
+
+
+def test_a_drain_is_watched_until_the_node_is_empty(fleet: Fleet) -> None:
+    drained = fleet.run("drain", "a1-00003", "--watch")
+    assert drained[:2] == (0, "a1-00003: draining, 0 replicas left\na1-00003: drained\n")
+    status, _, err = fleet.run("remove", "a1-00003")
+    assert (status, "is Ready" in err) == (1, True)
+    assert fleet.run("uncordon", "a1-00003")[0] == 0
 
 
 def test_nodes_are_cordoned_and_uncordoned(fleet: Fleet) -> None:
@@ -199,6 +240,11 @@ def _toggle(fleet: Fleet, watching: "subprocess.Popen[str]", deadline: float) ->
             2,
             "options.pods = 1: unknown",
         ),
+        (("label", "absent", "a=b"), 1, "absent"),
+        (("label", "a1-00001", "tier"), 2, "KEY=VALUE"),
+        (("label", "a1-00001", "node=b"), 1, "describes the node itself"),
+        (("taint", "a1-00001", "a=b:Never"), 2, "effect 'Never' is unknown"),
+        (("taint", "a1-00001", "a=b"), 2, "KEY=VALUE:EFFECT"),
         (("create", "Not a name", "--application", "falco"), 2, "name = 'Not a name'"),
         (("create", "x", "--application", "falco", "--memory-limit", "-5"), 2, "not a size"),
     ],

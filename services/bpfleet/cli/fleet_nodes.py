@@ -1,0 +1,227 @@
+"""Commands of ``bpfleet fleet`` about nodes, spelled as kubectl spells them."""
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import click
+
+from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.remote import fleet, fleet_options
+from bpfleet.cli.watching import WATCH_SECONDS, watchable
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.v1 import workload_pb2
+from bpfleet.workload.quantity import format_bytes
+
+__all__ = ["node_commands"]
+
+# Any: the generated enum types are ints at run time, which the type checker does not know.
+_EFFECTS: Final[dict[str, Any]] = {
+    "NoSchedule": workload_pb2.TAINT_EFFECT_NO_SCHEDULE,
+    "PreferNoSchedule": workload_pb2.TAINT_EFFECT_PREFER_NO_SCHEDULE,
+    "NoExecute": workload_pb2.TAINT_EFFECT_NO_EXECUTE,
+}
+_EFFECT_NAMES: Final = {number: name for name, number in _EFFECTS.items()}
+_OVERWRITE: Final = click.option(
+    "--overwrite", is_flag=True, help="Also where another value is there already."
+)
+_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command("nodes")
+@fleet_options
+@click.option("--show-labels", is_flag=True, help="Add columns for labels and taints.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@watchable
+def nodes(*, server: ChannelOptions, show_labels: bool, as_json: bool) -> None:
+    """Every node with its bookings and charges."""
+    with fleet(server) as client:
+        found = list(client.list_nodes())
+    if as_json:
+        print_json([message_data(node) for node in found])
+        return
+    print_table(
+        ("node", "agent", "profile", "cpus", "booked", "allocatable", "BPF charged", "replicas",
+         "state", *(("labels", "taints") if show_labels else ())),
+        (_node_row(node) + (_marks(node) if show_labels else ()) for node in found),
+        numbers_from=3,
+    )  # fmt: skip
+
+
+def _node_row(node: pb.FleetNode) -> tuple[str, ...]:
+    marks = {
+        "not ready": not node.ready,
+        "cordoned": node.cordoned,
+        "draining": node.draining,
+        "memory pressure": node.memory_pressure,
+    }
+    return (
+        node.name.removeprefix("nodes/"),
+        node.agent,
+        node.profile,
+        str(node.possible_cpus),
+        format_bytes(node.booked_bytes),
+        format_bytes(node.allocatable_bytes),
+        format_bytes(node.bpf_charged_bytes),
+        f"{node.replica_count:,}",
+        ", ".join(mark for mark, is_set in marks.items() if is_set) or "ready",
+    )
+
+
+def _marks(node: pb.FleetNode) -> tuple[str, str]:
+    return _labels_text(node), _taints_text(node)
+
+
+def _labels_text(node: pb.FleetNode) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(node.labels.items())) or "none"
+
+
+def _taints_text(node: pb.FleetNode) -> str:
+    texts = (
+        f"{taint.key}{taint.value and '='}{taint.value}:{_EFFECT_NAMES[taint.effect]}"
+        for taint in node.taints
+    )
+    return ",".join(texts) or "none"
+
+
+@click.command("cordon")
+@click.argument("node")
+@fleet_options
+def cordon(*, node: str, server: ChannelOptions) -> None:
+    """Places nothing new on a node."""
+    with fleet(server) as client:
+        client.cordon(node)
+    click.echo(f"{node}: cordoned")
+
+
+@click.command("uncordon")
+@click.argument("node")
+@fleet_options
+def uncordon(*, node: str, server: ChannelOptions) -> None:
+    """Allows placing on a node again."""
+    with fleet(server) as client:
+        client.uncordon(node)
+    click.echo(f"{node}: schedulable")
+
+
+@click.command("drain")
+@click.argument("node")
+@fleet_options
+@click.option("--watch", is_flag=True, help="Stay until the node is empty, or Ctrl-C.")
+def drain(*, node: str, watch: bool, server: ChannelOptions) -> None:
+    """Cordons a node and moves its replicas away, within the disruption budgets."""
+    with fleet(server) as client:
+        remaining = client.drain(node).remaining_count
+        click.echo(f"{node}: draining, {remaining} replicas left")
+        while watch and remaining:
+            time.sleep(WATCH_SECONDS)
+            found = client.node(node)
+            if not found.draining:
+                raise click.ClickException(f"{node}: the drain was ended by an uncordon")
+            if found.replica_count != remaining:
+                remaining = found.replica_count
+                click.echo(f"{node}: {remaining} replicas left")
+    if watch:
+        click.echo(f"{node}: drained")
+
+
+@click.command("label")
+@click.argument("node")
+@click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+@fleet_options
+@_OVERWRITE
+@_JSON
+def label(
+    *, node: str, changes: tuple[str, ...], overwrite: bool, server: ChannelOptions, as_json: bool
+) -> None:
+    """Sets labels of a node (KEY=VALUE) and removes some (KEY-).
+
+    What is set or removed here wins over what the node's agent announces, now and later.
+
+    \b
+    Examples:
+      bpfleet fleet label node-7 tier=gold disk=ssd
+      bpfleet fleet label node-7 tier=iron --overwrite
+      bpfleet fleet label node-7 disk-
+    """
+    labels: dict[str, str] = {}
+    removed: list[str] = []
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if equals:
+            labels[key] = value
+        elif change.endswith("-"):
+            removed.append(change[:-1])
+        else:
+            raise click.UsageError(f"{change!r}: write KEY=VALUE to set a label, KEY- to remove it")
+    with fleet(server) as client:
+        found = client.label(node, labels, removed=removed, overwrite=overwrite)
+    if as_json:
+        print_json(message_data(found))
+    else:
+        click.echo(f"{node}: labels {_labels_text(found)}")
+
+
+@click.command("taint")
+@click.argument("node")
+@click.argument("changes", nargs=-1, required=True, metavar="KEY[=VALUE]:EFFECT|KEY[:EFFECT]-...")
+@fleet_options
+@_OVERWRITE
+@_JSON
+def taint(
+    *, node: str, changes: tuple[str, ...], overwrite: bool, server: ChannelOptions, as_json: bool
+) -> None:
+    """Sets taints of a node (KEY=VALUE:EFFECT) and removes some (KEY:EFFECT-, or all of a key: KEY-).
+
+    EFFECT is NoSchedule, PreferNoSchedule or NoExecute; NoExecute also moves away what runs there and does not
+    tolerate it.
+
+    \b
+    Examples:
+      bpfleet fleet taint node-7 repair=disk:NoExecute
+      bpfleet fleet taint node-7 gpu:NoSchedule
+      bpfleet fleet taint node-7 repair-
+    """
+    taints = [_taint(text) for text in changes if not text.endswith("-")]
+    removed = [_taint(text[:-1], removes=True) for text in changes if text.endswith("-")]
+    with fleet(server) as client:
+        found = client.taint(node, taints, removed=removed, overwrite=overwrite)
+    if as_json:
+        print_json(message_data(found))
+    else:
+        click.echo(f"{node}: taints {_taints_text(found)}")
+
+
+def _taint(text: str, *, removes: bool = False) -> workload_pb2.Taint:
+    mark, colon, effect = text.partition(":")
+    key, _, value = mark.partition("=")
+    if not (colon or removes):
+        raise click.UsageError(
+            f"{text!r}: write KEY=VALUE:EFFECT to set a taint, KEY- to remove it"
+        )
+    if colon and effect not in _EFFECTS:
+        raise click.UsageError(f"{text!r}: effect {effect!r} is unknown; use {', '.join(_EFFECTS)}")
+    return workload_pb2.Taint(key=key, value=value, effect=_EFFECTS.get(effect, 0))
+
+
+@click.command("remove")
+@click.argument("node")
+@click.option("--force", is_flag=True, help="Even if it is Ready; its agent may register it anew.")
+@fleet_options
+def remove(*, node: str, force: bool, server: ChannelOptions) -> None:
+    """Forgets a node, with the labels, taints and cordon an operator gave it."""
+    with fleet(server) as client:
+        client.remove_node(node, force=force)
+    click.echo(f"{node}: removed")
+
+
+node_commands: Final[Iterable[click.Command]] = (
+    nodes,
+    cordon,
+    uncordon,
+    drain,
+    label,
+    taint,
+    remove,
+)
