@@ -54,8 +54,7 @@ class Browser:
         self._socket = await self._session.ws_connect(address, max_msg_size=0)
         await self.call("Runtime.enable")
         await self.call("Page.enable")
-        await self.call("Emulation.setDeviceMetricsOverride", width=1360, height=900,
-                        deviceScaleFactor=1, mobile=False)  # fmt: skip
+        await self.resize(1360, 900)
         theme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[theme])
         return self
@@ -116,6 +115,20 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
                             clickCount=1)  # fmt: skip
+
+    async def point(self, x: float, y: float) -> None:
+        """Moves the mouse to a place of the window."""
+        await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    async def press(self, key: str) -> None:
+        """A key of the keyboard, by the name that the page is told."""
+        for kind in ("keyDown", "keyUp"):
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key)
+
+    async def resize(self, width: int, height: int) -> None:
+        """Makes the window of that many pixels."""
+        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                        deviceScaleFactor=1, mobile=False)  # fmt: skip
 
     async def photograph(self, file: Path) -> None:
         """The window as a PNG."""

@@ -1,6 +1,7 @@
 """The live page in a real browser, fed by a real coordinator with real agents."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import aiohttp
@@ -8,9 +9,10 @@ import pytest
 from browser import Browser, needs_chromium
 from coordinator_process import CoordinatorProcess, Fleet, until
 from node_agents import running
-from redis_server import free_port
+from obedient_agent import ObedientAgent, nodes_named
+from redis_server import RedisServer, free_port, needs_redis
 
-from bpfleet.coordinator.live.frames import changed_rows, frame
+from bpfleet.coordinator.live.frames import LINES_MAX, changed_rows, event_lines, frame
 from bpfleet.coordinator.records import Event
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as fleet
@@ -65,18 +67,148 @@ async def _visit(target: str, url: str, dark: bool) -> None:
         request = fleet.CreateWorkloadRequest(workload="probe", spec=spec)
         await calls.first.CreateWorkload(request)
         await page.until("Number(document.querySelector('#f-replicas').textContent) >= 4")
-        await page.until("document.querySelectorAll('#events li').length > 60")
-        box = await page.value(
-            "(() => { const b = document.querySelector('#grid').getBoundingClientRect(),"
-            " c = cells[nodes.findIndex(n => n[0] === 'new-00001')]; return [b.x + c[0] + 4, b.y + c[1] + 4]; })()"
-        )
-        await page.click(*box)
+        await page.until(f"{EVENTS}.includes('REPLICA_PLACED \u00d74, last: probe-')")
+        await page.click(*await square(page, "new-00001"))
         await page.until("document.querySelector('#n-title').textContent === 'new-00001'")
         await page.until("document.querySelectorAll('#n-cgroups tr').length >= 2")
         assert "agent new" in await page.value("document.querySelector('#n-note').textContent")
-        wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-        assert not await page.value(wide), "the page scrolls sideways"
+        assert not await page.value(SCROLLS_SIDEWAYS)
         assert page.errors == []
+
+
+EVENTS = "document.querySelector('#events').textContent"
+SCROLLS_SIDEWAYS = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+# How many squares of the grid have ink in their middle, and how many places those squares have.
+DRAWN = """(() => {
+    const canvas = document.querySelector('#grid'), ink = canvas.getContext('2d');
+    const dots = ink.getImageData(0, 0, canvas.width, canvas.height), half = Math.floor(plan.size / 2);
+    const inked = cells.filter(([x, y]) => dots.data[((y + half) * dots.width + x + half) * 4 + 3] === 255);
+    return [inked.length, new Set(inked.map(String)).size];
+})()"""
+
+
+async def square(page: Browser, node: str) -> list[float]:
+    """The place of a node's square in the window."""
+    return await page.value(
+        "(() => { const b = document.querySelector('#grid').getBoundingClientRect(),"
+        f" c = cells[nodes.findIndex(n => n[0] === '{node}')]; return [b.x + c[0] + 2, b.y + c[1] + 2]; }})()"
+    )
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_ten_thousand_nodes_fit_into_the_window_and_follow_what_happens(tmp_path: Path) -> None:
+    """Nodes without kernels, but for one agent, so that their number costs nothing: the page cannot tell."""
+    process, url = coordinator(tmp_path)
+    there = (ChannelOptions(target=process.target),)
+    try:
+        with running(agent_id="real", nodes=2, coordinators=there):
+            asyncio.run(_visit_ten_thousand(process.target, url))
+    finally:
+        process.kill()
+
+
+async def _visit_ten_thousand(target: str, url: str) -> None:
+    models = ("5.10", "5.11", "6.1", "6.12", "6.12:nobpf")
+    many = [
+        node
+        for turn, model in enumerate(models)
+        for node in nodes_named((f"n{turn}-{i:05}" for i in range(2_000)), profile=model)
+    ]
+    agent = ObedientAgent("many", many[:9_998], [target])
+    await agent.start()
+    try:
+        await ready(target, 10_000)
+        async with Browser() as page:
+            await page.resize(1280, 800)
+            await page.open(url)
+            await page.until("document.querySelector('#f-ready').textContent === '10,000'")
+            assert await page.value(DRAWN) == [10_000, 10_000]
+            assert await page.value("document.documentElement.scrollHeight") <= 800
+            assert not await page.value(SCROLLS_SIDEWAYS)
+            await _point_at_a_node(page)
+            await _see_a_node_cordoned(page, target)
+            await page.click(*await square(page, "real-00002"))
+            await page.until("document.querySelectorAll('#n-ledger tr').length >= 2")
+            await page.press("Escape")
+            assert await page.value("document.querySelector('#node').hidden")
+            await page.resize(700, 900)
+            await page.until("cells.every(c => c[0] + plan.step <= 700)")
+            assert await page.value(DRAWN) == [10_000, 10_000]
+            assert page.errors == []
+    finally:
+        await agent.stop()
+
+
+async def _point_at_a_node(page: Browser) -> None:
+    """The mouse and the arrow keys tell about the same nodes, also across the edge of a kernel's nodes."""
+    told = "document.querySelector('#hover').textContent"
+    await page.point(*await square(page, "n1-00000"))
+    await page.until(f"{told}.startsWith('n1-00000   5.11   Ready')")
+    await page.value("document.querySelector('#grid').focus()")
+    await page.value("cursor = nodes.findIndex(n => n[0] === 'n1-00001')")
+    await page.press("ArrowLeft")
+    await page.until(f"{told}.startsWith('n1-00000 ')")
+    await page.press("ArrowUp")
+    await page.until(f"{told}.startsWith('n0-') && {told}.includes('5.10')")
+    await page.press("ArrowDown")
+    await page.until(f"{told}.startsWith('n1-00000 ')")
+
+
+async def _see_a_node_cordoned(page: Browser, target: str) -> None:
+    before = await page.value("colour(nodes.find(n => n[0] === 'n3-01000'))")
+    await Fleet(target).first.CordonNode(fleet.CordonNodeRequest(name="nodes/n3-01000"))
+    await page.until(f"colour(nodes.find(n => n[0] === 'n3-01000')) !== '{before}'")
+    await page.until(f"{EVENTS}.includes('NODE_CORDONED on n3-01000')")
+
+
+@needs_redis
+def test_a_standby_names_the_leader_until_it_leads(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as redis:
+        first, leader = coordinator(tmp_path, "--redis", redis.url)
+        second = None
+        try:
+            asyncio.run(_leads(leader))
+            second, standby = coordinator(tmp_path, "--redis", redis.url)
+            asyncio.run(_stands_by(standby, first.target))
+            first.kill()
+            asyncio.run(_leads(standby))
+        finally:
+            first.kill()
+            if second is not None:
+                second.kill()
+
+
+async def _leads(url: str) -> None:
+    async with aiohttp.ClientSession() as session:
+
+        async def look() -> bool:
+            return (await _answer(session, url + "api/stream"))[0] == 200
+
+        await until(look)
+
+
+async def _stands_by(url: str, leader: str) -> None:
+    async with aiohttp.ClientSession() as session:
+
+        async def look() -> bool:
+            status, text = await _answer(session, url + "api/stream")
+            return status == 503 and f"{leader}#" in text and "leads" in text
+
+        await until(look)
+        status, text = await _answer(session, url + "api/nodes/n1")
+        assert status == 503
+        assert f"{leader}#" in json.loads(text)["error"]
+        assert (await _answer(session, url))[0] == 200, "the page itself, which tries again"
+
+
+async def _answer(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
+    """Status and first line; 0 where nobody listens yet."""
+    try:
+        async with session.get(url) as answer:
+            return answer.status, (await answer.content.readline()).decode()
+    except aiohttp.ClientConnectionError:
+        return 0, ""
 
 
 def test_readers_need_the_token(tmp_path: Path) -> None:
@@ -121,3 +253,22 @@ def test_a_reader_is_told_only_what_changed() -> None:
     assert changed_rows(before, [("a", "6.12", 1), ("c", "6.12", 2)]) is None
     assert changed_rows(before, now[:1]) is None
     assert frame(None, now, [])["nodes"] == now
+
+
+def test_events_alike_are_one_line_and_what_is_left_out_is_counted() -> None:
+    def failed(revision: int, workload: str, time_ms: int = 5) -> Event:
+        return Event(
+            revision=revision, time_ms=time_ms, kind="REPLICA_FAILED", workload=workload,
+            replica=f"{workload}-{revision}", reason="OOM_KILLED",
+        )  # fmt: skip
+
+    lines, skipped = event_lines(
+        [failed(1, "a"), failed(2, "b"), failed(3, "a"), failed(4, "a", 1_000)]
+    )
+    told = [(line["replica"], line["count"]) for line in lines]
+    assert told == [("b-2", 1), ("a-3", 2), ("a-4", 1)]
+    assert skipped == 0
+    many = [failed(i, f"w{i}") for i in range(LINES_MAX)]
+    lines, skipped = event_lines([failed(0, "old"), failed(0, "old"), *many])
+    assert (len(lines), skipped) == (LINES_MAX, 2)
+    assert frame([], [], many, missed=7)["skipped"] == 7

@@ -4,14 +4,14 @@ A node is one row; its position is its identity on the page. After the whole fle
 told only the rows that differ from those it has, so nothing is buffered for it and a slow reader merely skips.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from bpfleet.coordinator.commands import NodeUsage
 from bpfleet.coordinator.records import Event, Node
 from bpfleet.coordinator.state import FleetState
 
-__all__ = ["COLUMNS", "Row", "changed_rows", "event_row", "fleet_rows", "frame"]
+__all__ = ["COLUMNS", "LINES_MAX", "Row", "changed_rows", "event_lines", "fleet_rows", "frame"]
 
 COLUMNS: Final = (
     "name",
@@ -27,6 +27,7 @@ COLUMNS: Final = (
     "OOM_KILL",
 )
 _VERDICTS: Final = ("EPERM", "ENOMEM", "OOM_KILL")
+LINES_MAX: Final = 200
 _NOTHING: Final = NodeUsage(node="")
 
 Row = tuple[str | int, ...]
@@ -83,25 +84,43 @@ def changed_rows(before: Sequence[Row], now: Sequence[Row]) -> list[list[Any]] |
     return changed
 
 
-def event_row(event: Event) -> dict[str, Any]:
-    """An event for the ticker."""
+def event_lines(events: Sequence[Event]) -> tuple[list[dict[str, Any]], int]:
+    """At most ``LINES_MAX`` lines for the ticker, oldest first, and how many events are in none of them.
+
+    What happened to one workload for one reason within one second is one line: the last event, and their count.
+    """
+    groups: dict[tuple[int, str, str, str], tuple[int, Event]] = {}
+    for event in events:
+        key = (event.time_ms // 1000, event.kind, event.workload, event.reason)
+        groups[key] = (groups.get(key, (0, event))[0] + 1, event)
+    newest = sorted(groups.values(), key=lambda group: group[1].revision)[-LINES_MAX:]
+    return [_line(*group) for group in newest], len(events) - sum(count for count, _ in newest)
+
+
+def _line(count: int, event: Event) -> dict[str, Any]:
     return {
         "revision": event.revision,
         "time_ms": event.time_ms,
         "kind": event.kind,
         "node": event.node,
-        "replica": event.replica or event.workload,
+        "workload": event.workload,
+        "replica": event.replica,
         "reason": event.reason,
         "message": event.message,
+        "count": count,
     }
 
 
 def frame(
-    before: Sequence[Row] | None, now: Sequence[Row], events: Iterable[Event]
+    before: Sequence[Row] | None, now: Sequence[Row], events: Sequence[Event], missed: int = 0
 ) -> dict[str, Any]:
-    """One message to a reader that has ``before`` (None: nothing yet) and is to have ``now``."""
+    """One message to a reader that has ``before`` (None: nothing yet) and is to have ``now``.
+
+    ``missed`` events came and went unseen before ``events``.
+    """
     changed = None if before is None else changed_rows(before, now)
-    told: dict[str, Any] = {"events": [event_row(event) for event in events]}
+    lines, skipped = event_lines(events)
+    told: dict[str, Any] = {"events": lines, "skipped": skipped + missed}
     if changed is None:
         told["columns"] = COLUMNS
         told["nodes"] = now

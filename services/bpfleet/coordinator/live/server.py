@@ -17,7 +17,6 @@ from bpfleet.coordinator.errors import FleetError, Refused
 from bpfleet.coordinator.live.depth import node_in_depth
 from bpfleet.coordinator.live.frames import Row, fleet_rows, frame
 from bpfleet.coordinator.reconcile import Coordinator
-from bpfleet.coordinator.records import Event
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.server import ListenError, parse_address
 
@@ -25,7 +24,6 @@ __all__ = ["LivePage"]
 
 _log: Final = logging.getLogger(__name__)
 READERS_MAX: Final = 64
-EVENTS_MAX: Final = 200
 INTERVAL_SECONDS: Final = 1.0
 _STATUS: Final = {Refused.NOT_FOUND: 404, Refused.UNAVAILABLE: 503}
 _HEADERS: Final = {
@@ -122,10 +120,12 @@ class LivePage:
 
     async def _tell(self, response: web.StreamResponse, rows: list[Row]) -> None:
         before: list[Row] | None = None
-        revision = max(0, self._coordinator.log.last_revision - EVENTS_MAX)
+        log, seen = self._coordinator.log, 0
         while True:
-            events, revision = self._events(revision)
-            told = frame(before, rows, events)
+            first = max(seen + 1, log.oldest_revision)
+            events = log.since(first, log.last_revision - first + 1)
+            told = frame(before, rows, events, missed=first - seen - 1 if seen else 0)
+            seen = log.last_revision
             await response.write(json.dumps(told, separators=(",", ":")).encode() + b"\n")
             before = rows
             await asyncio.sleep(INTERVAL_SECONDS)
@@ -138,11 +138,3 @@ class LivePage:
         if now - self._rows[0] >= INTERVAL_SECONDS / 2:
             self._rows = (now, fleet_rows(state))
         return self._rows[1]
-
-    def _events(self, after: int) -> tuple[list[Event], int]:
-        """Up to ``EVENTS_MAX`` of the newest events after revision ``after``; older ones are skipped, not queued."""
-        log = self._coordinator.log
-        start = max(after + 1, log.oldest_revision, log.last_revision - EVENTS_MAX + 1)
-        if start > log.last_revision:
-            return [], after
-        return log.since(start, EVENTS_MAX), log.last_revision
