@@ -1,6 +1,8 @@
 """Coordinator, real agent and client with mutual TLS and a token, certificates from our own small CA."""
 
 import asyncio
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import grpc
 import pytest
 from coordinator_process import CoordinatorProcess, until
 from grpc import aio
-from redis_server import free_port
+from redis_server import RedisServer, free_port, needs_redis
 
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
@@ -53,6 +55,23 @@ def options(target: str, directory: Path, name: str | None, token: str | None) -
     )
 
 
+def command_line(target: str, directory: Path) -> str:
+    """``bpfleet fleet status`` as a member of the fleet who does not know which coordinator leads."""
+    settings = {
+        "BPFLEET_COORDINATOR": f"127.0.0.1:{free_port()}, {target}",
+        "BPFLEET_TLS_CA": str(directory / "ca.pem"),
+        "BPFLEET_TLS_CERT": str(directory / "user.pem"),
+        "BPFLEET_TLS_KEY": str(directory / "user.key"),
+        "BPFLEET_TOKEN_FILE": str(directory / "token"),
+    }
+    command = [sys.executable, "-m", "bpfleet.cli.main", "fleet", "status", "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 async def status(target: str, directory: Path, name: str | None, token: str | None):
     async with aio_channel(options(target, directory, name, token)) as channel:
         return await FleetServiceStub(channel).GetFleetStatus(pb.GetFleetStatusRequest(), timeout=5)
@@ -93,6 +112,8 @@ def test_a_fleet_under_mutual_tls_works_for_those_who_belong_to_it(certificates,
                         return got.workload.status.running_count == 2
 
                     await until(runs)
+                said = await asyncio.to_thread(command_line, coordinator.target, certificates)
+                assert json.loads(said)["ready_node_count"] == 2
                 await _strangers_are_refused(coordinator.target, certificates, token)
         finally:
             agent.kill()
@@ -149,6 +170,32 @@ def test_a_coordinator_that_cannot_start_says_why_in_one_line(arguments, complai
     said = [line for line in done.stderr.splitlines() if "level=" not in line]
     assert len(said) == 1, done.stderr
     assert complaint in said[0]
+
+
+@needs_redis
+@pytest.mark.redis
+@pytest.mark.slow
+def test_a_coordinator_that_may_wait_begins_once_redis_is_there(tmp_path):
+    store = RedisServer(tmp_path)
+    coordinator = CoordinatorProcess(tmp_path, "--redis", store.url, "--redis-wait", "60")
+    coordinator.start()
+
+    async def body() -> None:
+        async def waits() -> bool:
+            return "event=waiting_for_store" in coordinator.output
+
+        await until(waits)
+        await asyncio.to_thread(store.start)
+        async with aio.insecure_channel(coordinator.target) as channel:
+            stub = FleetServiceStub(channel)
+            told = await until(lambda: stub.GetFleetStatus(pb.GetFleetStatusRequest(), timeout=5))
+        assert told.store == "redis"
+
+    try:
+        asyncio.run(body())
+    finally:
+        coordinator.kill()
+        store.kill()
 
 
 @pytest.mark.slow

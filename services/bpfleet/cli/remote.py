@@ -1,7 +1,10 @@
 """What commands that talk to a server share: where it is, how to reach it, and how its errors read."""
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,6 +17,7 @@ from bpfleet.client.session import CallError, Session, Verdict
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import ApiError
 from bpfleet.rpc.server import SettingsError
+from bpfleet.v1 import fleet_service_pb2
 
 __all__ = ["agent", "agent_options", "fleet", "fleet_options"]
 
@@ -24,6 +28,16 @@ AGENT_ADDRESS: Final = "127.0.0.1:7071"
 COORDINATOR_ADDRESS: Final = "127.0.0.1:7070"
 EXIT_FAILED: Final = 1
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+# How long to look for the coordinator that leads; a take-over is done by then.
+_LEADER_SECONDS: Final = 5.0
+_LEADER_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Servers(ChannelOptions):
+    """A server; ``others`` may lead in its place."""
+
+    others: tuple[str, ...] = ()
 
 
 def agent_options(command: Command) -> Command:
@@ -32,22 +46,31 @@ def agent_options(command: Command) -> Command:
 
 
 def fleet_options(command: Command) -> Command:
-    """Adds the options that say which coordinator, to a command that takes ``server``."""
+    """Adds the options that say which coordinators, to a command that takes ``server``."""
     return _options(
-        command, "--coordinator", COORDINATOR_ADDRESS, "BPFLEET_COORDINATOR", "Coordinator."
+        command,
+        "--coordinator",
+        COORDINATOR_ADDRESS,
+        "BPFLEET_COORDINATOR",
+        "Coordinator; several, separated by commas, to ask the one that leads.",
     )
 
 
 def _options(command: Command, flag: str, address: str, variable: str, text: str) -> Command:
     """The address, TLS and the token travel as one value named ``server``."""
 
-    def gather(context: click.Context, parameter: click.Parameter, target: str) -> ChannelOptions:
+    def gather(context: click.Context, parameter: click.Parameter, targets: str) -> ChannelOptions:
         values = context.params
-        token_file = values.pop("token_file", None)
+        token_file, ca_file = values.pop("token_file", None), values.pop("tls_ca", None)
+        certificate, key = values.pop("tls_cert", None), values.pop("tls_key", None)
+        target, *others = targets.split(",") if flag == "--coordinator" else [targets]
         try:
-            return ChannelOptions(
-                target=target,
-                ca_file=values.pop("tls_ca", None),
+            return _Servers(
+                target=target.strip(),
+                others=tuple(other.strip() for other in others),
+                ca_file=ca_file,
+                certificate_file=certificate if ca_file else None,
+                key_file=key if ca_file else None,
                 token=token_file.read_text("utf-8").strip() if token_file else None,
             )
         except SettingsError as error:
@@ -73,6 +96,16 @@ def _options(command: Command, flag: str, address: str, variable: str, text: str
             help="CA of the server (PEM); switches TLS on.",
         ),
         click.option(
+            "--tls-cert",
+            type=_FILE,
+            envvar="BPFLEET_TLS_CERT",
+            is_eager=True,
+            help="Certificate to show to a server that asks for one (PEM).",
+        ),
+        click.option(
+            "--tls-key", type=_FILE, envvar="BPFLEET_TLS_KEY", is_eager=True, help="Its key (PEM)."
+        ),
+        click.option(
             "--token-file",
             type=_FILE,
             envvar="BPFLEET_TOKEN_FILE",
@@ -87,28 +120,57 @@ def _options(command: Command, flag: str, address: str, variable: str, text: str
 @contextmanager
 def agent(server: ChannelOptions) -> Iterator[AgentClient]:
     """A client of a node agent; its errors end the command with one line."""
-    with _session(server, "agent") as session:
+    with _errors_in_words(server.target, "agent"), Session(server) as session:
         yield AgentClient(session)
 
 
 @contextmanager
 def fleet(server: ChannelOptions) -> Iterator[FleetClient]:
-    """A client of a coordinator; its errors end the command with one line."""
-    with _session(server, "coordinator") as session:
+    """A client of the coordinator that leads; its errors end the command with one line."""
+    with _errors_in_words(server.target, "coordinator"), _leading(server) as session:
         yield FleetClient(session)
 
 
-@contextmanager
-def _session(server: ChannelOptions, what: str) -> Iterator[Session]:
+def _leading(server: ChannelOptions) -> Session:
+    """A session with the coordinator that leads; with one of them where none is found in time.
+
+    One name may stand for several coordinators, so each attempt connects anew.
+    """
+    others = server.others if isinstance(server, _Servers) else ()
+    give_up_at = time.monotonic() + _LEADER_SECONDS
+    for target in itertools.cycle((server.target, *others)):
+        session = Session(replace(server, target=target))
+        why = _why_not(session)
+        another_may = why is not None and (why.reason == "NOT_LEADER" or others)
+        if not another_may or time.monotonic() > give_up_at:
+            return session
+        session.close()
+        time.sleep(_LEADER_POLL_SECONDS)
+    raise AssertionError("the cycle has no end")
+
+
+def _why_not(session: Session) -> CallError | None:
+    """What keeps a coordinator from answering; None where it leads."""
+    request = fleet_service_pb2.GetFleetStatusRequest()
     try:
-        with Session(server) as session:
-            yield session
+        session.call(FleetClient(session).stub.GetFleetStatus, request)
+    except CallError as error:
+        return error
+    return None
+
+
+@contextmanager
+def _errors_in_words(target: str, what: str) -> Iterator[None]:
+    try:
+        yield
     except Verdict as error:
         raise _Failed(f"{error.errno.name} ({error.reason}): {error}") from None
     except CallError as error:
-        raise _Failed(_in_words(error, server.target, what)) from None
+        raise _Failed(_in_words(error, target, what)) from None
     except ApiError as error:
         raise click.UsageError(error.message) from None
+    except SettingsError as error:
+        raise _Failed(str(error)) from None
 
 
 def _in_words(error: CallError, target: str, what: str) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import logging
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -38,7 +39,19 @@ from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from bpfleet.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
 SERVICES = ("bpfleet.v1.FleetService", "bpfleet.v1.RegistryService")
+_STORE_POLL_SECONDS = 1.0
 _log = logging.getLogger("bpfleet.coordinator")
+_POSITIVE = (
+    "lease",
+    "leader_ttl",
+    "back_off",
+    "back_off_max",
+    "eviction_available",
+    "eviction_soft_grace_period",
+    "eviction_transition",
+)
+# MiB or seconds.
+_NUMBER_MAX = 1_000_000_000
 
 _EXAMPLES = """
 \b
@@ -72,6 +85,14 @@ Examples:
     help="File with the password of the user in the URL.",
 )
 @click.option(
+    "--redis-wait",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    envvar="BPFLEET_REDIS_WAIT",
+    show_default=True,
+    help="Seconds to wait at the start for a Redis that does not answer yet.",
+)
+@click.option(
     "--policy",
     type=click.Choice([policy.value for policy in Policy]),
     default=Policy.LEAST_ALLOCATED.value,
@@ -101,7 +122,25 @@ Examples:
     "--eviction-available",
     default=100,
     show_default=True,
-    help="MiB a node must have available; with less it is under memory pressure.",
+    help="MiB a node must have available; with less it is under memory pressure and evicts (kubelet's evictionHard).",
+)
+@click.option(
+    "--eviction-soft",
+    default=0,
+    show_default=True,
+    help="MiB below which it evicts after the grace period (evictionSoft); 0 for none.",
+)
+@click.option(
+    "--eviction-soft-grace-period",
+    default=90.0,
+    show_default=True,
+    help="Seconds below it without a break (evictionSoftGracePeriod).",
+)
+@click.option(
+    "--eviction-transition",
+    default=30.0,
+    show_default=True,
+    help="Seconds above both until memory pressure is over (evictionPressureTransitionPeriod).",
 )
 @click.option("--metrics", default="", envvar="BPFLEET_METRICS", help="host:port for /metrics.")
 @click.option("--live", default="", envvar="BPFLEET_LIVE", help="host:port for the live page.")
@@ -125,13 +164,22 @@ def main(**options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    for name in ("lease", "leader_ttl", "back_off", "back_off_max", "eviction_available"):
-        if options[name] <= 0:
-            raise SettingsError(f"--{name.replace('_', '-')}: {options[name]} is not above 0")
+    for name in _POSITIVE:
+        if not 0 < options[name] <= _NUMBER_MAX:
+            flag = f"--{name.replace('_', '-')}"
+            raise SettingsError(f"{flag}: {options[name]} is not above 0 and at most {_NUMBER_MAX}")
+    if options["eviction_soft"] and not (
+        options["eviction_available"] < options["eviction_soft"] <= _NUMBER_MAX
+    ):
+        text = f"is not above --eviction-available ({options['eviction_available']})"
+        raise SettingsError(
+            f"--eviction-soft: {options['eviction_soft']} {text}; 0 switches it off"
+        )
     return Settings(
         server=server_options(options["listen"], options),
         agent_channel=partial(_agent_channel, options),
         redis_url=_redis_url(options),
+        redis_wait_seconds=options["redis_wait"],
         advertise=options["advertise"],
         metrics=options["metrics"],
         live=options["live"],
@@ -141,6 +189,9 @@ def _settings(options: dict[str, Any]) -> Settings:
             back_off_max_ms=_ms(options["back_off_max"]),
             eviction=options["eviction"],
             pressure_available_bytes=options["eviction_available"] << 20,
+            pressure_hold_ms=_ms(options["eviction_transition"]),
+            soft_available_bytes=options["eviction_soft"] << 20,
+            soft_grace_ms=_ms(options["eviction_soft_grace_period"]),
         ),
         timing=Timing(lease_ms=_ms(options["lease"]), leader_ttl_ms=_ms(options["leader_ttl"])),
     )
@@ -214,12 +265,26 @@ async def _open_store(settings: Settings) -> Store:
     if not settings.redis_url:
         return MemoryStore()
     store = RedisStore(settings.redis_url)
-    await store.revision()
+    await _answers(store, settings.redis_wait_seconds)
     with contextlib.suppress(StoreError):
         gap = await store.durability_gap()
         if gap:
             _log.warning("event=not_durable reason=%r", gap)
     return store
+
+
+async def _answers(store: Store, wait_seconds: float) -> None:
+    """Returns once the store answers. Raises ``StoreError`` where it does not in time."""
+    give_up_at = time.monotonic() + wait_seconds
+    while True:
+        try:
+            await store.revision()
+            return
+        except StoreError as error:
+            if time.monotonic() >= give_up_at:
+                raise
+            _log.warning("event=waiting_for_store reason=%r", str(error))
+        await asyncio.sleep(_STORE_POLL_SECONDS)
 
 
 async def _follow_health(server: RpcServer, coordinator: Coordinator) -> None:

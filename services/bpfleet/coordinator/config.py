@@ -40,6 +40,7 @@ class Settings:
     server: ServerOptions
     agent_channel: Callable[[str], ChannelOptions]
     redis_url: str = ""
+    redis_wait_seconds: float = 0.0
     advertise: str = ""
     metrics: str = ""
     live: str = ""

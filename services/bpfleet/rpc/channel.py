@@ -17,6 +17,8 @@ _ARGUMENTS: Final = [
     # Come back within seconds of a server's return, not after gRPC's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Also where it has another address since: gRPC would ask for it every half minute only.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # One connection a channel: clients of the same target must not share their flow control.
     ("grpc.use_local_subchannel_pool", 1),
 ]
