@@ -79,15 +79,18 @@ EVICTION_RULES: Final[Mapping[str, EvictionRule]] = {"kubelet": _kubelet, "oomd"
 
 
 def evict_for_pressure(t: Transition, node: Node, usage: NodeUsage) -> None:
-    """Follows a node into and out of memory pressure; evicts one replica per report while it lasts.
+    """Follows a node into and out of memory pressure, as kubelet's eviction manager does.
 
-    A node under pressure gets nothing new, and leaves it only after it has been calm for a while, so
-    that it does not flap.
+    Below either threshold the node is under pressure and gets nothing new; it leaves that state only
+    after it has been calm for a while, so that it does not flap. Below the hard threshold one replica
+    per report is evicted, below the soft one only once its grace period is over.
     """
     available_bytes = node.ram_bytes - usage.memory_used_bytes
     if not node.ready or not usage.memory_used_bytes:
         return
-    if available_bytes >= t.settings.pressure_available_bytes:
+    hard = available_bytes < t.settings.pressure_available_bytes
+    soft_ms = _soft_for_ms(t, node, available_bytes)
+    if not hard and soft_ms is None:
         _calm(t, node)
         return
     t.soft.calm_since_ms.pop(node.name, None)
@@ -95,6 +98,24 @@ def evict_for_pressure(t: Transition, node: Node, usage: NodeUsage) -> None:
         text = f"{available_bytes} bytes are available"
         t.tables.put(replace(node, pressure=True))
         t.event("NODE_MEMORY_PRESSURE", node=node.name, message=text)
+    if hard:
+        _evict_one(t, node, f"{node.name} has {available_bytes} bytes available")
+    elif soft_ms is not None and soft_ms >= t.settings.soft_grace_ms:
+        limit_bytes = t.settings.soft_available_bytes
+        text = f"{node.name} had less than {limit_bytes} bytes available for {soft_ms // 1000} s"
+        _evict_one(t, node, text)
+
+
+def _soft_for_ms(t: Transition, node: Node, available_bytes: int) -> int | None:
+    """How long the node has been below the soft threshold without a break; None if it is not."""
+    if available_bytes >= t.settings.soft_available_bytes:
+        t.soft.soft_since_ms.pop(node.name, None)
+        return None
+    return t.now_ms - t.soft.soft_since_ms.setdefault(node.name, t.now_ms)
+
+
+def _evict_one(t: Transition, node: Node, message: str) -> None:
+    """Evicts whom the rule ranks first, unless a replica is leaving already."""
     book = t.books.nodes[node.name]
     if any(replica.phase is Phase.STOPPING for replica in book.replicas.values()):
         return
@@ -105,8 +126,7 @@ def evict_for_pressure(t: Transition, node: Node, usage: NodeUsage) -> None:
         if replica.phase in (Phase.RUNNING, Phase.ASSIGNED)
     ]
     if candidates:
-        victim = min(candidates, key=rule).replica
-        stop(t, victim, "EVICTED", f"{node.name} has {available_bytes} bytes available")
+        stop(t, min(candidates, key=rule).replica, "EVICTED", message)
 
 
 def _calm(t: Transition, node: Node) -> None:

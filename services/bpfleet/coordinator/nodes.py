@@ -225,8 +225,7 @@ def _not_ready(t: Transition, node: Node, reason: str) -> None:
     t.event("NODE_NOT_READY", node=node.name, reason=reason)
     for replica in list(t.books.nodes[node.name].replicas.values()):
         lose(t, replica, "NODE_LOST")
-    t.soft.usage.pop(node.name, None)
-    t.soft.calm_since_ms.pop(node.name, None)
+    t.soft.forget_node(node.name)
 
 
 def remove_node(t: Transition, command: RemoveNode) -> None:
@@ -243,8 +242,7 @@ def _forget_node(t: Transition, node: Node, reason: str) -> None:
         lose(t, replica, "NODE_REMOVED")
     t.tables.remove(node)
     t.changed_nodes[node.name] = None
-    t.soft.usage.pop(node.name, None)
-    t.soft.calm_since_ms.pop(node.name, None)
+    t.soft.forget_node(node.name)
     t.event("NODE_REMOVED", node=node.name, reason=reason)
 
 

@@ -15,7 +15,8 @@ class FleetSettings:
     replica that ran ``back_off_reset_ms`` counts as healthy again. After ``failures_before_move``
     failures in a row on a node the replica goes elsewhere and the node is avoided for ``avoid_ms``.
     A node with less than ``pressure_available_bytes`` available is under memory pressure until
-    ``pressure_hold_ms`` after it recovered.
+    ``pressure_hold_ms`` after it recovered, and evicts. With less than ``soft_available_bytes`` (0: off)
+    it is under pressure too, but evicts only after ``soft_grace_ms`` in a row.
     """
 
     policy: Policy = Policy.LEAST_ALLOCATED
@@ -29,6 +30,8 @@ class FleetSettings:
     avoided_nodes_max: int = 16
     pressure_available_bytes: int = 100 << 20
     pressure_hold_ms: int = 30_000
+    soft_available_bytes: int = 0
+    soft_grace_ms: int = 90_000
     eviction: str = "kubelet"
     workloads_max: int = 100_000
     nodes_max: int = 200_000

@@ -25,9 +25,16 @@ class Soft:
     charged_bytes: dict[str, int] = field(default_factory=dict)
     rss_bytes: dict[str, int] = field(default_factory=dict)
     calm_since_ms: dict[str, int] = field(default_factory=dict)
+    soft_since_ms: dict[str, int] = field(default_factory=dict)
     timers: list[tuple[int, str]] = field(default_factory=list)
     waiting_seen: int = -1
     waiting_cursor: str = ""
+
+    def forget_node(self, name: str) -> None:
+        """Drops what was reported of a node that is gone or not Ready."""
+        self.usage.pop(name, None)
+        self.calm_since_ms.pop(name, None)
+        self.soft_since_ms.pop(name, None)
 
 
 class Transition:

@@ -526,6 +526,39 @@ def test_a_node_under_pressure_evicts_in_kubelets_order_and_takes_nothing_new(sm
     assert small.where("greedy") == ["a"]
 
 
+def test_below_the_soft_threshold_a_node_evicts_only_after_the_grace_period_without_a_break():
+    soft = FleetSettings(soft_available_bytes=GIB, soft_grace_ms=60_000, pressure_hold_ms=1_000)
+    small = SmallFleet(soft)
+    small.node("a")
+    small.create("web", 2)
+    small.settle()
+
+    def after(seconds, available_bytes):
+        small.now_ms += seconds * 1000
+        small.usage("a", 10 * GIB + 1 - available_bytes, {"web-0": 3 * GIB})
+        node = small.state.tables.nodes["a"]
+        return node.pressure, len(small.replicas("web", Phase.STOPPING))
+
+    assert after(0, GIB) == (False, 0)
+    assert after(0, GIB - 1) == (True, 0), "under pressure at once, as kubelet reports it"
+    assert after(59, GIB - 1) == (True, 0)
+    assert after(0, GIB) == (True, 0), "a break starts the grace period anew"
+    assert after(1, GIB - 1) == (True, 0)
+    assert after(59, GIB - 1) == (True, 0)
+    assert after(1, GIB - 1) == (True, 1)
+    assert [r.name for r in small.replicas("web", Phase.STOPPING)] == ["web-0"]
+    assert "for 60 s" in small.replicas("web", Phase.STOPPING)[0].message
+
+
+def test_below_the_hard_threshold_nothing_is_waited_for():
+    small = SmallFleet(FleetSettings(soft_available_bytes=GIB))
+    small.node("a")
+    small.create("web")
+    small.settle()
+    small.usage("a", 10 * GIB - 10 * MIB)
+    assert small.replicas("web", Phase.STOPPING)
+
+
 def test_the_oomd_rule_takes_the_largest_user():
     small = SmallFleet(FleetSettings(eviction="oomd"))
     small.node("a")
