@@ -33,6 +33,13 @@ def test_the_same_seed_runs_the_same_way():
     assert len({outcome.digest for outcome in first}) == 5
 
 
+@pytest.mark.slow
+def test_seeds_run_the_same_way_in_processes_of_their_own():
+    outcomes = []
+    assert run_seeds(range(5), outcomes.append, jobs=2) is None
+    assert outcomes == [simulate(seed) for seed in range(5)]
+
+
 def test_a_failing_seed_says_how_to_repeat_it(monkeypatch):
     monkeypatch.setattr(Engine, "stored_replicas", broken)
     failed = run_seeds(range(3))

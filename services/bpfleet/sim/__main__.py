@@ -1,6 +1,7 @@
 """Simulates fleets: ``python -m bpfleet.sim``."""
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ _EXAMPLES = """
 \b
 Examples:
   bpfleet sim --seeds 300
-  bpfleet sim --seeds 10000 --first 1000
+  bpfleet sim --seeds 10000 --first 1000 --jobs 8
   bpfleet sim --seed 157 --trace trace.txt
 """
 
@@ -26,13 +27,26 @@ Examples:
 @click.option("--seeds", type=click.IntRange(1), default=100, show_default=True, help="How many.")
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The first.")
 @click.option("--seed", type=click.IntRange(0), help="Only this one.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    help="How many at a time; as many as there are CPUs unless given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON per seed.")
 @click.option(
     "--trace",
     type=click.Path(dir_okay=False, path_type=Path),
     help="With --seed: write every stored batch, start, stop and fault to this file.",
 )
-def main(seeds: int, first: int, seed: int | None, as_json: bool, trace: Path | None) -> None:
+def main(
+    *,
+    seeds: int,
+    first: int,
+    seed: int | None,
+    jobs: int | None,
+    as_json: bool,
+    trace: Path | None,
+) -> None:
     """Runs coordinators, agents, store and network in one process, badly treated, seed by seed."""
     if trace is not None:
         if seed is None:
@@ -57,7 +71,8 @@ def main(seeds: int, first: int, seed: int | None, as_json: bool, trace: Path | 
                 click.echo(json.dumps(asdict(outcome)))
             progress.advance(task)
 
-        failed = run_seeds(chosen, passed)
+        at_a_time = min(len(chosen), jobs or os.cpu_count() or 1)
+        failed = run_seeds(chosen, passed, jobs=at_a_time)
     if failed is not None:
         click.echo(str(failed), err=True)
         sys.exit(1)
