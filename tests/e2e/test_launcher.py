@@ -1,19 +1,26 @@
 """Clusters on a real Docker Engine: up, up again, scale, storm, down, and the real OOM killer."""
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from docker_runs import leftovers
+from docker_runs import leftovers, run
 from redis_server import free_port
 
+from bpfleet.client.fleet import FleetClient
+from bpfleet.client.session import Session
 from bpfleet.launcher.chaos import parse_scenario
+from bpfleet.launcher.checks import Acknowledged, check_all
 from bpfleet.launcher.cluster import down, ps, scale, up
 from bpfleet.launcher.docker import LABEL, DockerEngine
 from bpfleet.launcher.engine import State
 from bpfleet.launcher.errors import LaunchError
-from bpfleet.launcher.spec import ClusterSpec
+from bpfleet.launcher.spec import ClusterSpec, Role
 from bpfleet.launcher.storm import run_storm
+from bpfleet.launcher.survey import Survey
+from bpfleet.v1 import workload_pb2
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.slow]
 
@@ -39,6 +46,27 @@ for_seconds = 2
 kind = "fill-redis"
 at_seconds = [9]
 for_seconds = 2
+"""
+
+# An emulated OOM kill under agent 0, then a map under agent 1 that real memory cannot hold.
+KILLS = """
+import sys
+from bpfleet.client.bpf import AgentClient
+from bpfleet.client.session import CallError, Session, Verdict
+node = AgentClient(Session(sys.argv[1])).node("agent-0-00001")
+node.create_cgroup("/small", {"memory.max": "1M"})
+try:
+    node.create_process(cgroup="/small").allocate(4 << 20)
+except Verdict:
+    pass
+print([event.WhichOneof("detail") for event in node.list_events()])
+hungry = AgentClient(Session(sys.argv[2])).node("agent-1-00001").create_process()
+values = hungry.create_map("hash", key_size=4, value_size=1 << 20, max_entries=1000)
+try:
+    for number in range(1000):
+        values.update(number.to_bytes(4, "little"), b"x" * (1 << 20))
+except CallError as error:
+    print(error.code.name)
 """
 
 
@@ -83,3 +111,59 @@ def test_an_agent_the_real_kernel_kills_is_named_as_that_and_nothing_stays(engin
     with pytest.raises(LaunchError, match="killed by the real OOM killer of this machine"):
         up(engine, hungry)
     assert leftovers(f"{LABEL}={spec.name}") == set()
+
+
+def _until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)
+
+
+def _survey(engine: DockerEngine, spec: ClusterSpec) -> Survey:
+    agent = next(each for each in engine.plan(spec) if each.role is Role.AGENT)
+    module = ("bpfleet.launcher.survey", agent.environment["BPFLEET_COORDINATOR"])
+    return Survey.from_text(engine.run_module(spec.name, agent, module))
+
+
+def test_nodes_of_an_agent_the_real_kernel_kills_are_lost_and_come_back_with_the_truth(
+    engine, spec
+) -> None:
+    spec = replace(spec, coordinators=1, memory_bytes=96 << 20)
+    up(engine, spec)
+    victim = f"{spec.name}-agent-1"
+    # So that it stays away until the lease is over.
+    run("docker", "update", "--restart", "no", victim)
+    with Session(f"127.0.0.1:{spec.api_port}") as session:
+        fleet = FleetClient(session)
+
+        def ready_nodes(agent: str) -> int:
+            return sum(node.ready for node in fleet.list_nodes() if node.agent == agent)
+
+        def all_run() -> bool:
+            return fleet.workload("web").status.running_count == 10
+
+        wanted = workload_pb2.WorkloadSpec(
+            replicas=10, application="katran", memlock_bytes=-1, memory_request_bytes=32 << 20
+        )
+        fleet.create_workload("web", wanted)
+        _until(all_run, "10 replicas run")
+        addresses = [f"{spec.name}-agent-{number}:7071" for number in (0, 1)]
+        told = run(
+            *("docker", "exec", f"{spec.name}-coordinator-0", "python", "-c", KILLS, *addresses)
+        )
+        assert "oom_kill" in told
+        assert told.splitlines()[-1] == "UNAVAILABLE"
+
+        _until(lambda: ready_nodes("agent-1") == 0, "nodes of the dead agent are not ready")
+        assert ready_nodes("agent-0") == 5
+        killed = {each.name: each for each in ps(engine, spec.name) if each.oom_killed}
+        assert set(killed) == {victim}
+        assert (killed[victim].state, killed[victim].exit_code) == (State.EXITED, 137)
+
+        assert up(engine, spec).replaced == [victim]
+        _until(lambda: ready_nodes("agent-1") == 5, "its nodes are back")
+        _until(all_run, "10 replicas run again")
+        told = Acknowledged(replicas={"web": 10})
+        _until(lambda: all(c.holds for c in check_all(_survey(engine, spec), told)), "all is true")
+    assert not [each.name for each in ps(engine, spec.name) if each.oom_killed]
