@@ -28,9 +28,9 @@ from bpfleet.coordinator.settings import FleetSettings
 from bpfleet.coordinator.store.base import Store, StoreError
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.coordinator.store.redis import RedisStore
+from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.options import (
     channel_options,
-    configure_logging,
     server_flags,
     server_options,
 )
@@ -149,7 +149,7 @@ Examples:
 # Any: values of many options, named in the decorators above.
 def main(**options: Any) -> None:
     """Runs a coordinator of the fleet: FleetService for users, RegistryService for node agents."""
-    configure_logging(options["log_level"])
+    configure_logging(options["log_level"], options["log_format"])
     # The fleet is a million small records without cycles: looking through all of them often would cost more than
     # everything else, and in pauses that requests have to wait for.
     gc.set_threshold(50_000, 20, 100)

@@ -12,9 +12,9 @@ from bpfleet.node_agent.config import Settings
 from bpfleet.node_agent.node import NodeShape
 from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
 from bpfleet.node_agent.server import NodeAgent
+from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.options import (
     channel_options,
-    configure_logging,
     server_flags,
     server_options,
 )
@@ -151,7 +151,7 @@ def main(**flags: Any) -> None:  # click passes values of every type
     Every option has an environment variable: BPFLEET_LISTEN, BPFLEET_AGENT, BPFLEET_PROFILE, BPFLEET_NODES,
     BPFLEET_NODE_RAM, BPFLEET_NODE_CPUS, BPFLEET_SEED, BPFLEET_COORDINATOR, BPFLEET_ADVERTISE, BPFLEET_METRICS.
     """
-    configure_logging(flags["log_level"])
+    configure_logging(flags["log_level"], flags["log_format"])
     try:
         settings = _settings(flags)
     except SettingsError as error:

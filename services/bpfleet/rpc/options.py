@@ -1,7 +1,5 @@
-"""Command-line options that all our servers share, each with its environment variable, and how they log."""
+"""Command-line options that all our servers share, each with its environment variable."""
 
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -9,9 +7,10 @@ from typing import Any, Final, TypeVar
 import click
 
 from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.logs import LOG_FORMATS
 from bpfleet.rpc.server import ServerOptions, SettingsError, read_secret
 
-__all__ = ["channel_options", "configure_logging", "server_flags", "server_options"]
+__all__ = ["channel_options", "server_flags", "server_options"]
 
 # click's decorators take and return functions of any kind.
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -44,6 +43,14 @@ _SERVER_FLAGS: Final = (
         default="info",
         envvar="BPFLEET_LOG_LEVEL",
         show_default=True,
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice(list(LOG_FORMATS)),
+        default="text",
+        envvar="BPFLEET_LOG_FORMAT",
+        show_default=True,
+        help="One line an event: key=value, or JSON.",
     ),
 )  # fmt: skip
 
@@ -85,13 +92,3 @@ def _token(path: Path | None) -> str | None:
     if not token:
         raise SettingsError(f"{path} holds no token")
     return token
-
-
-def configure_logging(level: str) -> None:
-    """One line per event on stderr, key=value."""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
