@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,10 +15,9 @@ import gevent
 from locust import User
 from locust.exception import StopUser
 
-from bpfleet.abi.errno import Errno
 from bpfleet.client.session import CallError
-from loadtest.node_link import CALLER_KILLED, NodeLink
-from loadtest.outcomes import OK, Outcome
+from loadtest.kinds import script_for
+from loadtest.node_link import NodeLink, outcomes_of
 from loadtest.run import LoadRun, run_of
 from loadtest.scripts import RESTART, Call, Reply, Script
 from loadtest.seats import Seat
@@ -44,10 +42,6 @@ class ScriptUser(User):
         self.load: LoadRun = run_of(environment)
         self._players: list[_Player] = []
         self._turn = 0
-
-    @abstractmethod
-    def make_script(self, seat: Seat) -> Script:
-        """What this kind of user does on a seat."""
 
     def wait_time(self) -> float:
         """The pause between two messages."""
@@ -138,23 +132,16 @@ class _Player:
         self._begin_script()
 
     def _begin_script(self) -> None:
-        self._script, self._replies = self._user.make_script(self.seat), None
+        self._script, self._replies = script_for(self.seat, self._load.options), None
 
     def _count(self, calls: Sequence[Call], replies: Sequence[Reply], seconds: float) -> bool:
-        """Count each call; True where the process is gone. What follows its death did not happen."""
-        model, milliseconds = self.seat.place.model, seconds * 1000
-        for call, reply in zip(calls, replies, strict=True):
-            if reply.errno == Errno.ESRCH:
-                return True
-            errno = Errno(reply.errno).name if reply.errno else OK
-            outcome = Outcome(model, call.do.value, errno, reply.reason)
-            self._load.outcomes.record(
-                outcome, milliseconds=milliseconds, elements=_elements(call, reply)
-            )
+        """Count each call; True where the process is gone."""
+        milliseconds = seconds * 1000
+        counted, killed = outcomes_of(self.seat.place.model, calls, replies)
+        for outcome, elements in counted:
+            self._load.outcomes.record(outcome, milliseconds=milliseconds, elements=elements)
             self._report(outcome.request_name, milliseconds, None)
-            if reply.reason == CALLER_KILLED:
-                return True
-        return False
+        return killed
 
     def _count_failure(self, error: CallError, seconds: float) -> None:
         model, code = self.seat.place.model, error.code.name
@@ -170,13 +157,3 @@ class _Player:
             exception=failure,
             context={},
         )
-
-
-_ONE_ELEMENT: Final = frozenset({"map_lookup", "map_update", "map_delete", "map_pop"})
-
-
-def _elements(call: Call, reply: Reply) -> int:
-    """Map elements a call moved."""
-    if call.do.value in _ONE_ELEMENT:
-        return 0 if reply.errno else 1
-    return reply.elements

@@ -16,7 +16,7 @@ from locust.runners import WorkerRunner
 
 from loadtest.options import OptionError, add_arguments, early_shape
 from loadtest.page import add_page
-from loadtest.run import LoadRun, run_of
+from loadtest.run import FLEET, LoadRun, run_of
 
 __all__ = ["early_settings", "register"]
 
@@ -96,18 +96,18 @@ def _conclude(environment: Environment, **rest: Any) -> None:
     if isinstance(environment.runner, WorkerRunner):
         return
     run = run_of(environment)
-    if path := run.options.outcomes_file:
-        _write(Path(path), run)
+    path = run.options.outcomes_file
+    written = not path or _write(Path(path), run)
     for line in _summary_lines(run):
         print(line)
     passed = run.passed_thresholds()
     for line in passed:
         print(f"bpfleet: {line}", file=sys.stderr)
     broken = bool(environment.runner and environment.runner.exceptions)
-    environment.process_exit_code = 1 if passed or broken else 0
+    environment.process_exit_code = 1 if passed or broken or not written else 0
 
 
-def _write(path: Path, run: LoadRun) -> None:
+def _write(path: Path, run: LoadRun) -> bool:
     if path.suffix == ".csv":
         text = run.outcomes.as_csv()
     else:
@@ -116,6 +116,8 @@ def _write(path: Path, run: LoadRun) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         print(f"bpfleet: cannot write {path}: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def _summary_lines(run: LoadRun) -> list[str]:
@@ -146,8 +148,20 @@ def _summary_lines(run: LoadRun) -> list[str]:
         )
         for line in table
     ]
-    broke = [f"{model} broke at {users} users" for model, users in sorted(run.broke_at.items())]
-    return ["", *lines, *broke]
+    return ["", *lines, *_steps_lines(run)]
+
+
+def _steps_lines(run: LoadRun) -> list[str]:
+    """At how many users step-to-failure broke each model, or that it did not; nothing under other shapes."""
+    if run.stepped_to is None:
+        return []
+    models = [model for model in run.outcomes.models if model != FLEET]
+    return [
+        f"{model} broke at {run.broke_at[model]} users"
+        if model in run.broke_at
+        else f"{model} did not break up to {run.stepped_to} users"
+        for model in models
+    ]
 
 
 def _end_with(error: OptionError) -> None:

@@ -9,7 +9,7 @@ from locust import LoadTestShape
 from locust.util.timespan import parse_timespan
 
 from loadtest.options import early_shape
-from loadtest.run import run_of
+from loadtest.run import FLEET, run_of
 from loadtest.shapes import Settings, StepToFailure, Target, users_at
 
 __all__ = ["NamedShape", "StepToFailureShape"]
@@ -56,13 +56,15 @@ class StepToFailureShape(_Shape):
 
     def tick(self) -> Target:
         """Users wanted now, judged by the outcomes of all processes."""
-        options = self.environment.parsed_options
         run = run_of(self.environment)
         if self._steps is None:
-            share = options.shape_bad_percent / 100
-            self._steps = StepToFailure(self.settings(), steps=options.shape_steps, threshold=share)
+            options = run.options
+            self._steps = StepToFailure(
+                self.settings(), steps=options.shape_steps, threshold=options.shape_bad_share
+            )
         table = run.outcomes
-        seen = {m: (table.bad_count(m), table.call_count(m)) for m in table.models if m != "fleet"}
+        seen = {m: (table.bad_count(m), table.call_count(m)) for m in table.models if m != FLEET}
+        run.stepped_to = self._steps.users
         target = self._steps.target(self.get_run_time(), seen)
         run.broke_at = dict(self._steps.broke_at)
         return target

@@ -12,14 +12,22 @@ from bpfleet.client.bpf import AgentClient, Process, SyscallStream
 from bpfleet.client.session import Verdict
 from bpfleet.v1 import bpf_pb2, bpf_service_pb2
 from bpfleet.workload.seeding import seed_for
+from loadtest.outcomes import OK, OOM_KILLED, Outcome
 from loadtest.scripts import Call, Do, Reply
 from loadtest.seats import Seat
 
-__all__ = ["CALLER_KILLED", "NodeLink"]
+__all__ = [
+    "CAPABILITIES",
+    "NodeLink",
+    "memlock_of",
+    "message_of",
+    "outcomes_of",
+    "reply_of",
+    "uid_of",
+]
 
-CALLER_KILLED: Final = "CALLER_KILLED"
 # What an agent that loads BPF programs is given; not CAP_SYS_RESOURCE, so that limits bind it.
-_CAPABILITIES: Final = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN")
+CAPABILITIES: Final = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN")
 _UID_BASE: Final = 10_000
 _UIDS: Final = 1 << 30
 
@@ -37,15 +45,19 @@ class NodeLink:
         self._node: Final = client.node(seat.place.node)
         self._seat: Final = seat
         self._cgroup: Final = f"/load-{seat.name}"
-        self._memlock_bytes: Final = _LIFTED if memlock_bytes is None else memlock_bytes
+        self._memlock_bytes: Final = memlock_of(memlock_bytes)
         self._make_cgroup(limit_bytes)
         self._process = self._spawn()
+        self._client: Final = client
         self._stream = SyscallStream(client)
+        self._pins: Final[set[str]] = set()
 
     def execute(self, calls: Sequence[Call]) -> list[Reply]:
         """One message. A process that is gone answers CALLER_KILLED from that call on."""
-        answer = self._stream.execute(self._process.caller, [_MADE[c.do](c) for c in calls])
-        return [_reply(result) for result in answer.results]
+        # Noted before they are made: the answer may never be read where the test ends meanwhile.
+        self._pins.update(call.path for call in calls if call.do is Do.PIN)
+        answer = self._stream.execute(self._process.caller, [message_of(call) for call in calls])
+        return [reply_of(result) for result in answer.results]
 
     def restart(self) -> None:
         """The process ends, if it lives, and another takes its place in the same cgroup."""
@@ -53,13 +65,26 @@ class NodeLink:
         self._process = self._spawn()
 
     def close(self) -> None:
-        """Ends stream and process. The cgroup goes unless pinned maps are still charged to it."""
+        """Ends stream and process, takes pins away, and the cgroup."""
         self._stream.close()
+        self._unpin()
         self._end()
         try:
             self._node.cgroup(self._cgroup).delete()
         except Verdict:
             return
+
+    def _unpin(self) -> None:
+        """On a stream of its own: the other may have a message in flight."""
+        if not self._pins:
+            return
+        calls = [
+            bpf_service_pb2.Syscall(unpin_object=bpf_service_pb2.PinOperation(path=path))
+            for path in sorted(self._pins)
+        ]
+        with SyscallStream(self._client) as stream:
+            stream.execute(self._process.caller, calls)
+        self._pins.clear()
 
     def _make_cgroup(self, limit_bytes: int | None) -> None:
         """A cgroup that an earlier user of the seat left is used again."""
@@ -71,14 +96,11 @@ class NodeLink:
                 raise
 
     def _spawn(self) -> Process:
-        # A user of its own: users under RLIMIT_MEMLOCK share nothing with each other.
-        uid = _UID_BASE + seed_for(0, self._seat.name) % _UIDS
-        default = self._memlock_bytes < 0
         return self._node.create_process(
-            uid=uid,
+            uid=uid_of(self._seat),
             cgroup=self._cgroup,
-            memlock_bytes=None if default else self._memlock_bytes,
-            capabilities=_CAPABILITIES,
+            memlock_bytes=self._memlock_bytes,
+            capabilities=CAPABILITIES,
             comm=self._seat.kind[:15],
         )
 
@@ -93,7 +115,53 @@ class NodeLink:
 _LIFTED: Final = 1 << 60
 
 
-def _reply(result: bpf_service_pb2.SyscallResult) -> Reply:
+def uid_of(seat: Seat) -> int:
+    """A user of its own: users under RLIMIT_MEMLOCK share nothing with each other."""
+    return _UID_BASE + seed_for(0, seat.name) % _UIDS
+
+
+def memlock_of(setting_bytes: int | None) -> int | None:
+    """RLIMIT_MEMLOCK for a setting (None: lifted, -1: left alone); None leaves the kernel's default."""
+    if setting_bytes is None:
+        return _LIFTED
+    return None if setting_bytes < 0 else setting_bytes
+
+
+def outcomes_of(
+    model: str, calls: Sequence[Call], replies: Sequence[Reply]
+) -> tuple[list[tuple[Outcome, int]], bool]:
+    """What came of each call with the elements it moved, and whether the process is gone.
+
+    What follows its death did not happen.
+    """
+    counted: list[tuple[Outcome, int]] = []
+    for call, reply in zip(calls, replies, strict=True):
+        if reply.errno == Errno.ESRCH:
+            return counted, True
+        errno = Errno(reply.errno).name if reply.errno else OK
+        counted.append((Outcome(model, call.do.value, errno, reply.reason), _elements(call, reply)))
+        if reply.reason == OOM_KILLED:
+            return counted, True
+    return counted, False
+
+
+_ONE_ELEMENT: Final = frozenset({Do.LOOKUP, Do.UPDATE, Do.DELETE, Do.POP})
+
+
+def _elements(call: Call, reply: Reply) -> int:
+    """Map elements a call moved."""
+    if call.do in _ONE_ELEMENT:
+        return 0 if reply.errno else 1
+    return reply.elements
+
+
+def message_of(call: Call) -> bpf_service_pb2.Syscall:
+    """A call as the agent takes it."""
+    return _MADE[call.do](call)
+
+
+def reply_of(result: bpf_service_pb2.SyscallResult) -> Reply:
+    """The agent's answer to a call."""
     fd = result.fd if result.HasField("fd") else -1
     return Reply(result.errno, result.reason, fd, result.element_count)
 

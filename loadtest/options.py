@@ -10,12 +10,21 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
+from bpfleet.abi.errno import Errno
 from bpfleet.workload.catalogue import applications as known_applications
 from loadtest.shapes import SHAPES
 
-__all__ = ["STEP_TO_FAILURE", "LoadOptions", "OptionError", "add_arguments", "early_shape"]
+__all__ = [
+    "STEP_TO_FAILURE",
+    "LoadOptions",
+    "OptionError",
+    "add_arguments",
+    "described",
+    "early_shape",
+]
 
 STEP_TO_FAILURE: Final = "step-to-failure"
 _SHAPE_NAMES: Final = (*sorted(SHAPES), STEP_TO_FAILURE)
@@ -45,6 +54,8 @@ class LoadOptions:
     fail_if: tuple[tuple[str, str, float], ...]
     weights: dict[str, int]
     transport_failures_max: int
+    shape_steps: int
+    shape_bad_share: float
 
     @classmethod
     def parsed(cls, options: Any) -> LoadOptions:
@@ -67,12 +78,14 @@ class LoadOptions:
             limit_bytes=size_bytes("--memory-max", options.memory_max),
             memlock_bytes=size_bytes("--memlock", options.memlock),
             think_seconds=_number("--think-ms", options.think_ms, 0, 3_600_000) / 1000,
-            outcomes_file=options.outcomes,
+            outcomes_file=_writable("--outcomes", options.outcomes),
             fail_if=tuple(_threshold(word) for word in _words(options.fail_if)),
             weights=dict(_weight(word) for word in _words(options.weights)),
             transport_failures_max=_number(
                 "--transport-failures-max", options.transport_failures_max, 0, 2**31
             ),
+            shape_steps=_number("--shape-steps", options.shape_steps, 1, 1000),
+            shape_bad_share=_number("--shape-bad-percent", options.shape_bad_percent, 1, 100) / 100,
         )
 
 
@@ -88,37 +101,72 @@ def early_shape(arguments: Sequence[str]) -> str:
     return shape
 
 
+class _Option(NamedTuple):
+    name: str
+    default: str | int
+    text: str
+    in_page: bool = True
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it, too."""
+        return "BPFLEET_" + _VARIABLES.get(self.name, self.name.replace("-", "_").upper())
+
+
+_VARIABLES: Final = {
+    "bpfleet-agents": "AGENTS",
+    "bpfleet-coordinator": "COORDINATOR",
+    "load-shape": "SHAPE",
+}
+_OPTIONS: Final = (
+    _Option("bpfleet-agents", "", "Node agents, host:port, separated by commas"),
+    _Option("bpfleet-coordinator", "127.0.0.1:7070", "Coordinators; asked for the agents if none"),
+    _Option("models", "", "Only these kernel profiles (all)"),
+    _Option("applications", "katran,falco,bcc-execsnoop,tetragon", "Applications whose maps churn"),
+    _Option("seed", 1, "Seed of all operations"),
+    _Option("batch", 256, f"Calls in one message, up to {_BATCH_MAX}"),
+    _Option("elements", 1024, f"Map elements in one kernel batch command, up to {_ELEMENTS_MAX}"),
+    _Option("memory-max", "64M", "memory.max of each user's cgroup, or max"),
+    _Option("memlock", "default", "RLIMIT_MEMLOCK of each user's process, default or max"),
+    _Option("think-ms", 10, "Pause between two messages of a user"),
+    _Option("load-shape", "", f"Load over time: {', '.join(_SHAPE_NAMES)}", in_page=False),
+    _Option("shape-steps", 10, "Steps of step-to-failure"),
+    _Option("shape-bad-percent", 5, "Share of bad verdicts at which step-to-failure stops a model"),
+    _Option("weights", "", "Share of each kind of user, such as element=4,tenant=0", in_page=False),
+    _Option("outcomes", "", "Write outcomes to FILE.json or FILE.csv at the end", in_page=False),
+    _Option("fail-if", "", "Exit 1 if passed, for example 6.12:ENOMEM>0.05", in_page=False),
+    _Option(
+        "transport-failures-max", 0, "Exit 1 above this many transport failures", in_page=False
+    ),
+)
+
+
 def add_arguments(parser: Any) -> None:
     """Add the options to Locust's parser; most of them also appear in its web page."""
-
-    def option(name: str, default: str | int, text: str, *, in_page: bool = True) -> None:
-        variable = "BPFLEET_" + name.removeprefix("bpfleet-").replace("-", "_").upper()
+    for option in _OPTIONS:
         parser.add_argument(
-            f"--{name}",
-            env_var=variable,
-            default=default,
-            type=type(default),
-            help=f"{text} [{variable}]",
-            include_in_web_ui=in_page,
+            f"--{option.name}",
+            env_var=option.variable,
+            default=option.default,
+            type=type(option.default),
+            help=f"{option.text} [{option.variable}]",
+            include_in_web_ui=option.in_page,
         )
 
-    option("bpfleet-agents", "", "Node agents, host:port, separated by commas")
-    option("bpfleet-coordinator", "127.0.0.1:7070", "Coordinators; asked for the agents if none")
-    option("models", "", "Only these kernel profiles (all)")
-    option("applications", "katran,falco,bcc-execsnoop,tetragon", "Applications whose maps churn")
-    option("seed", 1, "Seed of all operations")
-    option("batch", 256, "Calls in one message, up to 4096")
-    option("elements", 1024, "Map elements in one kernel batch command, up to 8192")
-    option("memory-max", "64M", "memory.max of each user's cgroup, or max")
-    option("memlock", "default", "RLIMIT_MEMLOCK of each user's process, default or max")
-    option("think-ms", 10, "Pause between two messages of a user")
-    option("load-shape", "", f"Load over time: {', '.join(_SHAPE_NAMES)}", in_page=False)
-    option("shape-steps", 10, "Steps of step-to-failure")
-    option("shape-bad-percent", 5, "Share of bad verdicts at which step-to-failure stops a model")
-    option("weights", "", "Share of each kind of user, such as element=4,tenant=0", in_page=False)
-    option("outcomes", "", "Write outcomes to FILE.json or FILE.csv at the end", in_page=False)
-    option("fail-if", "", "Exit 1 if passed, for example 6.12:ENOMEM>0.05", in_page=False)
-    option("transport-failures-max", 0, "Exit 1 above this many transport failures", in_page=False)
+
+def described() -> str:
+    """The options for people; Locust's own --help lists none of a locustfile's."""
+    lines = ["Options of the load test, on the command line or as variables:"]
+    for option in _OPTIONS:
+        default = f" [default: {option.default}]" if option.default != "" else ""
+        lines += [f"  --{option.name}  {option.variable}", f"      {option.text}{default}"]
+    lines += [
+        "Locust's own that matter most:",
+        "  -u, --users  LOCUST_USERS; -r, --spawn-rate  LOCUST_SPAWN_RATE; -t, --run-time  LOCUST_RUN_TIME",
+        "  --tags, --exclude-tags  LOCUST_TAGS, LOCUST_EXCLUDE_TAGS: kinds of users",
+        "  --headless, --master, --worker, --web-port, --html FILE, --csv PREFIX; all: locust --help",
+    ]
+    return "\n".join(lines)
 
 
 def size_bytes(option: str, text: str) -> int | None:
@@ -145,6 +193,13 @@ def _number(option: str, value: int, low: int, high: int) -> int:
     return value
 
 
+def _writable(option: str, name: str) -> str:
+    """A file that could be written now is better known to be one before the test than after it."""
+    if name and (not Path(name).parent.is_dir() or Path(name).is_dir()):
+        raise OptionError(f"{option} {name!r}: name a file in a directory that exists")
+    return name
+
+
 def _weight(word: str) -> tuple[str, int]:
     kind, _, digits = word.partition("=")
     if not kind or not digits.isascii() or not digits.isdigit():
@@ -160,6 +215,11 @@ def _threshold(word: str) -> tuple[str, str, float]:
         limit = float(share)
     except ValueError:
         limit = -1.0
-    if not (mark and colon and model and errno) or not 0.0 <= limit <= 1.0:
+    known = errno in Errno.__members__
+    if not (mark and colon and model and known) or not 0.0 <= limit <= 1.0:
         raise OptionError(f"--fail-if {word!r}: use MODEL:ERRNO>SHARE such as 6.12:ENOMEM>0.05")
     return model, errno, limit
+
+
+if __name__ == "__main__":
+    print(described())

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["BAD_ERRNOS", "OK", "Latencies", "Outcome", "OutcomeTable"]
+__all__ = ["BAD_ERRNOS", "OK", "OOM_KILLED", "Latencies", "Outcome", "OutcomeTable"]
 
 OK: Final = "OK"
 OOM_KILLED: Final = "CALLER_KILLED"

@@ -25,8 +25,10 @@ from loadtest.options import LoadOptions
 from loadtest.outcomes import OutcomeTable
 from loadtest.seats import Place, Seat, Seating
 
-__all__ = ["LoadRun", "run_of"]
+__all__ = ["FLEET", "LoadRun", "run_of"]
 
+FLEET: Final = "fleet"
+"""Where a table has models, the control plane: its calls belong to none."""
 _SEAT_ASKED: Final = "bpfleet_seat_asked"
 _SEAT_GIVEN: Final = "bpfleet_seat_given"
 _SEAT_LEFT: Final = "bpfleet_seat_left"
@@ -50,6 +52,8 @@ class LoadRun:
         self.environment: Final = environment
         self.outcomes: Final = OutcomeTable()
         self.broke_at: dict[str, int] = {}
+        self.stepped_to: int | None = None
+        self._options: LoadOptions | None = None
         self._runner: Final = environment.runner
         self._seating: Seating | None = None
         self._problem = "no test runs"
@@ -61,8 +65,10 @@ class LoadRun:
 
     @property
     def options(self) -> LoadOptions:
-        """The settings as they are now: the web page may change them between tests."""
-        return LoadOptions.parsed(self.environment.parsed_options)
+        """The settings, read anew for each test: the web page may change them in between."""
+        if self._options is None:
+            self._options = LoadOptions.parsed(self.environment.parsed_options)
+        return self._options
 
     def coordinator(self, turn: int = 0) -> str | None:
         """A coordinator, in turn: only the one that leads answers. None where none is named."""
@@ -82,6 +88,8 @@ class LoadRun:
         )
         for model, errno, share in options.fail_if:
             calls = table.call_count(model)
+            if self._begun and not calls:
+                lines.append(f"{model}: no call was made under it, so {errno} could not be judged")
             seen = table.errno_count(model, errno) / max(calls, 1)
             if seen > share:
                 lines.append(
@@ -126,9 +134,9 @@ class LoadRun:
 
     def begin(self) -> None:
         """A test starts: find the nodes again and count from nothing."""
-        self._begun = True
+        self._begun, self._options = True, None
         self.outcomes.clear()
-        self.broke_at = {}
+        self.broke_at, self.stepped_to = {}, None
         self._stop_watches()
         if isinstance(self._runner, WorkerRunner):
             return

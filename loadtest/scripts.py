@@ -7,7 +7,7 @@ replies every script makes the same calls, so a run can be replayed without a ne
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -30,10 +30,13 @@ __all__ = [
     "RESTART",
     "Call",
     "Do",
+    "FleetDo",
+    "FleetStep",
     "Reply",
     "Script",
     "churn",
     "fill_to_the_limit",
+    "fleet_steps",
     "open_and_close",
     "rolling_restarts",
 ]
@@ -42,6 +45,7 @@ _BATCH_BYTES_MAX: Final = 1 << 20
 _CALLS_MAX: Final = 4096
 _LISTS: Final = frozenset({MapType.QUEUE, MapType.STACK})
 _FD_BYTES: Final = 4
+_WORKLOADS_MAX: Final = 4
 
 
 class Do(StrEnum):
@@ -184,6 +188,47 @@ def rolling_restarts(
         if message := [call for call in made if call]:
             yield message
         yield [RESTART]
+
+
+class FleetDo(StrEnum):
+    """What a client of the coordinator does."""
+
+    SUBMIT = "create_workload"
+    SCALE = "scale_workload"
+    DELETE = "delete_workload"
+    STATUS = "fleet_status"
+    WATCH = "watch_fleet"
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStep:
+    """One operation on the fleet: which workload (counted from 1; 0: none), with how many replicas of what."""
+
+    do: FleetDo
+    workload: int = 0
+    replicas: int = 0
+    application: str = ""
+
+
+def fleet_steps(seed: int, applications: Sequence[str]) -> Iterator[FleetStep]:
+    """Endless: submits, scales, looks and watches; with more than four workloads the oldest goes."""
+    random = SplitMix64(seed_for(seed, "fleet"))
+    alive: list[int] = []
+    submitted = 0
+    while True:
+        drawn = random.below(9)
+        if drawn < 3 or (drawn < 6 and not alive):
+            submitted += 1
+            application = applications[random.below(len(applications))]
+            yield FleetStep(FleetDo.SUBMIT, submitted, 1 + random.below(3), application)
+            alive.append(submitted)
+            if len(alive) > _WORKLOADS_MAX:
+                yield FleetStep(FleetDo.DELETE, alive.pop(0))
+        elif drawn < 6:
+            chosen = alive[random.below(len(alive))]
+            yield FleetStep(FleetDo.SCALE, chosen, 1 + random.below(5))
+        else:
+            yield FleetStep(FleetDo.STATUS if drawn < 8 else FleetDo.WATCH)
 
 
 class _Target(NamedTuple):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -18,12 +17,9 @@ from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session
 from bpfleet.v1 import workload_pb2
-from bpfleet.workload.catalogue import inventory_for
-from bpfleet.workload.seeding import SplitMix64
-from bpfleet.workload.spec import Inventory, NodeShape
 from loadtest.grpc_user import ScriptUser
-from loadtest.run import LoadRun, run_of
-from loadtest.scripts import Script, churn, fill_to_the_limit, open_and_close, rolling_restarts
+from loadtest.run import FLEET, LoadRun, run_of
+from loadtest.scripts import FleetDo, FleetStep, fleet_steps
 from loadtest.seats import Seat
 
 __all__ = [
@@ -35,16 +31,7 @@ __all__ = [
     "TenantUser",
 ]
 
-_BATCHES_IN_A_MESSAGE_MAX = 8
 _log = logging.getLogger("bpfleet.load")
-
-
-def _inventories(run: LoadRun, seat: Seat) -> list[Inventory]:
-    """The applications of this load test, sized for the node, beginning with the lane's own."""
-    shape = NodeShape(possible_cpus=seat.place.possible_cpus, ram_bytes=seat.place.ram_bytes)
-    names = run.options.applications
-    turn = seat.lane % len(names)
-    return [inventory_for(name, shape) for name in names[turn:] + names[:turn]]
 
 
 class ElementUser(ScriptUser):
@@ -59,9 +46,6 @@ class ElementUser(ScriptUser):
         """Send the next message."""
         self.send_message()
 
-    def make_script(self, seat: Seat) -> Script:
-        return _churn(self.load, seat, batched=False)
-
 
 class BatchUser(ScriptUser):
     """Churns an application's maps through the kernel's batch commands."""
@@ -74,21 +58,6 @@ class BatchUser(ScriptUser):
     def batch(self) -> None:
         """Send the next message."""
         self.send_message()
-
-    def make_script(self, seat: Seat) -> Script:
-        return _churn(self.load, seat, batched=True)
-
-
-def _churn(run: LoadRun, seat: Seat, *, batched: bool) -> Script:
-    options = run.options
-    return churn(
-        _inventories(run, seat)[0],
-        seat.seed,
-        cpus=seat.place.possible_cpus,
-        calls=min(options.batch, _BATCHES_IN_A_MESSAGE_MAX) if batched else options.batch,
-        elements=options.elements,
-        batched=batched,
-    )
 
 
 class InventoryUser(ScriptUser):
@@ -103,11 +72,6 @@ class InventoryUser(ScriptUser):
         """Send the next message."""
         self.send_message()
 
-    def make_script(self, seat: Seat) -> Script:
-        inventories = _inventories(self.load, seat)
-        cpus, elements = seat.place.possible_cpus, self.load.options.elements
-        return open_and_close(inventories, cpus=cpus, elements=elements)
-
 
 class TenantUser(ScriptUser):
     """Fills its cgroup until it is refused or killed."""
@@ -120,15 +84,6 @@ class TenantUser(ScriptUser):
     def tenant(self) -> None:
         """Send the next message."""
         self.send_message()
-
-    def make_script(self, seat: Seat) -> Script:
-        options = self.load.options
-        return fill_to_the_limit(
-            seat.seed,
-            limit_bytes=options.limit_bytes,
-            cpus=seat.place.possible_cpus,
-            elements=options.elements,
-        )
 
 
 class RollingRestartUser(ScriptUser):
@@ -143,17 +98,6 @@ class RollingRestartUser(ScriptUser):
         """Send the next message."""
         self.send_message()
 
-    def make_script(self, seat: Seat) -> Script:
-        options = self.load.options
-        return rolling_restarts(
-            _inventories(self.load, seat)[0],
-            seat.seed,
-            cpus=seat.place.possible_cpus,
-            calls=options.batch,
-            elements=options.elements,
-            prefix=seat.name,
-        )
-
 
 class FleetUser(User):
     """Submits, scales, watches and deletes workloads at the coordinator.
@@ -163,72 +107,70 @@ class FleetUser(User):
 
     host = "bpfleet"
     weight = 1
-    kind = "fleet"
-    _numbers = itertools.count()
+    kind = FLEET
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self.load: LoadRun = run_of(environment)
-        self._number = next(FleetUser._numbers)
-        self._random = SplitMix64(self.load.options.seed + self._number)
         self._coordinator = 0
         self._connected: FleetClient | None = None
+        self._lane: Seat | None = None
+        self._steps: Iterator[FleetStep] = iter(())
         self._made: list[str] = []
-        self._turn = 0
 
     def wait_time(self) -> float:
         """Fleet operations are rarer than system calls."""
         return max(self.load.options.think_seconds, 0.1)
 
+    def on_start(self) -> None:
+        """Takes a lane, whose seed decides what this user does, in whichever process it runs."""
+        if not self.load.options.coordinators:
+            raise StopUser
+        seats = self.load.take_lane(self.kind)
+        if not seats:
+            raise StopUser
+        self._lane = seats[0]
+        self._steps = fleet_steps(self._lane.seed, self.load.options.applications)
+
     def on_stop(self) -> None:
         """Takes its workloads out of the fleet again."""
         for name in self._made:
-            self._timed("delete_workload", partial(self._fleet.delete_workload, name))
+            self._timed(FleetDo.DELETE, partial(self._fleet.delete_workload, name))
         if self._connected is not None:
             self._connected.session.close()
+        if self._lane is not None:
+            self.load.leave_lane(self.kind, self._lane.lane)
 
     @tag("fleet")
-    @task(3)
-    def submit(self) -> None:
-        """One more workload; beyond four the oldest goes."""
-        self._turn += 1
-        run_name = f"load-{id(self.environment) & 0xFFFF:x}-{self._number}-{self._turn}"
-        names = self.load.options.applications
-        spec = workload_pb2.WorkloadSpec(
-            replicas=1 + self._random.below(3),
-            application=names[self._random.below(len(names))],
-            memory_request_bytes=16 << 20,
-            memory_limit_bytes=256 << 20,
-        )
-        if self._timed("create_workload", lambda: self._fleet.create_workload(run_name, spec)):
-            self._made.append(run_name)
-        if len(self._made) > 4:
-            oldest = self._made.pop(0)
-            self._timed("delete_workload", lambda: self._fleet.delete_workload(oldest))
+    @task
+    def fleet(self) -> None:
+        """The next step."""
+        step = next(self._steps)
+        name = self._name(step.workload)
+        if step.do is FleetDo.SUBMIT:
+            self._made.append(name)
+            spec = _workload(step)
+            self._timed(step.do, lambda: self._fleet.create_workload(name, spec))
+        elif step.do is FleetDo.DELETE:
+            self._made.remove(name)
+            self._timed(step.do, lambda: self._fleet.delete_workload(name))
+        elif step.do is FleetDo.SCALE:
+            self._timed(step.do, lambda: self._fleet.scale_workload(name, step.replicas))
+        elif step.do is FleetDo.STATUS:
+            self._timed(step.do, self._fleet.status)
+        else:
+            self._watch()
 
-    @tag("fleet")
-    @task(3)
-    def scale(self) -> None:
-        """Another number of replicas."""
-        if self._made:
-            name = self._made[self._random.below(len(self._made))]
-            replicas = 1 + self._random.below(5)
-            self._timed("scale_workload", lambda: self._fleet.scale_workload(name, replicas))
-
-    @tag("fleet")
-    @task(2)
-    def look(self) -> None:
-        """The fleet in numbers."""
-        self._timed("fleet_status", self._fleet.status)
-
-    @tag("fleet")
-    @task(1)
-    def watch(self) -> None:
+    def _watch(self) -> None:
         """Follows the fleet from its last revision until the first answer."""
-        status = self._timed("fleet_status", self._fleet.status)
+        status = self._timed(FleetDo.STATUS, self._fleet.status)
         if status is not None and status.revision:
             with closing(self._fleet.watch(status.revision)) as follow:
-                self._timed("watch_fleet", lambda: next(follow))
+                self._timed(FleetDo.WATCH, lambda: next(follow))
+
+    def _name(self, workload: int) -> str:
+        assert self._lane is not None, "taken at the start"
+        return f"load-{self.load.options.seed:x}-{self._lane.lane}-{workload}"
 
     @property
     def _fleet(self) -> FleetClient:
@@ -247,7 +189,7 @@ class FleetUser(User):
         self._coordinator += 1
         self._connected = None
 
-    def _timed(self, name: str, act: Callable[[], Any]) -> Any:
+    def _timed(self, name: FleetDo, act: Callable[[], Any]) -> Any:
         """Carry out one call and report it; None where it failed or was refused.
 
         A refusal of the control plane (a workload that does not fit, one that is gone) is counted
@@ -263,13 +205,22 @@ class FleetUser(User):
                 self._ask_another()
             failure = None if error.reason else error
             if failure is not None:
-                self.load.outcomes.record_transport_failure("fleet", error.code.name)
+                self.load.outcomes.record_transport_failure(FLEET, error.code.name)
         self.environment.events.request.fire(
-            request_type="fleet",
-            name=f"fleet {name} {outcome}",
+            request_type=FLEET,
+            name=f"{FLEET} {name} {outcome}",
             response_time=(time.perf_counter() - started) * 1000,
             response_length=0,
             exception=failure,
             context={},
         )
         return answer
+
+
+def _workload(step: FleetStep) -> workload_pb2.WorkloadSpec:
+    return workload_pb2.WorkloadSpec(
+        replicas=step.replicas,
+        application=step.application,
+        memory_request_bytes=16 << 20,
+        memory_limit_bytes=256 << 20,
+    )

@@ -1,5 +1,6 @@
 """Locust against real agents: headless, distributed, with thresholds, through its web page."""
 
+import asyncio
 import csv
 import json
 import re
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, Browser
 
 from bpfleet.launcher.probe import probe
 
@@ -142,6 +144,7 @@ def test_the_rows_of_locusts_own_table_carry_model_call_and_errno(run) -> None:
     ("arguments", "says"),
     [
         (("--fail-if", "5.10:EPERM>0.0"), "calls were EPERM, above 0.00%"),
+        (("--fail-if", "6.99:EPERM>0.5"), "6.99: no call was made under it"),
         (("--models", "4.19"), "no agent has a node of a wanted model"),
     ],
 )
@@ -169,6 +172,7 @@ def test_an_agent_that_is_away_is_a_failure_and_not_a_verdict(tmp_path) -> None:
         (("--memory-max", "lots"), "bpfleet: --memory-max 'lots': use a number of bytes"),
         (("--load-shape", "zigzag"), "bpfleet: --load-shape 'zigzag': use one of"),
         (("--tags", "ghost"), "leave no user to run"),
+        (("--outcomes", "/no/such/folder/x.json"), "name a file in a directory that exists"),
     ],
 )
 def test_a_bad_setting_ends_with_one_line_and_status_two(arguments, says) -> None:
@@ -178,6 +182,22 @@ def test_a_bad_setting_ends_with_one_line_and_status_two(arguments, says) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("kind", ["tenant", "rolling"])
+def test_a_lane_is_replayed_without_a_network_to_the_same_outcomes(agents, tmp_path, kind) -> None:
+    file, only = tmp_path / "outcomes.json", ("--models", "6.12", "--seed", "77")
+    done = _headless(agents, "--tags", kind, "-u", "1", "-t", "2s", "--outcomes", str(file), *only)
+    assert done.returncode == 0, done.stderr
+    live = json.loads(file.read_text())["outcomes"]
+    calls = str(sum(outcome["count"] for outcome in live))
+    replay = [sys.executable, "-m", "loadtest.replay", "--kind", kind, "--model", "6.12", "--json"]
+    replay += ["--seed", "77", "--memory-max", "8M", "--ram", "16G", "--messages", "100000"]
+    replayed = subprocess.run(
+        [*replay, "--calls", calls], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert replayed.returncode == 0, replayed.stderr
+    assert json.loads(replayed.stdout)["outcomes"] == live
+
+
 def test_step_to_failure_says_at_how_many_users_each_model_broke(agents) -> None:
     done = _headless(
         agents,
@@ -185,7 +205,7 @@ def test_step_to_failure_says_at_how_many_users_each_model_broke(agents) -> None
         *("-u", "9", "-r", "9", "-t", "4s", "--models", "5.10,6.12:nobpf"),
     )
     assert re.search(r"^5\.10 broke at \d+ users$", done.stdout, re.MULTILINE), done.stderr
-    assert "6.12:nobpf broke" not in done.stdout
+    assert "6.12:nobpf did not break up to 9 users" in done.stdout
 
 
 @pytest.fixture
@@ -219,6 +239,25 @@ def _worker_count(page: str) -> int:
     return len(json.loads(text).get("workers", [])) if text else 0
 
 
+async def _look_at_the_page(cluster: str) -> None:
+    """bpfleet's page and the tab in Locust's own, drawn by a real browser where there is one."""
+    if CHROMIUM is None:
+        return
+    async with Browser() as page:
+        await page.open(f"{cluster}/models")
+        await page.until(f"document.querySelectorAll('#bars .bar').length === {len(MODELS)}")
+        heads = await page.value(
+            "[...document.querySelectorAll('#models thead th')].map(h => h.textContent)"
+        )
+        assert heads == ["", *MODELS]
+        await page.open(f"{cluster}/")
+        tab = "[...document.querySelectorAll('[role=tab]')].find(t => t.textContent === 'Models')"
+        await page.until(f"{tab} !== undefined")
+        await page.value(f"{tab}.click()")
+        await page.until("document.body.innerText.includes('6.12:nobpf')")
+        assert page.errors == []
+
+
 def test_a_distributed_run_from_the_page_shows_the_models_side_by_side(cluster) -> None:
     _until(lambda: _worker_count(cluster) == 2, "two workers connected")
     form = urllib.parse.urlencode({"user_count": 12, "spawn_rate": 12}).encode()
@@ -235,6 +274,7 @@ def test_a_distributed_run_from_the_page_shows_the_models_side_by_side(cluster) 
     assert {row["model"] for row in extended["data"]} == set(MODELS)
     urllib.request.urlopen(f"{cluster}/stop", data=b"", timeout=20).close()
     assert "<h1>Models side by side</h1>" in _get(f"{cluster}/models")
+    asyncio.run(_look_at_the_page(cluster))
     lines = _get(f"{cluster}/models.csv").splitlines()
     assert lines[0] == "model,call,errno,reason,count"
     assert any(line.startswith("5.10,map_create,EPERM,RLIMIT_MEMLOCK_EXCEEDED,") for line in lines)

@@ -55,6 +55,8 @@ def test_a_size_is_bytes_or_a_word(text, size) -> None:
         (("--memory-max", "lots"), "--memory-max 'lots': use a number of bytes"),
         (("--memory-max", "-1M"), "--memory-max '-1M'"),
         (("--batch", "0"), "--batch 0: use 1 to 4096"),
+        (("--shape-steps", "0"), "--shape-steps 0: use 1 to 1000"),
+        (("--fail-if", "6.12:EBANANA>0.5"), "--fail-if '6.12:EBANANA>0.5': use MODEL:ERRNO"),
         (("--elements", "9000"), "--elements 9000: use 1 to 8192"),
         (("--applications", "emacs"), "--applications 'emacs': use some of"),
         (("--weights", "tenant"), "--weights 'tenant': use KIND=WEIGHT"),

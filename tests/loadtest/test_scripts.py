@@ -9,9 +9,11 @@ from bpfleet.workload.spec import NodeShape
 from loadtest.scripts import (
     RESTART,
     Do,
+    FleetDo,
     Reply,
     churn,
     fill_to_the_limit,
+    fleet_steps,
     open_and_close,
     rolling_restarts,
 )
@@ -148,3 +150,19 @@ def test_a_restarted_agent_opens_what_it_pinned_before_it_creates() -> None:
     assert first.index(Do.OPEN_PINNED) < first.index(Do.MAP_CREATE) < first.index(Do.PIN)
     pins = {call.path for call in calls if call.do is Do.PIN}
     assert pins == {call.path for call in calls if call.do is Do.OPEN_PINNED}
+
+
+def test_a_fleet_client_keeps_to_workloads_that_it_submitted_and_to_few() -> None:
+    steps = list(islice(fleet_steps(7, ("katran", "falco")), 500))
+    assert steps == list(islice(fleet_steps(7, ("katran", "falco")), 500))
+    assert steps != list(islice(fleet_steps(8, ("katran", "falco")), 500))
+    assert {step.do for step in steps} == set(FleetDo)
+    alive = set()
+    for step in steps:
+        if step.do is FleetDo.SUBMIT:
+            alive.add(step.workload)
+        elif step.workload:
+            assert step.workload in alive
+        if step.do is FleetDo.DELETE:
+            alive.remove(step.workload)
+        assert len(alive) <= 5
