@@ -15,8 +15,9 @@ from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.kernel.proc.sockets import SOCKET_KINDS
-from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.proc.file import File
+from bpfleet.kernel.proc.sockets import SOCKET_KINDS, Inode
+from bpfleet.kernel.proc.task import FIRST_FD, Task
 from bpfleet.kernel.units import round_up_8
 from bpfleet.oracle.machine import CASE_CGROUP, Target
 from bpfleet.oracle.outcome import (
@@ -54,7 +55,10 @@ _FIELD_ENDS: Final = {
     "btf_fd": 52,
     "btf_key_type_id": 56,
     "btf_value_type_id": 60,
+    "btf_vmlinux_value_type_id": 64,
     "map_extra": 72,
+    "value_type_btf_obj_fd": 76,
+    "map_token_fd": 80,
 }
 
 
@@ -79,10 +83,30 @@ def replay_errno(case: dict[str, Any], target: Target, report: FileReport) -> No
 
 
 def _cut(attr: MapAttr, size: int, tail: int) -> MapAttr:
-    """The attributes of which bpf(2) was given ``size`` bytes, the last of them ``tail`` where no field lies."""
+    """The attributes of which bpf(2) was given ``size`` bytes, the last of them ``tail``.
+
+    The recorder wrote the tail first and the fields up to map_flags over it.
+    """
+    tail = tail if size > _FIELD_ENDS["map_flags"] else 0
     nothing: dict[str, Any] = {"inner_map_fd": None, "btf_fd": None, "map_name": ""}
-    cleared = {name: nothing.get(name, 0) for name, end in _FIELD_ENDS.items() if end > size}
-    return replace(attr, **cleared, attr_size=size, attr_tail=tail if size else 0)
+    changed: dict[str, Any] = {}
+    begin = 0
+    for name, end in _FIELD_ENDS.items():
+        if size <= begin:
+            changed[name] = nothing.get(name, 0)
+        elif size < end or (tail and size == end):
+            changed[name] = _low_bytes(getattr(attr, name), size - begin, tail)
+        begin = end
+    return replace(attr, **changed, attr_size=size, attr_tail=tail)
+
+
+def _low_bytes(value: int | str | None, size: int, tail: int) -> int | str:
+    """The first ``size`` bytes of a field, with ``tail`` for the last where it is not 0."""
+    if isinstance(value, str):  # ends at its first NUL
+        text = value[: size - 1].ljust(size - 1, "\0") + chr(tail) if tail else value[:size]
+        return text.partition("\0")[0]
+    kept = (value or 0) & (1 << 8 * (size - 1 if tail else size)) - 1
+    return kept | tail << 8 * (size - 1)
 
 
 def recorded_for(case: dict[str, Any], target: Target) -> list[Answer] | None:
@@ -128,6 +152,9 @@ class Script:
         self.kernel: Kernel
         self.task: Task
         self.kernel, self.task = target.boot()
+        for fd in range(FIRST_FD):  # the recorder's standard streams: open, but nothing BPF knows
+            self.task.fds[fd] = File("file", Inode("/dev/console"))
+            self.task.fds[fd].refs = 1
         self._fds: Final[dict[str, int]] = {}
         self._ids: Final[
             dict[tuple[bool, int], str]
@@ -153,6 +180,7 @@ class Script:
 
     def _op_create(self, operation: Operation) -> Answer:
         name = operation.get("m", "a")
+        inner_fd = self._inner_fd(operation)
         self._fds[name] = -1
         kind = operation["type"]
         map_type = kind if isinstance(kind, int) else int(map_type_named(kind))
@@ -163,7 +191,7 @@ class Script:
             operation["vs"],
             operation["me"],
             operation.get("fl", 0),
-            inner_map_fd=self._inner_fd(operation),
+            inner_map_fd=inner_fd,
             numa_node=operation.get("numa", 0),
             map_name=operation.get("name", ""),
             map_ifindex=operation.get("ifindex", 0),
@@ -356,6 +384,10 @@ class Script:
         )
 
     def _op_drop(self, operation: Operation) -> Answer:
+        try:
+            self._map(operation)
+        except KernelError as refused:
+            return {"e": refused.errno.name, "n": 0}
         fd = self._fd(operation)
         unexpected = 0 if "v" in operation else self._target.value_pointer_of_delete
         return self._repeat(
@@ -410,9 +442,9 @@ class Script:
 
     def _op_update_batch(self, operation: Operation) -> Answer:
         bpf_map, fd = self._map_or_none(operation), self._fd(operation)
-        keys = self._joined(operation["ks"], lambda key: self._plain_key(key, bpf_map))
-        values = self._joined(operation["vs"], lambda value: self._value(value, bpf_map))
         count = operation.get("count", len(operation["ks"]))
+        keys = self._joined(operation["ks"], count, lambda key: self._plain_key(key, bpf_map))
+        values = self._joined(operation["vs"], count, lambda value: self._value(value, bpf_map))
         return self._batch(
             count,
             lambda: self.kernel.bpf.map_update_batch(
@@ -422,8 +454,8 @@ class Script:
 
     def _op_delete_batch(self, operation: Operation) -> Answer:
         bpf_map, fd = self._map_or_none(operation), self._fd(operation)
-        keys = self._joined(operation["ks"], lambda key: self._plain_key(key, bpf_map))
         count = operation.get("count", len(operation["ks"]))
+        keys = self._joined(operation["ks"], count, lambda key: self._plain_key(key, bpf_map))
         return self._batch(
             count,
             lambda: self.kernel.bpf.map_delete_batch(
@@ -563,10 +595,11 @@ class Script:
             return (fd & 0xFFFFFFFF).to_bytes(given["size"], "little")
         return _pointer(given)
 
-    def _joined(self, given: Any, convert: Callable[[Any], UserBytes]) -> UserBytes:
+    def _joined(self, given: Any, count: int, convert: Callable[[Any], UserBytes]) -> UserBytes:
+        """The first ``count`` keys or values in a row: the kernel reads no more."""
         if not isinstance(given, list):
             return _pointer(given)
-        pieces = [convert(each) for each in given]
+        pieces = [convert(each) for each in given[:count]]
         return b"".join(piece for piece in pieces if isinstance(piece, bytes))
 
     def _shown(self, bpf_map: BpfMap | None, value: bytes) -> Any:

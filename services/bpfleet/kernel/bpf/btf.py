@@ -126,6 +126,8 @@ _NO_BTF: Final = frozenset(
         MapType.DEVMAP_HASH,
         MapType.CPUMAP,
         MapType.XSKMAP,
+        MapType.SOCKMAP,
+        MapType.SOCKHASH,
     }
 )
 _INT_KEY: Final = frozenset(
@@ -139,7 +141,9 @@ _INT_KEY: Final = frozenset(
     }
 )
 _CGROUP_KEY: Final = frozenset({MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE})
-_CHECKS_BTF: Final = _NO_BTF | _INT_KEY | _CGROUP_KEY | {MapType.LPM_TRIE, MapType.BLOOM_FILTER}
+_CHECKS_BTF: Final = (
+    _NO_BTF | _INT_KEY | _CGROUP_KEY | {MapType.LPM_TRIE, MapType.BLOOM_FILTER, MapType.ARENA}
+)
 _SPIN_LOCK: Final = frozenset(
     {
         MapType.HASH,

@@ -169,10 +169,11 @@ class ObjectSyscalls:
     # -- pins ----------------------------------------------------------------------------------------------------
 
     def obj_pin(self, task: Task, path: str, fd: int) -> None:
-        """BPF_OBJ_PIN. Raises EBADF, EINVAL, EEXIST, ENOENT, EPERM (a dot), ENAMETOOLONG, ENOMEM."""
+        """BPF_OBJ_PIN. Raises EINVAL, for a bad descriptor too, EEXIST, ENOENT, EPERM (a dot), ENAMETOOLONG, ENOMEM."""
         try:
             self._enter(task)
-            target = task.file(fd).target
+            file = task.fds.get(fd)
+            target = None if file is None else file.target
             if not isinstance(target, BpfMap | BpfProg):
                 raise _no_object(fd)
             self.fs.pin(task, path, target)

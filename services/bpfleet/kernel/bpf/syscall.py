@@ -168,7 +168,7 @@ class BpfSyscalls(ObjectSyscalls):
                 check_value_lock(bpf_map, flags)
             copied = _copy_key(bpf_map, key)
             if isinstance(bpf_map, BloomFilterMap):
-                wanted = _copy_value(bpf_map, value or bytes(bpf_map.value_size))
+                wanted = _copy_value(bpf_map, bytes(bpf_map.value_size) if value == b"" else value)
                 bpf_map.peek(wanted)
                 return wanted
             found = bpf_map.lookup(copied, OpContext(task, map_file=file))
