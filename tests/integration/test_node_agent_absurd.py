@@ -10,6 +10,7 @@ from node_agents import connected
 
 from bpfleet.client.session import CallError, Verdict
 from bpfleet.rpc.errors import CONTROL_DOMAIN, KERNEL_DOMAIN, decode_rpc_error
+from bpfleet.rpc.paging import page_token
 from bpfleet.v1 import (
     bpf_service_pb2,
     bpf_service_pb2_grpc,
@@ -52,7 +53,7 @@ LIKELY = {
     "pid": [100],
     "fd": [3, 4, 5],
     "map_fds": [3, 4],
-    "page_token": [""],
+    "page_token": ["", page_token("\N{SUPERSCRIPT TWO}"), page_token("9" * 5000)],
     "request_id": ["", "once"],
     "duration_ns": [0, 1, 10**9],
     "cgroup": ["", "/", "/app"],

@@ -4,18 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-import grpc
 from grpc import aio
 
 from bpfleet.kernel import PROFILES, profile_named
+from bpfleet.kernel.views.ledger import LedgerLine
+from bpfleet.kernel.views.orphans import Orphan
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import HostedNode, NodeShape
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.node_agent.watch import Watches, compacted
 from bpfleet.rpc import names
 from bpfleet.rpc.convert import event_kinds, event_message, profile_message, within
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
-from bpfleet.rpc.paging import page_by_key, page_key, page_size, page_token
+from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.paging import page_by_key, page_key, page_position, page_size, page_token
 from bpfleet.v1 import node_service_pb2 as pb
 from bpfleet.v1 import node_service_pb2_grpc as pb_grpc
 
@@ -150,12 +151,10 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     ) -> pb.ListLedgerLinesResponse:
         """One page of the ledger, in the order of cgroup, owner and kind."""
         with self._agent.named(request.name).guard(calls=0) as kernel:
-            keyed = sorted(
-                (f"{line.cgroup}\0{line.owner}\0{line.kind}", line) for line in kernel.ledger()
-            )
+            ledger = sorted(kernel.ledger(), key=_line_key)
         page, token = page_by_key(
-            keyed,
-            key=lambda pair: pair[0],
+            ledger,
+            key=_line_key,
             requested_size=request.page_size,
             token=request.page_token,
         )
@@ -167,7 +166,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
                 size_bytes=line.bytes,
                 block_count=line.count,
             )
-            for _, line in page
+            for line in page
         ]
         return pb.ListLedgerLinesResponse(lines=lines, next_page_token=token)
 
@@ -176,10 +175,10 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     ) -> pb.ListOrphansResponse:
         """One page of the maps nobody visible uses, in the order of their ids."""
         with self._agent.named(request.name).guard(calls=0) as kernel:
-            keyed = sorted((f"{orphan.map_id:010}", orphan) for orphan in kernel.orphans())
+            found = sorted(kernel.orphans(), key=_map_id)
         page, token = page_by_key(
-            keyed,
-            key=lambda pair: pair[0],
+            found,
+            key=_map_id,
             requested_size=request.page_size,
             token=request.page_token,
         )
@@ -195,7 +194,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
                 memlock_bytes=orphan.memlock_bytes,
                 pinned_paths=orphan.pinned_paths,
             )
-            for _, orphan in page
+            for orphan in page
         ]
         return pb.ListOrphansResponse(orphans=orphans, next_page_token=token)
 
@@ -261,18 +260,20 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
 def _first_revision(node: HostedNode, request: pb.ListEventsRequest) -> int:
     log = node.kernel.events
-    key = page_key(request.page_token)
-    if key is not None:
-        if not key.isdigit():
-            raise ApiError(
-                grpc.StatusCode.INVALID_ARGUMENT,
-                ControlReason.BAD_PAGE_TOKEN,
-                "page_token: belongs to another list; leave it empty",
-            )
-        return int(key)
+    position = page_position(request.page_token)
+    if position is not None:
+        return position
     if request.HasField("start_revision"):
         return within(request.start_revision, "start_revision", 1, log.revision + 1)
     return log.oldest_revision
+
+
+def _line_key(line: LedgerLine) -> str:
+    return f"{line.cgroup}\0{line.owner}\0{line.kind}"
+
+
+def _map_id(orphan: Orphan) -> int:
+    return orphan.map_id
 
 
 def _message(node: HostedNode) -> pb.Node:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -16,6 +17,7 @@ __all__ = [
     "PAGE_SIZE_MAX",
     "page_by_key",
     "page_key",
+    "page_position",
     "page_size",
     "page_token",
 ]
@@ -24,6 +26,8 @@ PAGE_SIZE_DEFAULT: Final = 100
 PAGE_SIZE_MAX: Final = 1000
 _TOKEN_CHARS_MAX: Final = 8192
 _VERSION: Final = "1:"
+_POSITION: Final = re.compile(r"[0-9]{1,19}")
+_INTEGER: Final = re.compile(r"-?[0-9]{1,100}")
 
 Item = TypeVar("Item")
 
@@ -61,6 +65,12 @@ def page_key(token: str) -> str | None:
     return text.removeprefix(_VERSION)
 
 
+def page_position(token: str) -> int | None:
+    """The number a token goes on at, for lists that count; None for the first page. Raises ``ApiError``."""
+    key = page_key(token)
+    return None if key is None else _number(key, _POSITION)
+
+
 def page_by_key(
     items: Sequence[Item],
     *,
@@ -82,9 +92,10 @@ def page_by_key(
 
 
 def _like(items: Sequence[Item], key: Callable[[Item], Any], text: str) -> str | int:
-    if not items or isinstance(key(items[0]), str):
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise invalid("page_token", "belongs to another list; leave it empty") from None
+    return text if not items or isinstance(key(items[0]), str) else _number(text, _INTEGER)
+
+
+def _number(text: str, form: re.Pattern[str]) -> int:
+    if form.fullmatch(text) is None:
+        raise invalid("page_token", "belongs to another list; leave it empty")
+    return int(text)

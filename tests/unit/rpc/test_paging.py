@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfleet.rpc.errors import ApiError
-from bpfleet.rpc.paging import page_by_key, page_key, page_size, page_token
+from bpfleet.rpc.paging import page_by_key, page_key, page_position, page_size, page_token
 
 
 def walk(items, size):
@@ -58,3 +58,14 @@ def test_tokens_of_others_are_refused(token):
 def test_a_token_of_a_list_of_names_does_not_fit_a_list_of_numbers():
     with pytest.raises(ApiError, match=r"^page_token: "):
         page_by_key([1, 2], key=lambda item: item, requested_size=1, token=page_token("name"))
+
+
+@pytest.mark.parametrize("key", ["name", "-1", "\N{SUPERSCRIPT TWO}", "9" * 5000, ""])
+def test_only_a_number_is_a_position(key):
+    with pytest.raises(ApiError, match=r"^page_token: "):
+        page_position(page_token(key))
+
+
+def test_a_position_comes_back_from_its_token():
+    assert page_position(page_token("17")) == 17
+    assert page_position("") is None
