@@ -1,5 +1,6 @@
 """Answers kept by request id, so that a creation repeated after a lost answer does not create twice."""
 
+import hashlib
 from collections import OrderedDict
 from typing import Final, TypeVar, final
 
@@ -56,5 +57,6 @@ class AnswerLog:
 
 
 def _fingerprint(request: Message) -> bytes:
+    """A digest: requests may be megabytes, and their answers are kept long after what they created is gone."""
     kind = request.DESCRIPTOR.full_name.encode()
-    return kind + b"\0" + request.SerializeToString(deterministic=True)
+    return hashlib.sha256(kind + b"\0" + request.SerializeToString(deterministic=True)).digest()
