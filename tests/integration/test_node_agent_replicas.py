@@ -122,6 +122,20 @@ def test_a_replica_killed_for_its_heap_says_so(runtime):
     assert (status.reason, status.errno) == ("OOM_KILLED", 0)
 
 
+@pytest.mark.parametrize("signal", ["kill", "cgroup.kill"])
+def test_a_replica_killed_by_a_signal_says_so(runtime, client, signal):
+    runtime.run(spec())
+    status = runtime.settled("counter-0")
+    if signal == "kill":
+        client.node(NODE).process(status.pid).kill()
+    else:
+        client.node(NODE).cgroup(status.cgroup).write("cgroup.kill", "1")
+    status = runtime.settled("counter-0")
+    assert status.state == registry_pb.REPLICA_STATE_FAILED
+    assert (status.reason, status.errno) == ("CALLER_KILLED", 0)
+    assert str(status.pid) in status.message
+
+
 def test_the_same_attempt_is_left_alone_and_a_higher_one_takes_its_place(runtime):
     runtime.run(spec())
     first = runtime.settled("counter-0")
@@ -140,6 +154,8 @@ def test_a_replica_that_cannot_be_is_refused_and_hinders_no_other(runtime):
         spec("unknown-0", inventory=None, application="no-such-app"),
         spec("huge-0", uid=-1),
         spec("privileged-0", limit_capabilities=True, capabilities=["CAP_MAGIC"]),
+        spec("relative-0", cgroup="workloads/x"),
+        spec("deep-0", cgroup="/x" * 4096),
         spec("good-0"),
     )
     assert [(r.replica, r.reason) for r in answer.refused_replicas] == [
@@ -148,6 +164,8 @@ def test_a_replica_that_cannot_be_is_refused_and_hinders_no_other(runtime):
         ("unknown-0", "BAD_REPLICA"),
         ("huge-0", "BAD_REPLICA"),
         ("privileged-0", "BAD_REPLICA"),
+        ("relative-0", "BAD_REPLICA"),
+        ("deep-0", "BAD_REPLICA"),
     ]
     assert all(r.message for r in answer.refused_replicas)
     assert [status.replica for status in answer.statuses] == ["good-0"]

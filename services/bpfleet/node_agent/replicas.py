@@ -282,13 +282,14 @@ class Replicas:
     def status(self, replica: Replica) -> pb.ReplicaStatus:
         """What a replica is doing."""
         run = replica.run
+        state = replica.state  # first: this notices a kill, which is the failure told below
         failure = run.failure
         message = pb.ReplicaStatus(
             replica=replica.key.replica,
             attempt=replica.attempt,
             node=replica.key.node,
             workload=run.spec.workload,
-            state=replica.state,
+            state=state,
             pid=run.task.pid if run.task is not None else 0,
             cgroup=run.cgroup,
             charged_bytes=charged_bytes(replica),
@@ -301,7 +302,7 @@ class Replicas:
             message.outcomes[errno] += count
         if failure is not None:
             message.reason = "OOM_KILLED" if failure.oom_killed else failure.reason
-            message.errno = 0 if failure.oom_killed else Errno[failure.errno]
+            message.errno = 0 if failure.killed else Errno[failure.errno]
             message.call = failure.call
             message.object = failure.object
             message.message = _sentence(message, failure.detail)

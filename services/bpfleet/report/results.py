@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bpfleet.workload.codec import to_data
-from bpfleet.workload.spec import Phase
+from bpfleet.workload.spec import KILLED, Phase
 
 __all__ = [
+    "KILLED",
     "Counters",
     "Divergence",
     "ModelOnNode",
@@ -28,7 +29,6 @@ Plain = Any
 
 SUCCESS: Final = "ok"
 ABSENT: Final = "not running"
-KILLED: Final = "SIGKILL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

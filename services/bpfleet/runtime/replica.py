@@ -15,7 +15,7 @@ from bpfleet.runtime.loader import Loader
 from bpfleet.runtime.maps import create_map
 from bpfleet.workload.churn import ChurnStream
 from bpfleet.workload.ops import Operation, OpKind
-from bpfleet.workload.spec import Failure, Phase, ReplicaSpec
+from bpfleet.workload.spec import KILLED, Failure, Phase, ReplicaSpec
 
 __all__ = ["EXIT_FAILED", "EXIT_KILLED", "Outcome", "ReplicaRun"]
 
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
         """``ok``, the errno's name, or ``SIGKILL`` where the OOM killer took the caller."""
         if self.error is None:
             return "ok"
-        return "SIGKILL" if isinstance(self.error, TaskKilled) else self.error.errno.name
+        return KILLED if isinstance(self.error, TaskKilled) else self.error.errno.name
 
 
 @final
@@ -221,7 +221,7 @@ class ReplicaRun:
         killed = isinstance(error, TaskKilled)
         return Failure(
             call=outcome.call,
-            errno="SIGKILL" if killed else error.errno.name,
+            errno=KILLED if killed else error.errno.name,
             reason=str(error.reason),
             object=outcome.object,
             detail=error.detail,

@@ -18,6 +18,7 @@ from bpfleet.abi.limits import RLIM_INFINITY, U32_MAX
 from bpfleet.workload.errors import SpecError
 
 __all__ = [
+    "KILLED",
     "MEMORY_BYTES_MAX",
     "Churn",
     "Failure",
@@ -42,6 +43,8 @@ COUNT_MAX: Final = 65_536
 REPLICAS_MAX: Final = 100_000
 INSNS_MAX: Final = 1_000_000
 OPERATIONS_PER_STEP_MAX: Final = 1_000_000
+CGROUP_PATH_CHARS_MAX: Final = 4096
+KILLED: Final = "SIGKILL"
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _OBJECT_NAME: Final = re.compile(r"[A-Za-z0-9_.]{0,15}")
@@ -378,6 +381,7 @@ class ReplicaSpec:
     def __post_init__(self) -> None:
         _check_name("workload", self.workload)
         _check_range("ordinal", self.ordinal, 0, REPLICAS_MAX)
+        _check_cgroup(self.cgroup)
         _check_range("uid", self.uid, 0, U32_MAX - 1)
         _check_optional("memory_limit_bytes", self.memory_limit_bytes, 0, MEMORY_BYTES_MAX)
         _check_optional("memlock_bytes", self.memlock_bytes, 0, RLIM_INFINITY)
@@ -407,8 +411,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a call of a replica failed: the call, Linux's errno by name, the true reason, the object
-    and the numbers.
+    """Why a call of a replica failed: the call, Linux's errno by name (``KILLED`` where a signal
+    ended the process), the true reason, the object and the numbers.
     """
 
     call: str
@@ -419,6 +423,11 @@ class Failure:
     numbers: Mapping[str, int | str] = field(default_factory=dict, hash=False)
     time_ns: int = 0
     oom_killed: bool = False
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended the process, the OOM killer's or another: then no errno was answered."""
+        return self.errno == KILLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -489,6 +498,18 @@ def _check_name(name: str, value: object) -> None:
             value,
             "not a name",
             "use 1 to 63 of a-z, 0-9, '-' and '.', letter or digit at the ends",
+        )
+
+
+def _check_cgroup(path: str) -> None:
+    """Empty, or a path that mkdir(2) would take."""
+    if path and (not path.startswith("/") or len(path) > CGROUP_PATH_CHARS_MAX):
+        raise SpecError(
+            _RECORD,
+            "cgroup",
+            path,
+            "not a cgroup path",
+            f"start it with '/', at most {CGROUP_PATH_CHARS_MAX} characters",
         )
 
 
