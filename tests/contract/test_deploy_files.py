@@ -55,9 +55,10 @@ def test_compose_runs_one_agent_per_model(compose) -> None:
     [
         ("docker-compose.yml",),
         ("docker-compose.yml", "deploy/compose.scale.yml"),
+        ("docker-compose.yml", "deploy/compose.standby.yml"),
         ("docker-compose.yml", "deploy/compose.observability.yml"),
     ],
-    ids=["alone", "scale", "observability"],
+    ids=["alone", "scale", "standby", "observability"],
 )
 def test_every_container_is_confined_and_says_how_it_is(files) -> None:
     for name, service in _composed(*files)["services"].items():
@@ -83,6 +84,21 @@ def test_only_the_pages_and_the_coordinator_are_published_and_on_loopback_alone(
         ("coordinator", "127.0.0.1", "8080"),
         ("locust", "127.0.0.1", "8089"),
     }
+
+
+@needs_compose
+def test_with_a_standby_everybody_knows_both_coordinators() -> None:
+    services = _composed("docker-compose.yml", "deploy/compose.standby.yml")["services"]
+    clients = {name for name in services if name not in ("redis", "coordinator", "coordinator-2")}
+    for name in clients:
+        known = services[name]["environment"]["BPFLEET_COORDINATOR"]
+        assert known == "coordinator:7070,coordinator-2:7070", name
+    first, second = services["coordinator"], services["coordinator-2"]
+    assert second["environment"] == {
+        **first["environment"],
+        "BPFLEET_ADVERTISE": "coordinator-2:7070",
+    }
+    assert {port["host_ip"] for port in second["ports"]} == {"127.0.0.1"}
 
 
 @needs_compose
@@ -166,6 +182,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
         cells |= taken
 
 
+@needs_compose
 def test_prometheus_asks_every_service_of_compose_that_serves_metrics() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     asked = {
@@ -174,10 +191,15 @@ def test_prometheus_asks_every_service_of_compose_that_serves_metrics() -> None:
         for discovery in job["dns_sd_configs"]
         for name in discovery["names"]
     }
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    assert asked == {
-        name for name, s in services.items() if "BPFLEET_METRICS" in s.get("environment", {})
-    }
+    reached: set[str] = set()
+    for name, service in _composed("docker-compose.yml", "deploy/compose.standby.yml")[
+        "services"
+    ].items():
+        if "BPFLEET_METRICS" in service.get("environment", {}):
+            aliases = (service["networks"]["fleet"] or {}).get("aliases", [])
+            assert asked & {name, *aliases}, name
+            reached |= {name, *aliases}
+    assert asked <= reached
 
 
 def test_the_lock_file_holds_every_dependency_at_or_above_its_floor() -> None:

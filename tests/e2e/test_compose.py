@@ -1,30 +1,50 @@
-"""The whole system from docker-compose.yml: healthy, loaded, gone without a trace."""
+"""The whole system from the compose files, with two coordinators: healthy, loaded, one killed, gone without a trace."""
 
 import json
 import os
+import time
 
 import pytest
 from docker_runs import leftovers, run
 from redis_server import free_port
 
+from bpfleet.client.fleet import FleetClient
+from bpfleet.client.session import Session
+from bpfleet.launcher.checks import Acknowledged, check_all
+from bpfleet.launcher.survey import Survey, leading
+from bpfleet.v1 import fleet_service_pb2, workload_pb2
+
 PROJECT = f"bpfleet-test-{os.getpid()}"
+FILES = ("-f", "docker-compose.yml", "-f", "deploy/compose.standby.yml")
 MODELS = {"5.10", "seed-v5", "5.11", "6.12", "6.12:nobpf"}
+DEADLINE_SECONDS = 60.0
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def compose(image):
+def ports():
+    """Of both coordinators, on loopback: by the name of the service."""
+    return {"coordinator": free_port(), "coordinator-2": free_port()}
+
+
+@pytest.fixture(scope="module")
+def compose(image, ports):
     """Runs ``docker compose`` on a cluster that is up."""
     settings = {
         "BPFLEET_IMAGE": image,
         "BPFLEET_NODES_PER_AGENT": "20",
         "BPFLEET_WEB_PORT": str(free_port()),
-        "BPFLEET_API_PORT": str(free_port()),
+        "BPFLEET_API_PORT": str(ports["coordinator"]),
+        "BPFLEET_LIVE_PORT": str(free_port()),
+        "BPFLEET_STANDBY_API_PORT": str(ports["coordinator-2"]),
+        "BPFLEET_STANDBY_LIVE_PORT": str(free_port()),
     }
 
     def command(*arguments: str, seconds: float = 120) -> str:
-        return run("docker", "compose", "-p", PROJECT, *arguments, seconds=seconds, env=settings)
+        return run(
+            "docker", "compose", *FILES, "-p", PROJECT, *arguments, seconds=seconds, env=settings
+        )
 
     try:
         command("up", "-d", "--wait", "--no-build", seconds=180)
@@ -36,7 +56,7 @@ def compose(image):
 
 def test_every_service_is_healthy_and_runs_as_somebody_else_than_root(compose) -> None:
     rows = [json.loads(line) for line in compose("ps", "--format", "json").splitlines()]
-    assert len(rows) == 9
+    assert len(rows) == 10
     for row in rows:
         assert row["Health"] == "healthy", row["Name"]
         user = run("docker", "exec", row["Name"], "id", "-u").strip()
@@ -58,3 +78,47 @@ def test_a_headless_run_loads_every_model_without_a_transport_failure(compose) -
 def test_the_root_file_system_cannot_be_written_and_holds_no_compiler(compose) -> None:
     script = "! touch /srv/x 2>/dev/null && touch /tmp/x && ! command -v cc gcc make pip-compile"
     compose("exec", "-T", "coordinator", "sh", "-c", script)
+
+
+def test_a_standby_ends_the_rollout_whose_leader_is_killed(compose, ports) -> None:
+    by_target = {f"127.0.0.1:{port}": service for service, port in ports.items()}
+    (leader,) = leading(list(by_target))
+    (standby,) = set(by_target) - {leader}
+    spec = workload_pb2.WorkloadSpec(
+        application="bcc-execsnoop",
+        replicas=40,
+        memory_limit_bytes=128 << 20,
+        memlock_bytes=1 << 30,
+    )
+    with Session(leader) as session:
+        fleet = FleetClient(session)
+        fleet.create_workload("web", spec)
+        _until(lambda: _status(fleet).running_count == 40)
+        spec.memory_limit_bytes = 160 << 20
+        fleet.update_workload("web", spec)
+        _until(lambda: _status(fleet).updated_count >= 3)
+        fleet.create_workload("last", spec)
+        compose("kill", by_target[leader])
+    _until(lambda: leading([standby]))
+    with Session(standby) as session:
+        fleet = FleetClient(session)
+        assert _status(fleet).updated_count < 40, "the rollout was over before the leader died"
+        _until(lambda: _status(fleet).updated_count == 40)
+        _until(lambda: fleet.workload("last").status.running_count == 40)
+    told = Acknowledged(replicas={"web": 40, "last": 40})
+    text = ("exec", "-T", "locust", "python", "-m", "bpfleet.launcher.survey")
+    survey = Survey.from_text(compose(*text, "coordinator:7070,coordinator-2:7070"))
+    assert [check for check in check_all(survey, told) if not check.holds] == []
+    compose("up", "-d", "--wait", "--no-build", by_target[leader])
+    assert leading(list(by_target)) == [standby], "who comes back stands by"
+
+
+def _status(fleet: FleetClient) -> fleet_service_pb2.WorkloadStatus:
+    return fleet.workload("web").status
+
+
+def _until(condition) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:g} s"
+        time.sleep(0.02)
