@@ -1,9 +1,10 @@
 """Measures what a process charges to a fresh memory cgroup, byte for byte, without moving the running process.
 
-Two things stand between an allocation and the numbers in memory.stat: the byte stock of the CPU, which holds back
+Two things stand between an allocation and the numbers in memory.stat: the byte stock of each CPU, which holds back
 charges and statistics until another cgroup charges on that CPU, and statistics that are flushed only from a threshold
-on. Both are dealt with here: everything runs on CPU 0, before each reading a second process in a second cgroup opens a
-few files, which makes the kernel return the first one's stock, and cpu.stat is read, which flushes.
+on. Both are dealt with here: the measured process runs on CPU 0, before each reading a second process in a second
+cgroup opens a few files on every CPU (RCU frees on any), which makes the kernel return the first one's stocks, and
+cpu.stat is read, which flushes.
 """
 
 import gc
@@ -93,7 +94,7 @@ class Meter:
         if self._drainer == 0:
             os.close(self._drain_request)
             os.close(self._drain_reply)
-            _drain_on_request(request_read, reply_write)
+            _drain_on_request(request_read, reply_write, self._affinity)
         os.close(request_read)
         os.close(reply_write)
         (self._drain_cgroup / "cgroup.procs").write_text(str(self._drainer))
@@ -209,12 +210,14 @@ def _rmdir(path: Path) -> None:
             time.sleep(0.01)
 
 
-def _drain_on_request(request: int, reply: int) -> None:
+def _drain_on_request(request: int, reply: int, cpus: set[int]) -> None:
     with tempfile.TemporaryFile():
         pass
     while os.read(request, 1):
-        for fd in [os.open("/dev/null", os.O_RDONLY) for _ in range(_DRAINING_OPENS)]:
-            os.close(fd)
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            for fd in [os.open("/dev/null", os.O_RDONLY) for _ in range(_DRAINING_OPENS)]:
+                os.close(fd)
         os.write(reply, b"d")
     os._exit(0)
 
