@@ -85,7 +85,7 @@ class Interpreter(ObjectCommands):
 
     def do_mkdir(self, plain: Sequence[str], options: Options) -> None:
         for path in plain:
-            self.kernel.mkdir(path, delegate="raw" not in options)
+            self.kernel.mkdir(path, delegate="raw" not in options, cpu=int(options.get("cpu", 0)))
 
     def do_rmdir(self, plain: Sequence[str], options: Options) -> None:
         self.kernel.rmdir(plain[0])

@@ -44,13 +44,14 @@ def check_charge_conservation(memory: Memory, cgroups: CgroupTree) -> None:
         for objcg in (*memcg.objcgs, memcg.css_ref):
             assert objcg.memcg is memcg, (objcg.memcg.path, memcg.path)
             assert objcg.accounts == lines[id(objcg)], (memcg.path, objcg.accounts)
-    for memcg in known[1:]:
-        if memcg.online:
-            expected = sum(held for other, held in own.items() if other.is_descendant_of(memcg))
-            assert bytes_of(memcg.memory.usage) == expected, (
-                f"charge conservation: {memcg.path} counts {bytes_of(memcg.memory.usage)} bytes,"
-                f" its charges are {expected}"
-            )
+    for memcg in reversed(known):  # children before parents: each passes its subtree's charges on
+        if memcg.parent is None:
+            continue
+        own[memcg.parent] += own[memcg]
+        assert not memcg.online or bytes_of(memcg.memory.usage) == own[memcg], (
+            f"charge conservation: {memcg.path} counts {bytes_of(memcg.memory.usage)} bytes,"
+            f" its charges are {own[memcg]}"
+        )
     assert all(cgroup.memcg.online for cgroup in cgroups.root.pre_order()), (
         "a cgroup lost its memcg"
     )

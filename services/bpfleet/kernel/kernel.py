@@ -98,7 +98,7 @@ class Kernel:
         self.reclaimer: Final = Reclaimer(self.page_cache, self.controller.root)
         self.cgroups: Final = CgroupTree(self.memory, self.timeline)
         self.users: Final = UserTable()
-        self.files: Final = FileTable(self.memory)
+        self.files: Final = FileTable(self.memory, self.timeline)
         self.objects: Final = Objects(self.files)
         self.locked: Final = LockedMemory(self.memory, self.files, self.timeline, possible_cpus)
         self.processes: Final = Processes(
@@ -121,6 +121,7 @@ class Kernel:
         """Lower layers call upwards through these callbacks only."""
         self.controller.reclaim = self._reclaim
         self.controller.oom = self.oom_killer.kill_in_memcg
+        self.controller.wait_for_victim = self.oom_killer.wait
         self.controller.throttle = self._throttle
         self.ram.reclaim = self.reclaimer.reclaim_node
         self.ram.oom = self.oom_killer.kill_on_node
@@ -207,17 +208,18 @@ class Kernel:
         """Paths of all cgroups, parents before children."""
         return [cgroup.path for cgroup in self.cgroups.root.pre_order()]
 
-    def mkdir(self, path: str, *, delegate: bool = True) -> Cgroup:
+    def mkdir(self, path: str, *, delegate: bool = True, cpu: int = 0) -> Cgroup:
         """Creates a cgroup.
 
         ``delegate`` first enables memory in the parent's cgroup.subtree_control where the rules allow it, as container
-        managers do; without it mkdir is only the system call. Raises ENOENT, EEXIST, EINVAL, ENAMETOOLONG, EAGAIN,
-        ENOMEM.
+        managers do; without it mkdir is only the system call. The memcg is charged to the parent on ``cpu``, whose
+        stock keeps what was charged ahead: other CPUs cannot use it before it is drained. Raises ENOENT, EEXIST,
+        EINVAL, ENAMETOOLONG, EAGAIN, ENOMEM.
         """
         parent = self.cgroups.find(path.rstrip("/").rpartition("/")[0] or "/")
         if delegate and parent.has_memory and not parent.pids:
             self.cgroups.enable_memory(parent)
-        cgroup = self.cgroups.mkdir(path)
+        cgroup = self.cgroups.mkdir(path, cpu)
         self.timeline.emit(EventKind.CGROUP_CREATED, cgroup=cgroup.path)
         return cgroup
 
@@ -239,9 +241,9 @@ class Kernel:
         """Writes a control file; returns the bytes written. Raises ENOENT, EINVAL and the file's own errors."""
         return cgroup_files.write_file(self.cgroups.find(path), name, text, self._control_files)
 
-    def move(self, pid: int, cgroup: Cgroup) -> None:
-        """Migrates a process. Raises ESRCH, EBUSY."""
-        self.processes.move(pid, cgroup)
+    def move(self, pid: int, cgroup: Cgroup, *, thread: bool = False) -> None:
+        """Migrates a process. A ``thread`` alone cannot leave its cgroup. Raises ESRCH, EBUSY, EOPNOTSUPP."""
+        self.processes.move(pid, cgroup, thread=thread)
 
     def kill_below(self, cgroup: Cgroup) -> None:
         """Kills every process of a subtree."""

@@ -35,7 +35,7 @@ class Timeline:
             self.now_ns = max(self.now_ns, item[0])
             item[1]()
             ran += 1
-        self.now_ns = target
+        self.now_ns = max(self.now_ns, target)  # work may have taken time itself
         return ran
 
     def run_deferred(self) -> int:

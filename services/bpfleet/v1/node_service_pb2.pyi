@@ -539,11 +539,12 @@ class InjectFaultRequest(_message.Message):
     name: _builtins.str
     """`nodes/{node}`."""
     kind: _builtins.str
-    """`page`, `slab`, `percpu`, `vmalloc` or `charge`: which allocation fails; `crash` stops the node; `none` takes back
-    what was injected.
+    """`page`, `slab`, `percpu`, `vmalloc`, `anon` or `charge`: which allocation fails, once; `random`: one in `nth` of all
+    allocations fails, by the node's seed; `late_refill`: caches of map elements are refilled late; `crash` stops the
+    node; `none` takes back all but a crash.
     """
     nth: _builtins.int
-    """Which allocation of that kind fails, counted from the next; 0 stands for 1."""
+    """Which allocation of that kind fails, counted from the next; with `random`, the mean distance; 0 stands for 1."""
     def __init__(
         self,
         *,

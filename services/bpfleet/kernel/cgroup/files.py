@@ -10,6 +10,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel.cgroup.parse import (
     invalid,
     kstrtoint,
+    kstrtopid,
     memparse,
     page_counter_memparse,
     page_counter_text,
@@ -34,8 +35,8 @@ SWAPPINESS_MAX: Final = 200
 class Members(Protocol):
     """What control files do to processes; wired in by the kernel."""
 
-    def move(self, pid: int, cgroup: Cgroup) -> None:
-        """Migrates a process. Raises ESRCH, EBUSY."""
+    def move(self, pid: int, cgroup: Cgroup, *, thread: bool) -> None:
+        """Migrates a process, or a thread alone. Raises ESRCH, EBUSY, EOPNOTSUPP."""
 
     def kill_below(self, cgroup: Cgroup) -> None:
         """Sends SIGKILL to every process of the subtree."""
@@ -286,25 +287,31 @@ class SwapPeak(ControlFile):
     def read(self, cgroup: Cgroup, host: Host) -> str:
         return "0\n"
 
+    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+        if not host.profile.memory_peak_resets:
+            super().write(cgroup, text, host)
+
 
 # -- cgroup.* ----------------------------------------------------------------------------------------------------
 
 
 @final
 class CgroupProcs(ControlFile):
-    """cgroup.procs (and cgroup.threads: processes here have one thread). A write moves a process here."""
+    """cgroup.procs, and cgroup.threads: processes here have one thread. A write to the former moves a process here."""
 
     memory = False
     on_root = True
+
+    def __init__(self, *, threads: bool) -> None:
+        self._name: Final = "cgroup.threads" if threads else "cgroup.procs"
+        self._threads: Final = threads
 
     def read(self, cgroup: Cgroup, host: Host) -> str:
         return "".join(f"{pid}\n" for pid in sorted(cgroup.pids))
 
     def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
-        pid = kstrtoint("cgroup.procs", text)
-        if pid < 0:
-            raise invalid("cgroup.procs", strstrip(text), "a process id")
-        host.members.move(pid, cgroup)
+        pid = kstrtopid(self._name, text)
+        host.members.move(pid, cgroup, thread=self._threads)
 
 
 @final
@@ -315,7 +322,7 @@ class CgroupControllers(ControlFile):
     on_root = True
 
     def read(self, cgroup: Cgroup, host: Host) -> str:
-        return "memory\n" if cgroup.has_memory else "\n"
+        return "memory\n" if cgroup.has_memory else ""
 
 
 @final
@@ -326,7 +333,7 @@ class CgroupSubtreeControl(ControlFile):
     on_root = True
 
     def read(self, cgroup: Cgroup, host: Host) -> str:
-        return "memory\n" if cgroup.subtree_memory else "\n"
+        return "memory\n" if cgroup.subtree_memory else ""
 
     def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
         enable: bool | None = None
@@ -424,10 +431,10 @@ CONTROL_FILES: Final[dict[str, ControlFile]] = {
     "cgroup.kill": CgroupKill(),
     "cgroup.max.depth": CgroupMaximum(depth=True),
     "cgroup.max.descendants": CgroupMaximum(depth=False),
-    "cgroup.procs": CgroupProcs(),
+    "cgroup.procs": CgroupProcs(threads=False),
     "cgroup.stat": CgroupStat(),
     "cgroup.subtree_control": CgroupSubtreeControl(),
-    "cgroup.threads": CgroupProcs(),
+    "cgroup.threads": CgroupProcs(threads=True),
     "cgroup.type": Constant("domain\n", memory=False),
     "memory.current": MemoryCurrent(),
     "memory.events": MemoryEvents(local=False),

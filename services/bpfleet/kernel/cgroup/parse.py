@@ -73,6 +73,17 @@ def page_counter_text(pages: int) -> str:
     return "max\n" if pages >= PAGE_COUNTER_MAX else f"{pages * PAGE_SIZE}\n"
 
 
+def kstrtopid(file: str, text: str) -> int:
+    """A process id. Raises EINVAL, also beyond 32 bits [cgroup_procs_write_start]."""
+    try:
+        pid = kstrtoint(file, text)
+    except KernelError:
+        pid = -1
+    if pid < 0:
+        raise invalid(file, strstrip(text), "a process id")
+    return pid
+
+
 def kstrtoint(file: str, text: str) -> int:
     """A whole C-style int, blanks trimmed. Raises EINVAL, ERANGE beyond 32 bits."""
     stripped = strstrip(text)

@@ -12,7 +12,7 @@ from bpfleet.kernel.mm.memory import Block, Memory, Owner
 from bpfleet.kernel.timeline import Timeline
 
 UNLIMITED: Final = (1 << 31) - 1  # INT_MAX, which cgroup.max.* print as "max"
-NAME_MAX: Final = 255
+PATH_MAX: Final = 4096 - len("/sys/fs/cgroup") - 1  # a name alone has no limit in this filesystem
 CSS_FREE_DELAY_NS: Final = 20_000_000  # an RCU grace period and a work item
 
 
@@ -60,13 +60,15 @@ class Cgroup:
     @property
     def populated(self) -> bool:
         """Whether a process lives here or below."""
-        return bool(self.pids) or any(child.populated for child in self.children.values())
+        return any(cgroup.pids for cgroup in self.pre_order())
 
     def pre_order(self) -> "Iterator[Cgroup]":
         """This directory and all below, parents before children."""
-        yield self
-        for child in self.children.values():
-            yield from child.pre_order()
+        ahead = [self]  # not recursive: directories nest as deep as a path is long
+        while ahead:
+            cgroup = ahead.pop()
+            yield cgroup
+            ahead.extend(reversed(cgroup.children.values()))
 
     def ancestors(self) -> "Iterator[Cgroup]":
         """This directory, then its parent, up to the root."""
@@ -98,10 +100,7 @@ class CgroupTree:
 
     def find(self, path: str) -> Cgroup:
         """The cgroup at ``path``. Raises ENOENT; EINVAL for a path that is not absolute."""
-        if not path.startswith("/"):
-            raise KernelError(
-                Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"cgroup path {path!r} must start with /"
-            )
+        _check_absolute(path)
         found = self.root
         for name in path.split("/"):
             if not name:
@@ -116,23 +115,28 @@ class CgroupTree:
 
     # -- directories ---------------------------------------------------------------------------------------------
 
-    def mkdir(self, path: str) -> Cgroup:
-        """Creates the directory; its parent must exist.
+    def mkdir(self, path: str, cpu: int = 0) -> Cgroup:
+        """Creates the directory on ``cpu``; its parent must exist.
 
-        Raises ENOENT, EEXIST, EINVAL (a name with a newline), ENAMETOOLONG, EAGAIN (cgroup.max.*), ENOMEM (the memcg's
-        own memory does not fit the parent's limit).
+        Raises ENOENT, EEXIST, EINVAL (a name with a newline, no such CPU), ENAMETOOLONG, EAGAIN (cgroup.max.*), ENOMEM
+        (the memcg's own memory does not fit the parent's limit).
         """
+        if not 0 <= cpu < self._memory.possible_cpus:
+            raise KernelError(
+                Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"the node has no CPU {cpu} to run mkdir on"
+            )
+        _check_absolute(path)
         parent_path, _, name = path.rstrip("/").rpartition("/")
         if not name:
             raise KernelError(Errno.EEXIST, Reason.OBJECT_EXISTS, f"cgroup {path!r} exists")
         parent = self.find(parent_path or "/")
-        _check_name(name)
+        _check_name(name, path)
         if name in parent.children:
             raise KernelError(Errno.EEXIST, Reason.OBJECT_EXISTS, f"cgroup {path!r} exists")
         _check_hierarchy_limits(parent)
         child = Cgroup(name, parent, parent.memcg, self._next_id)
         if parent.subtree_memory:
-            self._online(child)
+            self._online(child, cpu)
         self._next_id += 1
         parent.children[name] = child
         return child
@@ -219,19 +223,19 @@ class CgroupTree:
         for child in cgroup.children.values():
             self._offline_controller(child)
 
-    def _online(self, cgroup: Cgroup) -> None:
+    def _online(self, cgroup: Cgroup, cpu: int = 0) -> None:
         """Gives a directory its memcg, whose structures are charged to the parent [mem_cgroup_css_alloc]."""
         parent = cgroup.memcg
-        blocks = self._allocate_memcg(cgroup, parent)
+        blocks = self._allocate_memcg(cgroup, parent, cpu)
         cgroup.own_memory = blocks
         cgroup.has_memory = True
         _point(cgroup, Memcg(cgroup.path, parent))
 
-    def _allocate_memcg(self, cgroup: Cgroup, parent: Memcg) -> list[Block]:
+    def _allocate_memcg(self, cgroup: Cgroup, parent: Memcg, cpu: int) -> list[Block]:
         memory, profile = self._memory, self._memory.profile
         objcg = parent.objcg if parent.parent is not None and profile.kmem_accounting else None
         owner = Owner("cgroup", cgroup.id, cgroup.path)
-        mkdir = KernelContext(comm="mkdir", in_task=True)
+        mkdir = KernelContext(cpu, comm="mkdir", in_task=True)
         blocks: list[Block] = []
         try:
             for size in profile.memcg_slab_bytes:
@@ -286,20 +290,29 @@ class CgroupTree:
 
 def _point(cgroup: Cgroup, memcg: Memcg) -> None:
     """Makes ``memcg`` answer for a directory and for what is below it without a memcg of its own."""
-    cgroup.memcg = memcg
-    for child in cgroup.children.values():
-        if not child.has_memory:
-            _point(child, memcg)
+    pointed = [cgroup]
+    for each in pointed:
+        each.memcg = memcg
+        pointed.extend(child for child in each.children.values() if not child.has_memory)
 
 
-def _check_name(name: str) -> None:
-    if "\n" in name or name in (".", ".."):
+def _check_absolute(path: str) -> None:
+    if not path.startswith("/"):
+        raise KernelError(
+            Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"cgroup path {path!r} must start with /"
+        )
+
+
+def _check_name(name: str, path: str) -> None:
+    if name in (".", ".."):
+        raise KernelError(Errno.EEXIST, Reason.OBJECT_EXISTS, f"cgroup {name!r} exists")
+    if "\n" in name:
         raise KernelError(Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"cgroup name {name!r} is not usable")
-    if len(name.encode()) > NAME_MAX:
+    if len(path.encode()) > PATH_MAX:
         raise KernelError(
             Errno.ENAMETOOLONG,
             Reason.BAD_ATTRIBUTE,
-            f"cgroup names have at most {NAME_MAX} bytes, this one {len(name.encode())}",
+            f"cgroup paths have at most {PATH_MAX} bytes, this one {len(path.encode())}",
         )
 
 

@@ -146,9 +146,12 @@ class Memcg:
 
     def pre_order(self) -> "list[Memcg]":
         """This memcg and all below, parents before children; removed ones that are not gone yet are among them."""
-        found = [self]
-        for child in self.children:
-            found.extend(child.pre_order())
+        found: list[Memcg] = []
+        ahead = [self]  # not recursive: directories nest as deep as a path is long
+        while ahead:
+            memcg = ahead.pop()
+            found.append(memcg)
+            ahead.extend(reversed(memcg.children))
         return found
 
     def stalled(self, start_ns: int, end_ns: int) -> None:

@@ -62,8 +62,8 @@ class MemoryController:
 
     ``reclaim(memcg, pages, gfp)`` returns pages freed below ``memcg``; ``oom(memcg, order, gfp, current)`` returns True
     when memory can be expected back (a task was killed or is dying), False when there is nobody to kill;
-    ``throttle(current, gfp)`` makes a task pay for exceeding memory.high. All are wired in by the kernel so that this
-    file knows neither tasks nor the page cache.
+    ``wait_for_victim()`` lets the time pass that its end takes; ``throttle(current, gfp)`` makes a task pay for
+    exceeding memory.high. All are wired in by the kernel so that this file knows neither tasks nor the page cache.
 
     Invariant *charge conservation*: a memcg's usage = pages of its live charges and of those below + stocked pages.
     """
@@ -74,6 +74,7 @@ class MemoryController:
         self.batch_pages: Final = profile.memcg_charge_batch
         self.reclaim: Callable[[Memcg, int, int], int] = lambda memcg, pages, gfp: 0
         self.oom: Callable[[Memcg, int, int, Current], bool] = lambda memcg, order, gfp, who: False
+        self.wait_for_victim: Callable[[], None] = lambda: None
         self.throttle: Callable[[Current, int], None] = lambda current, gfp: None
         self.released: Callable[[Memcg], None] = lambda memcg: None
         # Why the latest charge failed, for callers that undo first.
@@ -229,6 +230,7 @@ class MemoryController:
                     break
                 killed = True
                 retries = MAX_RECLAIM_RETRIES
+                self.wait_for_victim()
             if self._consume(stock, memcg, pages):
                 return False
             blocked = memcg.memory.try_charge(pages)

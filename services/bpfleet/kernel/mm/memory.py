@@ -264,6 +264,18 @@ class Memory:
         gfp = GFP.GFP_KERNEL | GFP.RETRY_MAYFAIL | GFP.NOWARN
         return self.vmalloc(size_bytes, gfp, objcg, current, owner)
 
+    def kvmalloc(
+        self, size_bytes: int, gfp: int, objcg: ObjCgroup | None, current: Current, owner: Owner
+    ) -> Block:
+        """A slab object or contiguous pages; beyond a page, an area where those cannot be had [mm/util.c]."""
+        if size_bytes <= PAGE_SIZE:
+            return self.kmalloc(size_bytes, gfp, objcg, current, owner)
+        try:
+            quiet = gfp | GFP.NORETRY | GFP.NOWARN
+            return self.kmalloc(size_bytes, quiet, objcg, current, owner)
+        except KernelError:
+            return self.vmalloc(size_bytes, gfp, objcg, current, owner)
+
     def alloc_percpu(
         self,
         size_bytes: int,

@@ -22,18 +22,18 @@ class AddressSpace:
 
     __slots__ = (
         "_memory",
-        "_owner",
         "_segments",
         "_tables",
         "_vma",
         "anon_pages",
+        "owner",
         "peak_pages",
         "shmem_pages",
     )
 
     def __init__(self, memory: Memory, owner: Owner) -> None:
         self._memory: Final = memory
-        self._owner: Final = owner
+        self.owner: Final = owner
         # Empty until the first fault: most processes of a fleet only hold descriptors.
         self._segments: Final[dict[AllocKind, list[Account]]] = {}
         self._tables: Final[list[Block]] = []
@@ -70,7 +70,7 @@ class AddressSpace:
         if not self._vma.get(kind):
             self._vma[kind] = self._map(objcg, current)
         payer = memcg.css_ref if memcg.parent is not None else None
-        account = self._memory.account(self._owner, kind, payer)
+        account = self._memory.account(self.owner, kind, payer)
         done = 0
         while done < pages:
             room = PAGES_PER_TABLE - self.rss_pages % PAGES_PER_TABLE
@@ -106,7 +106,7 @@ class AddressSpace:
         blocks: list[Block] = []
         try:
             for size in memory.profile.vma_slab_bytes:
-                account = memory.account(self._owner, AllocKind.SLAB, objcg)
+                account = memory.account(self.owner, AllocKind.SLAB, objcg)
                 blocks.append(
                     memory.take_block(
                         account, memory.cache_size(size), GFP.GFP_KERNEL_ACCOUNT, current
@@ -120,7 +120,7 @@ class AddressSpace:
     def _add_table(self, objcg: ObjCgroup | None, current: Current) -> bool:
         """A page table for the next 512 pages; False when it cannot be had (`Memory.failure` says why)."""
         memory = self._memory
-        account = memory.account(self._owner, AllocKind.PAGE_TABLE, objcg)
+        account = memory.account(self.owner, AllocKind.PAGE_TABLE, objcg)
         if not memory.fault(account, 1, GFP.GFP_PAGE_TABLE, current):
             return False
         self._tables.append(Block(account, memory.page_size(AllocKind.PAGE_TABLE), 1))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from bpfleet.kernel.cgroup.tree import Cgroup
+from bpfleet.kernel.deferred import WORK_ITEM_NS
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.gfp import gfp_text
@@ -34,8 +35,8 @@ MAPS_SHOWN: Final = 20
 class OomKiller:
     """Kills on behalf of a memcg or of the node.
 
-    A victim other than the caller exits at once; the caller only has SIGKILL pending and ends when its call returns.
-    What a victim's maps held comes back later, with their deferred free. ``panic`` stops the node.
+    A victim other than the caller exits a moment later, in which what earlier victims' maps held comes back; the caller
+    only has SIGKILL pending and ends when its call returns. ``panic`` stops the node.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class OomKiller:
         total_pages = pages_for(self._memory.node.ram_bytes)
         tasks = self._processes.all()
         if self._kill_worst(tasks, total_pages, None, 0, gfp, current):
+            self.wait()
             return True
         self._log(invoked_line(current.comm, gfp_text(gfp), 0, current.oom_score_adj))
         self._log(NO_VICTIM_LINE)
@@ -168,7 +170,12 @@ class OomKiller:
         if role == "caller":
             victim.sigkill("oom-killed")
         else:
+            self.wait()
             self._processes.exit(victim, SIGKILL, "oom-killed")
+
+    def wait(self) -> None:
+        """Time passes while a victim ends or the caller tries again: work items, such as freeing its maps, run."""
+        self._timeline.advance(WORK_ITEM_NS)
 
     def _usage_by_class(self, limited: Memcg | None) -> dict[str, int | str]:
         """What the memory that ran out is made of, with BPF by map: what the kernel's own report leaves out."""

@@ -126,10 +126,20 @@ class Processes:
 
     # -- changing ------------------------------------------------------------------------------------------------
 
-    def move(self, pid: int, cgroup: Cgroup) -> None:
-        """Migrates a process; what it has been charged stays where it is. Raises ESRCH, EBUSY."""
+    def move(self, pid: int, cgroup: Cgroup, *, thread: bool = False) -> None:
+        """Migrates a process; what it has been charged stays where it is. Raises ESRCH, EBUSY.
+
+        A ``thread`` alone cannot leave a domain cgroup, and there are no others here: EOPNOTSUPP
+        [cgroup_attach_permissions].
+        """
         task = self.find(pid)
         self._cgroups.vet_member(cgroup)
+        if thread and task.cgroup is not cgroup:
+            raise KernelError(
+                Errno.EOPNOTSUPP,
+                Reason.OPERATION_UNSUPPORTED,
+                f"process {pid} can move as a whole only, through cgroup.procs",
+            )
         del task.cgroup.pids[pid]
         task.cgroup = cgroup
         cgroup.pids[pid] = None
@@ -217,6 +227,7 @@ class Processes:
         self.on_exit(task)
         for fd in list(task.fds):
             self._files.close(task, fd)
+        self._files.release(task)
         task.alive = False
         task.exit_status = status
         task.exit_reason = reason

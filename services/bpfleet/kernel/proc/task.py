@@ -8,12 +8,14 @@ from bpfleet.abi.limits import RLIMIT_NOFILE_DEFAULT
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
+from bpfleet.kernel.mm.memory import Block
 from bpfleet.kernel.proc.address_space import AddressSpace
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.user import User
 from bpfleet.kernel.units import bytes_of
 
 FIRST_FD: Final = 3
+NR_OPEN_DEFAULT: Final = 64  # descriptors of the table inside struct files_struct
 RLIMIT_NOFILE_HARD: Final = 4096  # INR_OPEN_MAX
 
 
@@ -37,7 +39,9 @@ class Task:
         "exit_reason",
         "exit_status",
         "fds",
+        "fdtable",
         "kmem_accounting",
+        "max_fds",
         "memlock_hard_bytes",
         "memlock_soft_bytes",
         "mlocked_pages",
@@ -91,6 +95,8 @@ class Task:
         self.kmem_accounting: Final = kmem_accounting
         self.fds: Final[dict[int, File]] = {}
         self.next_fd = FIRST_FD
+        self.max_fds = NR_OPEN_DEFAULT
+        self.fdtable: tuple[Block, ...] = ()  # of more than that
         self.mm: Final = mm
         self.pinned_vm_pages = 0  # VmPin
         self.mlocked_pages = 0  # VmLck

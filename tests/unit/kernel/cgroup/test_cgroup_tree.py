@@ -9,33 +9,57 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from tests.kernels import ALL, MEMCG, boot, refused
 
 
-@pytest.mark.parametrize("name", ["a\nb", ".", ".."])
-def test_some_names_are_not_usable(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "errno"), [("a\nb", Errno.EINVAL), (".", Errno.EEXIST), ("..", Errno.EEXIST)]
+)
+def test_some_names_are_not_usable(name: str, errno: Errno) -> None:
     kernel, _ = boot("6.12")
-    with refused(Errno.EINVAL):
+    with refused(errno):
         kernel.mkdir(f"/b/{name}")
 
 
-def test_names_have_at_most_255_bytes() -> None:
+def test_a_path_and_not_a_name_has_a_length() -> None:
     kernel, _ = boot("6.12")
-    kernel.mkdir("/b/" + "x" * 255)
+    kernel.mkdir("/b/" + "x" * 256)  # seen on 5.10, 6.1 and 6.12
+    kernel.mkdir("/b/" + "y" * 4078)
     with refused(Errno.ENAMETOOLONG):
-        kernel.mkdir("/b/" + "x" * 256)
+        kernel.mkdir("/b/" + "y" * 4079)
     with refused(Errno.ENAMETOOLONG):
-        kernel.mkdir("/b/" + "é" * 128)
+        kernel.mkdir("/b/" + "é" * 2040)
 
 
 @pytest.mark.parametrize("path", ["a", "", "a/b"])
 def test_paths_are_absolute(path: str) -> None:
     kernel, _ = boot("6.12")
+    before = kernel.list_cgroups()
     with refused(Errno.EINVAL):
         kernel.cgroup(path)
+    with refused(Errno.EINVAL):
+        kernel.mkdir(path)
+    assert kernel.list_cgroups() == before
 
 
 @pytest.mark.parametrize("path", ["/a/", "//a", "/a//"])
 def test_extra_slashes_do_not_matter(path: str) -> None:
     kernel, _ = boot("6.12")
     assert kernel.cgroup(path).path == "/a"
+
+
+def test_directories_nest_as_deep_as_a_path_is_long() -> None:
+    kernel, _ = boot("6.12")
+    path = "/b"
+    for _ in range(1_200):
+        path += "/d"
+        kernel.mkdir(path)
+    task = kernel.spawn(cgroup=path)
+    kernel.touch(task.pid, 1 << 20)
+    assert kernel.list_cgroups()[-1] == path
+    assert "populated 1\n" in kernel.read_file("/b", "cgroup.events")
+    assert "nr_descendants 1200\n" in kernel.read_file("/b", "cgroup.stat")
+    kernel.check()
+    kernel.write_file("/b", "memory.max", "64K")
+    assert not task.alive
+    kernel.check()
 
 
 def test_the_root_cannot_be_made_or_removed() -> None:

@@ -50,10 +50,24 @@ def test_every_file_there_is_can_be_read_or_says_so(profile: str) -> None:
 @pytest.mark.parametrize("profile", ALL)
 def test_read_only_files_refuse_a_write_but_not_an_empty_one(profile: str) -> None:
     kernel, _ = boot(profile)
-    for name in READ_ONLY & set(kernel.list_files("/a")):
+    resets = {"memory.swap.peak"} if PROFILES[profile].memory_peak_resets else set()
+    for name in (READ_ONLY & set(kernel.list_files("/a"))) - resets:
         with refused(Errno.EINVAL):
             kernel.write_file("/a", name, "1")
         assert kernel.write_file("/a", name, "") == 0
+
+
+@pytest.mark.parametrize("profile", ALL)
+def test_peaks_are_reset_for_who_has_them_open(profile: str) -> None:
+    kernel, _ = boot(profile)
+    for name in {"memory.peak", "memory.swap.peak"} & set(kernel.list_files("/a")):
+        before = kernel.read_file("/a", name)
+        if PROFILES[profile].memory_peak_resets:
+            assert kernel.write_file("/a", name, "reset") == 5
+        else:
+            with refused(Errno.EINVAL):
+                kernel.write_file("/a", name, "reset")
+        assert kernel.read_file("/a", name) == before
 
 
 @pytest.mark.parametrize("profile", ALL)
