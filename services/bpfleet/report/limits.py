@@ -184,6 +184,8 @@ def advice_data(advice: Sequence[LimitAdvice], model: str) -> dict[str, Plain]:
             "and the least memory.max at which start and churn pass without a kill or an ENOMEM, found by search."
         ),
         "parts": list(PARTS),
+        "model": model,
+        "head_room_percent": HEAD_ROOM_PERCENT,
         "shapes": shapes,
         "rows": [
             {

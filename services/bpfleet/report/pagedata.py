@@ -7,9 +7,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bpfleet.report.compare import Cause, Comparison
-from bpfleet.report.fidelity import measured_fidelity
+from bpfleet.report.fidelity import RECORDED_KERNELS, measured_fidelity
 from bpfleet.report.findings import fates, findings
-from bpfleet.report.results import SUCCESS, Divergence, ModelOnNode, NodeResult, ReplicaResult
+from bpfleet.report.results import (
+    SUCCESS,
+    Counters,
+    Divergence,
+    ModelOnNode,
+    NodeResult,
+    OomKill,
+    ReplicaResult,
+)
 from bpfleet.report.summary import ROWS, counters_text
 from bpfleet.workload.spec import Phase
 
@@ -21,7 +29,7 @@ Plain = Any
 # Above this many nodes the page leaves out the list of replicas behind each cell.
 DETAILED_NODES_MAX: Final = 400
 DIVERGENCES_PER_CAUSE_MAX: Final = 200
-OOM_KILLS_MAX: Final = 300
+OOM_KILLS_PER_GROUP_MAX: Final = 8
 _NS_PER_S: Final = 1_000_000_000
 
 
@@ -34,6 +42,7 @@ def page_data(comparison: Comparison) -> dict[str, Plain]:
         "rows": [
             {
                 "label": row.label,
+                "meaning": row.meaning,
                 "bytes": row.is_bytes,
                 "values": [row.value(totals) for totals in comparison.totals],
             }
@@ -47,6 +56,7 @@ def page_data(comparison: Comparison) -> dict[str, Plain]:
         "kills": _kills(comparison),
         "method": _method(comparison),
         "fidelity": measured_fidelity(),
+        "unmeasured": [m for m in comparison.models if m.split(":")[0] not in RECORDED_KERNELS],
         "unplaced": [list(pair) for pair in comparison.unplaced],
     }
 
@@ -87,9 +97,8 @@ def _method(comparison: Comparison) -> list[list[str]]:
             "virtual and says nothing about speed.",
         ],
         [
-            "repeat",
-            f"bpfleet compare --scenario {comparison.scenario} --seed {comparison.seed} "
-            f"--models {','.join(comparison.models)}",
+            "seed",
+            f"{comparison.seed}: with the same scenario, models and version it gives the same result, bit for bit",
         ],
         ["version", f"bpfleet {comparison.version}"],
     ]
@@ -203,10 +212,23 @@ def _detail(divergence: Divergence) -> dict[str, Plain]:
                 "reason": verdict.reason,
                 "detail": verdict.detail,
                 "counters": counters_text(verdict.counters) if verdict.counters else "",
+                "bars": _bars(verdict.counters) if verdict.counters else [],
             }
             for model, verdict in divergence.verdicts.items()
         ],
     }
+
+
+def _bars(counters: Counters) -> list[list[Plain]]:
+    """The counters the model moves: what it is, bytes, limit (None: none)."""
+    usage = [counters.cgroup, counters.usage_bytes, counters.limit_bytes]
+    if counters.model != _RLIMIT:
+        return [usage]
+    locked = f"uid {counters.uid}, RLIMIT_MEMLOCK"
+    return [[locked, counters.locked_bytes, counters.memlock_bytes], usage]
+
+
+_RLIMIT: Final = "rlimit"
 
 
 # -- charges
@@ -258,20 +280,30 @@ def _count_application(
 
 
 def _kills(comparison: Comparison) -> list[Plain]:
-    found = (
-        {
-            "node": node.node,
-            "model": model,
-            "time_s": kill.time_ns / _NS_PER_S,
-            "workload": kill.workload,
-            "cgroup": kill.cgroup,
-            "fields": _fields(kill.fields),
-        }
-        for node in comparison.nodes
-        for model, result in node.models.items()
-        for kill in result.oom_kills
-    )
-    return [kill for kill, _ in zip(found, range(OOM_KILLS_MAX), strict=False)]
+    """Kills by workload, those with most first: how many under each model, and some of each in full."""
+    groups: dict[str, dict[str, Plain]] = {}
+    for node in comparison.nodes:
+        for model, result in node.models.items():
+            for kill in result.oom_kills:
+                group = groups.setdefault(
+                    kill.workload, {"workload": kill.workload, "count": 0, "models": {}}
+                )
+                group["count"] += 1
+                _count_kill(group["models"], model, node.node, kill)
+    for group in groups.values():
+        for model in group["models"].values():
+            model["nodes"] = len(model["nodes"])
+    return sorted(groups.values(), key=lambda g: (-g["count"], g["workload"]))
+
+
+def _count_kill(models: dict[str, Plain], model: str, node: str, kill: OomKill) -> None:
+    time_s = kill.time_ns / _NS_PER_S
+    found = models.setdefault(model, {"count": 0, "nodes": set(), "first_s": time_s, "list": []})
+    found["count"] += 1
+    found["nodes"].add(node)
+    found["first_s"] = min(found["first_s"], time_s)
+    if len(found["list"]) < OOM_KILLS_PER_GROUP_MAX:
+        found["list"].append({"node": node, "time_s": time_s, "fields": _fields(kill.fields)})
 
 
 def _fields(fields: Mapping[str, int | str]) -> dict[str, int | str]:

@@ -15,9 +15,11 @@ Plain = Any
 
 
 def memcg_model(comparison: Comparison) -> str | None:
-    """The last model of the comparison that charges cgroups; limits are advised for it."""
+    """The last model of the comparison that charges cgroups, a release rather than a variant; limits are for it."""
     found = [totals.model for totals in comparison.totals if totals.kind == "memcg"]
-    return found[-1] if found else None
+    releases = [model for model in found if ":" not in model]
+    chosen = releases or found
+    return chosen[-1] if chosen else None
 
 
 def study(

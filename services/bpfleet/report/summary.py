@@ -20,6 +20,7 @@ class Row(NamedTuple):
     label: str
     value: Callable[[ModelTotals], int]
     is_bytes: bool = False
+    meaning: str = ""
 
     def shown(self, totals: ModelTotals) -> str:
         """The cell as text."""
@@ -30,18 +31,33 @@ class Row(NamedTuple):
 ROWS: Final = (
     Row("nodes", lambda t: t.nodes),
     Row("replicas placed", lambda t: t.placed),
-    Row("running", lambda t: t.running),
-    Row("crash-looping", lambda t: t.crash_looping),
-    Row("maps created", lambda t: t.maps_created),
+    Row("running", lambda t: t.running, meaning="at the end"),
+    Row("crash-looping", lambda t: t.crash_looping, meaning="at the end"),
+    Row("maps created", lambda t: t.maps_created, meaning="all starts together"),
     Row("programs loaded", lambda t: t.programs_loaded),
     Row("operations", lambda t: t.operations),
-    Row("EPERM", lambda t: t.eperm),
-    Row("ENOMEM", lambda t: t.enomem),
-    Row("E2BIG", lambda t: t.e2big),
+    Row("EPERM", lambda t: t.eperm, meaning="refused calls"),
+    Row("ENOMEM", lambda t: t.enomem, meaning="refused calls"),
+    Row("E2BIG", lambda t: t.e2big, meaning="refused calls"),
     Row("OOM kills", lambda t: t.oom_kills),
-    Row("estimated", lambda t: t.estimate_bytes, is_bytes=True),
-    Row("charged", lambda t: t.charged_bytes, is_bytes=True),
-    Row("really used", lambda t: t.taken_bytes, is_bytes=True),
+    Row(
+        "estimated",
+        lambda t: t.estimate_bytes,
+        is_bytes=True,
+        meaning="precharge of the rlimit era",
+    ),
+    Row(
+        "charged",
+        lambda t: t.charged_bytes,
+        is_bytes=True,
+        meaning="to users or cgroups",
+    ),
+    Row(
+        "really used",
+        lambda t: t.taken_bytes,
+        is_bytes=True,
+        meaning="whoever is charged",
+    ),
 )
 
 

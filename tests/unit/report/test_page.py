@@ -63,3 +63,19 @@ def test_findings_name_workloads_and_models(result: Comparison) -> None:
     assert "bpftrace" in text
     assert "cannot start for EPERM: 2 under 5.10 (bpftrace 2); none under 6.12" in text
     assert "OOM-killed: 2 under 6.12 (probe 2); none under 5.10" in text
+
+
+def test_kills_are_counted_in_full_and_listed_in_part(result: Comparison) -> None:
+    groups = page_data(result)["kills"]
+    for group in groups:
+        for model, found in group["models"].items():
+            all_kills = [
+                kill
+                for node in result.nodes
+                for kill in node.models[model].oom_kills
+                if kill.workload == group["workload"]
+            ]
+            assert found["count"] == len(all_kills)
+            assert found["list"]
+            assert all(kill["fields"]["candidates"] for kill in found["list"])
+    assert sum(group["count"] for group in groups) == sum(t.oom_kills for t in result.totals)

@@ -71,6 +71,9 @@ def test_every_section_is_drawn(seen: dict[str, object]) -> None:
         "causes",
         "kills",
         "limits",
+        "limitBars",
+        "meters",
+        "recordings",
         "lines",
         "fidelity",
         "upgrade",
@@ -87,6 +90,12 @@ def test_a_square_shows_the_replicas_of_its_node(seen: dict[str, object]) -> Non
     assert texts[0] == "small-0001 under 5.10"
     assert texts[-1] == "large-0001 under 6.12"
     assert seen["replicas"] == 3
+
+
+def test_the_heat_map_is_coloured_by_what_is_asked(seen: dict[str, object]) -> None:
+    heat = seen["heat"]
+    assert isinstance(heat, list)
+    assert len({tuple(colours) for colours in heat}) == 3
 
 
 def test_the_charts_can_be_split_by_class_instead(seen: dict[str, object]) -> None:

@@ -20,6 +20,9 @@ function visit() {
   seen.causes = all("#causes .cause").length;
   seen.kills = all("#kill-list .cause").length;
   seen.limits = all("#limit-table tbody tr").length;
+  seen.limitBars = all("#limit-chart rect[fill^=var]").length;
+  seen.meters = all("#causes .meter").length;
+  seen.recordings = all("#recordings tbody tr").length;
   seen.lines = all("#cpu-chart polyline").length;
   seen.fidelity = all("#fidelity tbody tr").length;
   seen.upgrade = all("#upgrade-table tbody tr").length;
@@ -33,6 +36,10 @@ function visit() {
   seen.replicas = all("#cell tbody tr").length;
   for (const details of all("details")) details.open = true;
   seen.byWorkload = legend();
+  seen.heat = all("#heat-by button").map((button) => {
+    button.click();
+    return all("#heat .square").map((square) => getComputedStyle(square).backgroundColor);
+  });
   for (const button of all(".segmented button")) button.click();
   seen.byClass = legend();
   seen.theme = [];

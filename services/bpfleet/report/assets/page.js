@@ -44,6 +44,7 @@ function bytes(n) {
   return (n < 0 ? "−" : "") + Number(value.toFixed(digits)).toLocaleString("en") + " " + UNITS[unit];
 }
 const count = (n) => n.toLocaleString("en");
+const seconds = (s) => Number(s.toFixed(1)).toLocaleString("en");
 const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many || one + "s"}`;
 function tip(text) {
   return {
@@ -95,7 +96,7 @@ function drawSummary() {
   drawIntervals();
   $("findings").replaceChildren(...DATA.findings.map((text) => el("li", {}, text)));
   table("outcomes", [el("th", {}, ""), ...meta.models.map(modelHead)], DATA.rows.map((row) =>
-    el("tr", {}, el("th", {}, row.label), ...row.values.map((value) =>
+    el("tr", {}, el("th", {}, row.label, row.meaning ? el("span", { class: "meaning" }, row.meaning) : null), ...row.values.map((value) =>
       el("td", { class: cellClass(value, BAD.has(row.label)) }, row.bytes ? bytes(value) : count(value))))));
   const keys = [...new Set(MODELS.flatMap((m) => Object.keys(DATA.refused[m])))].sort();
   table("refused", [el("th", {}, "call, errno, reason"), ...MODELS.map((m) => el("th", {}, m))], keys.map((key) =>
@@ -122,7 +123,7 @@ function drawFates() {
     const counts = DATA.fates[model];
     const total = Object.values(counts).reduce((a, b) => a + b, 0) || 1;
     const parts = present.filter((fate) => counts[fate]).map((fate) => el("div", { class: `part s-${FATES[fate]}`, style: `flex-grow:${counts[fate]}`,
-      ...tip(`${model}: ${plural(counts[fate], "replica")} of ${count(total)}, ${FATE_WORDS[fate] || fate}`) }, counts[fate] / total > 0.03 ? count(counts[fate]) : ""));
+      ...tip(`${model}: ${plural(counts[fate], "replica")} of ${count(total)}, ${FATE_WORDS[fate] || fate}`) }, count(counts[fate])));
     return el("div", { class: "fate" }, el("div", { class: "label" }, model), el("div", { class: "parts" }, ...parts));
   });
   $("fates").replaceChildren(legend, ...rows);
@@ -147,27 +148,42 @@ function drawUpgrade() {
 function squareSize() {
   return DATA.nodes.length > 1500 ? "tiny" : DATA.nodes.length > 120 ? "small" : "";
 }
-function drawFleet() {
-  $("legend").replaceChildren(...STATUS.map(([key, text, glyph]) =>
-    el("span", {}, el("i", { class: `swatch s-${key}` }), glyph ? `${text} (${glyph})` : text)));
+// A square's colour by what is asked: the worst outcome, or a share in steps of one hue.
+const VIEWS = {
+  outcome: { label: "worst outcome" },
+  down: { label: "replicas not running", share: (cell) => (cell.placed ? (cell.placed - cell.running) / cell.placed : 0), hue: "var(--oom)", unit: "of the node's replicas", text: (cell) => (cell.placed - cell.running ? count(cell.placed - cell.running) : "") },
+  charged: { label: "charged share of memory", share: (cell, node) => cell.charged / node.ram, hue: "var(--c0)", unit: "of the node's memory", text: (cell, node) => (100 * cell.charged / node.ram).toFixed(0) },
+};
+const LEVELS = [0, 0.05, 0.1, 0.25, 0.5, 1];
+const shade = (hue, share) => {
+  const level = LEVELS.findIndex((top) => share <= top);
+  return `background:color-mix(in srgb, ${hue} ${[0, 18, 36, 54, 75, 100][level < 0 ? 5 : level]}%, var(--ok));color:var(${level < 0 || level > 3 ? "--on-strong" : "--ink"})`;
+};
+function drawFleet(by) {
+  const view = VIEWS[by];
+  $("legend").replaceChildren(...(view.share
+    ? LEVELS.map((top, i) => el("span", {}, el("i", { class: "swatch", style: shade(view.hue, top) }), i === 0 ? "none" : `up to ${top * 100} %${i === LEVELS.length - 1 ? ` ${view.unit}` : ""}`))
+    : STATUS.filter(([key]) => DATA.nodes.some((n) => MODELS.some((m) => n.cells[m].status === key))).map(([key, text, glyph]) =>
+      el("span", {}, el("i", { class: `swatch s-${key}` }), glyph ? `${text} (${glyph})` : text))));
   const groups = [...new Set(DATA.nodes.map((n) => n.group))];
+  const pitch = { "": 29, small: 15, tiny: 7 }[squareSize()];
+  const members = Object.fromEntries(groups.map((group) => [group, DATA.nodes.filter((n) => n.group === group)]));
+  // A group is as wide as its squares, up to the width of the page, so that columns stay below each other.
+  const width = (group) => `width:${Math.min(Math.max(190, members[group].length * pitch), groups.length > 1 ? 480 : 980)}px`;
+  const column = (group, ...children) => el("div", { class: "heat-col", style: width(group) }, ...children);
   const rows = MODELS.map((model) => el("div", { class: `heat-row ${squareSize()}` },
     el("div", { class: "label" }, model),
-    el("div", { class: "heat-groups" }, ...groups.map((group) => el("div", { style: "min-width:110px" },
-      el("div", { class: "heat-group" }, ...DATA.nodes.filter((n) => n.group === group).map((n) => square(n, model))))))));
-  const pitch = { "": 29, small: 15, tiny: 9 }[squareSize()];
-  const names = el("div", { class: "heat-row group-names" }, el("div", {}, ""), el("div", { class: "heat-groups" }, ...groups.map((group) => {
-    const members = DATA.nodes.filter((n) => n.group === group);
-    const width = Math.max(110, members.length * pitch - 3);
-    return el("div", { style: `width:${width}px` }, `${group}: ${plural(members[0].cpus, "CPU")}, ${bytes(members[0].ram)}`);
-  })));
+    el("div", { class: "heat-groups" }, ...groups.map((group) => column(group, el("div", { class: "heat-group" }, ...members[group].map((n) => square(n, model, view))))))));
+  const names = el("div", { class: "heat-row group-names" }, el("div", {}, ""), el("div", { class: "heat-groups" },
+    ...groups.map((group) => column(group, `${group}: ${plural(members[group].length, "node")}, ${plural(members[group][0].cpus, "CPU")}, ${bytes(members[group][0].ram)}`))));
   $("heat").replaceChildren(names, ...rows);
 }
-function square(node, model) {
+function square(node, model, view) {
   const cell = node.cells[model];
   const text = `${node.name}, ${model}\n${cell.running} of ${cell.placed} run; EPERM ${cell.eperm}, ENOMEM ${cell.enomem}, OOM kills ${cell.kills}\ncharged ${bytes(cell.charged)} of ${bytes(node.ram)}`;
-  return el("button", { type: "button", class: `square s-${cell.status}`, "aria-label": text.replaceAll("\n", ", "),
-    ...tip(text), onclick: (event) => showCell(node, model, event.currentTarget) }, GLYPH[cell.status]);
+  const look = view.share ? { class: "square", style: shade(view.hue, view.share(cell, node)) } : { class: `square s-${cell.status}` };
+  return el("button", { type: "button", ...look, "aria-label": text.replaceAll("\n", ", "),
+    ...tip(text), onclick: (event) => showCell(node, model, event.currentTarget) }, view.text ? view.text(cell, node) : GLYPH[cell.status]);
 }
 function showCell(node, model, button) {
   for (const other of document.querySelectorAll(".square.on")) other.classList.remove("on");
@@ -208,9 +224,22 @@ function drawDivergences() {
 function firstOf(cause) {
   const d = cause.first;
   const where = `First on ${d.node}: ${d.replica} (${d.application}), ${d.step === 0 ? "start" : "step " + d.step}, ${d.call} ${d.object}`;
-  return el("div", {}, el("p", { class: "note" }, where), el("div", { class: "sides" }, ...d.verdicts.map((v) => el("div", { class: "side" },
-    el("b", {}, v.model, " ", pillOf(v.errno)), v.reason ? el("div", {}, v.reason) : null, v.detail ? el("div", {}, v.detail) : null,
-    el("div", { class: "c" }, v.counters)))));
+  // Models that answered alike, with the same counters, share a line.
+  const alike = new Map();
+  for (const v of d.verdicts) {
+    const key = JSON.stringify([v.errno, v.reason, v.bars.map(([name, value, limit]) => [name, bytes(value), limit])]);
+    alike.set(key, [...(alike.get(key) || []), v]);
+  }
+  const rows = [...alike.values()].map(([v, ...others]) => el("tr", {}, el("th", {}, [v, ...others].map((o) => o.model).join(", ")), el("td", {}, pillOf(v.errno)), el("td", {}, ...v.bars.map(meter)),
+    el("td", { class: "why" }, [v.reason, v.detail].filter(Boolean).join(": ").replaceAll("_", "_\u200b"))));
+  return el("div", {}, el("p", { class: "note" }, where), el("div", { class: "scroll" }, el("table", { class: "sides" },
+    el("thead", {}, el("tr", {}, ...["model", "answer", "counter and limit", "reason"].map((h) => el("th", {}, h)))), el("tbody", {}, ...rows))));
+}
+function meter([name, value, limit]) {
+  const share = limit ? Math.min(1, value / limit) : 0;
+  return el("div", { class: "meter" }, el("span", { class: "of" }, name),
+    el("div", { class: "track" }, el("div", { class: `fill${share > 0.985 ? " full" : ""}`, style: `width:${(share * 100).toFixed(1)}%` })),
+    el("small", {}, limit === null ? `${bytes(value)}, no limit` : `${bytes(value)} of ${bytes(limit)}`));
 }
 function listOf(cause) {
   if (cause.list.length < 2) return null;
@@ -235,7 +264,8 @@ function drawTime(by) {
   const top = niceTop(Math.max(1, ...MODELS.map((m) => Math.max(...Array.from({ length: steps }, (_, i) => total(m, i))))));
   const legend = el("div", { class: "legend", style: "grid-column: 1 / -1" }, ...series.map((s) =>
     el("span", {}, el("i", { class: "swatch", style: `background:${s.colour}` }), s.label)));
-  $("time-charts").replaceChildren(legend, ...MODELS.map((m) => el("div", { class: "chart" }, el("h3", {}, m), stacked(m, series, steps, top))));
+  $("time-charts").replaceChildren(legend, ...MODELS.map((m) => el("div", { class: "chart" },
+    el("h3", {}, m, el("small", {}, `${bytes(total(m, steps - 1))} at the end`)), stacked(m, series, steps, top))));
 }
 // The largest series by name, the rest as one: more than ten colours tell nothing apart.
 function foldSmall(by, names) {
@@ -321,7 +351,7 @@ function drawApplications(model) {
       el("span", {}, el("i", { class: "swatch", style: "background:var(--c1)" }), `charged under ${model}`), el("span", {}, "right: charge as a share of the estimate")), root));
   table("app-table", ["application", "placed", "running", "OOM kills", "estimate per replica", "charge per replica", "highest cgroup usage"].map((h) => el("th", {}, h)),
     rows.map((r) => el("tr", {}, el("th", {}, r.name), el("td", {}, count(r.placed)), el("td", {}, count(r.running)), el("td", { class: cellClass(r.kills, true) }, count(r.kills)),
-      el("td", {}, bytes(r.estimate)), el("td", {}, bytes(r.charged)), el("td", {}, bytes(r.peak)))));
+      el("td", {}, r.running ? bytes(r.estimate) : "–"), el("td", {}, r.running ? bytes(r.charged) : "–"), el("td", {}, bytes(r.peak)))));
 }
 
 // -- OOM kills
@@ -330,40 +360,87 @@ function drawKills() {
     $("kill-list").replaceChildren(el("p", { class: "empty" }, "No process was killed."));
     return;
   }
-  const groups = new Map();
-  for (const kill of DATA.kills) {
-    const key = `${kill.workload}\u0000${kill.model}`;
-    if (!groups.has(key)) groups.set(key, []);
-    groups.get(key).push(kill);
-  }
-  const sorted = [...groups.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, kills]) => kills);
-  $("kill-list").replaceChildren(...sorted.map((kills) => el("details", { class: "cause" },
-    el("summary", {}, el("span", { class: "many" }, count(kills.length), el("small", {}, kills.length === 1 ? "kill" : "kills")),
-      el("span", {}, `${kills[0].workload} under ${kills[0].model}`, el("div", { class: "who" }, `on ${plural(new Set(kills.map((k) => k.node)).size, "node")}, first at ${kills[0].time_s} s`))),
-    el("div", { class: "scroll" }, el("table", { class: "numbers" },
-      el("thead", {}, el("tr", {}, ...["node", "time", "victim", "at the limit of", "what the memory is made of", "candidates and their badness"].map((h, i) => el("th", { class: i > 1 ? "text" : "" }, h)))),
-      el("tbody", {}, ...kills.slice(0, 20).map(killRow)))))));
+  const head = ["model", "node", "time", "victim", "at the limit of", "what the memory is made of", "candidates: pid, name, badness in pages"];
+  $("kill-list").replaceChildren(...DATA.kills.map((group, index) => {
+    const models = MODELS.filter((m) => group.models[m]);
+    const alike = new Map();
+    for (const m of models) {
+      const key = `${count(group.models[m].count)} on ${plural(group.models[m].nodes, "node")}, first at ${seconds(group.models[m].first_s)} s`;
+      alike.set(key, [...(alike.get(key) || []), m]);
+    }
+    const who = [...alike].map(([key, names]) => `${names.join(", ")}: ${key}`).join("; ");
+    const shown = models.flatMap((m) => group.models[m].list.map((kill) => killRow(m, kill)));
+    return el("details", { class: "cause", open: index === 0 ? "" : false },
+      el("summary", {}, el("span", { class: "many" }, count(group.count), el("small", {}, group.count === 1 ? "kill" : "kills")),
+        el("span", {}, group.workload, el("div", { class: "who" }, who))),
+      shown.length < group.count ? el("p", { class: "note" }, `${shown.length} of ${count(group.count)}; the JSON has them all.`) : null,
+      el("div", { class: "scroll tall" }, el("table", { class: "numbers" },
+        el("thead", {}, el("tr", {}, ...head.map((h, i) => el("th", { class: i === 2 ? "" : "text" }, h)))), el("tbody", {}, ...shown))));
+  }));
 }
-function killRow(kill) {
+function killRow(model, kill) {
   const f = kill.fields;
   const objects = String(f.bpf_objects || "").split("; ").filter(Boolean).slice(0, 4).map((text) => {
     const cut = text.lastIndexOf(" ");
     return `${text.slice(0, cut).replace(/^(map|prog) \d+ /, "")} ${bytes(Number(text.slice(cut + 1)))}`;
   });
   const parts = [`limit ${bytes(Number(f.limit_bytes || 0))}`, `anonymous ${bytes(Number(f.group_anon_bytes || 0))}`, `BPF ${bytes(Number(f.bpf_bytes || 0))}${objects.length ? ` (${objects.join(", ")}${objects.length === 4 ? ", …" : ""})` : ""}`];
-  return el("tr", {}, el("th", {}, kill.node), el("td", {}, `${kill.time_s} s`), el("td", { class: "text" }, `${f.comm || "?"}, pid ${f.pid}`),
+  return el("tr", {}, el("th", {}, model), el("td", { class: "text nowrap" }, kill.node), el("td", {}, `${seconds(kill.time_s)} s`), el("td", { class: "text nowrap" }, `${f.comm || "?"}, pid ${f.pid}`),
     el("td", { class: "text" }, f.limited_cgroup || "the node"), el("td", { class: "text" }, parts.join("; ")), el("td", { class: "text" }, String(f.candidates || "–")));
 }
 
 // -- limits
+const LIMIT_COLOURS = { heap: "var(--c0)", maps: "var(--c1)", elements: "var(--c2)", loader: "var(--c4)", "CPU stocks": "var(--c7)", "re-creation": "var(--c5)" };
+function judged(row) {
+  if (row.now === null) return ["ok", "no limit"];
+  if (row.least === null) return ["oom", "none passes"];
+  if (row.now < row.least) return ["oom", "too low"];
+  return row.now < row.recommended ? ["refused", "tight"] : ["good", "enough"];
+}
+function named(row) {
+  const [workload, application] = row.application.split(" (");
+  return application ? [workload, el("span", { class: "kind" }, application.slice(0, -1))] : [workload];
+}
 function drawLimits(shape) {
   const limits = DATA.limits;
   if (!limits) return;
   const rows = limits.rows.filter((r) => r.shape === shape);
   $("limits-note").textContent = limits.note;
-  table("limit-table", ["application", "now", ...limits.parts, "recommended", "least passing"].map((h) => el("th", {}, h)), rows.map((r) => el("tr", {},
-    el("th", {}, r.application), el("td", {}, r.now === null ? "max" : bytes(r.now)), ...r.parts.map((v) => el("td", { class: cellClass(v, false) }, bytes(v))),
-    el("td", { class: "bad" }, bytes(r.recommended)), el("td", {}, r.least === null ? "none found" : bytes(r.least)))));
+  $("limit-chart").replaceChildren(el("div", { class: "chart" },
+    el("div", { class: "legend" }, ...limits.parts.map((part) => el("span", {}, el("i", { class: "swatch", style: `background:${LIMIT_COLOURS[part]}` }), part)),
+      el("span", {}, el("i", { class: "swatch s-ok" }), `${limits.head_room_percent} % head room`), el("span", {}, "▼ now"), el("span", {}, "│ least passing")), limitBars(rows, limits)));
+  table("limit-table", ["application", "", "now", "least passing", "recommended", ...limits.parts].map((h) => el("th", {}, h)), rows.map((r) => {
+    const [key, word] = judged(r);
+    return el("tr", {}, el("th", {}, ...named(r)), el("td", {}, el("span", { class: `pill s-${key}` }, word)), el("td", {}, r.now === null ? "max" : bytes(r.now)),
+      el("td", {}, r.least === null ? "none found" : bytes(r.least)), el("td", { class: "bad" }, bytes(r.recommended)), ...r.parts.map((v) => el("td", { class: cellClass(v, false) }, v ? bytes(v) : "0")));
+  }));
+}
+// Every bar is one recommendation; where today's limit stands left of the least passing one, the application fails.
+function limitBars(rows, limits) {
+  const W = 900, L = 130, R = 90, rowHeight = 26, T = 22, H = T + rows.length * rowHeight + 6, SPAN = 1.5;
+  const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "Recommended limits, what they are made of, and today's" });
+  const x = (share) => L + Math.min(share, SPAN) / SPAN * (W - L - R);
+  for (const share of [0, 0.5, 1, 1.5]) root.append(svg("line", { class: "grid", x1: x(share), x2: x(share), y1: T - 4, y2: H }),
+    svg("text", { x: x(share), y: 11, "text-anchor": "middle" }, share === 1 ? "recommended" : `${share * 100} %`));
+  rows.forEach((r, i) => {
+    const y = T + i * rowHeight, of = (v) => v / r.recommended;
+    root.append(svg("text", { class: "name", x: L - 10, y: y + 17, "text-anchor": "end" }, r.application.split(" (")[0]));
+    let sum = 0;
+    r.parts.forEach((v, part) => {
+      if (v > 0) root.append(svg("rect", { x: x(of(sum)), y: y + 7, width: Math.max(0.5, x(of(sum + v)) - x(of(sum))), height: 13, fill: LIMIT_COLOURS[limits.parts[part]] }));
+      sum += v;
+    });
+    root.append(svg("rect", { x: x(of(sum)), y: y + 7, width: Math.max(0, x(1) - x(of(sum))), height: 13, fill: "var(--ok)" }));
+    if (r.least !== null) root.append(svg("line", { class: "mark", x1: x(of(r.least)), x2: x(of(r.least)), y1: y + 3, y2: y + 24 }));
+    if (r.now !== null) {
+      const at = x(of(r.now)), far = of(r.now) > SPAN;
+      root.append(svg("path", { d: far ? `M${at - 9} ${y + 8} L${at + 2} ${y + 13.5} L${at - 9} ${y + 19} Z` : `M${at - 5} ${y} L${at + 5} ${y} L${at} ${y + 8} Z`, fill: "var(--ink)" }));
+    }
+    const [, word] = judged(r);
+    root.append(svg("text", { x: W - R + 14, y: y + 17 }, bytes(r.recommended)),
+      svg("rect", { class: "hover", x: 0, y, width: W, height: rowHeight, ...tip(`${r.application}: ${word}\nnow ${r.now === null ? "no limit" : bytes(r.now)}\nleast passing ${r.least === null ? "none found" : bytes(r.least)}\nrecommended ${bytes(r.recommended)}\n${limits.parts.map((part, n) => `${part} ${bytes(r.parts[n])}`).join(", ")}`) }));
+  });
+  return root;
 }
 
 // -- CPUs
@@ -380,7 +457,7 @@ function drawCpus(model) {
   const every = Math.max(1, Math.ceil((high - low) / 8));
   for (let p = low; p <= high; p += every) root.append(svg("line", { class: "grid", x1: L, x2: W - R, y1: y(2 ** p), y2: y(2 ** p) }), svg("text", { x: L - 6, y: y(2 ** p) + 4, "text-anchor": "end" }, bytes(2 ** p)));
   for (const c of cpus.counts) root.append(svg("text", { x: x(c), y: H - 10, "text-anchor": "middle" }, `${c}`));
-  root.append(svg("text", { x: L - 6, y: H - 10, "text-anchor": "end" }, "CPUs"));
+  root.append(svg("text", { x: L + (W - L - R) / 2, y: H + 6, "text-anchor": "middle" }, "possible CPUs of the host"));
   const ends = [];
   const order = lines.filter((l) => l.bytes.some((v) => v !== null)).sort((a, b) => b.bytes.at(-1) - a.bytes.at(-1));
   order.forEach((line, index) => {
@@ -390,14 +467,27 @@ function drawCpus(model) {
     ends.push([line.application, y(points.at(-1)[1]), index]);
   });
   const refused = lines.filter((l) => l.bytes.every((v) => v === null)).map((l) => l.application);
-  let last = -99;
-  for (const [name, at, index] of ends.sort((a, b) => a[1] - b[1])) {
-    const place = Math.max(at, last + 13);
-    last = place;
-    root.append(svg("line", { x1: W - R + 5, x2: W - R + 16, y1: at, y2: place, stroke: colour(index) }), svg("text", { class: "name", x: W - R + 20, y: place + 4 }, name));
-  }
-  root.setAttribute("viewBox", `0 0 ${W} ${Math.max(H, last + 12)}`);
+  const places = spread(ends.sort((a, b) => a[1] - b[1]).map((end) => end[1]), 13, T, H - B);
+  ends.forEach(([name, at, index], i) => {
+    root.append(svg("line", { x1: W - R + 5, x2: W - R + 16, y1: at, y2: places[i], stroke: colour(index) }), svg("text", { class: "name", x: W - R + 20, y: places[i] + 4 }, name));
+  });
+  root.setAttribute("viewBox", `0 0 ${W} ${H + 12}`);
   $("cpu-chart").replaceChildren(el("div", { class: "chart" }, root, refused.length ? el("p", { class: "note" }, `Refused on every host: ${refused.join(", ")}.`) : ""));
+}
+
+// Places at least a gap apart and as near to the wished ones as that allows: neighbours that collide share the shift.
+function spread(wished, gap, low, high) {
+  const groups = [];
+  for (const at of wished) {
+    groups.push({ sum: at, n: 1, centre: at });
+    for (let last = groups.length - 1; last > 0; last -= 1) {
+      const [a, b] = [groups[last - 1], groups[last]];
+      if (b.centre - a.centre >= (a.n + b.n) / 2 * gap) break;
+      const n = a.n + b.n, sum = a.sum + b.sum, half = (n - 1) / 2 * gap;
+      groups.splice(last - 1, 2, { sum, n, centre: Math.max(low + half, Math.min(high - half, sum / n)) });
+    }
+  }
+  return groups.flatMap((g) => Array.from({ length: g.n }, (_, i) => g.centre + (i - (g.n - 1) / 2) * gap));
 }
 
 // -- method
@@ -407,11 +497,15 @@ function drawMethod() {
 }
 
 function drawFidelity() {
-  const cases = DATA.fidelity.reduce((sum, row) => sum + row.cases, 0);
-  const exact = DATA.fidelity.reduce((sum, row) => sum + row.exact, 0);
-  $("fidelity-note").textContent = `Calls recorded on real kernels and repeated on the emulator: ${count(exact)} of ${count(cases)} answered exactly, by errno, memlock line and charge.`;
-  table("fidelity", ["recording", "cases", "exact", "differing", "not supported"].map((h) => el("th", {}, h)), DATA.fidelity.map((row) =>
-    el("tr", {}, el("th", {}, row.file), el("td", {}, count(row.cases)), el("td", {}, count(row.exact)), el("td", { class: cellClass(row.mismatches, true) }, count(row.mismatches)), el("td", { class: cellClass(row.unsupported, true) }, count(row.unsupported)))));
+  const sum = (rows, key) => rows.reduce((total, row) => total + row[key], 0);
+  const line = (name, rows) => el("tr", {}, el("th", {}, name), el("td", {}, count(sum(rows, "cases"))), el("td", {}, count(sum(rows, "exact"))),
+    el("td", { class: cellClass(sum(rows, "mismatches"), true) }, count(sum(rows, "mismatches"))), el("td", { class: cellClass(sum(rows, "unsupported"), true) }, count(sum(rows, "unsupported"))));
+  const head = (first) => [first, "cases", "exact", "differing", "not supported"].map((h) => el("th", {}, h));
+  const kernels = [...new Set(DATA.fidelity.map((row) => row.kernel))].sort((a, b) => (a === "all") - (b === "all") || a.localeCompare(b, "en", { numeric: true }));
+  const missing = DATA.unmeasured.length ? ` Of ${DATA.unmeasured.join(", ")} there are no recordings: ${DATA.unmeasured.length === 1 ? "it follows" : "they follow"} the kernel's source.` : "";
+  $("fidelity-note").textContent = `Calls recorded on real kernels and repeated on the emulator: ${count(sum(DATA.fidelity, "exact"))} of ${count(sum(DATA.fidelity, "cases"))} answered exactly, by errno, memlock line and charge.${missing}`;
+  table("fidelity", head("kernel"), kernels.map((kernel) => line(kernel === "all" ? "several at once" : kernel, DATA.fidelity.filter((row) => row.kernel === kernel))));
+  table("recordings", head("recording"), DATA.fidelity.map((row) => line(row.file, [row])));
 }
 
 // -- theme
@@ -422,21 +516,26 @@ $("theme").addEventListener("click", () => applyTheme(document.documentElement.d
 const options = MODELS.map((m) => [m, m]);
 drawSummary();
 drawUpgrade();
-drawFleet();
+segmented("heat-by", Object.entries(VIEWS).map(([key, view]) => [key, view.label]), "outcome", drawFleet);
+drawFleet("outcome");
 drawDivergences();
 segmented("time-by", [["workload", "by workload"], ["class", "by class"]], "workload", drawTime);
 drawTime("workload");
-const charging = DATA.meta.models.filter((m) => m.kind === "memcg").map((m) => m.name).at(-1) || MODELS.at(-1);
+const charges = DATA.meta.models.filter((m) => m.kind === "memcg").map((m) => m.name);
+const charging = charges.filter((m) => !m.includes(":")).at(-1) || charges.at(-1) || MODELS.at(-1);
+const sizes = DATA.nodes.reduce((sum, n) => sum.set(n.group, (sum.get(n.group) || 0) + 1), new Map());
+const common = [...sizes].sort((a, b) => b[1] - a[1]).map(([group]) => group)[0];
 segmented("app-model", options, charging, drawApplications);
 drawApplications(charging);
 drawKills();
 if (DATA.limits) {
-  segmented("limit-shape", DATA.limits.shapes.map((s) => [s, s]), DATA.limits.shapes[0], drawLimits);
-  drawLimits(DATA.limits.shapes[0]);
+  const shape = DATA.limits.shapes.find((s) => s.startsWith(`${common}: `)) || DATA.limits.shapes[0];
+  segmented("limit-shape", DATA.limits.shapes.map((s) => [s, s]), shape, drawLimits);
+  drawLimits(shape);
 } else $("limits").hidden = true;
 if (DATA.cpus) {
-  segmented("cpu-model", DATA.cpus.models.map((m) => [m, m]), DATA.cpus.models[0], drawCpus);
-  drawCpus(DATA.cpus.models[0]);
+  segmented("cpu-model", DATA.cpus.models.map((m) => [m, m]), charging, drawCpus);
+  drawCpus(charging);
 } else $("cpus").hidden = true;
 drawMethod();
 drawFidelity();
