@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.maps.base import BpfMap
@@ -14,6 +15,7 @@ from bpfleet.oracle.outcome import FileReport, map_type_named, required, same_er
 
 ATTRIBUTES: Final = ("type", "ks", "vs", "me", "fl")  # every recorded map has these
 _INNER_ENTRIES: Final = 4
+_WITHHELD_BYTES: Final = 2 * PAGE_SIZE  # of reclaimable and of other slab
 
 
 def replay_create(case: dict[str, Any], target: Target, report: FileReport) -> None:
@@ -101,22 +103,25 @@ def charges_of(bpf_map: BpfMap) -> dict[str, int]:
 def _compare_charges(
     where: str, case: dict[str, Any], charged: dict[str, int], target: Target, report: FileReport
 ) -> None:
-    """Byte for byte; an average that is no whole number is the noise of a recording and is not compared."""
+    """Byte for byte. An average that is no whole number was read while the CPU still kept slab statistics to itself,
+    up to a page of each kind of slab [mod_objcg_state]: the maps may have cost that much more together.
+    """
     if target.profile.is_rlimit:
         return
     for kind in ("slab", "percpu", "vmalloc"):
         recorded = case.get(kind)
         if recorded is None:
             continue
-        if recorded == int(recorded):
-            report.section(kind).compare(where, recorded, charged[kind], case)
-        else:
-            report.section(kind).skip("the recorded average is not a whole number of bytes")
+        found: float = charged[kind]
+        missing = (found - recorded) * case.get("n", 1)
+        if kind == "slab" and recorded % 1 and 0 < missing <= _WITHHELD_BYTES:
+            found = recorded
+        report.section(kind).compare(where, recorded, found, case)
     if "slab" in case:
         pages = case.get("pages", 0)
         report.section("pages").compare(where, pages, charged["pages"], case)
     if "kernel" in case and "slab" not in case:
-        found: float = sum(charged.values())
+        found = sum(charged.values())
         if abs(found - case["kernel"]) <= case["res"]:
             found = case["kernel"]
         report.section("kernel").compare(where, case["kernel"], found, case)
