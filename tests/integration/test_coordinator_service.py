@@ -1,6 +1,7 @@
 """FleetService and RegistryService over real gRPC, on the memory store: answers, refusals, pages, watches."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from bpfleet.coordinator.placement import RequestEstimator
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.coordinator.store.base import Batch, Store, StoreUnavailable
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import decode_rpc_error
@@ -70,10 +72,10 @@ class Bench:
 Body = Callable[[Bench], Coroutine[object, object, None]]
 
 
-def serve(body: Body, settings: FleetSettings = SETTINGS) -> None:
+def serve(body: Body, settings: FleetSettings = SETTINGS, store: Store | None = None) -> None:
     async def main() -> None:
         coordinator = Coordinator(
-            MemoryStore(),
+            store or MemoryStore(),
             GrpcAgents(lambda target: ChannelOptions(target=target)),
             identity="test",
             fleet=settings,
@@ -176,6 +178,50 @@ def test_a_replica_that_dies_is_restarted_with_back_off_and_tells_why():
         await until(lambda: bench.runs("web", 1))
 
     serve(with_agent(body))
+
+
+class LosesAnAnswer(MemoryStore):
+    """Stores a batch and says nothing, once it was told to: the leader has to read its state anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loses = False
+
+    async def save(self, batch: Batch) -> None:
+        await super().save(batch)
+        if self.loses:
+            self.loses = False
+            raise StoreUnavailable("the answer was lost")
+
+
+def test_agents_hear_a_leader_that_read_its_state_anew():
+    store = LosesAnAnswer()
+
+    async def body(bench: Bench, agent: ObedientAgent) -> None:
+        for name in ("one", "two", "three"):
+            await bench.create(name)
+            await until(partial(bench.runs, name, 1))
+        store.loses = True
+        request = pb.CreateWorkloadRequest(
+            workload="four",
+            spec=workload_pb2.WorkloadSpec(
+                replicas=1, inventory=workload_pb2.Inventory(name="app")
+            ),
+            request_id="once",
+        )
+
+        async def created() -> bool:
+            with contextlib.suppress(aio.AioRpcError):
+                await bench.fleet.CreateWorkload(request)
+                return True
+            return False
+
+        await until(created)
+        assert not store.loses
+        await until(partial(bench.runs, "four", 1))
+        assert agent.stale == 0
+
+    serve(with_agent(body), store=store)
 
 
 def test_a_silent_agent_is_lost_and_rejoins_with_the_truth():

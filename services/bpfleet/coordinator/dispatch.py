@@ -19,7 +19,7 @@ T = TypeVar("T", bound=str | tuple[str, str])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
-    """One batch for one agent. ``sequence`` rises with every batch of the term."""
+    """One batch for one agent. ``sequence`` rises with every batch of the process."""
 
     agent: str
     sequence: int
@@ -29,16 +29,20 @@ class Orders:
 
 @dataclass(slots=True)
 class _Outbox:
-    sequence: int = 0
     runs: dict[str, Replica] = field(default_factory=dict)
     stops: dict[tuple[str, str], bool] = field(default_factory=dict)
     waiting: dict[object, int] = field(default_factory=dict)
 
 
 class Dispatch:
-    """The outboxes of all agents. ``nodes`` is the state's table; times are the coordinator's, in ms."""
+    """The outboxes of all agents. ``nodes`` is the state's table; times are the coordinator's, in ms.
 
-    def __init__(self, nodes: Mapping[str, Node], *, repeat_ms: int) -> None:
+    ``given`` counts the orders: it goes on where an earlier dispatch of the same process ended, because
+    a leader that reads its state anew leads the same term, in which agents refuse lower numbers.
+    """
+
+    def __init__(self, nodes: Mapping[str, Node], *, repeat_ms: int, given: int = 0) -> None:
+        self.given = given
         self._nodes = nodes
         self._repeat_ms = repeat_ms
         self._outboxes: dict[str, _Outbox] = {}
@@ -67,15 +71,13 @@ class Dispatch:
         """
         old = self._outbox(agent)
         strays = {key: True for key, stray in old.stops.items() if stray}
-        self._outboxes[agent] = _Outbox(sequence=old.sequence, stops=strays)
+        self._outboxes[agent] = _Outbox(stops=strays)
         for replica in replicas:
             self._follow(replica.name, replica)
 
     def drop(self, agent: str) -> None:
         """An agent is away: it gets no orders until it registers."""
-        outbox = self._outboxes.get(agent)
-        if outbox is not None:
-            self._outboxes[agent] = _Outbox(sequence=outbox.sequence)
+        self._outboxes.pop(agent, None)
 
     def agents(self) -> list[str]:
         """Agents that have orders, due or not."""
@@ -90,10 +92,10 @@ class Dispatch:
         stops = self._due(outbox, outbox.stops, now_ms)
         if not runs and not stops:
             return None
-        outbox.sequence += 1
+        self.given += 1
         return Orders(
             agent=agent,
-            sequence=outbox.sequence,
+            sequence=self.given,
             runs=tuple(outbox.runs[name] for name in runs),
             stops=tuple(stops),
         )

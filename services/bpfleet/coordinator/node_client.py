@@ -23,6 +23,7 @@ __all__ = [
     "Agents",
     "Answer",
     "GrpcAgents",
+    "last_command",
     "news_of",
     "order_messages",
     "truth_of",
@@ -109,7 +110,7 @@ def order_messages(
             for node, replica in orders.stops
         ],
         leader_epoch=epoch,
-        sequence=2 * orders.sequence,
+        sequence=last_command(orders.sequence) - 1,
     )
     runs = runtime_service_pb2.RunReplicasRequest(
         replicas=[
@@ -118,9 +119,14 @@ def order_messages(
             if _agrees(replica, workloads)
         ],
         leader_epoch=epoch,
-        sequence=2 * orders.sequence + 1,
+        sequence=last_command(orders.sequence),
     )
     return stops, runs
+
+
+def last_command(sequence: int) -> int:
+    """The higher of the numbers that the two requests of a batch of orders carry."""
+    return 2 * sequence + 1
 
 
 def _agrees(replica: Replica, workloads: Mapping[str, Workload]) -> bool:

@@ -25,7 +25,7 @@ from bpfleet.coordinator.engine import Commit, Engine
 from bpfleet.coordinator.errors import FleetError, Refused
 from bpfleet.coordinator.leases import Leases
 from bpfleet.coordinator.metrics import Metrics
-from bpfleet.coordinator.node_client import Agents, AgentUnreachable
+from bpfleet.coordinator.node_client import Agents, AgentUnreachable, last_command
 from bpfleet.coordinator.placement import Estimator
 from bpfleet.coordinator.records import decode_event
 from bpfleet.coordinator.settings import FleetSettings
@@ -86,6 +86,7 @@ class Coordinator:
         self._estimator: Final = estimator
         self._engine: Engine | None = None
         self._dispatch: Dispatch | None = None
+        self._orders_given = 0
         self._dirty = asyncio.Event()
         self._orders = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -136,12 +137,19 @@ class Coordinator:
         self._dirty.set()
         return await answer
 
-    def registered(self, agent: str, incarnation: str, strays: list[tuple[str, str]]) -> None:
-        """An agent has registered: grants its lease and renews its orders."""
+    def registered(self, agent: str, incarnation: str, strays: list[tuple[str, str]]) -> int:
+        """An agent has registered: grants its lease and renews its orders.
+
+        Returns the number up to which commands given before are void: one that is still on its way
+        would start what has moved elsewhere since.
+        """
         self._leading_engine()
+        assert self._dispatch is not None, "a leader has a dispatch"
+        void = last_command(self._dispatch.given)
         self.leases.grant(agent, incarnation, self.clock_ms())
         self._reset_orders(agent)
         self.stray(agent, strays)
+        return void
 
     def stray(self, agent: str, strays: list[tuple[str, str]]) -> None:
         """Has replicas stopped that nobody knows."""
@@ -238,7 +246,9 @@ class Coordinator:
     def _begin(self, state: FleetState, snapshot: Snapshot) -> None:
         events = [decode_event(text) for text in snapshot.events]
         self.log.restart(events, state.tables.meta.revision)
-        self._dispatch = Dispatch(state.tables.nodes, repeat_ms=self.timing.repeat_ms)
+        self._dispatch = Dispatch(
+            state.tables.nodes, repeat_ms=self.timing.repeat_ms, given=self._orders_given
+        )
         now_ms = self.clock_ms()
         for agent in state.tables.agents.values():
             if agent.alive:
@@ -256,6 +266,8 @@ class Coordinator:
         engine, self._engine = self._engine, None
         self.leading.clear()
         self.metrics.leads(False)
+        if self._dispatch is not None:
+            self._orders_given = self._dispatch.given
         self._dispatch = None
         for holder in list(self.leases.holders()):
             self.leases.drop(holder)

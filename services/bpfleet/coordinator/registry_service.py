@@ -55,9 +55,9 @@ class RegistryServicer(RegistryServiceServicer):
             answers = await self._submit(parts)
             rejections = [rejection for rejected, _ in answers for rejection in rejected]
             strays = [stray for _, strange in answers for stray in strange]
-            self._coordinator.registered(command.agent, command.incarnation, strays)
+            void = self._coordinator.registered(command.agent, command.incarnation, strays)
             return pb.RegisterAgentResponse(
-                lease=self._lease(),
+                lease=self._lease(void),
                 rejected_nodes=[
                     pb.RejectedNode(node=node, reason=reason, message=message)
                     for node, reason, message in rejections
@@ -105,12 +105,13 @@ class RegistryServicer(RegistryServiceServicer):
             await asyncio.sleep(0)
         return await asyncio.gather(*submitted)
 
-    def _lease(self) -> pb.Lease:
+    def _lease(self, void_sequence: int = 0) -> pb.Lease:
         lease_ms = self._coordinator.timing.lease_ms
         return pb.Lease(
             duration=_duration(lease_ms),
             renew_interval=_duration(lease_ms // _RENEWALS_PER_LEASE),
             leader_epoch=self._coordinator.epoch,
+            void_sequence=void_sequence,
         )
 
 

@@ -37,7 +37,16 @@ class CommandOrder:
             )
         self._last = (epoch, sequence)
 
-    def registered(self, epoch: int) -> None:
-        """The agent has registered with the coordinator of ``epoch``: one that lost its memory counts anew."""
-        if epoch <= self._last[0]:
-            self._last = (epoch, _BEFORE_THE_FIRST)
+    @property
+    def position(self) -> tuple[int, int]:
+        """What was carried out last; tell ``registered`` what it was before the agent began to register."""
+        return self._last
+
+    def registered(self, epoch: int, void_sequence: int, *, since: tuple[int, int]) -> None:
+        """The agent has registered: commands of this term up to ``void_sequence`` come too late from now on.
+
+        The coordinator counts, not what was carried out before (``since``): one that lost its memory begins anew. What
+        came while the agent registered is newer than the answer.
+        """
+        if self._last == since or self._last < (epoch, void_sequence):
+            self._last = (epoch, void_sequence)

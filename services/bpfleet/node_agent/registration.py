@@ -75,9 +75,10 @@ class Registration:
             try:
                 async with aio_channel(target) as channel:
                     self._stub = pb_grpc.RegistryServiceStub(channel)
+                    before = self._commands.position
                     lease = await self._register()
                     registered = True
-                    self._commands.registered(lease.leader_epoch)
+                    self._commands.registered(lease.leader_epoch, lease.void_sequence, since=before)
                     _log.info(
                         "event=registered coordinator=%s nodes=%d",
                         target.target,

@@ -12,6 +12,7 @@ from bpfleet.coordinator.records import Workload
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
+from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.rpc.errors import ApiError
 from bpfleet.rpc.workloads import inventory_record
 from bpfleet.runtime.replica import ReplicaRun
@@ -72,14 +73,14 @@ class SimAgent(Process):
         self._random = random
         self._coordinators = coordinators
         self._changed: dict[tuple[str, str], None] = {}
-        self._last = (0, 0)
+        self._order = CommandOrder()
         self._on_start = on_start
         self._on_stop = on_stop
 
     def boot(self) -> None:
         """Starts with fresh kernels and nothing running."""
         self.start()
-        self._last = (0, 0)
+        self._order = CommandOrder()
         self._changed.clear()
         self.kernels = {
             plan.name: Kernel(
@@ -106,22 +107,17 @@ class SimAgent(Process):
     async def carry_out(
         self, stops: runtime.StopReplicasRequest, runs: runtime.RunReplicasRequest
     ) -> runtime.RunReplicasResponse:
-        """Stops, then starts, unless a later command came before. Raises ``Unreachable`` if so."""
+        """Stops, then starts, unless a later command came before. Raises ``ApiError`` if so."""
         response = runtime.RunReplicasResponse()
         if stops.replicas:
-            self._admit(stops.leader_epoch, stops.sequence)
+            self._order.admit(stops.leader_epoch, stops.sequence)
             for key in stops.replicas:
                 self._stop(key.node, key.replica)
         if runs.replicas:
-            self._admit(runs.leader_epoch, runs.sequence)
+            self._order.admit(runs.leader_epoch, runs.sequence)
             for spec in runs.replicas:
                 response.statuses.append(self._run(spec))
         return response
-
-    def _admit(self, epoch: int, sequence: int) -> None:
-        if (epoch, sequence) <= self._last:
-            raise Unreachable("stale command")
-        self._last = (epoch, sequence)
 
     def _run(self, spec: runtime.ReplicaSpec) -> runtime.ReplicaStatus:
         key = (spec.node, spec.replica)
@@ -207,7 +203,9 @@ class SimAgent(Process):
                     self._told(replica) for node, replica in self.running if node == plan.name
                 ],
             )
-        await self._call(coordinator, "RegisterAgent", request)
+        before = self._order.position
+        lease = (await self._call(coordinator, "RegisterAgent", request)).lease
+        self._order.registered(lease.leader_epoch, lease.void_sequence, since=before)
 
     def _told(self, replica: str) -> registry.ReplicaReport:
         (running,) = [r for (_, name), r in self.running.items() if name == replica]
@@ -261,7 +259,7 @@ class SimAgents:
             response = await self._network.call(
                 self._owner, agent, lambda: agent.carry_out(stops, runs)
             )
-        except Unreachable as error:
+        except (Unreachable, ApiError) as error:
             raise AgentUnreachable(str(error)) from None
         return news_of(orders, response), list(orders.stops)
 

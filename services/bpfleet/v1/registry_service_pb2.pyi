@@ -271,8 +271,13 @@ class Lease(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     RENEW_INTERVAL_FIELD_NUMBER: _builtins.int
     LEADER_EPOCH_FIELD_NUMBER: _builtins.int
+    VOID_SEQUENCE_FIELD_NUMBER: _builtins.int
     leader_epoch: _builtins.int
     """Term of the coordinator that granted it; rises with each take-over."""
+    void_sequence: _builtins.int
+    """In the answer to RegisterAgent: commands of this term up to this sequence are void, however late they arrive. They
+    were given before the truth about the agent's nodes was known.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """From the moment the answer was sent."""
@@ -287,10 +292,11 @@ class Lease(_message.Message):
         duration: _duration_pb2.Duration | None = ...,
         renew_interval: _duration_pb2.Duration | None = ...,
         leader_epoch: _builtins.int = ...,
+        void_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "renew_interval", b"renew_interval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "leader_epoch", b"leader_epoch", "renew_interval", b"renew_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "leader_epoch", b"leader_epoch", "renew_interval", b"renew_interval", "void_sequence", b"void_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
