@@ -1,8 +1,11 @@
 """``bpfleet explain``: what an error message or errno means on each generation of kernels."""
 
+from dataclasses import asdict
+
 import click
 
 from bpfleet.cli.output import print_json
+from bpfleet.kernel.views.explain import explain_printed
 from bpfleet.kernel.views.symptoms import (
     GENERATIONS,
     SYMPTOMS,
@@ -24,16 +27,25 @@ _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 def command(*, text: tuple[str, ...], errno: str | None, call: str | None, as_json: bool) -> int:
     """What a message or errno of BPF memory means: limit, capability, full map, or something else.
 
-    TEXT is the message as a log shows it. Exit status 1 when nothing in it is known.
+    TEXT is the message as a log shows it, or a refusal as bpfleet prints it: then its numbers are explained too.
+    Exit status 1 when nothing in it is known.
 
     \b
     Examples:
+      bpfleet explain "ENOMEM (NODE_OUT_OF_MEMORY): 2048 of 2048 MiB are in use"
       bpfleet explain "operation not permitted (MEMLOCK may be too low, consider rlimit.RemoveMemlock)"
       bpfleet explain "map create: cannot allocate memory"
       bpfleet explain --errno E2BIG --call map_update_elem
     """
     if bool(text) == bool(errno):
         raise click.UsageError("give a message, or --errno")
+    printed = explain_printed(" ".join(text))
+    if printed is not None:
+        if as_json:
+            print_json([asdict(printed)])
+        else:
+            click.echo("\n".join(printed.lines()))
+        return 0
     if errno is None:
         found = [s for s in symptoms_of_text(" ".join(text)) if call in (None, s.call)]
     else:

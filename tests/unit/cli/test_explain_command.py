@@ -3,7 +3,12 @@ import json
 import pytest
 from click.testing import CliRunner, Result
 
+from bpfleet.abi.bpf import ALL_CAPABILITIES, MapType
 from bpfleet.cli.explain import command
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.profile import PROFILES
 
 
 def run(*arguments: str) -> Result:
@@ -28,12 +33,48 @@ def run(*arguments: str) -> Result:
         ("update failed: key too big for map: argument list too long", "is full"),
         ("error loading seccomp filter: errno 524", "bpf_jit_limit"),
         ("Memory cgroup out of memory: Killed process 7 (x)", "cannot be reclaimed"),
+        ("failed to load program: -12", "memory.max of the loader's container"),
+        ("libbpf: bpf_create_map(m): Operation not permitted(-1)", "RLIMIT_MEMLOCK"),
+        ("failed to set RLIMIT_MEMLOCK: operation not permitted", "CAP_SYS_RESOURCE"),
     ],
 )
 def test_a_message_from_the_field_is_recognised(message: str, expected: str) -> None:
     result = run(message)
     assert result.return_value == 0
     assert expected in result.output
+
+
+def test_a_refusal_as_bpfleet_prints_it_is_explained_with_its_numbers() -> None:
+    printed = (
+        "bpfleet: BPF_MAP_CREATE: ENOMEM (MEMCG_LIMIT_EXCEEDED): memory.max of /team is 4194304 bytes,"
+        " 4190208 are in use and 8192 more were asked for"
+    )
+    lines = run(printed).output.splitlines()
+    assert lines[0] == "ENOMEM: the memory cgroup limit of /team is reached"
+    assert "4190208 are in use, 8192 more" in lines[1]
+    assert (
+        "elsewhere: would have passed up to 5.10: BPF memory is not charged to cgroups there"
+        in lines
+    )
+    (data,) = json.loads(run("--json", printed).output)
+    assert (data["numbers"]["limit_bytes"], data["numbers"]["cgroup"]) == ("4194304", "/team")
+
+
+def test_a_printed_memlock_refusal_says_from_when_it_would_have_passed() -> None:
+    kernel = Kernel(PROFILES["5.10"])
+    task = kernel.spawn(uid=1000, caps=ALL_CAPABILITIES, memlock=(4096, 4096))
+    with pytest.raises(KernelError) as caught:
+        kernel.bpf.map_create(
+            task, MapAttr(MapType.ARRAY, key_size=4, value_size=8, max_entries=4096)
+        )
+    output = run(str(caught.value)).output
+    assert "uid 1000 holds 0 locked pages" in output
+    assert "would have passed on 5.11 and later" in output
+
+
+@pytest.mark.parametrize("text", ["ENOMEM (NOT_A_REASON): x", "EWHAT (MAP_FULL): x"])
+def test_what_only_looks_printed_is_no_refusal(text: str) -> None:
+    assert "limit of" not in run(text).output
 
 
 def test_a_memlock_text_may_also_be_a_missing_capability() -> None:

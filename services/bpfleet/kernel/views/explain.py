@@ -1,12 +1,13 @@
 """Explanations: what a refusal means, with the numbers behind it, and on which kernels it would not have happened."""
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import PROFILES, KernelProfile
 from bpfleet.kernel.views.hints import cilium_hint, libbpf_hint
 
 HOLDERS_SHOWN: Final = 5
@@ -52,6 +53,31 @@ def explain(
         dict(error.numbers),
         tuple(holders),
     )
+
+
+_PRINTED: Final = re.compile(r"\b(E[A-Z0-9]+) \(([A-Z_]+)\)(?:: (.*))?", re.DOTALL)
+_PRINTED_LIMIT: Final = re.compile(
+    r"memory\.max of (?P<cgroup>\S+) is (?P<limit_bytes>\d+) bytes,"
+    r" (?P<usage_bytes>\d+) are in use and (?P<requested_bytes>\d+) more"
+)
+
+
+def explain_printed(text: str) -> Explanation | None:
+    """Explains a refusal as it was printed, ``ERRNO (REASON): detail``; None for any other text."""
+    printed = _PRINTED.search(text)
+    if (
+        printed is None
+        or printed[1] not in Errno.__members__
+        or printed[2] not in Reason.__members__
+    ):
+        return None
+    reason, detail = Reason(printed[2]), (printed[3] or "").strip()
+    limit = _PRINTED_LIMIT.match(detail) if reason is Reason.MEMCG_LIMIT_EXCEEDED else None
+    numbers = {} if limit is None else {"charged_cgroup": limit["cgroup"], "waited": 1}
+    numbers |= {} if limit is None else limit.groupdict()
+    era = "5.10" if reason is Reason.RLIMIT_MEMLOCK_EXCEEDED else "6.12"
+    found = explain(KernelError(Errno[printed[1]], reason, detail, **numbers), PROFILES[era])
+    return found if limit is not None else replace(found, facts=(detail,) if detail else ())
 
 
 _Parts = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]

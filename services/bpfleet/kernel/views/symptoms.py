@@ -1,7 +1,10 @@
 """Symptoms: what an errno at a call, or a text that users search for, can mean on each generation of kernels."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
+
+from bpfleet.abi.errno import Errno
 
 GENERATIONS: Final = ("up to 5.10", "5.11 to 5.19", "6.0 and later")
 SAME: Final = "the same"
@@ -49,6 +52,7 @@ SYMPTOMS: Final = (
         ("EPERM; EINVAL for device maps", NEVER, NEVER),
         "raise the soft limit (LimitMEMLOCK=, ulimit -l, prlimit); capabilities do not help",
         (
+            "operation not permitted",
             "memlock may be too low",
             "removememlock",
             "try raising 'ulimit -l'",
@@ -144,22 +148,51 @@ SYMPTOMS: Final = (
         "the hard limit is raised without CAP_SYS_RESOURCE",
         ("EPERM", "EPERM, though nothing needs it", "EPERM, though nothing needs it"),
         "give CAP_SYS_RESOURCE, or let the agent ask first whether the kernel needs it",
-        ("can't remove mem lock", "failed to set memlock rlimit"),
+        ("can't remove mem lock", "failed to set memlock rlimit", "failed to set rlimit_memlock"),
     ),
     Symptom(
         "any page fault",
         "memory.max is reached and a process of that cgroup touches memory",
         ("SIGKILL, for user memory alone", "SIGKILL", "SIGKILL"),
         "maps count and cannot be reclaimed: look at the BPF part of the container, not at its RSS",
-        ("memory cgroup out of memory: killed process", "oomkilled", "exit code 137"),
+        ("out of memory: killed process", "oom-kill:", "oomkilled", "exit code 137"),
     ),
 )
 
 
+_ERRNO_TEXTS: Final = {
+    "operation not permitted": "EPERM",
+    "cannot allocate memory": "ENOMEM",
+    "argument list too long": "E2BIG",
+    "no space left on device": "ENOSPC",
+    "no buffer space available": "ENOBUFS",
+    "invalid argument": "EINVAL",
+}
+_CALL_TEXTS: Final = {
+    "setrlimit": ("rlimit",),
+    _CREATE: ("map_create", "map create", "create map", "creating map"),
+    _UPDATE: ("map_update", "map update", "update map", "update elem"),
+    _LOAD: ("prog_load", "load program", "loading program", "program load"),
+}
+_ERRNO_NUMBER: Final = re.compile(r"(?:err(?:or|no)?\s*[=:]?\s*|[:(]\s*)-(\d{1,3})\b")
+
+
 def symptoms_of_text(text: str) -> list[Symptom]:
-    """What a message can mean; empty when nothing in it is known."""
+    """What a message can mean: by its wording, else by the errno and the call in it; empty when it has neither."""
     wanted = text.lower()
-    return [s for s in SYMPTOMS if any(phrase in wanted for phrase in s.phrases)]
+    found = [s for s in SYMPTOMS if any(phrase in wanted for phrase in s.phrases)]
+    if found:
+        return found
+    call = next((c for c, texts in _CALL_TEXTS.items() if any(t in wanted for t in texts)), "")
+    errnos = _errnos_in(text)
+    return [s for s in SYMPTOMS if errnos & s.errnos() and call in ("", s.call)]
+
+
+def _errnos_in(text: str) -> frozenset[str]:
+    named = {word for word in re.findall(r"[A-Z0-9]+", text) if word in _ERRNOS}
+    named |= {name for phrase, name in _ERRNO_TEXTS.items() if phrase in text.lower()}
+    numbers = {int(number) for number in _ERRNO_NUMBER.findall(text)}
+    return frozenset(named | {errno.name for errno in Errno if errno in numbers})
 
 
 def symptoms_of_errno(errno: str, call: str = "") -> list[Symptom]:
