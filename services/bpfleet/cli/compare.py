@@ -1,12 +1,14 @@
 """``bpfleet compare``: the same fleet, the same operations, several accounting models."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import click
+from click.core import ParameterSource
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,11 +30,17 @@ from bpfleet.cli.output import console, print_json, print_table, write_file
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.limits import advise_all
 from bpfleet.report.page import to_html
-from bpfleet.report.repeat import interval_rows, intervals_data, repeat
+from bpfleet.report.repeat import interval_cells, intervals_data, repeat
 from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.sections import study
-from bpfleet.report.summary import ROWS, counted, divergence_lines, to_csv, to_markdown
+from bpfleet.report.summary import (
+    counted,
+    divergence_lines,
+    table_cells,
+    to_csv,
+    to_markdown,
+)
 from bpfleet.report.upgrade import (
     UpgradeLine,
     arrow,
@@ -54,8 +62,9 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outputs:
-    """Where results go."""
+    """Where results go. ``command`` is how to come to them again."""
 
+    command: str
     as_json: bool
     csv_file: Path | None
     markdown_file: Path | None
@@ -175,6 +184,7 @@ def command(
     scenario = with_limits(scenario, limits)
     scenario = _changed(scenario, seed=seed, nodes=nodes, steps=steps)
     outputs = _Outputs(
+        command=_command_line(click.get_current_context()),
         as_json=as_json,
         csv_file=csv_file,
         markdown_file=markdown_file,
@@ -182,6 +192,8 @@ def command(
     )
     processes = agents or default_agents()
     if before is not None or after is not None:
+        if repetitions > 1:
+            raise click.UsageError("--repetitions goes with --models, not with --from and --to")
         _upgrade(scenario, before, after, models, processes, folder, outputs)
         return
     names = _names(models or ",".join(DEFAULT_MODELS))
@@ -194,6 +206,24 @@ def command(
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
+
+
+_OUTPUT_OPTIONS: Final = frozenset(
+    {"as_json", "csv_file", "markdown_file", "report_file", "folder", "agents"}
+)
+
+
+def _command_line(context: click.Context) -> str:
+    """The command that gives the same result, without where it goes to."""
+    words = ["bpfleet", "compare"]
+    for option in context.command.params:
+        name = str(option.name)
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in _OUTPUT_OPTIONS:
+            value = context.params[name]
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [option.opts[0], str(each)]
+    return shlex.join(words)
 
 
 def _names(models: str) -> list[str]:
@@ -270,16 +300,18 @@ def _write_files(
     upgrade: dict[str, Any] | None = None,  # JSON values
     preface: str = "",
 ) -> None:
-    """Files describe the first seed; the page adds intervals where there are more, and an upgrade's answer."""
+    """Page and Markdown describe the first seed, with intervals where there are more; CSV has every seed."""
     result = results[0]
     if outputs.csv_file is not None:
-        write_file(outputs.csv_file, to_csv(result))
+        write_file(outputs.csv_file, to_csv(results))
     if outputs.markdown_file is not None:
-        write_file(outputs.markdown_file, preface + to_markdown(result))
+        cells = interval_cells(results) if len(results) > 1 else None
+        write_file(outputs.markdown_file, preface + to_markdown(result, cells))
     if outputs.report_file is None:
         return
     with _waiting("limits and CPU counts"):
         extra = study(scenario, result, agents=agents)
+    extra["command"] = outputs.command
     if len(results) > 1:
         extra["repetitions"] = intervals_data(results)
     if upgrade is not None:
@@ -290,14 +322,8 @@ def _write_files(
 def _print(results: Sequence[Comparison]) -> None:
     out, result = console(), results[0]
     out.print(result.title or result.scenario, style="bold", markup=False)
-    if len(results) == 1:
-        rows = [(row.label, *(row.shown(totals) for totals in result.totals)) for row in ROWS]
-    else:
-        rows = [
-            (row.label, *(interval.shown(is_bytes=row.is_bytes) for interval in intervals))
-            for row, intervals in interval_rows(results)
-        ]
-    print_table(("", *result.models), rows)
+    cells = table_cells(result) if len(results) == 1 else interval_cells(results)
+    print_table(("", *result.models), [(label, *shown) for label, shown in cells])
     out.print()
     _print_divergences(result)
     for replica, reason in result.unplaced:

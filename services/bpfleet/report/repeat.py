@@ -12,7 +12,14 @@ from bpfleet.report.summary import ROWS, Row
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import Scenario
 
-__all__ = ["REPETITIONS_MAX", "Interval", "interval_rows", "intervals_data", "repeat"]
+__all__ = [
+    "REPETITIONS_MAX",
+    "Interval",
+    "interval_cells",
+    "interval_rows",
+    "intervals_data",
+    "repeat",
+]
 
 # JSON values of any type.
 Plain = Any
@@ -79,6 +86,14 @@ def interval_rows(results: Sequence[Comparison]) -> list[tuple[Row, list[Interva
             ],
         )
         for row in ROWS
+    ]
+
+
+def interval_cells(results: Sequence[Comparison]) -> list[tuple[str, list[str]]]:
+    """The table over several seeds as text: label and a cell per model."""
+    return [
+        (row.label, [interval.shown(is_bytes=row.is_bytes) for interval in intervals])
+        for row, intervals in interval_rows(results)
     ]
 
 

@@ -4,14 +4,24 @@ spreadsheets.
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from bpfleet.report.compare import Comparison, ModelTotals
+from bpfleet.report.findings import findings
 from bpfleet.report.results import Counters, Divergence, Verdict
 from bpfleet.workload.quantity import format_bytes
 
-__all__ = ["ROWS", "Row", "counted", "counters_text", "divergence_lines", "to_csv", "to_markdown"]
+__all__ = [
+    "ROWS",
+    "Row",
+    "counted",
+    "counters_text",
+    "divergence_lines",
+    "table_cells",
+    "to_csv",
+    "to_markdown",
+]
 
 
 class Row(NamedTuple):
@@ -106,18 +116,26 @@ def counters_text(counters: Counters) -> str:
 _RLIMIT: Final = "rlimit"
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """For a pull request: the table, the causes, and how to repeat the run."""
+Cells = Sequence[tuple[str, Sequence[str]]]
+
+
+def table_cells(comparison: Comparison) -> Cells:
+    """The table as text: label and a cell per model."""
+    return [(row.label, [row.shown(totals) for totals in comparison.totals]) for row in ROWS]
+
+
+def to_markdown(comparison: Comparison, cells: Cells | None = None) -> str:
+    """For a pull request: what matters, the table, the causes, and how to repeat the run.
+
+    ``cells`` stand in for those of ``comparison`` where several seeds were run.
+    """
     models = comparison.models
-    lines = [
-        f"### {comparison.title or comparison.scenario}",
-        "",
-        "| | " + " | ".join(models) + " |",
-        "|---|" + "---:|" * len(models),
-    ]
+    lines = [f"### {comparison.title or comparison.scenario}", ""]
+    lines += [f"- {sentence}" for sentence in findings(comparison)]
+    lines += ["", "| | " + " | ".join(models) + " |", "|---|" + "---:|" * len(models)]
     lines += [
-        f"| {row.label} | " + " | ".join(row.shown(t) for t in comparison.totals) + " |"
-        for row in ROWS
+        f"| {label} | " + " | ".join(shown) + " |"
+        for label, shown in cells or table_cells(comparison)
     ]
     if comparison.causes:
         lines += ["", "| divergences | nodes | workloads | cause |", "|---:|---:|---|---|"]
@@ -129,22 +147,29 @@ def to_markdown(comparison: Comparison) -> str:
         lines += ["", "First divergence:", "", "```"]
         lines += divergence_lines(comparison.first_divergence)
         lines += ["```"]
-    lines += [
-        "",
-        f"Scenario `{comparison.scenario}`, seed {comparison.seed}, {_version(comparison)}.",
-    ]
+    seed = f"Scenario `{comparison.scenario}`, seed {comparison.seed}"
+    if cells is not None:
+        seed += ", the table over all seeds (mean ± half of the 95 % confidence interval)"
+    lines += ["", f"{seed}, {_version(comparison)}."]
     return "\n".join(lines) + "\n"
 
 
-def to_csv(comparison: Comparison) -> str:
-    """One line per replica and model, bytes as whole numbers."""
+def to_csv(results: Sequence[Comparison]) -> str:
+    """One line per seed, model and replica, bytes as whole numbers."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
+    for comparison in results:
+        writer.writerows(_csv_rows(comparison))
+    return out.getvalue()
+
+
+def _csv_rows(comparison: Comparison) -> Iterator[Sequence[object]]:
     for node in comparison.nodes:
         for model, result in node.models.items():
             for replica in result.replicas:
-                row: Sequence[object] = (
+                yield (
+                    comparison.seed,
                     model,
                     node.node,
                     node.group,
@@ -167,11 +192,10 @@ def to_csv(comparison: Comparison) -> str:
                     "" if replica.limit_bytes is None else replica.limit_bytes,
                     replica.failure,
                 )
-                writer.writerow(row)
-    return out.getvalue()
 
 
 _CSV_COLUMNS: Final = (
+    "seed",
     "model",
     "node",
     "group",

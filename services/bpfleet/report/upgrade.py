@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bpfleet.report.compare import Comparison
 from bpfleet.report.limits import LimitAdvice
-from bpfleet.report.results import ReplicaResult
+from bpfleet.report.results import SUCCESS, ReplicaResult
 from bpfleet.workload.codec import to_data
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import EventAction, Scenario, ScenarioEvent
@@ -40,8 +40,10 @@ class Change(StrEnum):
     NEW_ENOMEM = "newly fails with ENOMEM"
     NEW_REFUSALS = "newly has updates refused with ENOMEM"
     NEW_OTHER = "newly fails"
+    NEW_RESTARTS = "restarts newly fail"
     STILL_FAILS = "fails before and after"
     FIXED = "stops failing"
+    FIXED_RESTARTS = "restarts stop failing"
     UNCHANGED = "unchanged"
 
 
@@ -114,6 +116,8 @@ def _line(
     new = [pair[1] for pair in pairs]
     before, after = _worst(old), _worst(new)
     change = _change(before, after)
+    if change is Change.UNCHANGED:
+        change = _restarts_change(_failed_restarts(old), _failed_restarts(new))
     limit = new[0].limit_bytes
     return UpgradeLine(
         workload=key[0],
@@ -180,6 +184,17 @@ def _change(before: Fate, after: Fate) -> Change:
         Fate.ENOMEM: Change.NEW_ENOMEM,
         Fate.REFUSED: Change.NEW_REFUSALS,
     }.get(after, Change.NEW_OTHER)
+
+
+def _restarts_change(before: int, after: int) -> Change:
+    """Of a workload that runs before and after: whether its restarts came through at once."""
+    if bool(before) is bool(after):
+        return Change.UNCHANGED
+    return Change.NEW_RESTARTS if after else Change.FIXED_RESTARTS
+
+
+def _failed_restarts(replicas: Sequence[ReplicaResult]) -> int:
+    return sum(n for r in replicas for end, n in r.later_starts.items() if end != SUCCESS)
 
 
 def _starts(ends: Iterable[str]) -> str:

@@ -70,6 +70,25 @@ def test_files_are_written(scenario: Path, tmp_path: Path) -> None:
     assert text.read_text().startswith("### Three workloads")
     assert page.read_text().startswith("<!doctype html>")
     assert '"limits":' in page.read_text()
+    repeat = f"bpfleet compare --scenario {scenario} --models 5.10,6.12 --steps 1"
+    assert f'"command":{json.dumps(repeat)}' in page.read_text()
+
+
+def test_the_table_of_several_seeds_has_every_seed(scenario: Path, tmp_path: Path) -> None:
+    table, text = tmp_path / "a.csv", tmp_path / "a.md"
+    several = ("--scenario", scenario, "--models", "6.12", "--steps", "1", "--repetitions", "2")
+    assert run(*several, "--csv", table, "--markdown", text) == 0
+    rows = list(csv.DictReader(io.StringIO(table.read_text())))
+    assert {row["seed"] for row in rows} == {"3", "4"}
+    assert "over all seeds" in text.read_text()
+
+
+def test_repetitions_do_not_answer_the_upgrade_question(
+    scenario: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upgrade = ("--scenario", scenario, "--from", "5.10", "--to", "6.12", "--repetitions", "2")
+    assert run(*upgrade) == 2
+    assert "--repetitions goes with --models" in capsys.readouterr().err
 
 
 def test_a_real_hosts_listing_takes_the_place_of_the_workloads(

@@ -1,8 +1,11 @@
 """The upgrade question, answered per workload."""
 
+from dataclasses import replace
+
 import pytest
 from sample_fleet import small_scenario
 
+from bpfleet.cli.inputs import read_scenario
 from bpfleet.report.compare import compare
 from bpfleet.report.limits import advise_all
 from bpfleet.report.upgrade import (
@@ -56,6 +59,18 @@ def test_first_starts_and_restarts_are_told_apart(
     assert lines["falco", "small"].first_start == ("ok", "ok")
     assert lines["falco", "small"].restart == ("2 ok", "2 ok")
     assert lines["falco", "large"].first_start == ("ok", "ENOMEM")
+
+
+def test_a_restart_that_fails_once_under_one_kernel_alone_is_a_change() -> None:
+    """Under 5.10 the old process' locked pages are given back after the new one asked for its own."""
+    scenario = read_scenario("mixed-fleet")
+    memleak = tuple(w for w in scenario.workloads if w.name == "memleak")
+    alone = with_rollouts(replace(scenario, workloads=memleak, events=()))
+    result = compare(alone, ("5.10", "6.1"))
+    (line,) = upgrade_lines(result, "5.10", "6.1", [])
+    assert line.change is Change.FIXED_RESTARTS
+    assert line.restart[0].startswith("6 EPERM")
+    assert (line.before, line.after) == (Fate.RUNS, Fate.RUNS)
 
 
 def test_the_worst_changes_come_first(lines: dict[tuple[str, str], UpgradeLine]) -> None:

@@ -136,7 +136,7 @@ function drawUpgrade() {
   $("upgrade").hidden = false;
   $("upgrade-title").textContent = `The upgrade from ${found.from} to ${found.to}`;
   const arrow = ([a, b]) => (a === b ? a : `${a} → ${b}`);
-  const badge = (line) => el("span", { class: `pill s-${line.change === "unchanged" ? "ok" : line.change === "stops failing" ? "good" : FATES[line.after] || "failed"}` }, line.change);
+  const badge = (line) => el("span", { class: `pill s-${line.change === "unchanged" ? "ok" : /stops? failing$/.test(line.change) ? "good" : FATES[line.after] || "failed"}` }, line.change);
   const head = ["workload", "nodes", "replicas", "change", "first start", "restart", "memory.max", "raise to"];
   table("upgrade-table", head.map((h, i) => el("th", { class: [1, 3, 4, 5].includes(i) ? "text" : "" }, h)), found.workloads.map((line) => el("tr", {},
     el("th", {}, line.workload), el("td", { class: "text" }, line.group), el("td", {}, count(line.replicas)), el("td", { class: "text" }, badge(line)),
@@ -492,7 +492,7 @@ function spread(wished, gap, low, high) {
 
 // -- method
 function drawMethod() {
-  $("method-text").replaceChildren(el("dl", { class: "kv" }, ...DATA.method.flatMap(([term, text]) => [el("dt", {}, term), el("dd", {}, text)])));
+  $("method-text").replaceChildren(el("dl", { class: "kv" }, ...[...DATA.method, ...(DATA.command ? [["repeat", DATA.command]] : [])].flatMap(([term, text]) => [el("dt", {}, term), el("dd", {}, text)])));
   if (DATA.unplaced.length) $("method-text").append(el("p", { class: "note" }, `Not placed: ${DATA.unplaced.map(([n, why]) => `${n} (${why})`).join("; ")}`));
 }
 
