@@ -29,7 +29,13 @@ def command() -> None:
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_cgroups(*, node: str, server: ChannelOptions, as_json: bool) -> None:
-    """Every cgroup: usage, limit, events."""
+    """Every cgroup: usage, limit, events.
+
+    \b
+    Examples:
+      bpfleet cgroup list web-1
+      bpfleet cgroup list web-1 --json
+    """
     with agent(server) as client:
         cgroups = list(client.node(node).list_cgroups())
     if as_json:
@@ -60,7 +66,13 @@ def _row(c: cgroup_service_pb2.Cgroup) -> tuple[str, ...]:
 @agent_options
 @click.option("--file", "files", multiple=True, metavar="FILE=TEXT", help="Then write this.")
 def create(*, node: str, path: str, server: ChannelOptions, files: tuple[str, ...]) -> None:
-    """mkdir, then writes control files."""
+    """mkdir, then writes control files.
+
+    \b
+    Examples:
+      bpfleet cgroup create web-1 /team
+      bpfleet cgroup create web-1 /team/app --file memory.max=512M --file memory.oom.group=1
+    """
     texts = dict(_pair(text) for text in files)
     with agent(server) as client:
         client.node(node).create_cgroup(path, texts)
@@ -80,7 +92,12 @@ def _pair(text: str) -> tuple[str, str]:
 @click.argument("file")
 @agent_options
 def read(*, node: str, path: str, file: str, server: ChannelOptions) -> None:
-    """Prints a control file as the kernel would."""
+    """Prints a control file as the kernel would.
+
+    \b
+    Examples:
+      bpfleet cgroup read web-1 /team memory.stat
+    """
     with agent(server) as client:
         click.echo(client.node(node).cgroup(path).read(file), nl=False)
 
@@ -92,7 +109,12 @@ def read(*, node: str, path: str, file: str, server: ChannelOptions) -> None:
 @click.argument("text")
 @agent_options
 def write(*, node: str, path: str, file: str, text: str, server: ChannelOptions) -> None:
-    """Writes a control file."""
+    """Writes a control file.
+
+    \b
+    Examples:
+      bpfleet cgroup write web-1 /team memory.max 1G
+    """
     with agent(server) as client:
         client.node(node).cgroup(path).write(file, text)
 
@@ -102,7 +124,12 @@ def write(*, node: str, path: str, file: str, text: str, server: ChannelOptions)
 @click.argument("path")
 @agent_options
 def delete(*, node: str, path: str, server: ChannelOptions) -> None:
-    """rmdir; charges that remain go to the parent."""
+    """rmdir; charges that remain go to the parent.
+
+    \b
+    Examples:
+      bpfleet cgroup delete web-1 /team
+    """
     with agent(server) as client:
         client.node(node).cgroup(path).delete()
     click.echo(f"{node}: {path} removed")

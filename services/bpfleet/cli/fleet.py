@@ -60,7 +60,13 @@ for _node_command in node_commands:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @watchable
 def status(*, server: ChannelOptions, as_json: bool) -> None:
-    """The fleet in numbers."""
+    """The fleet in numbers.
+
+    \b
+    Examples:
+      bpfleet fleet status
+      bpfleet fleet status --json
+    """
     with fleet(server) as client:
         found = client.status()
     if as_json:
@@ -87,7 +93,13 @@ def status(*, server: ChannelOptions, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @watchable
 def list_workloads(*, server: ChannelOptions, as_json: bool) -> None:
-    """Every workload and how it is doing."""
+    """Every workload and how it is doing.
+
+    \b
+    Examples:
+      bpfleet fleet workloads
+      bpfleet fleet workloads --watch
+    """
     with fleet(server) as client:
         found = list(client.list_workloads())
     if as_json:
@@ -119,7 +131,13 @@ def _workload_row(workload: pb.Workload) -> tuple[str, ...]:
 @fleet_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
-    """One workload with all its replicas."""
+    """One workload with all its replicas.
+
+    \b
+    Examples:
+      bpfleet fleet show falco
+      bpfleet fleet show falco --json
+    """
     with fleet(server) as client:
         found = client.workload(workload)
     if as_json:
@@ -172,7 +190,13 @@ def create(
     options: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Submits a workload from the catalogue."""
+    """Submits a workload from the catalogue.
+
+    \b
+    Examples:
+      bpfleet fleet create web --application katran --replicas 3 --memory-limit 2G
+      bpfleet fleet create falco --application falco --per-node --memory-limit 512M
+    """
     spec = WorkloadSpec(
         name=workload,
         application=application,
@@ -223,6 +247,10 @@ def apply(*, file: Path, server: ChannelOptions) -> None:
       [workloads.scheduling]
       disruption_budget = 2
       required = [{ key = "tier", operator = "In", values = ["gold"] }]
+
+    \b
+    Examples:
+      bpfleet fleet apply workloads.toml
     """
     workloads = list(_workloads(file))
     with fleet(server) as client:
@@ -275,7 +303,12 @@ def _message(spec: WorkloadSpec) -> Any:  # the generated message type
 @click.option("--replicas", type=click.IntRange(0), required=True)
 @fleet_options
 def scale(*, workload: str, replicas: int, server: ChannelOptions) -> None:
-    """Changes the number of replicas."""
+    """Changes the number of replicas.
+
+    \b
+    Examples:
+      bpfleet fleet scale web --replicas 20
+    """
     with fleet(server) as client:
         client.scale_workload(workload, replicas)
     click.echo(f"{workload}: {replicas} replicas wanted")
@@ -285,7 +318,12 @@ def scale(*, workload: str, replicas: int, server: ChannelOptions) -> None:
 @click.argument("workload")
 @fleet_options
 def delete(*, workload: str, server: ChannelOptions) -> None:
-    """Stops all replicas of a workload and forgets it."""
+    """Stops all replicas of a workload and forgets it.
+
+    \b
+    Examples:
+      bpfleet fleet delete web
+    """
     with fleet(server) as client:
         client.delete_workload(workload)
     click.echo(f"{workload}: deleted")
@@ -301,7 +339,13 @@ def delete(*, workload: str, server: ChannelOptions) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_json: bool) -> None:
-    """Where the next replica would go, and why not elsewhere."""
+    """Where the next replica would go, and why not elsewhere.
+
+    \b
+    Examples:
+      bpfleet fleet explain falco
+      bpfleet fleet explain falco --json
+    """
     number = policy_message(Policy(policy)) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
     with fleet(server) as client:
         pages = list(client.explain(workload, policy=number))
@@ -332,7 +376,13 @@ def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_jso
 @click.option("--watch", is_flag=True, help="Print events as they happen, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one object a line.")
 def events(*, server: ChannelOptions, workload: str, node: str, watch: bool, as_json: bool) -> None:
-    """What happened, oldest first."""
+    """What happened, oldest first.
+
+    \b
+    Examples:
+      bpfleet fleet events --workload falco
+      bpfleet fleet events --watch --json
+    """
     with fleet(server) as client:
         if watch:
             _follow(client, workload, node, as_json=as_json)

@@ -35,7 +35,13 @@ _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @watchable
 def nodes(*, server: ChannelOptions, show_labels: bool, as_json: bool) -> None:
-    """Every node with its bookings and charges."""
+    """Every node with its bookings and charges.
+
+    \b
+    Examples:
+      bpfleet fleet nodes
+      bpfleet fleet nodes --watch
+    """
     with fleet(server) as client:
         found = list(client.list_nodes())
     if as_json:
@@ -89,7 +95,12 @@ def _taints_text(node: pb.FleetNode) -> str:
 @click.argument("node")
 @fleet_options
 def cordon(*, node: str, server: ChannelOptions) -> None:
-    """Places nothing new on a node."""
+    """Places nothing new on a node.
+
+    \b
+    Examples:
+      bpfleet fleet cordon a1-00007
+    """
     with fleet(server) as client:
         client.cordon(node)
     click.echo(f"{node}: cordoned")
@@ -99,7 +110,12 @@ def cordon(*, node: str, server: ChannelOptions) -> None:
 @click.argument("node")
 @fleet_options
 def uncordon(*, node: str, server: ChannelOptions) -> None:
-    """Allows placing on a node again."""
+    """Allows placing on a node again.
+
+    \b
+    Examples:
+      bpfleet fleet uncordon a1-00007
+    """
     with fleet(server) as client:
         client.uncordon(node)
     click.echo(f"{node}: schedulable")
@@ -110,7 +126,13 @@ def uncordon(*, node: str, server: ChannelOptions) -> None:
 @fleet_options
 @click.option("--watch", is_flag=True, help="Stay until the node is empty, or Ctrl-C.")
 def drain(*, node: str, watch: bool, server: ChannelOptions) -> None:
-    """Cordons a node and moves its replicas away, within the disruption budgets."""
+    """Cordons a node and moves its replicas away, within the disruption budgets.
+
+    \b
+    Examples:
+      bpfleet fleet drain a1-00007
+      bpfleet fleet drain a1-00007 --watch
+    """
     with fleet(server) as client:
         remaining = client.drain(node).remaining_count
         click.echo(f"{node}: draining, {remaining} replicas left")
@@ -210,7 +232,12 @@ def _taint(text: str, *, removes: bool = False) -> workload_pb2.Taint:
 @click.option("--force", is_flag=True, help="Even if it is Ready; its agent may register it anew.")
 @fleet_options
 def remove(*, node: str, force: bool, server: ChannelOptions) -> None:
-    """Forgets a node, with the labels, taints and cordon an operator gave it."""
+    """Forgets a node, with the labels, taints and cordon an operator gave it.
+
+    \b
+    Examples:
+      bpfleet fleet remove a1-00007
+    """
     with fleet(server) as client:
         client.remove_node(node, force=force)
     click.echo(f"{node}: removed")

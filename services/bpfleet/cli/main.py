@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "compare": ("bpfleet.cli.compare", "The same fleet under several accounting models."),
     "size": ("bpfleet.cli.size", "What maps and applications cost under each kernel."),
     "node": ("bpfleet.cli.node", "The emulated nodes of one agent."),
+    "process": ("bpfleet.cli.process", "Processes of a node."),
     "map": ("bpfleet.cli.map", "BPF maps of a node."),
     "cgroup": ("bpfleet.cli.cgroup", "The cgroup v2 tree of a node."),
     "profile": ("bpfleet.cli.profile", "Kernel profiles, and capturing one from a host."),
@@ -86,11 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except click.UsageError as error:
-        error.show()
-        return EXIT_BAD_INPUT
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return error.exit_code
     except (SpecError, ValueError) as error:
         return _bad_input(str(error))
@@ -106,6 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
+
+
+def _show(error: click.ClickException) -> None:
+    """One line on standard error; the help of a group that was called without a command."""
+    message = error.format_message()
+    if "\n" in message:
+        error.show()
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f" See: {context.command_path} --help" if context is not None else ""
+    click.echo(f"bpfleet: {message}{hint}", err=True)
 
 
 def _bad_input(message: str) -> int:

@@ -3,6 +3,7 @@
 import click
 
 from bpfleet.abi.bpf import MapType
+from bpfleet.abi.limits import U32_MAX
 from bpfleet.cli.output import message_data, print_json, print_table
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
@@ -11,6 +12,7 @@ from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["command"]
 
+_U32 = click.IntRange(0, U32_MAX)
 _TYPES = sorted(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
 
 
@@ -21,7 +23,7 @@ def command() -> None:
     \b
     Examples:
       bpfleet map list web-1
-      bpfleet map create web-1 --pid 101 --type hash --key 8 --value 16 --entries 10240
+      bpfleet map create web-1 --pid 100 --type hash --key 8 --value 16 --entries 10240
     """
 
 
@@ -30,7 +32,13 @@ def command() -> None:
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_maps(*, node: str, server: ChannelOptions, as_json: bool) -> None:
-    """Every map: attributes, what bpftool prints as memlock, the estimate and the true charge."""
+    """Every map: attributes, what bpftool prints as memlock, the estimate and the true charge.
+
+    \b
+    Examples:
+      bpfleet map list web-1
+      bpfleet map list web-1 --json
+    """
     with agent(server) as client:
         maps = list(client.node(node).list_maps())
     if as_json:
@@ -64,11 +72,16 @@ def _row(m: bpf_pb2.MapInfo) -> tuple[str, ...]:
 @command.command("create")
 @click.argument("node")
 @agent_options
-@click.option("--pid", type=int, required=True, help="Process that creates it.")
+@click.option(
+    "--pid",
+    type=click.IntRange(1, (1 << 31) - 1),
+    required=True,
+    help="Process that creates it: see bpfleet process.",
+)
 @click.option("--type", "type_name", type=click.Choice(_TYPES), required=True)
-@click.option("--key", default=4, show_default=True, help="Bytes of a key.")
-@click.option("--value", default=8, show_default=True, help="Bytes of a value.")
-@click.option("--entries", default=1024, show_default=True, help="max_entries.")
+@click.option("--key", type=_U32, default=4, show_default=True, help="Bytes of a key.")
+@click.option("--value", type=_U32, default=8, show_default=True, help="Bytes of a value.")
+@click.option("--entries", type=_U32, default=1024, show_default=True, help="max_entries.")
 @click.option("--flags", default="0", show_default=True, help="map_flags, such as 0x1.")
 @click.option("--name", default="", help="Name, at most 15 characters.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -85,7 +98,13 @@ def create(
     name: str,
     as_json: bool,
 ) -> None:
-    """Creates a map in a process and prints what it cost, or errno and the true reason."""
+    """Creates a map in a process and prints what it cost, or errno and the true reason.
+
+    \b
+    Examples:
+      bpfleet map create web-1 --pid 100 --type hash --key 8 --value 16 --entries 10240
+      bpfleet map create web-1 --pid 100 --type lpm_trie --key 8 --value 4 --flags 1 --name routes
+    """
     with agent(server) as client:
         made = client.node(node).process(pid).create_map(
             MapType[type_name.upper()],
@@ -107,6 +126,6 @@ def create(
 
 def _number(text: str) -> int:
     try:
-        return int(text, 0)
+        return _U32.convert(int(text, 0), None, None)
     except ValueError:
         raise click.BadParameter(f"{text!r}: not a number; write 1 or 0x1") from None

@@ -1,19 +1,21 @@
 """``bpfleet node``: the emulated nodes of one agent."""
 
+import math
 from pathlib import PurePosixPath
 
 import click
 
 from bpfleet.cli.inputs import Size
-from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
-from bpfleet.v1 import node_service_pb2
+from bpfleet.v1 import bpf_pb2, node_service_pb2
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["command"]
 
 _SECOND_NS = 1_000_000_000
+_ADVANCE_SECONDS_MAX = 365 * 86_400
 
 
 @click.group("node")
@@ -35,7 +37,13 @@ def command() -> None:
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
-    """Every node: profile, size, charges, counts."""
+    """Every node: profile, size, charges, counts.
+
+    \b
+    Examples:
+      bpfleet node list
+      bpfleet node list --agent 127.0.0.1:7072 --json
+    """
     with agent(server) as client:
         nodes = list(client.list_nodes())
     if as_json:
@@ -50,7 +58,7 @@ def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
 
 def _row(node: node_service_pb2.Node) -> tuple[str, ...]:
     spec, status = node.spec, node.status
-    phase = node_service_pb2.NodePhase.Name(status.phase).removeprefix("NODE_PHASE_").lower()
+    phase = word(node_service_pb2.NodePhase.Name(status.phase), "NODE_PHASE_")
     return (
         PurePosixPath(node.name).name,
         spec.profile,
@@ -69,8 +77,16 @@ def _row(node: node_service_pb2.Node) -> tuple[str, ...]:
 @agent_options
 @click.option("--profile", default="6.12", show_default=True, help="Kernel profile.")
 @click.option("--ram", type=Size(), default="8G", show_default=True, help="Memory.")
-@click.option("--cpus", default=4, show_default=True, help="Possible CPUs.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the node.")
+@click.option(
+    "--cpus", type=click.IntRange(1, 8192), default=4, show_default=True, help="Possible CPUs."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 63) - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the node.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create(
     *,
@@ -82,7 +98,13 @@ def create(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Boots a node."""
+    """Boots a node.
+
+    \b
+    Examples:
+      bpfleet node create web-1
+      bpfleet node create web-1 --profile 5.10 --ram 16G --cpus 8 --seed 7
+    """
     with agent(server) as client:
         made = client.create_node(
             node, profile=profile, ram_bytes=ram, possible_cpus=cpus, seed=seed
@@ -98,15 +120,22 @@ def create(
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
-    """One node: what it is and what its kernel answered so far."""
+    """One node: what it is and what its kernel answered so far.
+
+    \b
+    Examples:
+      bpfleet node show web-1
+      bpfleet node show web-1 --json
+    """
     with agent(server) as client:
         info = client.node(node).info()
     if as_json:
         print_json(message_data(info))
         return
     status = info.status
+    model = word(bpf_pb2.AccountingModel.Name(info.kernel.model), "ACCOUNTING_MODEL_")
     rows = [
-        ("profile", f"{info.spec.profile} (model {info.kernel.model})"),
+        ("profile", f"{info.spec.profile} (accounting: {model})"),
         ("CPUs, memory", f"{info.spec.possible_cpus}, {format_bytes(info.spec.ram_bytes)}"),
         ("virtual time", f"{status.clock_ns / _SECOND_NS:.3f} s, {status.revision} events"),
         ("charged", f"{format_bytes(status.usage_bytes)} in all"),
@@ -126,7 +155,13 @@ def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ledger(*, node: str, server: ChannelOptions, as_json: bool) -> None:
-    """Who is charged for what: one line per cgroup, owner and kind of memory."""
+    """Who is charged for what: one line per cgroup, owner and kind of memory.
+
+    \b
+    Examples:
+      bpfleet node ledger web-1
+      bpfleet node ledger web-1 --json
+    """
     with agent(server) as client:
         lines = list(client.node(node).ledger())
     if as_json:
@@ -144,7 +179,13 @@ def ledger(*, node: str, server: ChannelOptions, as_json: bool) -> None:
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def orphans(*, node: str, server: ChannelOptions, as_json: bool) -> None:
-    """Maps whose creator's cgroup is gone, and maps that only a pin keeps alive."""
+    """Maps whose creator's cgroup is gone, and maps that only a pin keeps alive.
+
+    \b
+    Examples:
+      bpfleet node orphans web-1
+      bpfleet node orphans web-1 --json
+    """
     with agent(server) as client:
         found = list(client.node(node).orphans())
     if as_json:
@@ -175,7 +216,13 @@ def orphans(*, node: str, server: ChannelOptions, as_json: bool) -> None:
 @agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def tools(*, node: str, cgroup: str, server: ChannelOptions, as_json: bool) -> None:
-    """What bpftool, kubectl top, crictl and memory.stat each say about one CGROUP, and why they differ."""
+    """What bpftool, kubectl top, crictl and memory.stat each say about one CGROUP, and why they differ.
+
+    \b
+    Examples:
+      bpfleet node tools web-1
+      bpfleet node tools web-1 /kubepods/agent --json
+    """
     with agent(server) as client:
         views = client.node(node).tool_views(cgroup)
     if as_json:
@@ -190,10 +237,17 @@ def tools(*, node: str, cgroup: str, server: ChannelOptions, as_json: bool) -> N
 
 @command.command("advance")
 @click.argument("node")
-@click.argument("seconds", type=click.FloatRange(min=0))
+@click.argument("seconds", type=click.FloatRange(0, _ADVANCE_SECONDS_MAX))
 @agent_options
 def advance(*, node: str, seconds: float, server: ChannelOptions) -> None:
-    """Lets virtual time pass; deferred work that falls due is carried out."""
+    """Lets virtual time pass; deferred work that falls due is carried out.
+
+    \b
+    Examples:
+      bpfleet node advance web-1 0.5
+    """
+    if math.isnan(seconds):
+        raise click.BadParameter("nan: not a number of seconds")
     with agent(server) as client:
         clock_ns = client.node(node).advance(int(seconds * _SECOND_NS))
     click.echo(f"{node}: {clock_ns / _SECOND_NS:.3f} s")
@@ -203,7 +257,12 @@ def advance(*, node: str, seconds: float, server: ChannelOptions) -> None:
 @click.argument("node")
 @agent_options
 def delete(*, node: str, server: ChannelOptions) -> None:
-    """Switches a node off for good."""
+    """Switches a node off for good.
+
+    \b
+    Examples:
+      bpfleet node delete web-1
+    """
     with agent(server) as client:
         client.node(node).delete()
     click.echo(f"{node}: deleted")

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 __all__ = ["console", "message_data", "print_json", "print_table", "word", "write_file"]
-
-_TABLE_WIDTH_MAX = 2000
 
 # Values that JSON can hold.
 Plain = Any
@@ -44,14 +42,20 @@ def message_data(message: "Message") -> Plain:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1
 ) -> None:
-    """A plain table; columns from number ``numbers_from`` on are right-aligned."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index >= numbers_from else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # Tables take the width they need: a cut number is worse than a wrapped line.
-    console(width=_TABLE_WIDTH_MAX).print(table)
+    """A plain table; columns from number ``numbers_from`` on are right-aligned.
+
+    Tables take the width they need: a cut number is worse than a wrapped line.
+    """
+    cells = [tuple(columns), *map(tuple, rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        padded = []
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            blanks = " " * (width - cell_len(cell))
+            padded.append(blanks + cell if index >= numbers_from else cell + blanks)
+        lines.append("  ".join(padded).rstrip())
+    click.echo("\n".join([click.style(lines[0], bold=True), *lines[1:]]))
 
 
 def write_file(path: Path, text: str) -> None:

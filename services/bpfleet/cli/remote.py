@@ -27,6 +27,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 AGENT_ADDRESS: Final = "127.0.0.1:7071"
 COORDINATOR_ADDRESS: Final = "127.0.0.1:7070"
 EXIT_FAILED: Final = 1
+EXIT_BAD_INPUT: Final = 2
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 # How long to look for the coordinator that leads; a take-over is done by then.
 _LEADER_SECONDS: Final = 5.0
@@ -164,9 +165,10 @@ def _errors_in_words(target: str, what: str) -> Iterator[None]:
     try:
         yield
     except Verdict as error:
-        raise _Failed(f"{error.errno.name} ({error.reason}): {error}") from None
+        raise _Failed(str(error)) from None
     except CallError as error:
-        raise _Failed(_in_words(error, target, what)) from None
+        kind = _BadInput if error.code is grpc.StatusCode.INVALID_ARGUMENT else _Failed
+        raise kind(_in_words(error, target, what)) from None
     except ApiError as error:
         raise click.UsageError(error.message) from None
     except SettingsError as error:
@@ -190,6 +192,8 @@ class _Failed(click.ClickException):
 
     exit_code = EXIT_FAILED
 
-    def show(self, file: Any = None) -> None:
-        """One line on standard error."""
-        click.echo(f"bpfleet: {self.message}", err=True)
+
+class _BadInput(click.ClickException):
+    """The server could not use what the user gave."""
+
+    exit_code = EXIT_BAD_INPUT

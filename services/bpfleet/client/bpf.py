@@ -1,5 +1,6 @@
 """Handles for what an agent carries: nodes, cgroups, processes, maps. Each method is one call."""
 
+import contextlib
 import queue
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -8,7 +9,8 @@ from typing import Final, Self
 import grpc
 
 from bpfleet.abi.bpf import MapType, ProgType
-from bpfleet.client.session import Session, new_request_id, raise_typed
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.client.session import CallError, Session, new_request_id, raise_typed
 from bpfleet.rpc import names
 from bpfleet.v1 import (
     bpf_pb2,
@@ -87,12 +89,17 @@ class Node:
         self.session.call(self.client.nodes.DeleteNode, request)
 
     def create_cgroup(self, path: str, files: Mapping[str, str] | None = None) -> "Cgroup":
-        """mkdir(2), then writes ``files`` such as ``{"memory.max": "64M"}``."""
+        """mkdir(2), then writes ``files`` such as ``{"memory.max": "64M"}``; all or nothing."""
         request = cgroup_service_pb2.CreateCgroupRequest(node=self.name, path=path)
         self.session.call(self.client.cgroups.CreateCgroup, request)
         cgroup = self.cgroup(path)
-        for file, text in (files or {}).items():
-            cgroup.write(file, text)
+        try:
+            for file, text in (files or {}).items():
+                cgroup.write(file, text)
+        except CallError:
+            with contextlib.suppress(CallError):
+                cgroup.delete()
+            raise
         return cgroup
 
     def cgroup(self, path: str) -> "Cgroup":
@@ -116,6 +123,7 @@ class Node:
         comm: str = "script",
     ) -> "Process":
         """Starts a process. ``memlock_bytes`` None is the kernel's default; ``capabilities`` None those of its user."""
+        limit = None if memlock_bytes == RLIM_INFINITY else memlock_bytes
         modes = process_service_pb2.Credentials
         request = process_service_pb2.CreateProcessRequest(
             node=self.name,
@@ -130,9 +138,7 @@ class Node:
             ),
             cgroup=cgroup,
             memlock=(
-                process_service_pb2.ResourceLimit(
-                    soft_bytes=memlock_bytes, hard_bytes=memlock_bytes
-                )
+                process_service_pb2.ResourceLimit(soft_bytes=limit, hard_bytes=limit)
                 if memlock_bytes is not None
                 else None
             ),

@@ -10,6 +10,7 @@ from bpfleet.abi.limits import RLIM_INFINITY
 _SHIFT_OF_UNIT: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _SIZE: Final = re.compile(r"(\d{1,20})(?:\.(\d{1,6}))?\s*([kmgtp]?)(?:i?b?)", re.IGNORECASE)
 _UNLIMITED: Final = frozenset({"unlimited", "infinity", "max"})
+_BYTES_MAX: Final = (1 << 63) - 1
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -28,6 +29,8 @@ def parse_bytes(text: str) -> int:
     size = int(whole) << shift
     if fraction:
         size += (int(fraction) << shift) // 10 ** len(fraction)
+    if size > _BYTES_MAX:
+        raise ValueError("larger than any memory; use at most 8191P, or unlimited for a limit")
     return size
 
 

@@ -242,7 +242,7 @@ def _toggle(fleet: Fleet, watching: "subprocess.Popen[str]", deadline: float) ->
         ),
         (("label", "absent", "a=b"), 1, "absent"),
         (("label", "a1-00001", "tier"), 2, "KEY=VALUE"),
-        (("label", "a1-00001", "node=b"), 1, "describes the node itself"),
+        (("label", "a1-00001", "node=b"), 2, "describes the node itself"),
         (("taint", "a1-00001", "a=b:Never"), 2, "effect 'Never' is unknown"),
         (("taint", "a1-00001", "a=b"), 2, "KEY=VALUE:EFFECT"),
         (("create", "Not a name", "--application", "falco"), 2, "name = 'Not a name'"),

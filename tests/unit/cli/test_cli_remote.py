@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 
+import click
 import pytest
 from node_agents import running
 
-from bpfleet.cli.main import main
+from bpfleet.cli.main import cli, main
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,32 @@ def test_maps_are_listed(target: str, node: str, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_a_process_is_started_creates_a_map_and_is_killed(
+    target: str, node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = ("--agent", target)
+    limit = ("--memlock", "unlimited")
+    assert bpfleet("process", "create", node, "--uid", "0", *limit, "--json", *agent) == 0
+    pid = str(json.loads(capsys.readouterr().out)["pid"])
+    assert bpfleet("map", "create", node, "--pid", pid, "--type", "hash", *agent) == 0
+    assert bpfleet("process", "list", node, *agent) == 0
+    assert "unlimited" in capsys.readouterr().out.splitlines()[-1]
+    assert bpfleet("process", "kill", node, pid, *agent) == 0
+    capsys.readouterr()
+    assert bpfleet("process", "list", node, "--json", *agent) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_cgroup_whose_file_is_refused_is_not_left_behind(
+    target: str, node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = ("--agent", target)
+    assert bpfleet("cgroup", "create", node, "/t", "--file", "memory.max=some", *agent) == 1
+    capsys.readouterr()
+    assert bpfleet("cgroup", "list", node, "--json", *agent) == 0
+    assert [each["path"] for each in json.loads(capsys.readouterr().out)] == ["/"]
+
+
 def test_orphans_and_tools_have_tables_and_json(
     target: str, node: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +112,14 @@ def test_time_passes_when_told(target: str, node: str, capsys: pytest.CaptureFix
         (("cgroup", "create", "n1", "/x", "--file", "memory.max"), 2, "write FILE=TEXT"),
         (("map", "create", "n1", "--pid", "999999", "--type", "hash"), 1, "ESRCH"),
         (("map", "create", "n1", "--pid", "1", "--type", "hsah"), 2, "'hsah' is not one of"),
+        (("node", "create", "n2", "--ram", "1"), 2, "spec.ram_bytes: 1 is out of range"),
+        (("node", "create", "n2", "--ram", "9999999P"), 2, "larger than any memory"),
+        (("node", "create", "n2", "--seed", "99999999999999999999"), 2, "'--seed'"),
+        (("node", "advance", "n1", "nan"), 2, "not a number of seconds"),
+        (("node", "advance", "n1", "inf"), 2, "'SECONDS'"),
+        (("process", "create", "n1", "--cgroup", "/absent"), 1, "ENOENT"),
+        (("process", "create", "n1", "--uid", "-1"), 2, "'--uid'"),
+        (("process", "kill", "n1", "999999"), 1, "ESRCH"),
     ],
 )
 def test_refusals_are_one_line(
@@ -124,7 +159,21 @@ def test_an_address_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) ->
     assert "nowhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["node", "map", "cgroup", "fleet", "size", "compare"])
-def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bpfleet(command, "--help") == 0
-    assert f"bpfleet {command} " in capsys.readouterr().out.partition("Examples:")[2]
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command and group, by the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("words", list(commands(cli)), ids=" ".join)
+def test_every_help_has_an_example(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bpfleet(*words, "--help") == 0
+    examples = capsys.readouterr().out.partition("Examples:")[2]
+    assert f"bpfleet {' '.join(words)}" in examples or "python -m bpfleet." in examples

@@ -31,6 +31,12 @@ def test_other_texts_are_refused(text: str) -> None:
         parse_bytes(text)
 
 
+@pytest.mark.parametrize("text", ["8192P", "99999999999999G", "9" * 20])
+def test_sizes_beyond_any_memory_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="larger than any memory; use at most 8191P"):
+        parse_limit(text)
+
+
 @pytest.mark.parametrize("text", ["unlimited", "infinity", "max", "MAX"])
 def test_no_limit_has_three_names(text: str) -> None:
     assert parse_limit(text) == RLIM_INFINITY
