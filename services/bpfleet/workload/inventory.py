@@ -12,7 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from bpfleet.abi.bpf import F_INNER_MAP, F_RDONLY_PROG, F_WRONLY_PROG, MapType, ProgType
+from bpfleet.abi.bpf import (
+    BPF_OBJ_NAME_LEN,
+    F_INNER_MAP,
+    F_NO_USER_CONV,
+    F_RDONLY_PROG,
+    F_WRONLY_PROG,
+    MapType,
+    ProgType,
+)
 from bpfleet.abi.limits import U32_MAX
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import (
@@ -30,8 +38,16 @@ Plain = Any
 
 TEXT_LENGTH_MAX: Final = 64 << 20
 
-_KNOWN_FLAGS: Final = (1 << 18) - 1
+_KNOWN_FLAGS: Final = (F_NO_USER_CONV << 1) - 1
 _INSN_BYTES: Final = 8
+_MAP_FIELDS: Final = {
+    "key_size": "bytes_key",
+    "value_size": "bytes_value",
+    "map_flags": "flags",
+    "inner_count": "inner_maps",
+    "fill_entries": "entries",
+}
+_PROGRAM_FIELDS: Final = {"insn_cnt": "bytes_xlated"}
 _INNER: Final = MapDeclaration(
     name="inner", map_type=MapType.ARRAY, key_size=4, value_size=8, max_entries=1
 )
@@ -114,7 +130,9 @@ def _map(entry: Mapping[str, Plain], source: str, path: str) -> MapDeclaration:
     }
     flags = _number(entry, "flags", source, path, high=U32_MAX, missing=0)
     if flags & ~_KNOWN_FLAGS:
-        raise SpecError(source, f"{path}.flags", flags, "unknown flag bits", "use bits below 2^18")
+        raise SpecError(
+            source, f"{path}.flags", flags, "unknown flag bits", f"use bits up to {_KNOWN_FLAGS:#x}"
+        )
     holds_maps = kind in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
     try:
         return MapDeclaration(
@@ -134,7 +152,13 @@ def _map(entry: Mapping[str, Plain], source: str, path: str) -> MapDeclaration:
             churn_weight=0 if entry.get("frozen") else 1,
         )
     except SpecError as error:
-        raise error.under(path).within(source) from None
+        raise _as_listed(error, _MAP_FIELDS).under(path).within(source) from None
+
+
+def _as_listed(error: SpecError, names: Mapping[str, str]) -> SpecError:
+    """The same error about the field as the listing calls it."""
+    field = names.get(error.field, error.field)
+    return SpecError(error.source, field, error.value, error.problem, error.remedy)
 
 
 def _creatable(kind: MapType, flags: int) -> int:
@@ -161,7 +185,13 @@ def _map_type(entry: Mapping[str, Plain], source: str, path: str) -> MapType:
         kind = MapType.UNSPEC
     if kind is MapType.UNSPEC:
         known = ", ".join(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
-        raise SpecError(source, f"{path}.type", value, "unknown map type", f"use one of {known}")
+        raise SpecError(
+            source,
+            f"{path}.type",
+            value,
+            "unknown map type",
+            f"use one of {known}, or remove the entry",
+        )
     return kind
 
 
@@ -176,14 +206,15 @@ def _program(
     used = [i for i in _list(entry, "map_ids", source, path) if isinstance(i, int)]
     try:
         return ProgramDeclaration(
-            name=_name(entry, source, path),
+            # bpftool prints functions' full names, from BTF; the kernel keeps the first 15 characters.
+            name=_name(entry, source, path)[: BPF_OBJ_NAME_LEN - 1],
             prog_type=_PROG_TYPES[kind],
             insn_cnt=max(1, bytes_xlated // _INSN_BYTES),
             map_names=tuple(names[i] for i in used if i in names),
             pinned=bool(entry.get("pinned")),
         )
     except SpecError as error:
-        raise error.under(path).within(source) from None
+        raise _as_listed(error, _PROGRAM_FIELDS).under(path).within(source) from None
 
 
 def _list(entry: Mapping[str, Plain], name: str, source: str, path: str) -> list[Plain]:

@@ -77,6 +77,18 @@ def test_maps_in_maps_get_a_stand_in_for_the_inner_map_bpftool_does_not_print() 
     assert inner.map_type is MapType.ARRAY
 
 
+def test_a_programs_full_name_is_cut_as_the_kernel_cuts_it() -> None:
+    listed = [{"id": 3, "type": "sched_cls", "name": "cil_from_container", "bytes_xlated": 64}]
+    (program,) = read({"programs": listed}).programs
+    assert program.name == "cil_from_contai"
+
+
+def test_an_arena_may_have_any_flag_of_linux() -> None:
+    arena = {"type": "arena", "flags": 0x60400, "bytes_key": 0, "bytes_value": 0, "max_entries": 9}
+    (declared,) = read([arena]).maps
+    assert declared.map_flags == 0x60400
+
+
 def test_programs_know_their_maps() -> None:
     program = {
         "id": 9,
@@ -107,6 +119,7 @@ def test_programs_know_their_maps() -> None:
         ({"bytes_value": "56"}, r"bytes_value = '56': not a whole number"),
         ({"bytes_value": None}, r"bytes_value: missing"),
         ({"flags": 1 << 30}, r"flags = 1073741824: unknown flag bits"),
+        ({"entries": 1 << 31}, r"host\.json: \[0\]\.entries = 2147483648: out of range"),
         ({"name": 5}, r"name = 5: not text"),
         ({"name": "a name with spaces"}, r"name = 'a name with spaces': not a BPF object name"),
         ({"error": "Operation not permitted"}, r"error = .*bpftool failed; run it as root"),
