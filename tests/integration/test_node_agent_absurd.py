@@ -5,7 +5,7 @@ from itertools import islice
 
 import grpc
 import pytest
-from google.protobuf.descriptor import FieldDescriptor as Field
+from absurd_messages import fill
 from node_agents import connected
 
 from bpfleet.client.session import CallError, Verdict
@@ -36,17 +36,11 @@ METHODS = [
     for module, stub in SERVICES
     for method in next(iter(module.DESCRIPTOR.services_by_name.values())).methods
 ]
-NUMBERS = {
-    Field.TYPE_INT32: [0, 1, 2, 3, 4, 5, -1, 100, 101, 4096, 2**31 - 1, -(2**31)],
-    Field.TYPE_INT64: [0, 1, 2, 4, 8, 64, -1, 4096, 10**6, 2**32, 2**63 - 1, -(2**63)],
-    Field.TYPE_DOUBLE: [0.0, 0.5, -1.0, float("nan"), float("inf")],
-}
 TEXTS = [
     "", "a1-00001", "nodes/a1-00001", "nodes/a1-00001/processes/100", "/", "/app", "memory.max",
     "memory.current", "max", "64K", "hash", "katran", "counter-0", "../..", "x" * 300, "\0", "é",
     "a1-00002", "limits", "fdinfo/3", "slab", "/sys/fs/bpf/x", "tcp_est", "CAP_BPF", "6.12", "cgroup.kill",
 ]  # fmt: skip
-BYTES = [b"", b"\0\0\0\0", bytes(8), bytes(64), b"\xff" * 1000]
 LIKELY = {
     "node": ["a1-00001"],
     "name": ["nodes/a1-00001", "nodes/a1-00001/processes/100"],
@@ -71,59 +65,6 @@ LIKELY = {
     "attach_type": [0, 1, 2],
     "capabilities": ["CAP_BPF", "CAP_SYS_ADMIN"],
 }
-DEPTH_MAX = 5
-
-
-def fill(message, chance):
-    """Fields at random, of which many are right often enough to get past the first check."""
-    _fill(message, chance, 0)
-    return message
-
-
-def _fill(message, chance, depth):
-    for field in message.DESCRIPTOR.fields:
-        wanted = 0.95 if field.name in LIKELY or field.name in ("caller", "spec") else 0.65
-        if chance.random() > wanted or depth > DEPTH_MAX:
-            continue
-        if field.containing_oneof is not None and chance.random() < 0.5:
-            continue
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            continue
-        if field.is_repeated:
-            for _ in range(chance.choice([1, 2, 3])):
-                _append(message, field, chance, depth)
-        elif field.type == Field.TYPE_MESSAGE:
-            getattr(message, field.name).SetInParent()
-            _fill(getattr(message, field.name), chance, depth + 1)
-        else:
-            setattr(message, field.name, _value(field, chance))
-
-
-def _append(message, field, chance, depth):
-    if field.type == Field.TYPE_MESSAGE:
-        _fill(getattr(message, field.name).add(), chance, depth + 1)
-    else:
-        getattr(message, field.name).append(_value(field, chance))
-
-
-def _value(field, chance):
-    """Mostly something that could be meant, so that requests get past the first check."""
-    likely = chance.random() < 0.85
-    if likely and field.name in LIKELY:
-        return chance.choice(LIKELY[field.name])
-    if likely and field.type in (Field.TYPE_INT32, Field.TYPE_INT64):
-        return chance.choice([0, 0, 1, 2, 4, 8, 64])
-    if likely and field.type == Field.TYPE_ENUM:
-        return chance.choice(field.enum_type.values).number
-    if field.type == Field.TYPE_STRING:
-        return chance.choice(TEXTS)
-    if field.type == Field.TYPE_BYTES:
-        return chance.choice(BYTES)
-    if field.type == Field.TYPE_BOOL:
-        return chance.random() < 0.5
-    if field.type == Field.TYPE_ENUM:
-        return chance.choice([*range(len(field.enum_type.values)), 99, -1])
-    return chance.choice(NUMBERS[field.type])
 
 
 def furnish(client):
@@ -149,7 +90,7 @@ def test_absurd_requests_are_refused_and_the_agent_lives_on(module, stub, method
         call = getattr(stub(client.session.channel), method)
         request_type = getattr(module, f"{method}Request")
         for _ in range(60):
-            request = fill(request_type(), chance)
+            request = fill(request_type(), chance, LIKELY, TEXTS)
             refusal = answer(call, request, method)
             if refusal is None:
                 continue

@@ -1,5 +1,6 @@
 """FleetService: the fleet as its users see it."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, Final
@@ -32,6 +33,7 @@ from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
 __all__ = ["FleetServicer"]
 
 _REQUEST_ID_CHARS_MAX: Final = 64
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 # The generated servicers type the context with the messages of the method.
 _Context = aio.ServicerContext[Any, Any]
 
@@ -366,7 +368,7 @@ def _fingerprint(request: Any) -> str:
 
 def _offset(token: str) -> int:
     key = page_key(token) or "0"
-    if not key.isdigit():
+    if not _NUMBER.fullmatch(key):
         raise invalid("page_token", "belongs to another list; leave it empty")
     return int(key)
 

@@ -75,6 +75,7 @@ __all__ = [
 REPLICAS_PER_WORKLOAD_MAX: Final = 100_000
 _NAME: Final = re.compile(r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?")
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,125}[A-Za-z0-9])?")
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _TEXT_CHARS_MAX: Final = 253
 _OWN_LABELS: Final = "bpfleet/"
 _LABELS_MAX: Final = 64
@@ -202,7 +203,7 @@ def _requirement(message: workload_pb2.LabelRequirement, path: str) -> Requireme
         raise invalid(f"{path}.operator", f"{message.operator} is unknown")
     _within(len(message.values), 0, _ENTRIES_MAX, f"{path}.values")
     if operator in (LabelOperator.GREATER_THAN, LabelOperator.LESS_THAN):
-        if len(message.values) != 1 or not message.values[0].lstrip("-").isdigit():
+        if len(message.values) != 1 or not _INTEGER.fullmatch(message.values[0]):
             raise invalid(f"{path}.values", f"{operator} needs one integer")
     elif operator in (LabelOperator.IN, LabelOperator.NOT_IN) and not message.values:
         raise invalid(f"{path}.values", f"{operator} needs at least one value")
