@@ -93,8 +93,12 @@ def place(request, tmp_path) -> Iterator[Place]:
 def _docker_engine() -> DockerEngine:
     try:
         engine = DockerEngine()
+    except LaunchError as error:
+        pytest.skip(str(error))
+    try:
         engine.digest(_service("any", 6379))
     except LaunchError as error:
+        engine.close()
         pytest.skip(str(error))
     return engine
 

@@ -75,8 +75,12 @@ def test_a_headless_run_loads_every_model_without_a_transport_failure(compose) -
     assert sum(row["transport_failures"] for row in rows.values()) == 0
 
 
-def test_the_root_file_system_cannot_be_written_and_holds_no_compiler(compose) -> None:
-    script = "! touch /srv/x 2>/dev/null && touch /tmp/x && ! command -v cc gcc make pip-compile"
+def test_the_root_file_system_cannot_be_written_and_holds_no_build_tools(compose) -> None:
+    script = """
+    ! touch /srv/x 2>/dev/null && touch /tmp/x || exit 1
+    for tool in cc gcc ld make pip pip3; do ! command -v $tool || exit 1; done
+    ! python -m pip --version && ! /usr/bin/env -i python3 -m pip --version
+    """
     compose("exec", "-T", "coordinator", "sh", "-c", script)
 
 
@@ -87,14 +91,15 @@ def test_a_standby_ends_the_rollout_whose_leader_is_killed(compose, ports) -> No
     spec = workload_pb2.WorkloadSpec(
         application="bcc-execsnoop",
         replicas=40,
-        memory_limit_bytes=128 << 20,
+        memory_request_bytes=128 << 20,
+        memory_limit_bytes=256 << 20,
         memlock_bytes=1 << 30,
     )
     with Session(leader) as session:
         fleet = FleetClient(session)
         fleet.create_workload("web", spec)
         _until(lambda: _status(fleet).running_count == 40)
-        spec.memory_limit_bytes = 160 << 20
+        spec.memory_limit_bytes = 320 << 20
         fleet.update_workload("web", spec)
         _until(lambda: _status(fleet).updated_count >= 3)
         fleet.create_workload("last", spec)

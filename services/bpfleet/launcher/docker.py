@@ -6,7 +6,7 @@ elsewhere, so any machine that reaches the engine can look after the cluster. Th
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import docker
@@ -34,6 +34,7 @@ __all__ = ["DockerEngine"]
 LABEL: Final = "bpfleet.cluster"
 SPEC_LABEL: Final = "bpfleet.spec"
 STOP_SECONDS: Final = 10
+ENGINE_SECONDS: Final = 60
 _SECOND_NS: Final = 1_000_000_000
 _PORTS: Final = {
     Role.REDIS: REDIS_PORT,
@@ -52,8 +53,7 @@ class DockerEngine:
 
     def __init__(self) -> None:
         try:
-            self._client = docker.from_env(timeout=60)
-            self._client.ping()
+            self._client = _connected()
         except (DockerException, requests.RequestException) as error:
             raise LaunchError(
                 f"no Docker Engine answers ({_first_line(error)}): start one, set DOCKER_HOST, "
@@ -222,6 +222,24 @@ class DockerEngine:
                 f"image {image} is not on the engine: build it with 'docker compose build', or "
                 "name another with --image or --redis-image"
             ) from error
+
+
+def _connected() -> Any:
+    """A client of the engine, speaking the engine's version of the API.
+
+    requests would let REQUESTS_CA_BUNDLE overrule the CA in DOCKER_CERT_PATH, were it not told to leave the
+    environment alone; so the SDK must not ask for the version by itself.
+    """
+    version = docker.constants.DEFAULT_DOCKER_API_VERSION
+    with closing(_client(version)) as asking:
+        version = asking.api.version(api_version=False)["ApiVersion"]
+    return _client(version)
+
+
+def _client(version: str) -> Any:
+    client = docker.from_env(version=version, timeout=ENGINE_SECONDS)
+    client.api.trust_env = False
+    return client
 
 
 @contextmanager
