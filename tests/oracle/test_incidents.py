@@ -1,5 +1,6 @@
 """The incident museum: every incident under every model, and a museum that can tell when it is wrong."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,18 @@ def test_running_one_incident_prints_expected_beside_observed() -> None:
     assert result.return_value == 0
     assert "EPERM" in result.output
     assert "DIFFERS" not in result.output
+
+
+def test_an_incident_runs_under_a_captured_profile(tmp_path: Path) -> None:
+    captured = tmp_path / "host.toml"
+    captured.write_text('name = "6.1@host"\nrelease = "6.1.0"\nbase = "6.1"\n')
+    result = CliRunner().invoke(
+        command, ["run", "S04", "--model", str(captured), "--json"], standalone_mode=False
+    )
+    assert result.return_value == 0
+    assert {finding["model"] for finding in json.loads(result.output)[0]["findings"]} == {
+        "6.1@host"
+    }
 
 
 @pytest.mark.parametrize(

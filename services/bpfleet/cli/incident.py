@@ -7,7 +7,6 @@ from typing import Final
 import click
 
 from bpfleet.cli.output import print_json, print_table
-from bpfleet.kernel.profile import profile_named
 from bpfleet.oracle.incidents import (
     Finding,
     Incident,
@@ -15,6 +14,7 @@ from bpfleet.oracle.incidents import (
     read_incidents,
     run_incident,
 )
+from bpfleet.runtime.profiles import profile_from
 
 __all__ = ["command"]
 
@@ -108,6 +108,7 @@ def run(
     Examples:
       bpfleet incident run s21-flood-to-the-limit
       bpfleet incident run s09 s30 --model 6.12
+      bpfleet incident run --all --model host.toml
       bpfleet incident run --all --json
     """
     if every == bool(names):
@@ -129,7 +130,7 @@ def run(
 
 def _check_model(model: str) -> None:
     try:
-        profile_named(model)
+        profile_from(model)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from None
 

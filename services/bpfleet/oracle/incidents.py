@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bpfleet.kernel.profile import KernelProfile, Model, profile_named
+from bpfleet.kernel.profile import KernelProfile, Model, kernel_of, profile_named
 from bpfleet.oracle.incident_steps import STEPS, Stage, StepError
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import parse_bytes
 
 Plain = Any  # a value TOML can hold
@@ -115,14 +116,15 @@ def read_incident(path: Path) -> Incident:
 def run_incident(incident: Incident, models: Iterable[str] = ()) -> Iterator[Finding]:
     """Issues an incident's steps under each model and case; yields every expectation with its observation.
 
-    ``models`` restricts the incident's own. Raises IncidentError for a step that cannot be issued.
+    ``models`` restricts the incident's own; a profile file stands for the kernel its behaviour is of. Raises
+    IncidentError for a step that cannot be issued, ``ValueError`` for an unknown model.
     """
-    wanted = tuple(models)
+    wanted = [profile_from(model) for model in models]
     for model in incident.models:
-        if wanted and model not in wanted:
-            continue
-        for case in incident.cases:
-            yield from _run_case(incident, profile_named(model), case)
+        profiles = [profile for profile in wanted if kernel_of(profile.name).name == model]
+        for profile in profiles if wanted else [profile_named(model)]:
+            for case in incident.cases:
+                yield from _run_case(incident, profile, case)
 
 
 def _run_case(
@@ -185,11 +187,12 @@ def _resolve(value: Plain, case: Mapping[str, Plain]) -> Plain:
 
 def _names_of(profile: KernelProfile) -> tuple[str, ...]:
     """What a model may be called in a file, most particular first."""
+    kernel = kernel_of(profile.name).name
     if profile.is_rlimit:
-        return (profile.name, "R", "all")
+        return (kernel, "R", "all")
     if profile.model is Model.NONE:
-        return (profile.name, "O", "all")
-    return (profile.name, "N" if profile.map_holds_objcg else "M", "memcg", "all")
+        return (kernel, "O", "all")
+    return (kernel, "N" if profile.map_holds_objcg else "M", "memcg", "all")
 
 
 def _expectation(expected: Plain, profile: KernelProfile) -> Plain:
