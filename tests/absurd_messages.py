@@ -48,7 +48,7 @@ class _Filler:
     def _fill_map(self, entries, field):
         for _ in range(self.chance.choice([0, 0, 1, 2])):
             key, value = field.message_type.fields
-            entries[self._value(key)] = self._value(value)
+            entries[self._value(key, field.name)] = self._value(value, field.name)
 
     def _append(self, message, field, depth):
         if field.type == Field.TYPE_MESSAGE:
@@ -56,12 +56,12 @@ class _Filler:
         else:
             getattr(message, field.name).append(self._value(field))
 
-    def _value(self, field):
+    def _value(self, field, name=""):
         """Mostly something that could be meant, so that requests get past the first check."""
         chance = self.chance
         meant = chance.random() < 0.85
-        if meant and field.name in self.likely:
-            return chance.choice(self.likely[field.name])
+        if meant and (name or field.name) in self.likely:
+            return chance.choice(self.likely[name or field.name])
         if meant and field.type in (Field.TYPE_INT32, Field.TYPE_INT64):
             return chance.choice([0, 0, 1, 2, 4, 8, 64])
         if meant and field.type == Field.TYPE_ENUM:

@@ -25,6 +25,7 @@ __all__ = ["KernelEstimator", "Trial", "try_out"]
 _RAM_BYTES: Final = 1 << 46
 _STEPS: Final = 10
 _OPERATIONS_MAX: Final = 2_000
+_OBJECTS_MAX: Final = 1_000
 _TRIALS_MAX: Final = 10_000
 _SPECS_MAX: Final = 20_000
 
@@ -109,6 +110,11 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
         inventory = _inventory(spec, shape)
     except SpecError as error:
         return Trial(0, 0, 0, Refusal("BAD_APPLICATION", str(error)))
+    objects = inventory.map_count + inventory.program_count
+    if objects > _OBJECTS_MAX:
+        # Nothing else is decided while a trial runs, and a leader must renew its lease.
+        text = f"{objects} maps and programs are too many to try out, at most {_OBJECTS_MAX} are"
+        return Trial(0, 0, 0, Refusal("TOO_LARGE_TO_PREDICT", text))
     kernel = Kernel(
         profile, node="trial", ram_bytes=_RAM_BYTES, possible_cpus=shape.possible_cpus, seed=0
     )

@@ -3,6 +3,7 @@
 import pytest
 from small_fleet import GIB, MIB, SmallFleet
 
+from bpfleet.abi.bpf import MapType
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.coordinator.prediction import KernelEstimator, try_out
 from bpfleet.coordinator.records import Phase, Policy
@@ -11,7 +12,7 @@ from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.workload.catalogue import inventory_for
-from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
+from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape, ReplicaSpec, WorkloadSpec
 from bpfleet.workload.spec import Phase as RunPhase
 
 APPLICATIONS = ("cilium", "falco", "tetragon", "datadog-npm", "aws-network-policy-agent")
@@ -127,3 +128,14 @@ def test_an_update_needs_room_for_its_peak_beside_the_old_one():
     small.settle()
     assert {r.generation for r in small.replicas("tool")} == {2}
     assert small.where("tool") == ["n"]
+
+
+def test_an_inventory_too_large_to_try_out_is_refused_at_once_and_says_so():
+    small = aware()
+    small.node("a")
+    table = MapDeclaration(
+        name="m", map_type=MapType.HASH, key_size=4, value_size=8, max_entries=1, count=1_001
+    )
+    small.create("wide", inventory=Inventory(name="wide", maps=(table,)))
+    (replica,) = small.replicas("wide")
+    assert replica.decision.rejections == (("TOO_LARGE_TO_PREDICT", 1),)
