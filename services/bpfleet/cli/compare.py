@@ -342,7 +342,8 @@ def _print(results: Sequence[Comparison]) -> None:
 def _print_divergences(result: Comparison) -> None:
     out = console()
     if result.first_divergence is None:
-        out.print("The models answered every call alike.")
+        if len(result.models) > 1:
+            out.print("The models answered every call alike.")
         return
     out.print("First divergence", style="bold")
     for line in divergence_lines(result.first_divergence):

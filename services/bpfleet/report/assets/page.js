@@ -91,7 +91,7 @@ function modelHead(m) {
 function drawSummary() {
   const meta = DATA.meta;
   $("lead").textContent = `${plural(meta.nodes, "node")}, ${plural(meta.replicas, "replica")}, ` +
-    `${plural(meta.steps, "step")} of ${meta.step_s} s, seed ${meta.seed}. The same operations under ${plural(MODELS.length, "model")}.`;
+    `${plural(meta.steps, "step")} of ${meta.step_s} s, seed ${meta.seed}. ${MODELS.length > 1 ? `The same operations under ${count(MODELS.length)} models.` : `Under ${MODELS[0]}.`}`;
   drawFates();
   drawIntervals();
   $("findings").replaceChildren(...DATA.findings.map((text) => el("li", {}, text)));
@@ -213,7 +213,7 @@ function pillOf(errno) {
 }
 function drawDivergences() {
   if (!DATA.causes.length) {
-    $("causes").replaceChildren(el("p", { class: "empty" }, "The models answered every call alike."));
+    $("causes").replaceChildren(el("p", { class: "empty" }, MODELS.length > 1 ? "The models answered every call alike." : "One model alone has nothing to differ from."));
     return;
   }
   $("causes").replaceChildren(...DATA.causes.map((cause, index) => el("details", { class: "cause", open: index === 0 ? "" : false },
@@ -340,9 +340,10 @@ function drawApplications(model) {
     const ratio = r.charged > 0 && r.estimate > 0 ? r.charged / r.estimate : 0;
     const text = `${r.name} under ${model}, per replica\nestimated ${bytes(r.estimate)}\ncharged ${bytes(r.charged)}`;
     root.append(name,
-      svg("line", { x1: x(r.estimate), x2: x(r.charged), y1: y, y2: y, stroke: "var(--line)", "stroke-width": 5, "stroke-linecap": "round" }),
-      svg("circle", { cx: x(r.estimate), cy: y, r: 5.5, fill: "var(--panel)", stroke: "var(--c0)", "stroke-width": 2 }),
-      svg("circle", { cx: x(r.charged), cy: y, r: 5, fill: "var(--c1)" }),
+      ...(r.charged && r.estimate ? [svg("line", { x1: x(r.estimate), x2: x(r.charged), y1: y, y2: y, stroke: "var(--line)", "stroke-width": 5, "stroke-linecap": "round" })] : []),
+      // Nothing has no place on a logarithmic scale.
+      ...(r.estimate ? [svg("circle", { cx: x(r.estimate), cy: y, r: 5.5, fill: "var(--panel)", stroke: "var(--c0)", "stroke-width": 2 })] : []),
+      ...(r.charged ? [svg("circle", { cx: x(r.charged), cy: y, r: 5, fill: "var(--c1)" })] : []),
       svg("text", { x: W - R + 12, y: y + 4 }, ratio ? `${(ratio * 100).toFixed(ratio < 0.1 ? 1 : 0)} %` : "nothing"),
       svg("rect", { class: "hover", x: 0, y: y - rowHeight / 2, width: W, height: rowHeight, ...tip(text) }));
   });
