@@ -82,7 +82,8 @@ class NodeBook:
 
 
 class Shape:
-    """Nodes that differ only in name and bookings, sorted by free memory.
+    """Nodes that differ only in name and bookings, sorted by free memory, then by free slots: so replicas
+    that request no memory are spread or packed as the others are.
 
     ``order`` has the nodes that take replicas; ``full`` those without a free slot. ``levels`` sorts
     all of them by what preemption could free, per priority, once somebody asked.
@@ -93,7 +94,7 @@ class Shape:
     def __init__(self, number: int, sample: Node) -> None:
         self.number = number
         self.sample = sample
-        self.order: list[tuple[int, str]] = []
+        self.order: list[tuple[int, int, str]] = []
         self.full: dict[str, None] = {}
         self.levels: dict[int, list[tuple[int, str]]] = {}
 
@@ -104,7 +105,7 @@ class Shape:
         """Takes a node in."""
         name = book.node.name
         if book.slots_free > 0:
-            insort(self.order, (book.free_bytes, name))
+            insort(self.order, _place(book))
         else:
             self.full[name] = None
         for priority, order in self.levels.items():
@@ -113,7 +114,7 @@ class Shape:
     def append(self, book: NodeBook) -> None:
         """Takes a node in without keeping the order; no level may have been asked for yet."""
         if book.slots_free > 0:
-            self.order.append((book.free_bytes, book.node.name))
+            self.order.append(_place(book))
         else:
             self.full[book.node.name] = None
 
@@ -121,7 +122,7 @@ class Shape:
         """Takes a node out; its bookings must be those it was inserted with."""
         name = book.node.name
         if book.slots_free > 0:
-            del self.order[bisect_left(self.order, (book.free_bytes, name))]
+            del self.order[bisect_left(self.order, _place(book))]
         else:
             del self.full[name]
         for priority, order in self.levels.items():
@@ -129,7 +130,7 @@ class Shape:
 
     def fitting_from(self, size_bytes: int) -> int:
         """Position in ``order`` of the first node with that much free."""
-        return bisect_left(self.order, (size_bytes, ""))
+        return bisect_left(self.order, (size_bytes, 0, ""))
 
 
 class WorkloadBook:
@@ -266,7 +267,7 @@ class FleetBooks:
                 continue
             if len(shape.levels) >= _LEVELS_MAX:
                 shape.levels.pop(next(iter(shape.levels)))
-            names = [name for _, name in shape.order] + list(shape.full)
+            names = [name for *_, name in shape.order] + list(shape.full)
             shape.levels[priority] = sorted(
                 (self.nodes[name].free_above(priority), name) for name in names
             )
@@ -343,8 +344,13 @@ class FleetBooks:
             assert bool(book.shapes) == book.node.schedulable, f"{name}: in the wrong list"
         for shape in (*self.shapes.values(), *self.coarse_shapes.values()):
             assert shape.order == sorted(shape.order), "a shape is out of order"
-            for free_bytes, name in shape.order:
-                assert self.nodes[name].free_bytes == free_bytes, f"{name}: sorted by an old figure"
+            for place in shape.order:
+                assert _place(self.nodes[place[-1]]) == place, f"{place[-1]}: sorted by old figures"
+
+
+def _place(book: NodeBook) -> tuple[int, int, str]:
+    """Where a node stands in the order of its shape."""
+    return book.free_bytes, book.slots_free, book.node.name
 
 
 def closed_reason(node: Node) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "summary",
 ]
 
+_PACKING: Final = frozenset({Policy.MOST_ALLOCATED, Policy.KERNEL_AWARE})
 _SAMPLE_MAX: Final = 32
 _DRAWS_MAX: Final = 8
 _PREEMPTION_CANDIDATES: Final = 2
@@ -178,7 +179,12 @@ class Search:
     def explain(self) -> list[NodeVerdict]:
         """The verdict on every node: those that qualify by score, then the others by name."""
         verdicts = [self._verdict(book) for book in self._books.nodes.values()]
-        return sorted(verdicts, key=lambda v: (v.refusal is not None, -v.score, v.node))
+
+        def rank(verdict: NodeVerdict) -> tuple[bool, float, int, str]:
+            tie = _tie(self._policy, self._books.nodes[verdict.node])
+            return verdict.refusal is not None, -verdict.score, tie, verdict.node
+
+        return sorted(verdicts, key=rank)
 
     def preempt(self) -> Preemption | None:
         """The node where the least important replicas would have to go, or None.
@@ -206,7 +212,7 @@ class Search:
 
     def _choose(self, replica: str) -> Choice:
         rejections: dict[str, int] = dict(self._books.closed)
-        lanes: list[tuple[float, str, int, _Lane]] = []
+        lanes: list[tuple[float, int, str, int, _Lane]] = []
         feasible = 0
         for shape in self._shapes.values():
             lane = self._lane(shape, rejections)
@@ -217,12 +223,12 @@ class Search:
             if entry is not None:
                 lanes.append((*entry, shape.number, lane))
         if self._policy is Policy.POWER_OF_TWO_CHOICES:
-            drawn = self._draw(replica, [lane for *_, lane in sorted(lanes, key=lambda e: e[:2])])
+            drawn = self._draw(replica, [lane for *_, lane in sorted(lanes, key=lambda e: e[:3])])
             if drawn is not None:
                 return self._chosen(*drawn, feasible=feasible, rejections=rejections)
         heapify(lanes)
         while lanes:
-            score, name, number, lane = lanes[0]
+            score, _, name, number, lane = lanes[0]
             refusal = self._refusal(self._books.nodes[name], lane.need)
             if refusal is None:
                 return self._chosen(
@@ -275,21 +281,21 @@ class Search:
     def _draw(self, replica: str, lanes: list["_Lane"]) -> tuple[str, float, Need] | None:
         """The emptier of two nodes drawn by the replica's name, where both draws can be had."""
         total = sum(lane.fitting for lane in lanes)
-        drawn: list[tuple[float, str, Need]] = []
+        drawn: list[tuple[float, int, str, Need]] = []
         for attempt in range(_DRAWS_MAX if total else 0):
             position = _hash(replica, attempt) % total
             for lane in lanes:
                 if position < lane.fitting:
                     break
                 position -= lane.fitting
-            score, name = lane.at(position)
+            score, tie, name = lane.at(position)
             if self._refusal(self._books.nodes[name], lane.need) is None:
-                drawn.append((score, name, lane.need))
+                drawn.append((score, tie, name, lane.need))
             if len(drawn) == 2:
                 break
         if not drawn:
             return None
-        score, name, need = min(drawn, key=lambda item: item[:2])
+        score, _, name, need = min(drawn, key=lambda item: item[:3])
         return name, -score, need
 
     # -- what one node says
@@ -402,20 +408,22 @@ class _Lane:
         self.fitting = len(shape.order) - start
         self._iterator: Iterator[int] = iter(self._positions())
 
-    def next(self) -> tuple[float, str] | None:
-        """The next candidate as (negated score, name); None after the last."""
+    def next(self) -> tuple[float, int, str] | None:
+        """The next candidate as (negated score, tie, name); None after the last."""
         for position in self._iterator:
             return self.at(position - self._start)
         return None
 
-    def at(self, offset: int) -> tuple[float, str]:
+    def at(self, offset: int) -> tuple[float, int, str]:
         """The candidate at an offset among those that fit."""
-        _, name = self._shape.order[self._start + offset]
-        return -_score(self._policy, self._books.nodes[name], self.need) - self.bonus, name
+        *_, name = self._shape.order[self._start + offset]
+        book = self._books.nodes[name]
+        score = _score(self._policy, book, self.need) + self.bonus
+        return -score, _tie(self._policy, book), name
 
     def _positions(self) -> Iterable[int]:
         end = len(self._shape.order)
-        if self._policy in (Policy.MOST_ALLOCATED, Policy.KERNEL_AWARE):
+        if self._policy in _PACKING:
             return range(self._start, end)
         downwards = range(end - 1, self._start - 1, -1)
         if self._policy is Policy.BALANCED:
@@ -540,12 +548,17 @@ def _score(policy: Policy, book: NodeBook, need: Need) -> float:
     """0 to 100 by the policy, for the node as it would be with the replica on it."""
     size_bytes = max(1, book.node.allocatable_bytes)
     free = (book.free_bytes - need.booked_bytes) / size_bytes
-    if policy in (Policy.MOST_ALLOCATED, Policy.KERNEL_AWARE):
+    if policy in _PACKING:
         return 100.0 * (1.0 - free)
     if policy is Policy.BALANCED:
         slots_free = (book.slots_free - 1) / max(1, book.node.max_replicas)
         return 100.0 * (1.0 - abs(free - slots_free))
     return 100.0 * free
+
+
+def _tie(policy: Policy, book: NodeBook) -> int:
+    """Decides between equal scores, lowest first: fewer replicas where a policy spreads, more where it packs."""
+    return -book.slots_used if policy in _PACKING else book.slots_used
 
 
 def _victims(book: NodeBook, need: Need, priority: int) -> tuple[Replica, ...]:

@@ -1,5 +1,7 @@
 """Where replicas go: filters, policies, spread, preemption, explanation."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -237,6 +239,18 @@ def test_an_explanation_names_whom_it_would_preempt():
     assert reasons == {"a": "INSUFFICIENT_MEMORY"}
     assert preemption.node == "a"
     assert [victim.name for victim in preemption.victims] == ["low-0"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "counts"), [(Policy.LEAST_ALLOCATED, [2, 2, 2]), (Policy.MOST_ALLOCATED, [6])]
+)
+def test_replicas_that_request_nothing_are_spread_or_packed_as_all_others(policy, counts):
+    small = fleet(policy)
+    for name, size in (("a", 4), ("b", 4), ("c", 8)):
+        small.node(name, ram_bytes=size * GIB)
+    small.create("free", 6, memory_request_bytes=0)
+    small.settle()
+    assert sorted(Counter(small.where("free")).values()) == counts
 
 
 def test_a_gang_is_placed_whole_or_not_at_all():
