@@ -109,14 +109,14 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 
 | subject | support | not as in Linux |
 |---|---|---|
-| cgroup v2 | domain cgroups, memory | no threads, freezer or other controllers; cgroup v1 not at all |
-| control files | exact text, parsing, errno | no numa_stat, no zswap, no pressure triggers; memory.peak is not reset |
-| memory.stat | exact where recorded | huge pages, swap, writeback, sockets, stacks read 0; no stale reads |
+| cgroup v2 | domain cgroups, memory | no threads, freezer or other controllers; no cgroup v1 |
+| control files | exact text, parsing, errno | no numa_stat, zswap, cgroup.pressure, triggers; peaks are not reset |
+| memory.stat | exact where recorded | huge pages, swap, writeback, sockets, stacks, zswap read 0; never stale |
 | memory.pressure | stall time of memory.high | averages are shares of the window, not decaying averages |
-| charging | exact | stocks are drained at once, not by work items on other CPUs; pages of 4 KiB only |
+| charging | exact | stocks drain at once; files are written on CPU 0; pipes and stacks are free; 4 KiB pages |
 | a memcg's own size | exact on 6.1, 6.12 | an estimate on 5.10, 5.11, seed-v5 and 6.18 |
 | reclaim | page cache, by share | no swap, no dirty pages, no kswapd; inactive and active lists by file, not by page |
-| OOM killer | exact choice, log lines, events | victims other than the caller are gone at once; no sysctls |
+| OOM killer | exact choice, log lines, events | a victim is gone before the next is sought; no reaper, no sysctls |
 | user memory | anonymous, shared, tmpfs, page tables | one mapping of each kind, in one process; no huge pages |
 | processes | credentials, limits, descriptors | one thread each; no fork, no exec, only fatal signals |
 | locked memory | perf, AF_XDP, io_uring, MSG_ZEROCOPY, mlock, SHM_LOCK | no RDMA, vfio or other drivers |

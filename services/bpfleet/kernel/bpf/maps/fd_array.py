@@ -3,10 +3,10 @@
 At create: PROG_ARRAY an auxiliary struct (charged also with cgroup.memory=nobpf), then one area with the struct and a
 pointer per slot. Per element: PERF_EVENT_ARRAY 40 bytes that nobody is charged for; what a slot refers to is held.
 Freed with the map; a program array lets go of its programs when its last descriptor and pin are gone.
-Known gap: poke tables of tail calls are not modelled.
+Known gap: the class names it.
 """
 
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from bpfleet.abi.bpf import BPF_ANY, F_PRESERVE_ELEMS, F_RDONLY_PROG, F_WRONLY_PROG
 from bpfleet.abi.errno import Errno
@@ -146,6 +146,8 @@ class FdArrayMap(BpfMap):
 
 class ProgArrayMap(FdArrayMap):
     """PROG_ARRAY: programs of one kind for tail calls. The first one stored decides which."""
+
+    gap: ClassVar[str] = "poke tables of tail calls, charged to nobody, are not there"
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
