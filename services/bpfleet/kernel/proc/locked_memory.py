@@ -81,13 +81,15 @@ class LockedMemory:
     # -- sharers of user->locked_vm --------------------------------------------------------------------------------
 
     def mmap_perf(self, task: Task, fd: int, pages: int) -> None:
-        """mmap(2) of a perf ring buffer of ``pages`` (data pages and one) [perf_mmap].
+        """mmap(2) of a perf ring buffer of ``pages`` (a power of two of data pages, or none, and one) [perf_mmap].
 
         Up to 129 pages per online CPU and user come from the counter without any look at RLIMIT_MEMLOCK; only what is
         beyond goes to the process's pinned_vm, and only that is tested. The pages are charged to nobody's cgroup.
         Raises EBADF, EINVAL, EPERM, ENOMEM.
         """
-        if not isinstance(task.file(fd).target, PerfEvent) or pages < 1:
+        data_pages = pages - 1
+        is_power_of_two = not data_pages & (data_pages - 1)
+        if not isinstance(task.file(fd).target, PerfEvent) or pages < 1 or not is_power_of_two:
             raise KernelError(
                 Errno.EINVAL,
                 Reason.BAD_ATTRIBUTE,

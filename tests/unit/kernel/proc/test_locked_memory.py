@@ -52,8 +52,8 @@ def test_a_perf_buffer_beyond_that_is_tested_against_the_process_alone() -> None
 
 def test_cap_ipc_lock_lifts_the_perf_test_but_the_pages_still_count() -> None:
     kernel, task = boot("5.10", memlock=(0, 0))
-    kernel.locked.mmap_perf(task, kernel.objects.perf_event(task), 300)
-    assert (pages(kernel, 0), task.pinned_vm_pages) == (258, 42)
+    kernel.locked.mmap_perf(task, kernel.objects.perf_event(task), 513)
+    assert (pages(kernel, 0), task.pinned_vm_pages) == (258, 255)
 
 
 def test_what_is_no_perf_buffer_cannot_be_mapped_as_one() -> None:
@@ -62,6 +62,8 @@ def test_what_is_no_perf_buffer_cannot_be_mapped_as_one() -> None:
         kernel.locked.mmap_perf(task, kernel.objects.epoll(task), 1)
     with refused(Errno.EINVAL):
         kernel.locked.mmap_perf(task, kernel.objects.perf_event(task), 0)
+    with refused(Errno.EINVAL):  # the data pages are no power of two
+        kernel.locked.mmap_perf(task, kernel.objects.perf_event(task), 4)
     with refused(Errno.EBADF):
         kernel.locked.mmap_perf(task, 99, 1)
 
