@@ -68,6 +68,11 @@ class Metrics:
             "Workloads with replicas without a node",
             registry=registry,
         )
+        self._queue = Gauge(
+            f"{_PREFIX}_queued_commands",
+            "Commands that wait for the store",
+            registry=registry,
+        )
         self._leases = Gauge(f"{_PREFIX}_leases", "Agents with a lease", registry=registry)
         self._watches = Gauge(f"{_PREFIX}_watches", "Open watch streams", registry=registry)
         self._charged = Gauge(
@@ -117,6 +122,10 @@ class Metrics:
         """Counts orders that an agent took."""
         self._orders.labels("run").inc(len(orders.runs))
         self._orders.labels("stop").inc(len(orders.stops))
+
+    def queued(self, commands: int) -> None:
+        """Notes how many commands came while the store was busy."""
+        self._queue.set(commands)
 
     def observe(self, state: FleetState, leases: Leases, log: EventLog) -> None:
         """Takes the gauges, at most every five seconds: they walk the fleet."""

@@ -308,6 +308,7 @@ class Coordinator:
                     continue
                 return
             self._stored(engine.committed())
+            self.metrics.queued(engine.open_tickets)
             if not engine.idle:
                 self._dirty.set()
 
