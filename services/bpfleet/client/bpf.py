@@ -474,7 +474,6 @@ class SyscallStream:
         self._requests: Final[queue.SimpleQueue[bpf_service_pb2.ExecuteSyscallsRequest | None]] = (
             queue.SimpleQueue()
         )
-        self._deadline_seconds: Final = client.session.deadline_seconds
         self._answers: Final = client.bpf.ExecuteSyscalls(iter(self._requests.get, None))
         self._sequence = 0
 

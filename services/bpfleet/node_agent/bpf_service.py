@@ -20,9 +20,13 @@ from bpfleet.node_agent.syscalls import (
     RESPONSE_BYTES_MAX,
     Executor,
     bpffs_path,
+    delete_arguments,
     fitting,
+    key_of,
+    lookup_arguments,
     pin,
     runs,
+    update_arguments,
 )
 from bpfleet.rpc.convert import (
     charges_by_owner,
@@ -128,11 +132,10 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_MAP_LOOKUP_ELEM."""
         node = self._node(request.caller)
         flags = not_negative(request.flags, "flags")
-        key = request.key if request.HasField("key") else None
         with node.guard() as kernel:
             task = calling(node, request.caller)
             fitting(task, request.fd, 1, RESPONSE_BYTES_MAX)
-            value = kernel.bpf.map_lookup_elem(task, request.fd, key, flags)
+            value = kernel.bpf.map_lookup_elem(task, request.fd, key_of(request), flags)
             return pb.LookupElementResponse(value=value)
 
     async def UpdateElement(
@@ -141,10 +144,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_MAP_UPDATE_ELEM."""
         node = self._node(request.caller)
         flags = not_negative(request.mode, "mode")
-        key = request.key if request.HasField("key") else None
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            kernel.bpf.map_update_elem(task, request.fd, key, request.value, flags)
+            kernel.bpf.map_update_elem(task, request.fd, key_of(request), request.value, flags)
             return pb.UpdateElementResponse(receipt=receipt_message(kernel))
 
     async def DeleteElement(
@@ -162,11 +164,10 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_MAP_LOOKUP_AND_DELETE_ELEM."""
         node = self._node(request.caller)
         flags = not_negative(request.flags, "flags")
-        key = request.key if request.HasField("key") else None
         with node.guard() as kernel:
             task = calling(node, request.caller)
             fitting(task, request.fd, 1, RESPONSE_BYTES_MAX)
-            value = kernel.bpf.map_lookup_and_delete_elem(task, request.fd, key, flags)
+            value = kernel.bpf.map_lookup_and_delete_elem(task, request.fd, key_of(request), flags)
             return pb.LookupAndDeleteElementResponse(value=value, receipt=receipt_message(kernel))
 
     async def GetNextKey(
@@ -174,11 +175,10 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
     ) -> pb.GetNextKeyResponse:
         """BPF_MAP_GET_NEXT_KEY."""
         node = self._node(request.caller)
-        key = request.key if request.HasField("key") else None
         with node.guard() as kernel:
             task = calling(node, request.caller)
             return pb.GetNextKeyResponse(
-                next_key=kernel.bpf.map_get_next_key(task, request.fd, key)
+                next_key=kernel.bpf.map_get_next_key(task, request.fd, key_of(request))
             )
 
     # -- kernel batches
@@ -188,97 +188,44 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
     ) -> pb.LookupBatchResponse:
         """BPF_MAP_LOOKUP_BATCH."""
         node = self._node(request.caller)
-        count = _elements(request.element_count)
-        with node.guard(calls=1 + count) as kernel:
+        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
             task = calling(node, request.caller)
-            done = kernel.bpf.map_lookup_batch(
-                task,
-                request.fd,
-                request.in_batch if request.HasField("in_batch") else None,
-                fitting(task, request.fd, count, RESPONSE_BYTES_MAX),
-                not_negative(request.element_flags, "element_flags"),
-                not_negative(request.flags, "flags"),
-            )
-            _settle(node, done)
-        return pb.LookupBatchResponse(
-            keys=done.keys,
-            values=done.values,
-            element_count=done.count,
-            out_batch=done.out_batch,
-            errno=done.errno,
-            reason=_reason(done),
-        )
+            wanted = lookup_arguments(task, request, RESPONSE_BYTES_MAX)
+            done = _settled(node, kernel.bpf.map_lookup_batch(task, *wanted))
+            return pb.LookupBatchResponse(**_found(done))
 
     async def UpdateBatch(
         self, request: pb.UpdateBatchRequest, context: _Context
     ) -> pb.UpdateBatchResponse:
         """BPF_MAP_UPDATE_BATCH."""
         node = self._node(request.caller)
-        count = _elements(request.element_count)
-        with node.guard(calls=1 + count) as kernel:
-            done = kernel.bpf.map_update_batch(
-                calling(node, request.caller),
-                request.fd,
-                request.keys,
-                request.values,
-                count,
-                not_negative(request.mode, "mode"),
-                not_negative(request.flags, "flags"),
-            )
-            _settle(node, done)
-            receipt = receipt_message(kernel)
-        return pb.UpdateBatchResponse(
-            element_count=done.count, errno=done.errno, reason=_reason(done), receipt=receipt
-        )
+        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
+            task = calling(node, request.caller)
+            wanted = update_arguments(request)
+            done = _settled(node, kernel.bpf.map_update_batch(task, *wanted))
+            return pb.UpdateBatchResponse(**_progress(done), receipt=receipt_message(kernel))
 
     async def DeleteBatch(
         self, request: pb.DeleteBatchRequest, context: _Context
     ) -> pb.DeleteBatchResponse:
         """BPF_MAP_DELETE_BATCH."""
         node = self._node(request.caller)
-        count = _elements(request.element_count)
-        with node.guard(calls=1 + count) as kernel:
-            done = kernel.bpf.map_delete_batch(
-                calling(node, request.caller),
-                request.fd,
-                request.keys,
-                count,
-                not_negative(request.element_flags, "element_flags"),
-                not_negative(request.flags, "flags"),
-            )
-            _settle(node, done)
-            receipt = receipt_message(kernel)
-        return pb.DeleteBatchResponse(
-            element_count=done.count, errno=done.errno, reason=_reason(done), receipt=receipt
-        )
+        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
+            task = calling(node, request.caller)
+            wanted = delete_arguments(request)
+            done = _settled(node, kernel.bpf.map_delete_batch(task, *wanted))
+            return pb.DeleteBatchResponse(**_progress(done), receipt=receipt_message(kernel))
 
     async def LookupAndDeleteBatch(
         self, request: pb.LookupAndDeleteBatchRequest, context: _Context
     ) -> pb.LookupAndDeleteBatchResponse:
         """BPF_MAP_LOOKUP_AND_DELETE_BATCH."""
         node = self._node(request.caller)
-        count = _elements(request.element_count)
-        with node.guard(calls=1 + count) as kernel:
+        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
             task = calling(node, request.caller)
-            done = kernel.bpf.map_lookup_and_delete_batch(
-                task,
-                request.fd,
-                request.in_batch if request.HasField("in_batch") else None,
-                fitting(task, request.fd, count, RESPONSE_BYTES_MAX),
-                not_negative(request.element_flags, "element_flags"),
-                not_negative(request.flags, "flags"),
-            )
-            _settle(node, done)
-            receipt = receipt_message(kernel)
-        return pb.LookupAndDeleteBatchResponse(
-            keys=done.keys,
-            values=done.values,
-            element_count=done.count,
-            out_batch=done.out_batch,
-            errno=done.errno,
-            reason=_reason(done),
-            receipt=receipt,
-        )
+            wanted = lookup_arguments(task, request, RESPONSE_BYTES_MAX)
+            done = _settled(node, kernel.bpf.map_lookup_and_delete_batch(task, *wanted))
+            return pb.LookupAndDeleteBatchResponse(**_found(done), receipt=receipt_message(kernel))
 
     # -- programs
 
@@ -449,18 +396,27 @@ def _may_list(next_id: Callable[[Task, int], int], task: Task) -> None:
             raise
 
 
-def _elements(count: int) -> int:
-    return within(count, "element_count", 0, BATCH_ELEMENTS_MAX)
+def _batch_calls(element_count: int) -> int:
+    """How many calls a batch counts as. Raises ``ApiError`` where it asks for too many elements."""
+    return 1 + within(element_count, "element_count", 0, BATCH_ELEMENTS_MAX)
 
 
-def _settle(node: HostedNode, done: BatchResult) -> None:
+def _settled(node: HostedNode, done: BatchResult) -> BatchResult:
     """A batch that did nothing is a refused call; one that did something tells its errno beside the count."""
-    if done.error is None:
-        return
-    if not done.count:
-        raise done.error
-    node.count_verdict(done.error)
+    if done.error is not None:
+        if not done.count:
+            raise done.error
+        node.count_verdict(done.error)
+    return done
 
 
-def _reason(done: BatchResult) -> str:
-    return "" if done.error is None else str(done.error.reason)
+def _progress(done: BatchResult) -> dict[str, Any]:
+    """How far a batch came and what ended it: fields that all answers to batches have."""
+    reason = "" if done.error is None else str(done.error.reason)
+    return {"element_count": done.count, "errno": done.errno, "reason": reason}
+
+
+def _found(done: BatchResult) -> dict[str, Any]:
+    """The fields that the answers to batch lookups have."""
+    found = {"keys": done.keys, "values": done.values, "out_batch": done.out_batch}
+    return {**found, **_progress(done)}

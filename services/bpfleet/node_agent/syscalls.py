@@ -26,10 +26,14 @@ __all__ = [
     "RESPONSE_BYTES_MAX",
     "Executor",
     "bpffs_path",
+    "delete_arguments",
     "element_bytes",
     "fitting",
+    "key_of",
+    "lookup_arguments",
     "pin",
     "runs",
+    "update_arguments",
 ]
 
 BPFFS: Final = "/sys/fs/bpf"
@@ -145,24 +149,23 @@ def _lookup_element(
     kernel: Kernel, task: Task, op: pb.LookupElementOperation, result: _Result, room: int
 ) -> None:
     fitting(task, op.fd, 1, room)
-    key = op.key if op.HasField("key") else None
-    result.value = kernel.bpf.map_lookup_elem(task, op.fd, key, not_negative(op.flags, "flags"))
+    flags = not_negative(op.flags, "flags")
+    result.value = kernel.bpf.map_lookup_elem(task, op.fd, key_of(op), flags)
 
 
 def _lookup_and_delete_element(
     kernel: Kernel, task: Task, op: pb.LookupElementOperation, result: _Result, room: int
 ) -> None:
     fitting(task, op.fd, 1, room)
-    key = op.key if op.HasField("key") else None
     flags = not_negative(op.flags, "flags")
-    result.value = kernel.bpf.map_lookup_and_delete_elem(task, op.fd, key, flags)
+    result.value = kernel.bpf.map_lookup_and_delete_elem(task, op.fd, key_of(op), flags)
 
 
 def _update_element(
     kernel: Kernel, task: Task, op: pb.UpdateElementOperation, result: _Result, room: int
 ) -> None:
-    key = op.key if op.HasField("key") else None
-    kernel.bpf.map_update_elem(task, op.fd, key, op.value, not_negative(op.mode, "mode"))
+    mode = not_negative(op.mode, "mode")
+    kernel.bpf.map_update_elem(task, op.fd, key_of(op), op.value, mode)
 
 
 def _delete_element(
@@ -174,62 +177,31 @@ def _delete_element(
 def _get_next_key(
     kernel: Kernel, task: Task, op: pb.GetNextKeyOperation, result: _Result, room: int
 ) -> None:
-    key = op.key if op.HasField("key") else None
-    result.value = kernel.bpf.map_get_next_key(task, op.fd, key)
+    result.value = kernel.bpf.map_get_next_key(task, op.fd, key_of(op))
 
 
 def _update_batch(
     kernel: Kernel, task: Task, op: pb.UpdateBatchOperation, result: _Result, room: int
 ) -> None:
-    done = kernel.bpf.map_update_batch(
-        task,
-        op.fd,
-        op.keys,
-        op.values,
-        op.element_count,
-        not_negative(op.mode, "mode"),
-        not_negative(op.flags, "flags"),
-    )
-    _tell(done, result)
+    _tell(kernel.bpf.map_update_batch(task, *update_arguments(op)), result)
 
 
 def _delete_batch(
     kernel: Kernel, task: Task, op: pb.DeleteBatchOperation, result: _Result, room: int
 ) -> None:
-    done = kernel.bpf.map_delete_batch(
-        task,
-        op.fd,
-        op.keys,
-        op.element_count,
-        not_negative(op.element_flags, "element_flags"),
-        not_negative(op.flags, "flags"),
-    )
-    _tell(done, result)
+    _tell(kernel.bpf.map_delete_batch(task, *delete_arguments(op)), result)
 
 
 def _lookup_batch(
     kernel: Kernel, task: Task, op: pb.LookupBatchOperation, result: _Result, room: int
 ) -> None:
-    done = kernel.bpf.map_lookup_batch(task, op.fd, *_lookup_arguments(task, op, room))
-    _tell(done, result)
+    _tell(kernel.bpf.map_lookup_batch(task, *lookup_arguments(task, op, room)), result)
 
 
 def _lookup_and_delete_batch(
     kernel: Kernel, task: Task, op: pb.LookupBatchOperation, result: _Result, room: int
 ) -> None:
-    done = kernel.bpf.map_lookup_and_delete_batch(task, op.fd, *_lookup_arguments(task, op, room))
-    _tell(done, result)
-
-
-def _lookup_arguments(
-    task: Task, op: pb.LookupBatchOperation, room: int
-) -> tuple[bytes | None, int, int, int]:
-    return (
-        op.in_batch if op.HasField("in_batch") else None,
-        fitting(task, op.fd, op.element_count, room),
-        not_negative(op.element_flags, "element_flags"),
-        not_negative(op.flags, "flags"),
-    )
+    _tell(kernel.bpf.map_lookup_and_delete_batch(task, *lookup_arguments(task, op, room)), result)
 
 
 def _create_map(
@@ -314,6 +286,37 @@ _OPERATIONS: Final[dict[str, _Execute]] = {
     "unpin_object": _unpin_object,
     "run_program": _run_program,
 }
+
+
+# -- what the messages of element calls hold, alone or in a stream ----------------------------------------------------
+
+
+def key_of(op: _Operation) -> bytes | None:
+    """The key; None where the caller passes no pointer."""
+    return op.key if op.HasField("key") else None
+
+
+def update_arguments(op: _Operation) -> tuple[int, bytes, bytes, int, int, int]:
+    """What BPF_MAP_UPDATE_BATCH is given. Raises ``ApiError`` for negative flags."""
+    mode, flags = not_negative(op.mode, "mode"), not_negative(op.flags, "flags")
+    return op.fd, op.keys, op.values, op.element_count, mode, flags
+
+
+def delete_arguments(op: _Operation) -> tuple[int, bytes, int, int, int]:
+    """What BPF_MAP_DELETE_BATCH is given. Raises ``ApiError`` for negative flags."""
+    return op.fd, op.keys, op.element_count, *_batch_flags(op)
+
+
+def lookup_arguments(
+    task: Task, op: _Operation, room: int
+) -> tuple[int, bytes | None, int, int, int]:
+    """What the batch lookups are given, with no more elements than fit into ``room`` bytes. Raises ``ApiError``."""
+    in_batch = op.in_batch if op.HasField("in_batch") else None
+    return op.fd, in_batch, fitting(task, op.fd, op.element_count, room), *_batch_flags(op)
+
+
+def _batch_flags(op: _Operation) -> tuple[int, int]:
+    return not_negative(op.element_flags, "element_flags"), not_negative(op.flags, "flags")
 
 
 # -- the BPF file system ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, final
 
-from bpfleet.kernel import KernelError, Reason, TaskKilled
+from bpfleet.kernel import KernelError, TaskKilled
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.runtime.loader import Loader
@@ -23,8 +23,6 @@ EXIT_FAILED: Final = 1
 EXIT_KILLED: Final = 137
 # What the kernel notes as the end of a process its OOM killer chose.
 OOM_EXIT_REASON: Final = "oom-killed"
-# Answers that tell an application something about its keys, not about memory.
-_ORDINARY: Final = frozenset({Reason.KEY_NOT_FOUND, Reason.KEY_EXISTS})
 
 
 class Outcome(NamedTuple):
@@ -33,13 +31,6 @@ class Outcome(NamedTuple):
     call: str
     object: str
     error: KernelError | None
-
-    @property
-    def ordinary(self) -> bool:
-        """Whether an application takes the answer in its stride: success, or a key present or
-        absent.
-        """
-        return self.error is None or self.error.reason in _ORDINARY
 
     @property
     def verdict(self) -> str:
