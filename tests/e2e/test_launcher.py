@@ -1,6 +1,9 @@
 """Clusters on a real Docker Engine: up, up again, scale, storm, down, and the real OOM killer."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +13,7 @@ from docker_runs import leftovers, run
 from redis_server import free_port
 
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import Session
+from bpfleet.client.session import CallError, Session
 from bpfleet.launcher.chaos import parse_scenario
 from bpfleet.launcher.checks import Acknowledged, check_all
 from bpfleet.launcher.cluster import down, ps, scale, up
@@ -19,7 +22,7 @@ from bpfleet.launcher.engine import State
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import ClusterSpec, Role
 from bpfleet.launcher.storm import run_storm
-from bpfleet.launcher.survey import Survey
+from bpfleet.launcher.survey import Survey, leading
 from bpfleet.v1 import workload_pb2
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.slow]
@@ -95,10 +98,62 @@ def spec(image, engine):
     assert leftovers(f"{LABEL}={spec.name}") == set()
 
 
-def test_a_cluster_comes_up_survives_a_storm_and_goes(engine, spec) -> None:
+def _until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.1)
+
+
+def _survey(engine: DockerEngine, spec: ClusterSpec) -> Survey:
+    agent = next(each for each in engine.plan(spec) if each.role is Role.AGENT)
+    module = ("bpfleet.launcher.survey", agent.environment["BPFLEET_COORDINATOR"])
+    return Survey.from_text(engine.run_module(spec.name, agent, module))
+
+
+def _web(replicas: int, memory_bytes: int = 32 << 20) -> workload_pb2.WorkloadSpec:
+    return workload_pb2.WorkloadSpec(
+        replicas=replicas,
+        application="katran",
+        memlock_bytes=-1,
+        memory_request_bytes=memory_bytes,
+    )
+
+
+def _lose_the_leader_during_a_rollout(engine: DockerEngine, spec: ClusterSpec) -> None:
+    """The other coordinator finishes what the killed one has begun."""
+    places = {i.address: i.name for i in ps(engine, spec.name) if i.role is Role.COORDINATOR}
+    (leader,) = leading(list(places))
+    (other,) = set(places) - {leader}
+    with Session(leader) as session:
+        fleet = FleetClient(session)
+        fleet.create_workload("rolled", _web(8))
+        _until(lambda: fleet.workload("rolled").status.running_count == 8, "8 replicas run")
+        fleet.update_workload("rolled", _web(8, memory_bytes=48 << 20))
+        engine.kill(spec.name, places[leader])
+    with Session(other) as session:
+        fleet = FleetClient(session)
+
+        def rolled_out() -> bool:
+            try:
+                status = fleet.workload("rolled").status
+            except CallError:
+                return False
+            return status.updated_count == status.running_count == 8
+
+        _until(rolled_out, "the rollout is done")
+        engine.resume(spec.name, places[leader])
+        told = Acknowledged(replicas={"rolled": 8})
+        _until(lambda: all(c.holds for c in check_all(_survey(engine, spec), told)), "all is true")
+        fleet.delete_workload("rolled")
+    _until(lambda: {i.state for i in ps(engine, spec.name)} == {State.READY}, "all are ready")
+
+
+def test_a_cluster_comes_up_survives_a_lost_leader_and_a_storm_and_goes(engine, spec) -> None:
     assert len(up(engine, spec).started) == 5
     assert up(engine, spec).is_empty
     assert scale(engine, spec.name, 3).started == [f"{spec.name}-agent-2"]
+    _lose_the_leader_during_a_rollout(engine, spec)
     report = run_storm(engine, spec.name, parse_scenario(STORM, "storm"))
     assert report.clean, report.checks
     assert report.faults.total() == 4
@@ -111,19 +166,6 @@ def test_an_agent_the_real_kernel_kills_is_named_as_that_and_nothing_stays(engin
     with pytest.raises(LaunchError, match="killed by the real OOM killer of this machine"):
         up(engine, hungry)
     assert leftovers(f"{LABEL}={spec.name}") == set()
-
-
-def _until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.1)
-
-
-def _survey(engine: DockerEngine, spec: ClusterSpec) -> Survey:
-    agent = next(each for each in engine.plan(spec) if each.role is Role.AGENT)
-    module = ("bpfleet.launcher.survey", agent.environment["BPFLEET_COORDINATOR"])
-    return Survey.from_text(engine.run_module(spec.name, agent, module))
 
 
 def test_nodes_of_an_agent_the_real_kernel_kills_are_lost_and_come_back_with_the_truth(
@@ -143,10 +185,7 @@ def test_nodes_of_an_agent_the_real_kernel_kills_are_lost_and_come_back_with_the
         def all_run() -> bool:
             return fleet.workload("web").status.running_count == 10
 
-        wanted = workload_pb2.WorkloadSpec(
-            replicas=10, application="katran", memlock_bytes=-1, memory_request_bytes=32 << 20
-        )
-        fleet.create_workload("web", wanted)
+        fleet.create_workload("web", _web(10))
         _until(all_run, "10 replicas run")
         addresses = [f"{spec.name}-agent-{number}:7071" for number in (0, 1)]
         told = run(
@@ -167,3 +206,21 @@ def test_nodes_of_an_agent_the_real_kernel_kills_are_lost_and_come_back_with_the
         told = Acknowledged(replicas={"web": 10})
         _until(lambda: all(c.holds for c in check_all(_survey(engine, spec), told)), "all is true")
     assert not [each.name for each in ps(engine, spec.name) if each.oom_killed]
+
+
+def test_ctrl_c_during_up_leaves_nothing(image, spec) -> None:
+    size = ("--agents", "2", "--workers", "0", "--api-port", str(spec.api_port))
+    images = ("--image", image, "--redis-image", spec.redis_image)
+    command = [sys.executable, "-m", "bpfleet.cli.main", "up", "--name", spec.name, *size, *images]
+    label = f"{LABEL}={spec.name}"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        _until(lambda: f"{spec.name}-coordinator-0" in leftovers(label), "a coordinator is there")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode not in (0, -signal.SIGINT), output
+    assert b"Traceback" not in output
+    assert leftovers(label) == set()
