@@ -30,6 +30,7 @@ def command() -> None:
       bpfleet node ledger web-1
       bpfleet node orphans web-1
       bpfleet node tools web-1 /kubepods/agent
+      bpfleet node fault web-1 late_refill
     """
 
 
@@ -251,6 +252,31 @@ def advance(*, node: str, seconds: float, server: ChannelOptions) -> None:
     with agent(server) as client:
         clock_ns = client.node(node).advance(int(seconds * _SECOND_NS))
     click.echo(f"{node}: {clock_ns / _SECOND_NS:.3f} s")
+
+
+@command.command("fault")
+@click.argument("node")
+@click.argument("kind")
+@click.option(
+    "--nth", type=click.IntRange(1), default=1, show_default=True, help="Which one fails."
+)
+@agent_options
+def fault(*, node: str, kind: str, nth: int, server: ChannelOptions) -> None:
+    """Makes an allocation fail on purpose, or stops the node.
+
+    KIND is page, slab, percpu, vmalloc, anon or charge (the nth from now on fails, once); random (one in nth fails,
+    by the node's seed); late_refill (caches of elements are refilled late); crash; or none, which takes back all but a
+    crash.
+
+    \b
+    Examples:
+      bpfleet node fault web-1 vmalloc
+      bpfleet node fault web-1 random --nth 1000
+      bpfleet node fault web-1 none
+    """
+    with agent(server) as client:
+        client.node(node).inject_fault(kind, nth)
+    click.echo(f"{node}: {kind}")
 
 
 @command.command("delete")

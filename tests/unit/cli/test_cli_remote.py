@@ -98,6 +98,19 @@ def test_orphans_and_tools_have_tables_and_json(
     assert "memory.current" in capsys.readouterr().out
 
 
+def test_faults_strike_and_are_taken_back(
+    target: str, node: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bpfleet("process", "create", node, "--json", "--agent", target) == 0
+    pid = str(json.loads(capsys.readouterr().out)["pid"])
+    create = ("map", "create", node, "--pid", pid, "--type", "array", "--agent", target)
+    assert bpfleet("node", "fault", node, "random", "--nth", "1", "--agent", target) == 0
+    assert bpfleet(*create) == 1
+    assert "FAULT_INJECTED" in capsys.readouterr().err
+    assert bpfleet("node", "fault", node, "none", "--agent", target) == 0
+    assert bpfleet(*create) == 0
+
+
 def test_time_passes_when_told(target: str, node: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert bpfleet("node", "advance", node, "1.5", "--agent", target) == 0
     assert capsys.readouterr().out == "n1: 1.500 s\n"
@@ -116,6 +129,7 @@ def test_time_passes_when_told(target: str, node: str, capsys: pytest.CaptureFix
         (("node", "create", "n2", "--ram", "9999999P"), 2, "larger than any memory"),
         (("node", "create", "n2", "--seed", "99999999999999999999"), 2, "'--seed'"),
         (("node", "advance", "n1", "nan"), 2, "not a number of seconds"),
+        (("node", "fault", "n1", "typo"), 2, "late_refill"),
         (("node", "advance", "n1", "inf"), 2, "'SECONDS'"),
         (("process", "create", "n1", "--cgroup", "/absent"), 1, "ENOENT"),
         (("process", "create", "n1", "--uid", "-1"), 2, "'--uid'"),
