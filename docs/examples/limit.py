@@ -12,7 +12,7 @@ from bpfleet.client.session import Session, Verdict
 with Session(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7071") as session:
     client = AgentClient(session)
     node = client.node(next(client.list_nodes()).name)
-    node.create_cgroup("/demo", {"memory.max": "1M"})
+    cgroup = node.create_cgroup("/demo", {"memory.max": "1M"})
     process = node.create_process(cgroup="/demo", memlock_bytes=8 << 20)
     try:
         flows = process.create_map(
@@ -24,3 +24,6 @@ with Session(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7071") as session:
     except Verdict as verdict:
         print(f"{verdict.call}: {verdict.errno.name} ({verdict.errno}), because {verdict.reason}")
         print(verdict.message)
+    finally:
+        process.kill()
+        cgroup.delete()
