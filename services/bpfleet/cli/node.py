@@ -283,7 +283,7 @@ def fault(*, node: str, kind: str, nth: int, server: ChannelOptions) -> None:
 @click.argument("node")
 @agent_options
 def delete(*, node: str, server: ChannelOptions) -> None:
-    """Switches a node off for good.
+    """Switches a node off for good; a coordinator forgets it with bpfleet fleet remove --force.
 
     \b
     Examples:
