@@ -72,6 +72,8 @@ def test_acknowledged_commands_survive_kill_9_of_the_only_coordinator(tmp_path):
             acknowledged: list[str] = []
             stop = asyncio.Event()
             try:
+                await until(lambda: _is_registered(agent))
+                await fleet.call("LabelNode", pb.LabelNodeRequest(name="n1", labels={"tier": "x"}))
                 client = asyncio.create_task(create_until(fleet, acknowledged, stop))
                 for target in (10, 20):
                     await until(lambda t=target: _at_least(acknowledged, t))
@@ -82,6 +84,8 @@ def test_acknowledged_commands_survive_kill_9_of_the_only_coordinator(tmp_path):
                 await client
                 await until(lambda: everything_runs(fleet, agent, acknowledged))
                 assert agent.registrations == 1, "a lease outlives its coordinator"
+                answer = await fleet.call("GetFleetNode", pb.GetFleetNodeRequest(name="n1"))
+                assert dict(answer.node.labels) == {"tier": "x"}
             finally:
                 await fleet.close()
                 await agent.stop()
@@ -194,6 +198,10 @@ def test_what_was_acknowledged_survives_kill_9_of_redis_and_coordinator_together
                 coordinator.kill()
 
     run(body)
+
+
+async def _is_registered(agent: ObedientAgent) -> bool:
+    return agent.registrations > 0
 
 
 async def _at_least(names: list[str], count: int) -> bool:
