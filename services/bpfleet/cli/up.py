@@ -10,8 +10,28 @@ from bpfleet.cli.inputs import Size
 from bpfleet.cli.output import print_json
 from bpfleet.launcher.cluster import READY_SECONDS, up
 from bpfleet.launcher.spec import COORDINATOR_PORT, WEB_PORT, ClusterSpec
+from bpfleet.runtime.profiles import profile_from
 
 __all__ = ["command"]
+
+
+def _models(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Refused before anything is started; a file is the agents' to read, where they run."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name.endswith(".toml") or "/" in name:
+            continue
+        try:
+            profile_from(name)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, option) from None
+    return names
+
+
+def _size(context: click.Context, option: click.Parameter, text: str) -> str:
+    """A size, as it was written."""
+    Size().convert(text, option, context)
+    return text
 
 
 @click.command("up")
@@ -23,11 +43,18 @@ __all__ = ["command"]
     "--models",
     default="5.10,seed-v5,6.12",
     show_default=True,
+    callback=_models,
     help="Kernel profiles; the agents take turns with them.",
 )
 @click.option("--coordinators", default=1, show_default=True, help="One leads, the others wait.")
 @click.option("--workers", default=1, show_default=True, help="Locust workers; 0: no Locust.")
-@click.option("--node-ram", default="8G", show_default=True, help="Memory of an emulated node.")
+@click.option(
+    "--node-ram",
+    default="8G",
+    show_default=True,
+    callback=_size,
+    help="Memory of an emulated node.",
+)
 @click.option("--node-cpus", default=4, show_default=True, help="CPUs of an emulated node.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the emulated nodes.")
 @click.option("--cpus", type=float, help="Real CPUs each agent's container may use.")
@@ -53,7 +80,7 @@ def command(
     local: bool,
     agents: int,
     nodes_per_agent: int,
-    models: str,
+    models: tuple[str, ...],
     coordinators: int,
     workers: int,
     node_ram: str,
@@ -84,7 +111,7 @@ def command(
             name=name,
             agents=agents,
             nodes_per_agent=nodes_per_agent,
-            models=tuple(model.strip() for model in models.split(",") if model.strip()),
+            models=models,
             coordinators=coordinators,
             workers=workers,
             node_ram=node_ram,
