@@ -93,11 +93,11 @@ def status(*, server: ChannelOptions, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @watchable
 def list_workloads(*, server: ChannelOptions, as_json: bool) -> None:
-    """Every workload and how it is doing.
+    """Every workload and how it is doing: `workloads` or `list`.
 
     \b
     Examples:
-      bpfleet fleet workloads
+      bpfleet fleet list
       bpfleet fleet workloads --watch
     """
     with fleet(server) as client:
@@ -110,6 +110,10 @@ def list_workloads(*, server: ChannelOptions, as_json: bool) -> None:
         (_workload_row(workload) for workload in found),
         numbers_from=2,
     )
+
+
+# kubectl's users look for `workloads`, bpftool's for `list`.
+command.add_command(list_workloads, "list")
 
 
 def _workload_row(workload: pb.Workload) -> tuple[str, ...]:

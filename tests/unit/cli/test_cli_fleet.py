@@ -127,6 +127,9 @@ def test_a_workload_is_created_shown_scaled_explained_and_deleted(fleet: Fleet) 
     fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 3)
     assert fleet.data("explain", "web")[0]["chosen_node"]
     assert any(row["name"].endswith("web") for row in fleet.data("workloads"))
+    assert [row["name"] for row in fleet.data("list")] == [
+        row["name"] for row in fleet.data("workloads")
+    ]
     assert fleet.run("delete", "web")[0] == 0
 
 
