@@ -64,7 +64,7 @@ def test_a_step_on_what_could_not_be_made_differs_rather_than_ends_the_replay() 
     differences = Replay(profile_named("6.12"), 1, 1 << 30).run(Scenario("x", "", steps))
     assert [(d.op, d.emulated) for d in differences] == [
         ("create", "ENOMEM"),
-        ("pin", "EBADF"),
+        ("pin", "EINVAL"),
         ("close", "EBADF"),
         ("state", "ENOENT"),
     ]
