@@ -279,6 +279,7 @@ class KernelProfile:
     unprivileged_gate_all_commands: bool = (
         True  # unprivileged_bpf_disabled refuses every command (until 5.18)
     )
+    fdinfo_has_ino: bool = False  # "procfs/dmabuf: add inode number to /proc/*/fdinfo", 5.14
     fdinfo_has_map_extra: bool = False  # 5.16
     has_map_extra: bool = False  # 5.16
     bpf_attr_bytes: int = 120  # sizeof(union bpf_attr)
@@ -399,6 +400,7 @@ _V6_1: Final = replace(
     map_structs_by_area_alloc=True,
     default_memlock_bytes=8 << 20,
     unprivileged_gate_all_commands=False,
+    fdinfo_has_ino=True,
     fdinfo_has_map_extra=True,
     has_map_extra=True,
     jit_charges_bytes=True,

@@ -14,12 +14,15 @@ from bpfleet.kernel.units import bytes_of
 
 O_CLOEXEC: Final = 0o2000000
 MNT_ID_ANON: Final = 15  # the anonymous inode mount of a freshly booted system
+INO_ANON: Final = 1057  # and the inode that all anonymous descriptors share
 
 
 def fdinfo_text(file: File, profile: KernelProfile) -> str:
     """All lines for one open file, BPF or not."""
     target = file.target
     lines = [("pos", "0"), ("flags", f"0{_open_flags(file):o}"), ("mnt_id", str(MNT_ID_ANON))]
+    if profile.fdinfo_has_ino:
+        lines.append(("ino", str(INO_ANON)))
     if isinstance(target, BpfMap):
         lines += map_lines(target, profile)
     elif isinstance(target, BpfProg):

@@ -28,6 +28,14 @@ def test_fdinfo_of_a_map_5_10():
     )
 
 
+@pytest.mark.parametrize(("profile", "names"), [("5.11", 0), ("6.1", 1), ("6.18", 1)])
+def test_fdinfo_from_5_14_on_has_the_inode_before_what_bpf_adds(profile, names):
+    lines = _fdinfo(profile).splitlines()
+    assert [line.partition(":")[0] for line in lines[:5]] == (
+        ["pos", "flags", "mnt_id", *["ino"] * names, "map_type", "key_size"][:5]
+    )
+
+
 @pytest.mark.parametrize(("profile", "memlock"), [("6.1", 1572864), ("6.18", 5768224)])
 def test_fdinfo_from_5_16_on_has_map_extra_and_another_memlock(profile, memlock):
     assert _fdinfo(profile).endswith(
@@ -50,7 +58,8 @@ def test_fdinfo_of_a_prog_array_names_its_owner():
 def test_fdinfo_of_a_program(profile, more):
     kernel, task = boot(profile)
     fd = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, 600))
-    lines = fdinfo_text(task.file(fd), kernel.profile).splitlines()[3:]
+    lines = fdinfo_text(task.file(fd), kernel.profile).partition("prog_type")[1:]
+    lines = "".join(lines).splitlines()
     names = [line.partition(":\t")[0] for line in lines]
     assert names == [
         "prog_type", "prog_jited", "prog_tag", "memlock", "prog_id", "run_time_ns", "run_cnt",
