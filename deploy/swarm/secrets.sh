@@ -9,7 +9,7 @@
 # no machine that runs the fleet needs it.
 set -eu
 
-usage() { sed -n '3,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '4,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 here=$(dirname "$0")
 parties="redis coordinator agent client"
