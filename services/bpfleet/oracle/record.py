@@ -81,7 +81,10 @@ def record_cases(cases: Iterator[Case], kind: str, *, sysctl: bool = False) -> I
     if refusal is not None:
         raise RecordingRefused(refusal)
     _raise_limits()
-    yield from recorders[kind](cases)
+    try:
+        yield from recorders[kind](cases)
+    except Unmeasurable as error:
+        raise RecordingRefused(f"a case of {kind} could not be measured: {error}") from None
 
 
 def _raise_limits() -> None:
