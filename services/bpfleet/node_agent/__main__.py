@@ -1,6 +1,7 @@
 """``python -m bpfleet.node_agent``: thousands of emulated nodes behind one gRPC port."""
 
 import asyncio
+import gc
 import sys
 from typing import Any, Final
 
@@ -190,6 +191,9 @@ async def _serve(settings: Settings) -> None:
     agent = NodeAgent(settings)
     await agent.start()
     await agent.run_until_signal()
+    # The kernels end with the process. A last search for cycles among the objects of thousands of them would take
+    # longer than the ten seconds after which Docker kills.
+    gc.freeze()
 
 
 if __name__ == "__main__":
