@@ -25,13 +25,13 @@ _NODES_PER_TURN: Final = 500
 class _Snapshot:
     nodes: dict[tuple[str, str], int] = field(default_factory=dict)
     verdicts: dict[tuple[str, str], int] = field(default_factory=dict)
-    charged_bytes: dict[str, int] = field(default_factory=dict)
+    charged_bytes: dict[tuple[str, str], int] = field(default_factory=dict)
     replicas: dict[str, int] = field(default_factory=dict)
 
 
 @final
 class Metrics(Collector):
-    """Nodes by profile and phase, verdicts by profile and errno, bytes charged for BPF, replicas by state."""
+    """Nodes by profile and phase, verdicts by profile and errno, bytes charged for BPF by class, replicas by state."""
 
     def __init__(self, agent: Agent, replicas: Replicas) -> None:
         self._agent: Final = agent
@@ -57,11 +57,12 @@ class Metrics(Collector):
     async def _take(self) -> _Snapshot:
         nodes: Counter[tuple[str, str]] = Counter()
         verdicts: Counter[tuple[str, str]] = Counter()
-        charged: Counter[str] = Counter()
+        charged: Counter[tuple[str, str]] = Counter()
         for position, node in enumerate(self._agent.all()):
             profile = node.shape.profile.name
             nodes[profile, "crashed" if node.crash_message else "running"] += 1
-            charged[profile] += node.bpf_charged_bytes
+            for name, size_bytes in node.bpf_charged_by_class.items():
+                charged[profile, name] += size_bytes
             for errno, count in node.all_verdicts().items():
                 verdicts[profile, errno] += count
             if position % _NODES_PER_TURN == _NODES_PER_TURN - 1:
@@ -87,10 +88,12 @@ class Metrics(Collector):
             verdicts.add_metric(labels, value)
         yield verdicts
         charged = GaugeMetricFamily(
-            "bpfleet_bpf_charged_bytes", "Bytes charged for BPF objects", labels=["profile"]
+            "bpfleet_bpf_charged_bytes",
+            "Bytes charged for BPF objects, by allocator, or as locked_vm",
+            labels=["profile", "class"],
         )
-        for profile, value in snapshot.charged_bytes.items():
-            charged.add_metric([profile], value)
+        for labels, value in snapshot.charged_bytes.items():
+            charged.add_metric(labels, value)
         yield charged
         replicas = GaugeMetricFamily("bpfleet_replicas", "Replicas of workloads", labels=["state"])
         for state, value in snapshot.replicas.items():

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, final
@@ -76,7 +77,8 @@ class HostedNode:
         self._frozen = b""
         self._idle_rounds = 0
         self._patience = ROUNDS_NEW
-        self._last_known = (0, 0, 0)  # used bytes, charged bytes and OOM kills of a sleeping node
+        # Used bytes, bytes charged by class and OOM kills of a sleeping node.
+        self._last_known: tuple[int, Mapping[str, int], int] = (0, {}, 0)
         self._broken = ""
         self.watches = 0
         self._changed: asyncio.Event | None = None
@@ -107,7 +109,7 @@ class HostedNode:
         kernel = self._kernel
         if kernel is None or self.watches or self.crash_message:
             return False
-        self._last_known = (self.used_bytes, self.bpf_charged_bytes, self._oom_kills)
+        self._last_known = (self.used_bytes, self.bpf_charged_by_class, self._oom_kills)
         self._frozen = freeze(kernel)
         if not self._frozen:
             return False
@@ -177,16 +179,23 @@ class HostedNode:
     @property
     def bpf_charged_bytes(self) -> int:
         """What is charged for maps, programs and BTF, under whichever model."""
+        return sum(self.bpf_charged_by_class.values())
+
+    @property
+    def bpf_charged_by_class(self) -> Mapping[str, int]:
+        """The same by class: the allocator's name under memcg, ``locked_vm`` for what RLIMIT_MEMLOCK counts."""
         kernel = self._kernel
         if kernel is None:
             return self._last_known[1]
-        accounts = kernel.memory.accounts.values()
-        charged = sum(a.charged_bytes for a in accounts if a.owner.kind in _BPF_OWNERS)
-        if not kernel.profile.is_rlimit:
-            return charged
-        pages = sum(each.charge.pages for each in kernel.bpf.maps())
-        pages += sum(each.charge.pages for each in kernel.bpf.progs())
-        return charged + bytes_of(pages)
+        charged: Counter[str] = Counter()
+        for account in kernel.memory.accounts.values():
+            if account.owner.kind in _BPF_OWNERS and account.charged_bytes:
+                charged[account.kind.name.lower()] += account.charged_bytes
+        if kernel.profile.is_rlimit:
+            pages = sum(each.charge.pages for each in kernel.bpf.maps())
+            pages += sum(each.charge.pages for each in kernel.bpf.progs())
+            charged["locked_vm"] = bytes_of(pages)
+        return charged
 
     def all_verdicts(self) -> dict[str, int]:
         """Verdicts by errno name, and ``OOM_KILL`` with the processes killed."""

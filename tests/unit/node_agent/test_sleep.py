@@ -63,7 +63,7 @@ def test_a_node_that_slept_between_calls_does_what_one_that_did_not_does(profile
         assert sleepy.fall_asleep()
         assert sleepy.asleep
         assert sleepy.used_bytes == awake.used_bytes
-        assert sleepy.bpf_charged_bytes == awake.bpf_charged_bytes
+        assert sleepy.bpf_charged_by_class == awake.bpf_charged_by_class
         assert work(sleepy.kernel, start) == work(awake.kernel, start)
         sleepy.kernel.check()
     for node in (awake, sleepy):
