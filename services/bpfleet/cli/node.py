@@ -9,6 +9,7 @@ from bpfleet.cli.inputs import Size
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.runtime.profiles import profile_file_text, profile_from
 from bpfleet.v1 import bpf_pb2, node_service_pb2
 from bpfleet.workload.quantity import format_bytes
 
@@ -76,7 +77,7 @@ def _row(node: node_service_pb2.Node) -> tuple[str, ...]:
 @command.command("create")
 @click.argument("node")
 @agent_options
-@click.option("--profile", default="6.12", show_default=True, help="Kernel profile.")
+@click.option("--profile", default="6.12", show_default=True, help="Kernel profile, or its file.")
 @click.option("--ram", type=Size(), default="8G", show_default=True, help="Memory.")
 @click.option(
     "--cpus", type=click.IntRange(1, 8192), default=4, show_default=True, help="Possible CPUs."
@@ -105,15 +106,25 @@ def create(
     Examples:
       bpfleet node create web-1
       bpfleet node create web-1 --profile 5.10 --ram 16G --cpus 8 --seed 7
+      bpfleet node create web-1 --profile host.toml
     """
+    try:
+        known, text = profile_from(profile), profile_file_text(profile)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--profile") from None
     with agent(server) as client:
         made = client.create_node(
-            node, profile=profile, ram_bytes=ram, possible_cpus=cpus, seed=seed
+            node,
+            profile=known.name,
+            profile_file=text or "",
+            ram_bytes=ram,
+            possible_cpus=cpus,
+            seed=seed,
         ).info()
     if as_json:
         print_json(message_data(made))
     else:
-        click.echo(f"{node}: {profile}, {cpus} CPUs, {format_bytes(ram)}")
+        click.echo(f"{node}: {known.name}, {cpus} CPUs, {format_bytes(ram)}")
 
 
 @command.command("show")

@@ -53,15 +53,20 @@ class AgentClient:
         node: str,
         *,
         profile: str = "6.12",
+        profile_file: str = "",
         ram_bytes: int = 8 << 30,
         possible_cpus: int = 4,
         seed: int = 0,
     ) -> "Node":
-        """Boots a node."""
+        """Boots a node; ``profile_file`` is the text of a profile file, in place of a profile's name."""
         request = node_service_pb2.CreateNodeRequest(
             node=node,
             spec=node_service_pb2.NodeSpec(
-                profile=profile, ram_bytes=ram_bytes, possible_cpus=possible_cpus, seed=seed
+                profile="" if profile_file else profile,
+                profile_file=profile_file,
+                ram_bytes=ram_bytes,
+                possible_cpus=possible_cpus,
+                seed=seed,
             ),
             request_id=new_request_id(),
         )

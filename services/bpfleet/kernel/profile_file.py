@@ -16,6 +16,19 @@ _FLAGS: Final = {
 }
 _SECTIONS: Final = frozenset({"name", "release", "base", "map_types", "structs", "flags"})
 
+_NAME_MAX: Final = 64
+_STRUCT_MAX: Final = 64 << 10
+# Numbers beyond which no kernel was built: a profile may come from afar.
+_FLAG_MAX: Final = 1 << 40
+_MOST: Final = {
+    "memcg_charge_batch": 1 << 10,
+    "memcg_stock_slots": 1 << 6,
+    "bpf_attr_bytes": 1 << 12,
+    "bpf_attr_map_create_bytes": 1 << 12,
+    "array_value_limit_bytes": (1 << 31) - 1,
+    "nr_cpus": 8192,
+}
+
 
 def profile_from_toml(text: str) -> KernelProfile:
     """The profile a file describes: ``base`` names the kernel whose behaviour it takes, the rest overrides.
@@ -26,6 +39,8 @@ def profile_from_toml(text: str) -> KernelProfile:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not TOML: {error}") from error
+    except RecursionError:
+        raise ValueError("not a profile: nested too deep") from None
     unknown = set(data) - _SECTIONS
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}; known: {', '.join(sorted(_SECTIONS))}")
@@ -35,7 +50,7 @@ def profile_from_toml(text: str) -> KernelProfile:
         changes["map_types"] = _map_types(data["map_types"])
     return replace(
         base,
-        structs=replace(base.structs, **_structs(data.get("structs", {}))),
+        structs=replace(base.structs, **_structs(data.get("structs", {}), base)),
         **changes,
         **_flags(data.get("flags", {}), base),
     )
@@ -45,6 +60,10 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     value = data.get(name)
     if not isinstance(value, str) or not value:
         raise ValueError(f'{name}: expected a text, as in {name} = "6.12"')
+    if len(value) > _NAME_MAX or not value.isprintable():
+        raise ValueError(
+            f"{name}: {value[:_NAME_MAX]!r}: use at most {_NAME_MAX} printable characters"
+        )
     return value
 
 
@@ -59,14 +78,19 @@ def _map_types(names: object) -> frozenset[MapType]:
     return frozenset(found)
 
 
-def _structs(table: object) -> dict[str, int]:
+def _structs(table: object, base: KernelProfile) -> dict[str, int]:
     if not isinstance(table, dict):
         raise ValueError("structs: expected a table of sizes in bytes")
     for name, size in table.items():
         if name not in _STRUCTS:
             raise ValueError(f"structs.{name}: this profile has no such struct")
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 1 << 20:
-            raise ValueError(f"structs.{name}: {size!r} is no size in bytes")
+        least = (
+            0 if getattr(base.structs, name) == 0 else 1
+        )  # no size where the kernel lacks the struct
+        if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= _STRUCT_MAX:
+            raise ValueError(
+                f"structs.{name}: {size!r} is no size in bytes, {least} to {_STRUCT_MAX}"
+            )
     return table
 
 
@@ -83,6 +107,9 @@ def _flags(table: object, base: KernelProfile) -> dict[str, Any]:
                 raise ValueError(f"flags.memlock: {value!r}; known: {', '.join(Memlock)}")
             changes[name] = Memlock(value)
         elif type(present) in (bool, int) and type(value) is type(present):
+            most = _MOST.get(name, _FLAG_MAX)
+            if type(value) is int and not 1 <= value <= most:
+                raise ValueError(f"flags.{name}: {value} is out of range; use 1 to {most}")
             changes[name] = value
         else:
             raise ValueError(f"flags.{name}: expected a value like {present!r}, got {value!r}")

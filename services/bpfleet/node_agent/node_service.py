@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from grpc import aio
 
-from bpfleet.kernel import PROFILES, profile_named
+from bpfleet.kernel import PROFILES, KernelProfile, profile_named
+from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.kernel.views.ledger import LedgerLine
 from bpfleet.kernel.views.orphans import Orphan
 from bpfleet.node_agent.agent import Agent
@@ -28,6 +29,7 @@ _Context = aio.ServicerContext[Any, Any]
 RAM_BYTES_MIN: Final = 64 << 20
 RAM_BYTES_MAX: Final = 16 << 40
 CPUS_MAX: Final = 8192
+PROFILE_FILE_MAX: Final = 64 << 10
 ADVANCE_NS_MAX: Final = 365 * 86_400 * 10**9
 # How much virtual time passes before other calls get their turn.
 _ADVANCE_STEP_NS: Final = 60 * 10**9
@@ -35,16 +37,28 @@ _ADVANCE_STEP_NS: Final = 60 * 10**9
 
 def node_shape(spec: pb.NodeSpec, field: str = "spec") -> NodeShape:
     """What a node is booted with. Raises ``ApiError`` naming the field and what it accepts."""
-    try:
-        profile = profile_named(spec.profile)
-    except ValueError as error:
-        raise invalid(f"{field}.profile", str(error)) from None
     return NodeShape(
-        profile=profile,
+        profile=_profile(spec, field),
         ram_bytes=within(spec.ram_bytes, f"{field}.ram_bytes", RAM_BYTES_MIN, RAM_BYTES_MAX),
         possible_cpus=within(spec.possible_cpus, f"{field}.possible_cpus", 1, CPUS_MAX),
         seed=within(spec.seed, f"{field}.seed", 0, (1 << 63) - 1),
     )
+
+
+def _profile(spec: pb.NodeSpec, field: str) -> KernelProfile:
+    if not spec.profile_file:
+        try:
+            return profile_named(spec.profile)
+        except ValueError as error:
+            raise invalid(f"{field}.profile", str(error)) from None
+    if spec.profile:
+        raise invalid(f"{field}.profile", "give either a profile's name or the text of its file")
+    if len(spec.profile_file) > PROFILE_FILE_MAX:
+        raise invalid(f"{field}.profile_file", f"more than {PROFILE_FILE_MAX:,} characters")
+    try:
+        return profile_from_toml(spec.profile_file)
+    except ValueError as error:
+        raise invalid(f"{field}.profile_file", str(error)) from None
 
 
 class NodeServicer(pb_grpc.NodeServiceServicer):

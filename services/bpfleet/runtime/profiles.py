@@ -5,7 +5,7 @@ from pathlib import Path
 from bpfleet.kernel.profile import KernelProfile, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
 
-__all__ = ["profile_from"]
+__all__ = ["profile_file_text", "profile_from"]
 
 
 def profile_from(name: str) -> KernelProfile:
@@ -14,15 +14,25 @@ def profile_from(name: str) -> KernelProfile:
 
     Raises ``ValueError`` with one line that says what was wrong.
     """
-    if not name.endswith(".toml") and "/" not in name:
+    text = profile_file_text(name)
+    if text is None:
         return profile_named(name)
-    try:
-        text = Path(name).read_text()
-    except OSError as error:
-        raise ValueError(f"profile file {name}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"profile file {name}: not text") from error
     try:
         return profile_from_toml(text)
     except ValueError as error:
         raise ValueError(f"profile file {name}: {error}") from error
+
+
+def profile_file_text(name: str) -> str | None:
+    """The text of the profile file that ``name`` stands for; None where it is the name of a kernel.
+
+    Raises ``ValueError`` with one line where the file cannot be read.
+    """
+    if not name.endswith(".toml") and "/" not in name:
+        return None
+    try:
+        return Path(name).read_text()
+    except OSError as error:
+        raise ValueError(f"profile file {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"profile file {name}: not text") from error

@@ -84,6 +84,7 @@ class NodeSpec(_message.Message):
     RAM_BYTES_FIELD_NUMBER: _builtins.int
     POSSIBLE_CPUS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    PROFILE_FILE_FIELD_NUMBER: _builtins.int
     profile: _builtins.str
     """Name of the kernel profile."""
     ram_bytes: _builtins.int
@@ -92,6 +93,10 @@ class NodeSpec(_message.Message):
     """Possible CPUs, from 1 to 8192."""
     seed: _builtins.int
     """Seed of whatever is not determined by the calls."""
+    profile_file: _builtins.str
+    """The text of a profile file, as `bpfleet profile capture` writes it, in place of `profile`: at most 64 KiB. Answers
+    give the profile's name alone.
+    """
     def __init__(
         self,
         *,
@@ -99,10 +104,11 @@ class NodeSpec(_message.Message):
         ram_bytes: _builtins.int = ...,
         possible_cpus: _builtins.int = ...,
         seed: _builtins.int = ...,
+        profile_file: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["possible_cpus", b"possible_cpus", "profile", b"profile", "ram_bytes", b"ram_bytes", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["possible_cpus", b"possible_cpus", "profile", b"profile", "profile_file", b"profile_file", "ram_bytes", b"ram_bytes", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

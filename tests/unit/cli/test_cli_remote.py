@@ -1,13 +1,18 @@
 """The commands that talk to an agent, against a real one on loopback."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
+import grpc
 import pytest
 from node_agents import running
 
 from bpfleet.cli.main import cli, main
+from bpfleet.client.bpf import AgentClient
+from bpfleet.client.session import CallError, Session
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +196,38 @@ def test_every_help_has_an_example(
     assert bpfleet(*words, "--help") == 0
     examples = capsys.readouterr().out.partition("Examples:")[2]
     assert f"bpfleet {' '.join(words)}" in examples or "python -m bpfleet." in examples
+
+
+HOST = 'name = "host"\nrelease = "6.12.9"\nbase = "6.12"\n[structs]\nbpf_array = 512\n[flags]\n'
+
+
+def test_a_node_boots_the_kernel_of_a_profile_file(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "host.toml").write_text(HOST)
+    file = str(tmp_path / "host.toml")
+    assert bpfleet("node", "create", "h1", "--agent", target, "--profile", file, "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["spec"]["profile"] == made["kernel"]["profile"] == "host"
+    assert made["kernel"]["release"] == "6.12.9"
+    assert bpfleet("node", "delete", "h1", "--agent", target) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (HOST + "memcg_charge_batch = -1\n", "flags.memcg_charge_batch: -1 is out of range"),
+        (HOST.replace("512", "0"), "structs.bpf_array: 0 is no size"),
+        (HOST.replace('"host"', '"' + "h" * 65 + '"'), "use at most 64 printable characters"),
+        (HOST.replace('"6.12"', '"9.9"'), "unknown kernel profile '9.9'"),
+        ("a = " + "[" * 20_000, "nested too deep"),
+        ("# " + "x" * (64 << 10), "more than 65,536 characters"),
+    ],
+)
+def test_a_bad_profile_file_boots_nothing(target: str, text: str, complaint: str) -> None:
+    with (
+        Session(target) as session,
+        pytest.raises(CallError, match=re.escape(complaint)) as refused,
+    ):
+        AgentClient(session).create_node("h2", profile_file=text)
+    assert refused.value.code == grpc.StatusCode.INVALID_ARGUMENT
