@@ -63,6 +63,15 @@ def test_a_signal_ends_it_gracefully(number):
 
 
 @pytest.mark.slow
+def test_a_setting_carries_the_text_of_a_profile_file(monkeypatch):
+    text = 'name = "host"\nrelease = "6.12.9"\nbase = "6.12"\n'
+    monkeypatch.setenv("BPFLEET_PROFILE", text)
+    with Program("--nodes", "1") as program, Session(program.target) as session:
+        (node,) = AgentClient(session).list_nodes()
+    assert (node.spec.profile, node.kernel.release) == ("host", "6.12.9")
+
+
+@pytest.mark.slow
 def test_the_environment_sets_what_flags_do_not(monkeypatch):
     monkeypatch.setenv("BPFLEET_PROFILE", "6.1")
     monkeypatch.setenv("BPFLEET_NODE_RAM", "2G")

@@ -10,22 +10,21 @@ from bpfleet.cli.inputs import Size
 from bpfleet.cli.output import print_json
 from bpfleet.launcher.cluster import READY_SECONDS, up
 from bpfleet.launcher.spec import COORDINATOR_PORT, WEB_PORT, ClusterSpec
-from bpfleet.runtime.profiles import profile_from
+from bpfleet.runtime.profiles import profile_file_text, profile_from
 
 __all__ = ["command"]
 
 
 def _models(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
-    """Refused before anything is started; a file is the agents' to read, where they run."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    for name in names:
-        if name.endswith(".toml") or "/" in name:
-            continue
+    """Names of kernels and texts of profile files: an agent in a container cannot read the file itself."""
+    models = []
+    for name in filter(None, map(str.strip, text.split(","))):
         try:
             profile_from(name)
+            models.append(profile_file_text(name) or name)
         except ValueError as error:
             raise click.BadParameter(str(error), context, option) from None
-    return names
+    return tuple(models)
 
 
 def _size(context: click.Context, option: click.Parameter, text: str) -> str:
@@ -44,7 +43,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> str:
     default="5.10,seed-v5,6.12",
     show_default=True,
     callback=_models,
-    help="Kernel profiles; the agents take turns with them.",
+    help="Kernel profiles or their files; the agents take turns with them.",
 )
 @click.option("--coordinators", default=1, show_default=True, help="One leads, the others wait.")
 @click.option("--workers", default=1, show_default=True, help="Locust workers; 0: no Locust.")

@@ -20,14 +20,18 @@ def profile_from(name: str) -> KernelProfile:
     try:
         return profile_from_toml(text)
     except ValueError as error:
-        raise ValueError(f"profile file {name}: {error}") from error
+        shown = "" if text is name else f" {name}"
+        raise ValueError(f"profile file{shown}: {error}") from error
 
 
 def profile_file_text(name: str) -> str | None:
     """The text of the profile file that ``name`` stands for; None where it is the name of a kernel.
 
+    What has several lines is such a text itself: so a setting carries a file to where an agent runs.
     Raises ``ValueError`` with one line where the file cannot be read.
     """
+    if "\n" in name:
+        return name
     if not name.endswith(".toml") and "/" not in name:
         return None
     try:

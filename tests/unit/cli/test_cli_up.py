@@ -1,8 +1,11 @@
 """``bpfleet up`` refuses what cannot be before it asks any engine."""
 
+from pathlib import Path
+
 import pytest
 
 from bpfleet.cli.main import main
+from bpfleet.cli.up import command
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,10 @@ def test_what_cannot_be_is_one_line_and_starts_nothing(
     assert main(["up", "--local", *arguments]) != 0
     assert complaint in capsys.readouterr().err
     assert list(home.iterdir()) == []
+
+
+def test_the_text_of_a_profile_file_goes_to_the_agents(tmp_path: Path) -> None:
+    text = 'name = "host"\nrelease = "6.12.9"\nbase = "6.12"\nmap_types = ["hash", "array"]\n'
+    (tmp_path / "host.toml").write_text(text)
+    context = command.make_context("up", ["--models", f"5.10,{tmp_path}/host.toml"])
+    assert context.params["models"] == ("5.10", text)
