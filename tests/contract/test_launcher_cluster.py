@@ -1,5 +1,6 @@
 """Whole clusters as processes: up, up again, scale, chaos, down, and what a failure leaves behind."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 
 import pytest
@@ -79,6 +81,13 @@ def test_a_cluster_comes_up_changes_only_what_differs_and_goes(engine, spec, tmp
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(LaunchError, match="no cluster named 'lab' runs here"):
         ps(engine, "lab")
+
+
+def test_the_workers_of_the_load_are_there_when_up_returns(engine, spec) -> None:
+    up(engine, replace(spec, agents=1, workers=2, web_port=spec.api_port + PORTS - 1))
+    page = find(ps(engine, "lab"), "load-0").address
+    with urllib.request.urlopen(f"http://{page}/stats/requests") as answer:
+        assert len(json.load(answer)["workers"]) == 2
 
 
 def test_scaling_adds_and_removes_agents_alone(engine, spec) -> None:

@@ -516,7 +516,10 @@ def profile_named(name: str) -> KernelProfile:
     base, _, variant = name.partition(":")
     profile = PROFILES.get(base)
     if profile is None:
-        raise ValueError(f"unknown kernel profile {base!r}; known: {', '.join(PROFILES)}")
+        raise ValueError(
+            f"unknown kernel profile {base!r}; known: {', '.join(PROFILES)}, "
+            "and variants such as 6.12:nobpf"
+        )
     if not variant:
         return profile
     change = VARIANTS.get(variant)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from bpfleet.launcher import load
 from bpfleet.launcher.engine import Engine, Instance, State
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import ClusterSpec, Role, Service
@@ -59,6 +60,7 @@ def up(
         for stage in _stages(services):
             _start_stage(engine, spec.name, stage, existing, changes, progress)
             _wait_ready(engine, spec.name, stage, progress, ready_seconds)
+        _wait_for_workers(engine, spec)
         engine.remember(spec.name, spec.as_text())
     except BaseException:
         _undo(engine, spec.name, changes, prepared and not existing, progress)
@@ -201,6 +203,13 @@ def _wait_ready(
             )
         if waiting:
             time.sleep(POLL_SECONDS)
+
+
+def _wait_for_workers(engine: Engine, spec: ClusterSpec) -> None:
+    """A load started before its workers are connected would be none."""
+    for instance in engine.instances(spec.name):
+        if instance.role is Role.LOAD_MASTER:
+            load.wait_for_workers(instance.address, spec.workers)
 
 
 def _why_it_ended(engine: Engine, cluster: str, instance: Instance) -> str:

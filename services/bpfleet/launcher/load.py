@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bpfleet.launcher.errors import LaunchError
 
-__all__ = ["outcomes", "start", "stop"]
+__all__ = ["outcomes", "start", "stop", "wait_for_workers"]
 
 _SECONDS: Final = 15.0
 _WORKER_SECONDS: Final = 30.0
@@ -20,12 +20,19 @@ def start(address: str, users: int) -> None:
     """Ask Locust for that many users, once a worker has found it. Raises ``LaunchError`` where it
     does not answer, or no worker comes.
     """
-    deadline = time.monotonic() + _WORKER_SECONDS
-    while not json.loads(_ask(address, "/stats/requests", None)).get("workers"):
-        if time.monotonic() > deadline:
-            raise LaunchError(f"no worker of the load generator at {address} is connected")
-        time.sleep(_POLL_SECONDS)
+    wait_for_workers(address, 1)
     _ask(address, "/swarm", {"user_count": str(users), "spawn_rate": str(max(users // 5, 1))})
+
+
+def wait_for_workers(address: str, wanted: int) -> None:
+    """Return once that many workers found Locust's master. Raises ``LaunchError`` where they do not in time."""
+    deadline = time.monotonic() + _WORKER_SECONDS
+    while (found := len(json.loads(_ask(address, "/stats/requests", None))["workers"])) < wanted:
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"{found} of {wanted} workers of the load generator at {address} are connected"
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def stop(address: str) -> None:
