@@ -226,9 +226,10 @@ def create(
 
 def _option(text: str) -> tuple[str, int]:
     name, _, value = text.partition("=")
-    if not value.lstrip("-").isdigit():
-        raise click.BadParameter(f"{text!r}: write NAME=N, such as pods=20")
-    return name, int(value)
+    try:
+        return name, int(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: write NAME=N, such as pods=20") from None
 
 
 @command.command("apply")
