@@ -32,7 +32,7 @@ _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.command("nodes")
 @fleet_options
 @click.option("--show-labels", is_flag=True, help="Add columns for labels and taints.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_JSON
 @watchable
 def nodes(*, server: ChannelOptions, show_labels: bool, as_json: bool) -> None:
     """Every node with its bookings and charges.

@@ -9,7 +9,7 @@ from bpfleet.cli.inputs import Size
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
-from bpfleet.runtime.profiles import profile_file_text, profile_from
+from bpfleet.runtime.profiles import profile_and_text
 from bpfleet.v1 import bpf_pb2, node_service_pb2
 from bpfleet.workload.quantity import format_bytes
 
@@ -109,14 +109,14 @@ def create(
       bpfleet node create web-1 --profile host.toml
     """
     try:
-        known, text = profile_from(profile), profile_file_text(profile)
+        known, text = profile_and_text(profile)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--profile") from None
     with agent(server) as client:
         made = client.create_node(
             node,
             profile=known.name,
-            profile_file=text or "",
+            profile_file=text,
             ram_bytes=ram,
             possible_cpus=cpus,
             seed=seed,

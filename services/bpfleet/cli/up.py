@@ -10,7 +10,7 @@ from bpfleet.cli.inputs import Size
 from bpfleet.cli.output import print_json
 from bpfleet.launcher.cluster import READY_SECONDS, up
 from bpfleet.launcher.spec import COORDINATOR_PORT, WEB_PORT, ClusterSpec
-from bpfleet.runtime.profiles import profile_file_text, profile_from
+from bpfleet.runtime.profiles import profile_and_text
 
 __all__ = ["command"]
 
@@ -20,8 +20,7 @@ def _models(context: click.Context, option: click.Parameter, text: str) -> tuple
     models = []
     for name in filter(None, map(str.strip, text.split(","))):
         try:
-            profile_from(name)
-            models.append(profile_file_text(name) or name)
+            models.append(profile_and_text(name)[1] or name)
         except ValueError as error:
             raise click.BadParameter(str(error), context, option) from None
     return tuple(models)

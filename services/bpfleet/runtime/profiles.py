@@ -5,7 +5,7 @@ from pathlib import Path
 from bpfleet.kernel.profile import KernelProfile, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
 
-__all__ = ["profile_file_text", "profile_from"]
+__all__ = ["profile_and_text", "profile_from"]
 
 
 def profile_from(name: str) -> KernelProfile:
@@ -14,29 +14,32 @@ def profile_from(name: str) -> KernelProfile:
 
     Raises ``ValueError`` with one line that says what was wrong.
     """
-    text = profile_file_text(name)
-    if text is None:
-        return profile_named(name)
-    try:
-        return profile_from_toml(text)
-    except ValueError as error:
-        shown = "" if text is name else f" {name}"
-        raise ValueError(f"profile file{shown}: {error}") from error
+    return profile_and_text(name)[0]
 
 
-def profile_file_text(name: str) -> str | None:
-    """The text of the profile file that ``name`` stands for; None where it is the name of a kernel.
+def profile_and_text(name: str) -> tuple[KernelProfile, str]:
+    """The profile, and the text of the file it came from; empty where ``name`` is that of a kernel.
 
-    What has several lines is such a text itself: so a setting carries a file to where an agent runs.
-    Raises ``ValueError`` with one line where the file cannot be read.
+    What has several lines is such a text itself: so a setting carries a file to where an agent runs. Raises
+    ``ValueError`` with one line that says what was wrong.
     """
     if "\n" in name:
-        return name
-    if not name.endswith(".toml") and "/" not in name:
-        return None
+        text, where = name, "profile file"
+    elif name.endswith(".toml") or "/" in name:
+        where = f"profile file {name}"
+        text = _read(name, where)
+    else:
+        return profile_named(name), ""
+    try:
+        return profile_from_toml(text), text
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _read(name: str, where: str) -> str:
     try:
         return Path(name).read_text()
     except OSError as error:
-        raise ValueError(f"profile file {name}: {error.strerror}") from error
+        raise ValueError(f"{where}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"profile file {name}: not text") from error
+        raise ValueError(f"{where}: not text") from error

@@ -13,6 +13,7 @@ from node_agents import running
 from bpfleet.cli.main import cli, main
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import CallError, Session
+from bpfleet.v1 import node_service_pb2
 
 
 @pytest.fixture(scope="module")
@@ -230,4 +231,14 @@ def test_a_bad_profile_file_boots_nothing(target: str, text: str, complaint: str
         pytest.raises(CallError, match=re.escape(complaint)) as refused,
     ):
         AgentClient(session).create_node("h2", profile_file=text)
+    assert refused.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_node_takes_a_profile_by_name_or_as_text_not_both(target: str) -> None:
+    spec = node_service_pb2.NodeSpec(
+        profile="6.12", profile_file=HOST, ram_bytes=1 << 30, possible_cpus=1
+    )
+    request = node_service_pb2.CreateNodeRequest(node="h3", spec=spec)
+    with Session(target) as session, pytest.raises(CallError, match="either a profile") as refused:
+        session.call(AgentClient(session).nodes.CreateNode, request)
     assert refused.value.code == grpc.StatusCode.INVALID_ARGUMENT
