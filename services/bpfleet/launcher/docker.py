@@ -5,6 +5,8 @@ elsewhere, so any machine that reaches the engine can look after the cluster. Th
 ``DOCKER_HOST`` and its companions name.
 """
 
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Final
@@ -44,6 +46,7 @@ _PORTS: Final = {
     Role.LOAD_WORKER: LOAD_PORT,
 }
 _ROLES: Final = list(Role)
+_LOCAL: Final = "http+unix://"
 # The SDK has no types of its own.
 Container = Any
 
@@ -53,8 +56,9 @@ class DockerEngine:
 
     def __init__(self) -> None:
         try:
+            _check_socket()
             self._client = _connected()
-        except (DockerException, requests.RequestException) as error:
+        except (DockerException, OSError) as error:  # those of requests are OSErrors
             raise LaunchError(
                 f"no Docker Engine answers ({_first_line(error)}): start one, set DOCKER_HOST, "
                 "or use --local for processes instead of containers"
@@ -222,6 +226,15 @@ class DockerEngine:
                 f"image {image} is not on the engine: build it with 'docker compose build', or "
                 "name another with --image or --redis-image"
             ) from error
+
+
+def _check_socket() -> None:
+    """Raises ``OSError`` where nobody listens on the engine's local socket: the SDK would leave its own socket open."""
+    address = docker.utils.parse_host(os.environ.get("DOCKER_HOST"))
+    if address.startswith(_LOCAL):
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.settimeout(ENGINE_SECONDS)
+            trial.connect(address.removeprefix(_LOCAL))
 
 
 def _connected() -> Any:
