@@ -1,7 +1,6 @@
 """The engine over https, with the certificates of the environment: the same engine behind a small TLS end."""
 
 import asyncio
-import gc
 import os
 import ssl
 import subprocess
@@ -97,14 +96,3 @@ def test_an_engine_that_cannot_be_reached_is_one_clear_line(
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
     with pytest.raises(LaunchError, match=r"no Docker Engine answers.*set DOCKER_HOST"):
         DockerEngine()
-
-
-def test_a_socket_nobody_listens_on_is_one_clear_line_and_is_not_kept_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
-    with pytest.raises(
-        LaunchError, match=r"no Docker Engine answers.*No such file.*set DOCKER_HOST"
-    ):
-        DockerEngine()
-    gc.collect()  # a socket left open would be a warning now, and so a failure
