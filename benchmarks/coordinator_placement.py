@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.coordinator.commands import (
+from bpfleet.fleet.commands import (
     CreateWorkload,
     NodeAnnouncement,
     NodeUsage,
@@ -29,10 +29,10 @@ from bpfleet.coordinator.commands import (
     ReportNodes,
     Tick,
 )
-from bpfleet.coordinator.prediction import KernelEstimator, try_out
-from bpfleet.coordinator.records import Node, Phase, Policy, Replica, Scheduling
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.state import FleetState
+from bpfleet.fleet.prediction import KernelEstimator, try_out
+from bpfleet.fleet.records import Node, Phase, Policy, Replica, Scheduling
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.state import FleetState
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun

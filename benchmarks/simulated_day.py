@@ -14,7 +14,7 @@ from typing import Any
 from figures import Figure
 
 from bpfleet.coordinator.config import Timing
-from bpfleet.coordinator.store.base import Batch
+from bpfleet.fleet.store import Batch
 from bpfleet.kernel import KernelError
 from bpfleet.sim.agent import NodePlan, SimAgent
 from bpfleet.sim.checkers import Promise

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bpfleet.coordinator.commands import (
+from bpfleet.fleet.commands import (
     AgentLost,
     Command,
     CreateWorkload,
@@ -16,9 +16,9 @@ from bpfleet.coordinator.commands import (
     Tick,
     UpdateWorkload,
 )
-from bpfleet.coordinator.records import Phase, Replica, Scheduling, Taint
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.state import FleetState
+from bpfleet.fleet.records import Phase, Replica, Scheduling, Taint
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.state import FleetState
 from bpfleet.workload.spec import Inventory, WorkloadSpec
 
 MIB = 1 << 20

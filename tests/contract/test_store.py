@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 import pytest
 from redis_server import HAS_REDIS, RedisServer
 
-from bpfleet.coordinator.store.base import EVENTS_KEPT, Batch, Conflict, Fenced, Store
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.coordinator.store.redis import RedisStore
+from bpfleet.fleet.store import EVENTS_KEPT, Batch, Conflict, Fenced, Store
 
 Body = Callable[[Store], Coroutine[object, object, None]]
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from redis_server import RedisServer, needs_redis
 
-from bpfleet.coordinator.store.base import Batch, StoreError, StoreUnavailable
 from bpfleet.coordinator.store.redis import RedisStore
+from bpfleet.fleet.store import Batch, StoreError, StoreUnavailable
 
 pytestmark = [pytest.mark.redis, needs_redis]
 

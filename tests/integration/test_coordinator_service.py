@@ -15,12 +15,12 @@ from obedient_agent import GIB, ObedientAgent, nodes_named
 from bpfleet.coordinator.config import Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.node_client import GrpcAgents
-from bpfleet.coordinator.placement import RequestEstimator
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.store.base import Batch, Store, StoreUnavailable
 from bpfleet.coordinator.store.memory import MemoryStore
+from bpfleet.fleet.placement import RequestEstimator
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.store import Batch, Store, StoreUnavailable
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.server import RpcServer, ServerOptions

@@ -12,8 +12,8 @@ from node_agents import running
 from obedient_agent import ObedientAgent, nodes_named
 from redis_server import RedisServer, free_port, needs_redis
 
-from bpfleet.coordinator.live.frames import LINES_MAX, changed_rows, event_lines, frame
-from bpfleet.coordinator.records import Event
+from bpfleet.fleet.frames import LINES_MAX, changed_rows, event_lines, frame
+from bpfleet.fleet.records import Event
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as fleet
 from bpfleet.v1 import workload_pb2

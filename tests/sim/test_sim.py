@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from bpfleet.coordinator import nodes
-from bpfleet.coordinator.dispatch import Dispatch
-from bpfleet.coordinator.engine import Engine
-from bpfleet.coordinator.records import Phase
 from bpfleet.coordinator.store.memory import MemoryStore
+from bpfleet.fleet import nodes
+from bpfleet.fleet.dispatch import Dispatch
+from bpfleet.fleet.engine import Engine
+from bpfleet.fleet.records import Phase
 from bpfleet.sim.fleet import simulate
 from bpfleet.sim.seeds import repeat_command, run_seeds
 
@@ -88,7 +88,7 @@ def answers_before_it_is_stored(monkeypatch):
 
 
 def books_more_than_fits(monkeypatch):
-    monkeypatch.setattr("bpfleet.coordinator.books.Shape.fitting_from", lambda self, size: 0)
+    monkeypatch.setattr("bpfleet.fleet.books.Shape.fitting_from", lambda self, size: 0)
 
 
 def never_tells_agents_to_stop(monkeypatch):

@@ -16,9 +16,9 @@ from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.cli.watching import watchable
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError
-from bpfleet.coordinator.messages import policy_message, spec_message
-from bpfleet.coordinator.records import Policy, Scheduling, Workload
+from bpfleet.fleet.records import Policy, Scheduling, Workload
 from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.fleet import policy_message, spec_message
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.codec import from_data

@@ -15,19 +15,19 @@ import click
 
 import bpfleet
 from bpfleet.coordinator.config import Settings, Timing
-from bpfleet.coordinator.disruption import EVICTION_RULES
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.live.server import LivePage
 from bpfleet.coordinator.metrics import Metrics
 from bpfleet.coordinator.node_client import GrpcAgents
-from bpfleet.coordinator.prediction import KernelEstimator
 from bpfleet.coordinator.reconcile import Coordinator
-from bpfleet.coordinator.records import Policy
 from bpfleet.coordinator.registry_service import RegistryServicer
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.store.base import Store, StoreError
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.coordinator.store.redis import RedisStore
+from bpfleet.fleet.disruption import EVICTION_RULES
+from bpfleet.fleet.prediction import KernelEstimator
+from bpfleet.fleet.records import Policy
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.store import Store, StoreError
 from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.options import (
     channel_options,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.fleet.settings import FleetSettings
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.server import ServerOptions, SettingsError, parse_address
 

@@ -9,8 +9,8 @@ from google.protobuf.message import Message
 from grpc import aio
 
 import bpfleet
-from bpfleet.coordinator import messages
-from bpfleet.coordinator.commands import (
+from bpfleet.coordinator.reconcile import Coordinator
+from bpfleet.fleet.commands import (
     CordonNode,
     CreateWorkload,
     DeleteWorkload,
@@ -19,14 +19,14 @@ from bpfleet.coordinator.commands import (
     UncordonNode,
     UpdateWorkload,
 )
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.placement import NodeVerdict
-from bpfleet.coordinator.reconcile import Coordinator
-from bpfleet.coordinator.records import Event, Phase, Workload
-from bpfleet.coordinator.refusals import api_errors
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.placement import NodeVerdict
+from bpfleet.fleet.records import Event, Phase, Workload
+from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import node_id, workload_id
 from bpfleet.rpc.paging import page_by_key, page_key, page_size, page_token
+from bpfleet.rpc.refusals import api_errors
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
 

@@ -6,12 +6,12 @@ from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from bpfleet.coordinator.dispatch import Orders
-from bpfleet.coordinator.engine import Commit
-from bpfleet.coordinator.leases import Leases
-from bpfleet.coordinator.records import Phase
-from bpfleet.coordinator.state import FleetState
 from bpfleet.coordinator.watch import EventLog
+from bpfleet.fleet.dispatch import Orders
+from bpfleet.fleet.engine import Commit
+from bpfleet.fleet.leases import Leases
+from bpfleet.fleet.records import Phase
+from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.server import ListenError, parse_address
 

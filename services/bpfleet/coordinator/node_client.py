@@ -1,18 +1,17 @@
 """Calls to the RuntimeService of agents: one channel each, one batch of orders at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from grpc import aio
 
-from bpfleet.coordinator.commands import ReplicaNews, ReplicaTruth
-from bpfleet.coordinator.dispatch import Orders
-from bpfleet.coordinator.records import Replica, Workload
+from bpfleet.fleet.commands import ReplicaNews
+from bpfleet.fleet.dispatch import Orders
+from bpfleet.fleet.records import Workload
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
+from bpfleet.rpc.orders import news_of, order_messages
 from bpfleet.rpc.server import SettingsError
-from bpfleet.rpc.workloads import churn_message, inventory_message, restart_policy_message
-from bpfleet.v1 import registry_service_pb2, runtime_service_pb2
 from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 
 if TYPE_CHECKING:
@@ -23,15 +22,10 @@ __all__ = [
     "Agents",
     "Answer",
     "GrpcAgents",
-    "last_command",
-    "news_of",
-    "order_messages",
-    "truth_of",
 ]
 
 _DEADLINE_SECONDS: Final = 30.0
 _CHANNELS_MAX: Final = 20_000
-_INT64_MAX: Final = (1 << 63) - 1
 
 # (node, news) of one answer, and the (node, replica) pairs that are stopped.
 Answer = tuple[list[tuple[str, ReplicaNews]], list[tuple[str, str]]]
@@ -95,118 +89,3 @@ class GrpcAgents:
                 raise AgentUnreachable(str(error)) from None
             self._channels[address] = channel
         return RuntimeServiceStub(channel)
-
-
-def order_messages(
-    orders: Orders, workloads: Mapping[str, Workload], epoch: int
-) -> tuple[runtime_service_pb2.StopReplicasRequest, runtime_service_pb2.RunReplicasRequest]:
-    """The two requests of one batch of orders, numbered one after the other.
-
-    A replica whose workload has changed since is left out: what it should run is decided but not stored.
-    """
-    stops = runtime_service_pb2.StopReplicasRequest(
-        replicas=[
-            runtime_service_pb2.ReplicaKey(node=node, replica=replica)
-            for node, replica in orders.stops
-        ],
-        leader_epoch=epoch,
-        sequence=last_command(orders.sequence) - 1,
-    )
-    runs = runtime_service_pb2.RunReplicasRequest(
-        replicas=[
-            _replica_spec(replica, workloads[replica.workload])
-            for replica in orders.runs
-            if _agrees(replica, workloads)
-        ],
-        leader_epoch=epoch,
-        sequence=last_command(orders.sequence),
-    )
-    return stops, runs
-
-
-def last_command(sequence: int) -> int:
-    """The higher of the numbers that the two requests of a batch of orders carry."""
-    return 2 * sequence + 1
-
-
-def _agrees(replica: Replica, workloads: Mapping[str, Workload]) -> bool:
-    workload = workloads.get(replica.workload)
-    return workload is not None and workload.generation == replica.generation
-
-
-def _replica_spec(replica: Replica, workload: Workload) -> runtime_service_pb2.ReplicaSpec:
-    spec = workload.spec
-    message = runtime_service_pb2.ReplicaSpec(
-        replica=replica.name,
-        attempt=replica.attempt,
-        node=replica.node,
-        workload=workload.name,
-        application=spec.application or "",
-        inventory=inventory_message(spec.inventory) if spec.inventory is not None else None,
-        churn=churn_message(spec.churn) if spec.churn is not None else None,
-        uid=spec.uid,
-        memory_request_bytes=spec.memory_request_bytes,
-        oom_score_adj=spec.oom_score_adj,
-        seed=replica.serial,
-        restart_policy=restart_policy_message(spec.restart_policy),
-        options=spec.options,
-        limit_capabilities=spec.capabilities is not None,
-        capabilities=[f"CAP_{c.name}" for c in sorted(spec.capabilities or ())],
-    )
-    if spec.memory_limit_bytes is not None:
-        message.memory_limit_bytes = spec.memory_limit_bytes
-    if spec.memlock_bytes is not None:
-        unlimited = spec.memlock_bytes > _INT64_MAX
-        message.memlock_limit_bytes = -1 if unlimited else spec.memlock_bytes
-    if spec.user_memory_bytes is not None:
-        message.user_memory_bytes = spec.user_memory_bytes
-    return message
-
-
-def news_of(
-    orders: Orders, answer: runtime_service_pb2.RunReplicasResponse
-) -> list[tuple[str, ReplicaNews]]:
-    """What the answer says about the replicas that were ordered to run."""
-    ordered = {replica.name: replica for replica in orders.runs}
-    news = [
-        (
-            status.node,
-            ReplicaNews(
-                replica=status.replica,
-                attempt=status.attempt,
-                truth=truth_of(status.state),
-                reason=status.reason,
-                errno=status.errno,
-                message=status.message,
-                charged_bytes=status.charged_bytes,
-                rss_bytes=status.rss_bytes,
-            ),
-        )
-        for status in answer.statuses
-    ]
-    for refused in answer.refused_replicas:
-        replica = ordered.get(refused.replica)
-        if replica is not None:
-            told = ReplicaNews(
-                replica=replica.name,
-                attempt=replica.attempt,
-                truth=ReplicaTruth.FAILED,
-                reason=refused.reason,
-                message=refused.message,
-            )
-            news.append((replica.node, told))
-    return news
-
-
-def truth_of(state: registry_service_pb2.ReplicaState.ValueType) -> ReplicaTruth:
-    """What an agent's word for a replica's state means; what we do not know is taken as starting."""
-    return _TRUTHS.get(state, ReplicaTruth.STARTING)
-
-
-_TRUTHS: Final = {
-    registry_service_pb2.REPLICA_STATE_STARTING: ReplicaTruth.STARTING,
-    registry_service_pb2.REPLICA_STATE_RUNNING: ReplicaTruth.RUNNING,
-    registry_service_pb2.REPLICA_STATE_FAILED: ReplicaTruth.FAILED,
-    registry_service_pb2.REPLICA_STATE_SUCCEEDED: ReplicaTruth.SUCCEEDED,
-    registry_service_pb2.REPLICA_STATE_STOPPED: ReplicaTruth.STOPPED,
-}

@@ -10,7 +10,12 @@ from collections.abc import Callable, Coroutine
 from time import time_ns
 from typing import Any, Final
 
-from bpfleet.coordinator.commands import (
+from bpfleet.coordinator.config import Timing
+from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.node_client import Agents, AgentUnreachable
+from bpfleet.coordinator.warm import WarmCopy
+from bpfleet.coordinator.watch import EventLog
+from bpfleet.fleet.commands import (
     AgentLost,
     Command,
     NodeUsage,
@@ -19,18 +24,15 @@ from bpfleet.coordinator.commands import (
     ReportNodes,
     Tick,
 )
-from bpfleet.coordinator.config import Timing
-from bpfleet.coordinator.dispatch import Dispatch, Orders
-from bpfleet.coordinator.engine import Commit, Engine
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.leases import Leases
-from bpfleet.coordinator.metrics import Metrics
-from bpfleet.coordinator.node_client import Agents, AgentUnreachable, last_command
-from bpfleet.coordinator.placement import Estimator
-from bpfleet.coordinator.records import decode_event
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.state import FleetState
-from bpfleet.coordinator.store.base import (
+from bpfleet.fleet.dispatch import Dispatch, Orders
+from bpfleet.fleet.engine import Commit, Engine
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.leases import Leases
+from bpfleet.fleet.placement import Estimator
+from bpfleet.fleet.records import decode_event
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.state import FleetState
+from bpfleet.fleet.store import (
     Batch,
     Conflict,
     Fenced,
@@ -40,8 +42,7 @@ from bpfleet.coordinator.store.base import (
     StoreError,
     StoreUnavailable,
 )
-from bpfleet.coordinator.warm import WarmCopy
-from bpfleet.coordinator.watch import EventLog
+from bpfleet.rpc.orders import last_command
 
 __all__ = ["Coordinator", "wall_clock_ms"]
 

@@ -8,12 +8,12 @@ from typing import Any, Final, TypeVar
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
-from bpfleet.coordinator.commands import Command, RegisterAgent, ReportNodes, UnregisterAgent
-from bpfleet.coordinator.messages import announcement, usage_record
 from bpfleet.coordinator.reconcile import Coordinator
-from bpfleet.coordinator.refusals import api_errors
+from bpfleet.fleet.commands import Command, RegisterAgent, ReportNodes, UnregisterAgent
 from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.fleet import announcement, usage_record
 from bpfleet.rpc.names import node_id
+from bpfleet.rpc.refusals import api_errors
 from bpfleet.rpc.server import SettingsError, parse_address
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceServicer

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Final
 
-from bpfleet.coordinator.records import Kind, Record, decode
-from bpfleet.coordinator.store.base import Snapshot
+from bpfleet.fleet.records import Kind, Record, decode
+from bpfleet.fleet.store import Snapshot
 
 __all__ = ["WarmCopy"]
 

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
 
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.records import Event
-from bpfleet.coordinator.store.base import EVENTS_KEPT
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.records import Event
+from bpfleet.fleet.store import EVENTS_KEPT
 
 __all__ = ["EventLog"]
 

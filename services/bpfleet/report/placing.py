@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from bpfleet.coordinator.books import FleetBooks
-from bpfleet.coordinator.placement import RequestEstimator, Search, VerdictCache
-from bpfleet.coordinator.records import Node, Phase, Policy, Replica, Workload
+from bpfleet.fleet.books import FleetBooks
+from bpfleet.fleet.placement import RequestEstimator, Search, VerdictCache
+from bpfleet.fleet.records import Node, Phase, Policy, Replica, Workload
 from bpfleet.workload.scenario import FleetNode, Scenario
 from bpfleet.workload.spec import WorkloadSpec
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from bpfleet.coordinator.dispatch import Orders
-from bpfleet.coordinator.node_client import AgentUnreachable, Answer, news_of, order_messages
-from bpfleet.coordinator.records import Workload
+from bpfleet.coordinator.node_client import AgentUnreachable, Answer
 from bpfleet.coordinator.registry_service import RegistryServicer
+from bpfleet.fleet.dispatch import Orders
+from bpfleet.fleet.records import Workload
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.rpc.errors import ApiError
+from bpfleet.rpc.orders import news_of, order_messages
 from bpfleet.rpc.workloads import inventory_record
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.sim.network import Network, Process, Unreachable

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from bpfleet.coordinator.records import Kind, Node, Replica, Workload, decode, decode_event
-from bpfleet.coordinator.state import FleetState
-from bpfleet.coordinator.store.base import Batch
+from bpfleet.fleet.records import Kind, Node, Replica, Workload, decode, decode_event
+from bpfleet.fleet.state import FleetState
+from bpfleet.fleet.store import Batch
 
 __all__ = [
     "Acknowledged",

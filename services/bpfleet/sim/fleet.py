@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from bpfleet.coordinator.config import Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
-from bpfleet.coordinator.prediction import KernelEstimator
 from bpfleet.coordinator.reconcile import Coordinator
-from bpfleet.coordinator.records import Phase, Policy
 from bpfleet.coordinator.registry_service import RegistryServicer
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.store.base import Batch
 from bpfleet.coordinator.store.memory import MemoryStore
+from bpfleet.fleet.prediction import KernelEstimator
+from bpfleet.fleet.records import Phase, Policy
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.store import Batch
 from bpfleet.rpc.errors import ApiError
 from bpfleet.sim.agent import NodePlan, SimAgent, SimAgents
 from bpfleet.sim.checkers import (

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-from bpfleet.coordinator.store.base import Batch, Leadership, Snapshot, StoreUnavailable
 from bpfleet.coordinator.store.memory import MemoryStore
+from bpfleet.fleet.store import Batch, Leadership, Snapshot, StoreUnavailable
 from bpfleet.sim.network import Network, Process, Unreachable
 
 __all__ = ["SimStore"]

@@ -6,8 +6,8 @@ from typing import Any, Final
 from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.state import FleetState
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.state import FleetState
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import bpf_pb2, bpf_service_pb2, cgroup_service_pb2, node_service_pb2

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from bpfleet.coordinator.errors import FleetError, Refused
 from bpfleet.coordinator.live.depth import node_in_depth
-from bpfleet.coordinator.live.frames import Row, fleet_rows, frame
 from bpfleet.coordinator.reconcile import Coordinator
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.frames import Row, fleet_rows, frame
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.server import ListenError, parse_address
 

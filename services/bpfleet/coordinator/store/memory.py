@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from time import monotonic
 
-from bpfleet.coordinator.store.base import (
+from bpfleet.fleet.store import (
     EVENTS_KEPT,
     Batch,
     Conflict,

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from bpfleet.coordinator.store.base import (
+from bpfleet.fleet.store import (
     EVENTS_KEPT,
     Batch,
     Conflict,

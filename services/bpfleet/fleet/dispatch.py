@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bpfleet.coordinator.records import Kind, Node, Phase, Record, Replica
+from bpfleet.fleet.records import Kind, Node, Phase, Record, Replica
 
 __all__ = ["Dispatch", "Orders"]
 

@@ -7,9 +7,9 @@ told only the rows that differ from those it has, so nothing is buffered for it 
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bpfleet.coordinator.commands import NodeUsage
-from bpfleet.coordinator.records import Event, Node
-from bpfleet.coordinator.state import FleetState
+from bpfleet.fleet.commands import NodeUsage
+from bpfleet.fleet.records import Event, Node
+from bpfleet.fleet.state import FleetState
 
 __all__ = ["COLUMNS", "LINES_MAX", "Row", "changed_rows", "event_lines", "fleet_rows", "frame"]
 

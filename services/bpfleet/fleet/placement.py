@@ -13,8 +13,8 @@ from heapq import heapify, heappop, heapreplace
 from itertools import chain, islice
 from typing import Final, Protocol
 
-from bpfleet.coordinator.books import FleetBooks, NodeBook, Shape, closed_reason
-from bpfleet.coordinator.constraints import (
+from bpfleet.fleet.books import FleetBooks, NodeBook, Shape, closed_reason
+from bpfleet.fleet.constraints import (
     Refusal,
     Verdict,
     constraint_key,
@@ -24,7 +24,7 @@ from bpfleet.coordinator.constraints import (
     named_nodes_allow,
     names_nodes,
 )
-from bpfleet.coordinator.records import Decision, Node, Phase, Policy, Replica, Workload
+from bpfleet.fleet.records import Decision, Node, Phase, Policy, Replica, Workload
 
 __all__ = [
     "Choice",

@@ -7,10 +7,10 @@ fits there. Only where it fits nowhere is the old replica stopped first.
 
 from dataclasses import replace
 
-from bpfleet.coordinator.placement import Search
-from bpfleet.coordinator.records import Phase, Replica, Workload
-from bpfleet.coordinator.replicas import add_pending, bind, stop
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.placement import Search
+from bpfleet.fleet.records import Phase, Replica, Workload
+from bpfleet.fleet.replicas import add_pending, bind, stop
+from bpfleet.fleet.transition import Transition
 
 __all__ = ["roll_out"]
 

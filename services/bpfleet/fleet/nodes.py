@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bpfleet.coordinator.commands import (
+from bpfleet.fleet.commands import (
     NodeAnnouncement,
     NodeUsage,
     RegisterAgent,
@@ -12,11 +12,11 @@ from bpfleet.coordinator.commands import (
     ReportNodes,
     UnregisterAgent,
 )
-from bpfleet.coordinator.disruption import evict_for_pressure, settle_drain, shed
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.records import Agent, Node, Phase, Replica
-from bpfleet.coordinator.replicas import hear, lose, restart_now
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.disruption import evict_for_pressure, settle_drain, shed
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.records import Agent, Node, Phase, Replica
+from bpfleet.fleet.replicas import hear, lose, restart_now
+from bpfleet.fleet.transition import Transition
 
 __all__ = [
     "cordon_node",

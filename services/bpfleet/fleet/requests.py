@@ -1,8 +1,8 @@
 """Request ids: a command that carries one is carried out once, however often and late it is repeated."""
 
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.records import RequestRecord
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.records import RequestRecord
+from bpfleet.fleet.transition import Transition
 
 __all__ = ["remember", "repeated"]
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, islice
 
-from bpfleet.coordinator.constraints import executes, judge, named_nodes_allow
-from bpfleet.coordinator.placement import Search
-from bpfleet.coordinator.records import Decision, Node, Phase, Replica, Retired, Workload
-from bpfleet.coordinator.replicas import add_pending, bind, stop, waits_because
-from bpfleet.coordinator.rollout import roll_out
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.constraints import executes, judge, named_nodes_allow
+from bpfleet.fleet.placement import Search
+from bpfleet.fleet.records import Decision, Node, Phase, Replica, Retired, Workload
+from bpfleet.fleet.replicas import add_pending, bind, stop, waits_because
+from bpfleet.fleet.rollout import roll_out
+from bpfleet.fleet.transition import Transition
 
 __all__ = ["place_waiting", "settle", "settle_nodes"]
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bpfleet.coordinator.commands import NodeUsage
-from bpfleet.coordinator.constraints import executes
-from bpfleet.coordinator.records import Node, Phase, Replica
-from bpfleet.coordinator.replicas import stop
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.commands import NodeUsage
+from bpfleet.fleet.constraints import executes
+from bpfleet.fleet.records import Node, Phase, Replica
+from bpfleet.fleet.replicas import stop
+from bpfleet.fleet.transition import Transition
 
 __all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain", "shed"]
 

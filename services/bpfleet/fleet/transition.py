@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from bpfleet.coordinator.books import FleetBooks, WorkloadBook
-from bpfleet.coordinator.commands import NodeUsage
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.placement import Estimator, RequestEstimator, Search, VerdictCache
-from bpfleet.coordinator.records import Event, Node, Policy, Replica, Workload
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.tables import Tables
+from bpfleet.fleet.books import FleetBooks, WorkloadBook
+from bpfleet.fleet.commands import NodeUsage
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.placement import Estimator, RequestEstimator, Search, VerdictCache
+from bpfleet.fleet.records import Event, Node, Policy, Replica, Workload
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.tables import Tables
 
 __all__ = ["Soft", "Transition"]
 

@@ -5,9 +5,9 @@ from small_fleet import GIB, MIB, SmallFleet
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.coordinator.prediction import KernelEstimator, try_out
-from bpfleet.coordinator.records import Phase, Policy
-from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.fleet.prediction import KernelEstimator, try_out
+from bpfleet.fleet.records import Phase, Policy
+from bpfleet.fleet.settings import FleetSettings
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from bpfleet.coordinator.books import FleetBooks
-from bpfleet.coordinator.records import (
+from bpfleet.fleet.books import FleetBooks
+from bpfleet.fleet.records import (
     Agent,
     Kind,
     Meta,

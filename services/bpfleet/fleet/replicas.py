@@ -3,10 +3,10 @@
 from dataclasses import replace
 from heapq import heappush
 
-from bpfleet.coordinator.commands import ReplicaNews, ReplicaTruth
-from bpfleet.coordinator.placement import Need, summary
-from bpfleet.coordinator.records import Decision, Phase, Replica, Workload
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.commands import ReplicaNews, ReplicaTruth
+from bpfleet.fleet.placement import Need, summary
+from bpfleet.fleet.records import Decision, Phase, Replica, Workload
+from bpfleet.fleet.transition import Transition
 from bpfleet.workload.spec import RestartPolicy
 
 __all__ = ["add_pending", "bind", "gone", "hear", "lose", "start_due", "stop", "waits_because"]

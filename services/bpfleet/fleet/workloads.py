@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from bpfleet.coordinator.commands import CreateWorkload, DeleteWorkload, UpdateWorkload
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.records import Workload
-from bpfleet.coordinator.requests import remember, repeated
-from bpfleet.coordinator.settle import settle_nodes
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.commands import CreateWorkload, DeleteWorkload, UpdateWorkload
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.records import Workload
+from bpfleet.fleet.requests import remember, repeated
+from bpfleet.fleet.settle import settle_nodes
+from bpfleet.fleet.transition import Transition
 
 __all__ = ["create_workload", "delete_workload", "update_workload"]
 

@@ -11,17 +11,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.coordinator.commands import (
+from bpfleet.fleet.commands import (
     LabelNode,
     NodeAnnouncement,
     NodeUsage,
     ReplicaNews,
     TaintNode,
 )
-from bpfleet.coordinator.constraints import is_node_key
-from bpfleet.coordinator.node_client import truth_of
-from bpfleet.coordinator.placement import NodeVerdict, summary
-from bpfleet.coordinator.records import (
+from bpfleet.fleet.constraints import is_node_key
+from bpfleet.fleet.placement import NodeVerdict, summary
+from bpfleet.fleet.records import (
     Event,
     LabelOperator,
     Node,
@@ -36,10 +35,11 @@ from bpfleet.coordinator.records import (
     Toleration,
     Workload,
 )
-from bpfleet.coordinator.state import FleetState
+from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import node_id, node_name, workload_name
+from bpfleet.rpc.orders import truth_of
 from bpfleet.rpc.workloads import (
     churn_message,
     churn_record,

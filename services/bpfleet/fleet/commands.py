@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bpfleet.coordinator.records import Scheduling, Taint, TaintEffect
+from bpfleet.fleet.records import Scheduling, Taint, TaintEffect
 from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = [

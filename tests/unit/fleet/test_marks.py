@@ -3,9 +3,9 @@
 import pytest
 from small_fleet import SmallFleet
 
-from bpfleet.coordinator.commands import LabelNode, TaintNode
-from bpfleet.coordinator.errors import FleetError
-from bpfleet.coordinator.records import (
+from bpfleet.fleet.commands import LabelNode, TaintNode
+from bpfleet.fleet.errors import FleetError
+from bpfleet.fleet.records import (
     Kind,
     Phase,
     Scheduling,

@@ -10,7 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import Final
 
-from bpfleet.coordinator.records import Node, Phase, Replica
+from bpfleet.fleet.records import Node, Phase, Replica
 
 __all__ = ["FleetBooks", "NodeBook", "Shape", "WorkloadBook"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from heapq import heapify, heappop
 from typing import Any, assert_never
 
-from bpfleet.coordinator import marks, nodes, workloads
-from bpfleet.coordinator.commands import (
+from bpfleet.fleet import marks, nodes, workloads
+from bpfleet.fleet.commands import (
     AgentLost,
     Command,
     CordonNode,
@@ -26,9 +26,9 @@ from bpfleet.coordinator.commands import (
     UnregisterAgent,
     UpdateWorkload,
 )
-from bpfleet.coordinator.disruption import settle_drain
-from bpfleet.coordinator.errors import FleetError
-from bpfleet.coordinator.placement import (
+from bpfleet.fleet.disruption import settle_drain
+from bpfleet.fleet.errors import FleetError
+from bpfleet.fleet.placement import (
     Estimator,
     NodeVerdict,
     Preemption,
@@ -36,12 +36,12 @@ from bpfleet.coordinator.placement import (
     Search,
     VerdictCache,
 )
-from bpfleet.coordinator.records import Event, Meta, Phase, Policy, Record, Workload
-from bpfleet.coordinator.replicas import start_due
-from bpfleet.coordinator.settings import FleetSettings
-from bpfleet.coordinator.settle import place_waiting, settle
-from bpfleet.coordinator.tables import Tables
-from bpfleet.coordinator.transition import Soft, Transition
+from bpfleet.fleet.records import Event, Meta, Phase, Policy, Record, Workload
+from bpfleet.fleet.replicas import start_due
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.settle import place_waiting, settle
+from bpfleet.fleet.tables import Tables
+from bpfleet.fleet.transition import Soft, Transition
 
 __all__ = ["FleetState"]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_fleet import GIB, INVENTORY, SmallFleet
 
-from bpfleet.coordinator.commands import (
+from bpfleet.fleet.commands import (
     AgentLost,
     CordonNode,
     CreateWorkload,
@@ -14,11 +14,11 @@ from bpfleet.coordinator.commands import (
     UncordonNode,
     UpdateWorkload,
 )
-from bpfleet.coordinator.dispatch import Dispatch
-from bpfleet.coordinator.engine import Engine
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.records import Kind, Phase, Scheduling, decode, encode
-from bpfleet.coordinator.state import FleetState
+from bpfleet.fleet.dispatch import Dispatch
+from bpfleet.fleet.engine import Engine
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.records import Kind, Phase, Scheduling, decode, encode
+from bpfleet.fleet.state import FleetState
 from bpfleet.workload.spec import Spread, WorkloadSpec
 
 AWAY = FleetError(Refused.UNAVAILABLE, "STORE_UNAVAILABLE", "away")

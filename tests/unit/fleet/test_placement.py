@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_fleet import GIB, INVENTORY, SmallFleet
 
-from bpfleet.coordinator.records import (
+from bpfleet.fleet.records import (
     LabelOperator,
     Phase,
     Policy,
@@ -19,7 +19,7 @@ from bpfleet.coordinator.records import (
     Toleration,
     Workload,
 )
-from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.fleet.settings import FleetSettings
 from bpfleet.workload.spec import Spread, WorkloadSpec
 
 

@@ -3,7 +3,7 @@
 import pytest
 from small_fleet import GIB, MIB, SmallFleet
 
-from bpfleet.coordinator.commands import (
+from bpfleet.fleet.commands import (
     CordonNode,
     CreateWorkload,
     DrainNode,
@@ -14,9 +14,9 @@ from bpfleet.coordinator.commands import (
     UnregisterAgent,
     UpdateWorkload,
 )
-from bpfleet.coordinator.errors import FleetError
-from bpfleet.coordinator.records import Phase, Policy, Scheduling, Taint, TaintEffect
-from bpfleet.coordinator.settings import FleetSettings
+from bpfleet.fleet.errors import FleetError
+from bpfleet.fleet.records import Phase, Policy, Scheduling, Taint, TaintEffect
+from bpfleet.fleet.settings import FleetSettings
 from bpfleet.workload.spec import RestartPolicy, Spread
 
 
@@ -220,7 +220,7 @@ def test_a_crashed_node_loses_its_replicas_and_the_others_of_its_agent_stay(smal
     small.node("d", agent="agent-a")
     small.create("one", 4, spread=Spread(topology_key="node"))
     small.settle()
-    from bpfleet.coordinator.commands import NodeUsage, ReportNodes
+    from bpfleet.fleet.commands import NodeUsage, ReportNodes
 
     small.apply(
         ReportNodes(

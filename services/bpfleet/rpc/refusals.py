@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc
 
-from bpfleet.coordinator.errors import FleetError, Refused
+from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.rpc.errors import ApiError
 
 __all__ = ["api_errors"]

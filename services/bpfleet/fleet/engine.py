@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bpfleet.coordinator.commands import Command
-from bpfleet.coordinator.errors import FleetError
-from bpfleet.coordinator.records import Event, Kind, Record, Replica, encode
-from bpfleet.coordinator.state import FleetState
-from bpfleet.coordinator.store.base import Batch
+from bpfleet.fleet.commands import Command
+from bpfleet.fleet.errors import FleetError
+from bpfleet.fleet.records import Event, Kind, Record, Replica, encode
+from bpfleet.fleet.state import FleetState
+from bpfleet.fleet.store import Batch
 
 __all__ = ["Commit", "Engine", "Ticket"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
-from bpfleet.coordinator.constraints import Refusal
-from bpfleet.coordinator.placement import Need
-from bpfleet.coordinator.records import Node, Workload
+from bpfleet.fleet.constraints import Refusal
+from bpfleet.fleet.placement import Need
+from bpfleet.fleet.records import Node, Workload
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.profile import KernelProfile, profile_named
 from bpfleet.runtime.replica import ReplicaRun

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bpfleet.coordinator.records import Policy
+from bpfleet.fleet.records import Policy
 
 __all__ = ["FleetSettings"]
 

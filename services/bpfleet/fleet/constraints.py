@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bpfleet.coordinator.records import (
+from bpfleet.fleet.records import (
     CPUS_LABEL,
     NODE_LABEL,
     PROFILE_LABEL,

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Final
 
-from bpfleet.coordinator.commands import LabelNode, TaintNode
-from bpfleet.coordinator.disruption import shed
-from bpfleet.coordinator.errors import FleetError, Refused
-from bpfleet.coordinator.records import Marks, Node, TaintEffect
-from bpfleet.coordinator.requests import remember, repeated
-from bpfleet.coordinator.transition import Transition
+from bpfleet.fleet.commands import LabelNode, TaintNode
+from bpfleet.fleet.disruption import shed
+from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.records import Marks, Node, TaintEffect
+from bpfleet.fleet.requests import remember, repeated
+from bpfleet.fleet.transition import Transition
 
 __all__ = ["label_node", "taint_node"]
 
