@@ -3,7 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability, MapType, map_type_from_name
+from bpfleet.abi.bpf import (
+    ALL_CAPABILITIES,
+    Capability,
+    MapType,
+    capabilities_of,
+    map_type_from_name,
+)
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel import Kernel, KernelError, TaskKilled, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -363,7 +369,7 @@ def _caps(names: str | None) -> frozenset[Capability] | None:
         return None
     if names == "all":
         return ALL_CAPABILITIES
-    return frozenset(Capability[name] for name in names.split(",") if name != "none")
+    return capabilities_of(name for name in names.split(",") if name != "none")
 
 
 def _verdict(error: KernelError) -> str:
