@@ -9,6 +9,7 @@ from grpc import aio
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.command import cost_on
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
@@ -25,6 +26,7 @@ from bpfleet.node_agent.syscalls import (
     key_of,
     lookup_arguments,
     pin,
+    run_cost,
     runs,
     update_arguments,
 )
@@ -73,10 +75,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         attr = map_attr(request.spec)
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            fd = kernel.bpf.map_create(task, attr)
-            receipt = receipt_message(kernel)
+            made = kernel.bpf.map_create(task, attr)
             answer = pb.CreateMapResponse(
-                fd=fd, map_id=kernel.bpf.obj_get_info_by_fd(task, fd).id, receipt=receipt
+                fd=made.fd, map_id=made.id, receipt=receipt_message(kernel, made.cost)
             )
             return node.answers.keep(request.request_id, request, answer)
 
@@ -146,8 +147,11 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         flags = not_negative(request.mode, "mode")
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            kernel.bpf.map_update_elem(task, request.fd, key_of(request), request.value, flags)
-            return pb.UpdateElementResponse(receipt=receipt_message(kernel))
+            charged = kernel.bpf.map_update_elem(
+                task, request.fd, key_of(request), request.value, flags
+            )
+            cost = cost_on(task, request.fd, charged)
+            return pb.UpdateElementResponse(receipt=receipt_message(kernel, cost))
 
     async def DeleteElement(
         self, request: pb.DeleteElementRequest, context: _Context
@@ -155,8 +159,10 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_MAP_DELETE_ELEM."""
         node = self._node(request.caller)
         with node.guard() as kernel:
-            kernel.bpf.map_delete_elem(calling(node, request.caller), request.fd, request.key)
-            return pb.DeleteElementResponse(receipt=receipt_message(kernel))
+            task = calling(node, request.caller)
+            charged = kernel.bpf.map_delete_elem(task, request.fd, request.key)
+            cost = cost_on(task, request.fd, charged)
+            return pb.DeleteElementResponse(receipt=receipt_message(kernel, cost))
 
     async def LookupAndDeleteElement(
         self, request: pb.LookupAndDeleteElementRequest, context: _Context
@@ -167,8 +173,11 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         with node.guard() as kernel:
             task = calling(node, request.caller)
             fitting(task, request.fd, 1, RESPONSE_BYTES_MAX)
-            value = kernel.bpf.map_lookup_and_delete_elem(task, request.fd, key_of(request), flags)
-            return pb.LookupAndDeleteElementResponse(value=value, receipt=receipt_message(kernel))
+            taken = kernel.bpf.map_lookup_and_delete_elem(task, request.fd, key_of(request), flags)
+            cost = cost_on(task, request.fd, taken.charged_bytes)
+            return pb.LookupAndDeleteElementResponse(
+                value=taken.value, receipt=receipt_message(kernel, cost)
+            )
 
     async def GetNextKey(
         self, request: pb.GetNextKeyRequest, context: _Context
@@ -203,7 +212,8 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
             task = calling(node, request.caller)
             wanted = update_arguments(request)
             done = _settled(node, kernel.bpf.map_update_batch(task, *wanted))
-            return pb.UpdateBatchResponse(**_progress(done), receipt=receipt_message(kernel))
+            cost = cost_on(task, request.fd, done.charged_bytes)
+            return pb.UpdateBatchResponse(**_progress(done), receipt=receipt_message(kernel, cost))
 
     async def DeleteBatch(
         self, request: pb.DeleteBatchRequest, context: _Context
@@ -214,7 +224,8 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
             task = calling(node, request.caller)
             wanted = delete_arguments(request)
             done = _settled(node, kernel.bpf.map_delete_batch(task, *wanted))
-            return pb.DeleteBatchResponse(**_progress(done), receipt=receipt_message(kernel))
+            cost = cost_on(task, request.fd, done.charged_bytes)
+            return pb.DeleteBatchResponse(**_progress(done), receipt=receipt_message(kernel, cost))
 
     async def LookupAndDeleteBatch(
         self, request: pb.LookupAndDeleteBatchRequest, context: _Context
@@ -225,7 +236,8 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
             task = calling(node, request.caller)
             wanted = lookup_arguments(task, request, RESPONSE_BYTES_MAX)
             done = _settled(node, kernel.bpf.map_lookup_and_delete_batch(task, *wanted))
-            return pb.LookupAndDeleteBatchResponse(**_found(done), receipt=receipt_message(kernel))
+            receipt = receipt_message(kernel, cost_on(task, request.fd, done.charged_bytes))
+            return pb.LookupAndDeleteBatchResponse(**_found(done), receipt=receipt)
 
     # -- programs
 
@@ -239,9 +251,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         attr = prog_attr(request.spec)
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            fd = kernel.bpf.prog_load(task, attr)
+            made = kernel.bpf.prog_load(task, attr)
             answer = pb.LoadProgramResponse(
-                fd=fd, program_id=prog_of(task, fd).id, receipt=receipt_message(kernel)
+                fd=made.fd, program_id=made.id, receipt=receipt_message(kernel, made.cost)
             )
             return node.answers.keep(request.request_id, request, answer)
 
@@ -328,7 +340,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
                 run_count=done.runs,
                 failed_operation_count=done.failed_ops,
                 errno=done.errno,
-                receipt=receipt_message(kernel),
+                receipt=receipt_message(kernel, run_cost(task, request.fd, done)),
             )
 
     # -- pins

@@ -10,6 +10,7 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent, calling
 from bpfleet.node_agent.node import HostedNode
+from bpfleet.node_agent.syscalls import close
 from bpfleet.rpc import names
 from bpfleet.rpc.convert import (
     capabilities_record,
@@ -124,8 +125,8 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         """close(2)."""
         node = self._agent.named(request.caller.node, "caller.node")
         with node.guard() as kernel:
-            kernel.close(calling(node, request.caller).pid, request.fd)
-            return pb.CloseFileResponse(receipt=receipt_message(kernel))
+            cost = close(kernel, calling(node, request.caller), request.fd)
+            return pb.CloseFileResponse(receipt=receipt_message(kernel, cost))
 
     async def AllocateMemory(
         self, request: pb.AllocateMemoryRequest, context: _Context

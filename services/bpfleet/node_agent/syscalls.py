@@ -10,8 +10,10 @@ import grpc
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.command import Cost, cost_on
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.bpf.program import BpfProg
+from bpfleet.kernel.bpf.prog import RunResult
+from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent
@@ -26,12 +28,14 @@ __all__ = [
     "RESPONSE_BYTES_MAX",
     "Executor",
     "bpffs_path",
+    "close",
     "delete_arguments",
     "element_bytes",
     "fitting",
     "key_of",
     "lookup_arguments",
     "pin",
+    "run_cost",
     "runs",
     "update_arguments",
 ]
@@ -49,7 +53,7 @@ PAUSE_SECONDS: Final = 0.001
 # The message of one operation; each function below knows its own type.
 _Operation = Any
 _Result = pb.SyscallResult
-_Execute = Callable[[Kernel, Task, _Operation, _Result, int], None]
+_Execute = Callable[[Kernel, Task, _Operation, _Result, int], Cost | None]
 
 
 @final
@@ -65,7 +69,7 @@ class Executor:
         calls = _checked(request.syscalls)
         response = pb.ExecuteSyscallsResponse(sequence=request.sequence)
         position, room = 0, RESPONSE_BYTES_MAX
-        charges = ReceiptSum(node.kernel)
+        costs = ReceiptSum()
         while position < len(calls):
             if position:
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -74,13 +78,12 @@ class Executor:
                 while position < len(calls):
                     result = response.results.add()
                     room -= _execute(
-                        node, kernel, request.caller.pid, calls[position], result, room
+                        node, kernel, request.caller.pid, calls[position], result, room, costs
                     )
-                    charges.add(created=result.HasField("fd"))
                     position += 1
                     if time.monotonic() >= deadline:
                         break
-        if (receipt := charges.message()) is not None:
+        if (receipt := costs.message(node.kernel)) is not None:
             response.receipt.CopyFrom(receipt)
         response.clock_ns = node.kernel.now_ns
         return response
@@ -116,6 +119,7 @@ def _execute(
     call: pb.Syscall,
     result: _Result,
     room: int,
+    costs: ReceiptSum,
 ) -> int:
     """Makes one call; returns the bytes of its answer. ``room`` is what is left of the message."""
     if room <= 0:
@@ -127,7 +131,9 @@ def _execute(
     elements = 1
     try:
         task = kernel.task(call.pid if call.HasField("pid") else pid)
-        _OPERATIONS[name](kernel, task, getattr(call, name), result, room)
+        cost = _OPERATIONS[name](kernel, task, getattr(call, name), result, room)
+        if cost is not None:
+            costs.add(cost)
         elements += result.element_count
         if result.errno:
             node.verdicts[Errno(result.errno).name] += 1
@@ -155,23 +161,26 @@ def _lookup_element(
 
 def _lookup_and_delete_element(
     kernel: Kernel, task: Task, op: pb.LookupElementOperation, result: _Result, room: int
-) -> None:
+) -> Cost | None:
     fitting(task, op.fd, 1, room)
     flags = not_negative(op.flags, "flags")
-    result.value = kernel.bpf.map_lookup_and_delete_elem(task, op.fd, key_of(op), flags)
+    taken = kernel.bpf.map_lookup_and_delete_elem(task, op.fd, key_of(op), flags)
+    result.value = taken.value
+    return cost_on(task, op.fd, taken.charged_bytes)
 
 
 def _update_element(
     kernel: Kernel, task: Task, op: pb.UpdateElementOperation, result: _Result, room: int
-) -> None:
+) -> Cost | None:
     mode = not_negative(op.mode, "mode")
-    kernel.bpf.map_update_elem(task, op.fd, key_of(op), op.value, mode)
+    charged = kernel.bpf.map_update_elem(task, op.fd, key_of(op), op.value, mode)
+    return cost_on(task, op.fd, charged)
 
 
 def _delete_element(
     kernel: Kernel, task: Task, op: pb.DeleteElementOperation, result: _Result, room: int
-) -> None:
-    kernel.bpf.map_delete_elem(task, op.fd, op.key)
+) -> Cost | None:
+    return cost_on(task, op.fd, kernel.bpf.map_delete_elem(task, op.fd, op.key))
 
 
 def _get_next_key(
@@ -182,44 +191,54 @@ def _get_next_key(
 
 def _update_batch(
     kernel: Kernel, task: Task, op: pb.UpdateBatchOperation, result: _Result, room: int
-) -> None:
-    _tell(kernel.bpf.map_update_batch(task, *update_arguments(op)), result)
+) -> Cost | None:
+    done = kernel.bpf.map_update_batch(task, *update_arguments(op))
+    _fill(result, done)
+    return cost_on(task, op.fd, done.charged_bytes)
 
 
 def _delete_batch(
     kernel: Kernel, task: Task, op: pb.DeleteBatchOperation, result: _Result, room: int
-) -> None:
-    _tell(kernel.bpf.map_delete_batch(task, *delete_arguments(op)), result)
+) -> Cost | None:
+    done = kernel.bpf.map_delete_batch(task, *delete_arguments(op))
+    _fill(result, done)
+    return cost_on(task, op.fd, done.charged_bytes)
 
 
 def _lookup_batch(
     kernel: Kernel, task: Task, op: pb.LookupBatchOperation, result: _Result, room: int
 ) -> None:
-    _tell(kernel.bpf.map_lookup_batch(task, *lookup_arguments(task, op, room)), result)
+    _fill(result, kernel.bpf.map_lookup_batch(task, *lookup_arguments(task, op, room)))
 
 
 def _lookup_and_delete_batch(
     kernel: Kernel, task: Task, op: pb.LookupBatchOperation, result: _Result, room: int
-) -> None:
-    _tell(kernel.bpf.map_lookup_and_delete_batch(task, *lookup_arguments(task, op, room)), result)
+) -> Cost | None:
+    done = kernel.bpf.map_lookup_and_delete_batch(task, *lookup_arguments(task, op, room))
+    _fill(result, done)
+    return cost_on(task, op.fd, done.charged_bytes)
 
 
 def _create_map(
     kernel: Kernel, task: Task, op: bpf_pb2.MapSpec, result: _Result, room: int
-) -> None:
-    result.fd = kernel.bpf.map_create(task, map_attr(op))
+) -> Cost | None:
+    made = kernel.bpf.map_create(task, map_attr(op))
+    result.fd = made.fd
+    return made.cost
 
 
 def _load_program(
     kernel: Kernel, task: Task, op: bpf_pb2.ProgramSpec, result: _Result, room: int
-) -> None:
-    result.fd = kernel.bpf.prog_load(task, prog_attr(op))
+) -> Cost | None:
+    made = kernel.bpf.prog_load(task, prog_attr(op))
+    result.fd = made.fd
+    return made.cost
 
 
 def _close_file(
     kernel: Kernel, task: Task, op: pb.FileOperation, result: _Result, room: int
-) -> None:
-    kernel.close(task.pid, op.fd)
+) -> Cost | None:
+    return close(kernel, task, op.fd)
 
 
 def _freeze_map(
@@ -260,9 +279,10 @@ def _unpin_object(
 
 def _run_program(
     kernel: Kernel, task: Task, op: pb.RunProgramOperation, result: _Result, room: int
-) -> None:
+) -> Cost | None:
     repeat = runs(task, op.fd, op.repeat_count)
-    kernel.bpf.prog_test_run(task, op.fd, repeat=repeat, in_interrupt=op.in_interrupt)
+    done = kernel.bpf.prog_test_run(task, op.fd, repeat=repeat, in_interrupt=op.in_interrupt)
+    return run_cost(task, op.fd, done)
 
 
 _OPERATIONS: Final[dict[str, _Execute]] = {
@@ -319,6 +339,23 @@ def _batch_flags(op: _Operation) -> tuple[int, int]:
     return not_negative(op.element_flags, "element_flags"), not_negative(op.flags, "flags")
 
 
+# -- what calls cost --------------------------------------------------------------------------------------------------
+
+
+def close(kernel: Kernel, task: Task, fd: int) -> Cost | None:
+    """close(2); what it gave back at once where the descriptor was a map or a program."""
+    cost = cost_on(task, fd, 0)
+    charged_bytes = kernel.close(task.pid, fd)
+    return cost and cost._replace(charged_bytes=charged_bytes)
+
+
+def run_cost(task: Task, fd: int, done: RunResult) -> Cost:
+    """What the runs of a program cost: the payer is that of its first map."""
+    prog = prog_of(task, fd)
+    maps = (held for held in prog.maps if isinstance(held, BpfMap))
+    return Cost(task, next(maps, prog), done.charged_bytes)
+
+
 # -- the BPF file system ---------------------------------------------------------------------------------------------
 
 
@@ -373,7 +410,7 @@ def runs(task: Task, fd: int, repeat_count: int) -> int:
     return within(repeat_count or 1, "repeat_count", 1, RUNS_MAX // max(1, operations))
 
 
-def _tell(done: BatchResult, result: _Result) -> None:
+def _fill(result: _Result, done: BatchResult) -> None:
     result.element_count = done.count
     result.keys = done.keys
     result.values = done.values
