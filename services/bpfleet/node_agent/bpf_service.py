@@ -12,7 +12,6 @@ from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.info import MapInfo
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.bpf.prog import ProgInfo
 from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
@@ -40,6 +39,7 @@ __all__ = ["BpfServicer"]
 
 # gRPC's contexts are generic over messages that no method of ours touches.
 _Context = aio.ServicerContext[Any, Any]
+_Receipt = bpf_pb2.ChargeReceipt | None
 Done = TypeVar("Done")
 Response = TypeVar("Response")
 Kept = TypeVar("Kept", bound=Message)
@@ -61,33 +61,31 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.CreateMapRequest, context: _Context
     ) -> pb.CreateMapResponse:
         """BPF_MAP_CREATE."""
-
-        def respond(kernel: Kernel, fd: int) -> pb.CreateMapResponse:
-            made = kernel.bpf.last_map
-            assert made is not None, "the last call made one"
-            return pb.CreateMapResponse(fd=fd, map_id=made.id, receipt=receipt_message(kernel))
-
-        return self._make_once(verbs.MAP_CREATE, request, pb.CreateMapResponse, respond)
+        return self._make_once(
+            verbs.MAP_CREATE,
+            request,
+            pb.CreateMapResponse,
+            lambda made, receipt: pb.CreateMapResponse(fd=made.fd, map_id=made.id, receipt=receipt),
+        )
 
     async def OpenMap(self, request: pb.OpenMapRequest, context: _Context) -> pb.OpenMapResponse:
         """BPF_MAP_GET_FD_BY_ID."""
         return self._make(
-            verbs.MAP_GET_FD_BY_ID, request, lambda kernel, done: pb.OpenMapResponse(fd=done)
+            verbs.MAP_GET_FD_BY_ID, request, lambda done, receipt: pb.OpenMapResponse(fd=done)
         )
 
     async def GetMapInfo(
         self, request: pb.GetMapInfoRequest, context: _Context
     ) -> pb.GetMapInfoResponse:
         """BPF_OBJ_GET_INFO_BY_FD of a map."""
-
-        def respond(kernel: Kernel, info: MapInfo | ProgInfo) -> pb.GetMapInfoResponse:
+        node = self._node(request.caller)
+        with node.guard() as kernel:
+            info = verbs.OBJ_GET_INFO_BY_FD(kernel, calling(node, request.caller), request.fd)
             if not isinstance(info, MapInfo):
                 raise invalid("fd", f"{request.fd} is a program; use GetProgramInfo")
             found = kernel.bpf.map_table.ids.get(info.id)
             charges = charges_by_owner(kernel)
-            return pb.GetMapInfoResponse(map=map_message(kernel.node, found, charges))
-
-        return self._make(verbs.OBJ_GET_INFO_BY_FD, request, respond)
+            return pb.GetMapInfoResponse(map=map_message(node.node_id, found, charges))
 
     async def ListMaps(self, request: pb.ListMapsRequest, context: _Context) -> pb.ListMapsResponse:
         """BPF_MAP_GET_NEXT_ID, repeated; as process 0 the view of the emulator."""
@@ -108,7 +106,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.FreezeMapRequest, context: _Context
     ) -> pb.FreezeMapResponse:
         """BPF_MAP_FREEZE."""
-        return self._make(verbs.MAP_FREEZE, request, lambda kernel, done: pb.FreezeMapResponse())
+        return self._make(verbs.MAP_FREEZE, request, lambda done, receipt: pb.FreezeMapResponse())
 
     # -- elements
 
@@ -119,7 +117,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make(
             verbs.MAP_LOOKUP_ELEM,
             request,
-            lambda kernel, done: pb.LookupElementResponse(value=done),
+            lambda done, receipt: pb.LookupElementResponse(value=done),
         )
 
     async def UpdateElement(
@@ -129,7 +127,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make(
             verbs.MAP_UPDATE_ELEM,
             request,
-            lambda kernel, done: pb.UpdateElementResponse(receipt=receipt_message(kernel)),
+            lambda done, receipt: pb.UpdateElementResponse(receipt=receipt),
         )
 
     async def DeleteElement(
@@ -139,7 +137,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make(
             verbs.MAP_DELETE_ELEM,
             request,
-            lambda kernel, done: pb.DeleteElementResponse(receipt=receipt_message(kernel)),
+            lambda done, receipt: pb.DeleteElementResponse(receipt=receipt),
         )
 
     async def LookupAndDeleteElement(
@@ -149,8 +147,8 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make(
             verbs.MAP_LOOKUP_AND_DELETE_ELEM,
             request,
-            lambda kernel, done: pb.LookupAndDeleteElementResponse(
-                value=done, receipt=receipt_message(kernel)
+            lambda done, receipt: pb.LookupAndDeleteElementResponse(
+                value=done.value, receipt=receipt
             ),
         )
 
@@ -161,7 +159,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make(
             verbs.MAP_GET_NEXT_KEY,
             request,
-            lambda kernel, done: pb.GetNextKeyResponse(next_key=done),
+            lambda done, receipt: pb.GetNextKeyResponse(next_key=done),
         )
 
     # -- kernel batches
@@ -173,7 +171,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make_batch(
             verbs.MAP_LOOKUP_BATCH,
             request,
-            lambda kernel, done: pb.LookupBatchResponse(**_found(done)),
+            lambda done, receipt: pb.LookupBatchResponse(**_found(done)),
         )
 
     async def UpdateBatch(
@@ -183,9 +181,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make_batch(
             verbs.MAP_UPDATE_BATCH,
             request,
-            lambda kernel, done: pb.UpdateBatchResponse(
-                **_progress(done), receipt=receipt_message(kernel)
-            ),
+            lambda done, receipt: pb.UpdateBatchResponse(**_progress(done), receipt=receipt),
         )
 
     async def DeleteBatch(
@@ -195,9 +191,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make_batch(
             verbs.MAP_DELETE_BATCH,
             request,
-            lambda kernel, done: pb.DeleteBatchResponse(
-                **_progress(done), receipt=receipt_message(kernel)
-            ),
+            lambda done, receipt: pb.DeleteBatchResponse(**_progress(done), receipt=receipt),
         )
 
     async def LookupAndDeleteBatch(
@@ -207,9 +201,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make_batch(
             verbs.MAP_LOOKUP_AND_DELETE_BATCH,
             request,
-            lambda kernel, done: pb.LookupAndDeleteBatchResponse(
-                **_found(done), receipt=receipt_message(kernel)
-            ),
+            lambda done, receipt: pb.LookupAndDeleteBatchResponse(**_found(done), receipt=receipt),
         )
 
     # -- programs
@@ -218,21 +210,21 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.LoadProgramRequest, context: _Context
     ) -> pb.LoadProgramResponse:
         """BPF_PROG_LOAD."""
-
-        def respond(kernel: Kernel, fd: int) -> pb.LoadProgramResponse:
-            made = kernel.bpf.last_prog
-            assert made is not None, "the last call made one"
-            receipt = receipt_message(kernel)
-            return pb.LoadProgramResponse(fd=fd, program_id=made.id, receipt=receipt)
-
-        return self._make_once(verbs.PROG_LOAD, request, pb.LoadProgramResponse, respond)
+        return self._make_once(
+            verbs.PROG_LOAD,
+            request,
+            pb.LoadProgramResponse,
+            lambda made, receipt: pb.LoadProgramResponse(
+                fd=made.fd, program_id=made.id, receipt=receipt
+            ),
+        )
 
     async def OpenProgram(
         self, request: pb.OpenProgramRequest, context: _Context
     ) -> pb.OpenProgramResponse:
         """BPF_PROG_GET_FD_BY_ID."""
         return self._make(
-            verbs.PROG_GET_FD_BY_ID, request, lambda kernel, done: pb.OpenProgramResponse(fd=done)
+            verbs.PROG_GET_FD_BY_ID, request, lambda done, receipt: pb.OpenProgramResponse(fd=done)
         )
 
     async def GetProgramInfo(
@@ -299,11 +291,11 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make(
             verbs.PROG_TEST_RUN,
             request,
-            lambda kernel, done: pb.RunProgramResponse(
+            lambda done, receipt: pb.RunProgramResponse(
                 run_count=done.runs,
                 failed_operation_count=done.failed_ops,
                 errno=done.errno,
-                receipt=receipt_message(kernel),
+                receipt=receipt,
             ),
         )
 
@@ -313,21 +305,21 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.PinObjectRequest, context: _Context
     ) -> pb.PinObjectResponse:
         """BPF_OBJ_PIN."""
-        return self._make(verbs.OBJ_PIN, request, lambda kernel, done: pb.PinObjectResponse())
+        return self._make(verbs.OBJ_PIN, request, lambda done, receipt: pb.PinObjectResponse())
 
     async def OpenPinnedObject(
         self, request: pb.OpenPinnedObjectRequest, context: _Context
     ) -> pb.OpenPinnedObjectResponse:
         """BPF_OBJ_GET."""
         return self._make(
-            verbs.OBJ_GET, request, lambda kernel, done: pb.OpenPinnedObjectResponse(fd=done)
+            verbs.OBJ_GET, request, lambda done, receipt: pb.OpenPinnedObjectResponse(fd=done)
         )
 
     async def UnpinObject(
         self, request: pb.UnpinObjectRequest, context: _Context
     ) -> pb.UnpinObjectResponse:
         """unlink(2) in the BPF file system."""
-        return self._make(verbs.UNLINK, request, lambda kernel, done: pb.UnpinObjectResponse())
+        return self._make(verbs.UNLINK, request, lambda done, receipt: pb.UnpinObjectResponse())
 
     # -- load
 
@@ -344,46 +336,47 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self,
         verb: Verb[Any, ..., Done],
         request: Any,  # a request with a caller and the fields this verb takes
-        respond: Callable[[Kernel, Done], Response],
+        respond: Callable[[Done, _Receipt], Response],
         *,
         calls: int = 1,
     ) -> Response:
         """Makes the call a request asks for, and the response of what it answered."""
         node = self._node(request.caller)
         with node.guard(calls=calls) as kernel:
-            done = make(verb, kernel, calling(node, request.caller), request)
-            return respond(kernel, done)
+            done, cost = make(verb, kernel, calling(node, request.caller), request)
+            return respond(done, receipt_message(kernel, cost))
 
     def _make_once(
         self,
         verb: Verb[Any, ..., Done],
         request: Any,  # as above, with a spec and a request_id
         kind: type[Kept],
-        respond: Callable[[Kernel, Done], Kept],
+        respond: Callable[[Done, _Receipt], Kept],
     ) -> Kept:
         """A creation: a request that was answered before gets the same answer again."""
         node = self._node(request.caller)
         if kept := node.answers.find(request.request_id, request, kind):
             return kept
         with node.guard() as kernel:
-            done = make(verb, kernel, calling(node, request.caller), request.spec)
-            return node.answers.keep(request.request_id, request, respond(kernel, done))
+            done, cost = make(verb, kernel, calling(node, request.caller), request.spec)
+            answer = respond(done, receipt_message(kernel, cost))
+            return node.answers.keep(request.request_id, request, answer)
 
     def _make_batch(
         self,
         verb: Verb[Any, ..., BatchResult],
         request: Any,  # as above, with an element_count
-        respond: Callable[[Kernel, BatchResult], Response],
+        respond: Callable[[BatchResult, _Receipt], Response],
     ) -> Response:
         """A batch that did nothing is a refused call; one that did something tells its errno beside the count."""
         elements = within(request.element_count, "element_count", 0, BATCH_ELEMENTS_MAX)
 
-        def settle(kernel: Kernel, done: BatchResult) -> Response:
+        def settle(done: BatchResult, receipt: _Receipt) -> Response:
             if done.error is not None:
                 if not done.count:
                     raise done.error
                 self._node(request.caller).count_verdict(done.error)
-            return respond(kernel, done)
+            return respond(done, receipt)
 
         return self._make(verb, request, settle, calls=1 + elements)
 

@@ -125,8 +125,8 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         """close(2)."""
         node = self._agent.named(request.caller.node, "caller.node")
         with node.guard() as kernel:
-            make(verbs.CLOSE, kernel, calling(node, request.caller), request)
-            return pb.CloseFileResponse(receipt=receipt_message(kernel))
+            _, cost = make(verbs.CLOSE, kernel, calling(node, request.caller), request)
+            return pb.CloseFileResponse(receipt=receipt_message(kernel, cost))
 
     async def AllocateMemory(
         self, request: pb.AllocateMemoryRequest, context: _Context

@@ -10,8 +10,10 @@ import grpc
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.command import Cost, Created, Taken, cost_on
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.bpf.program import BpfProg
+from bpfleet.kernel.bpf.prog import RunResult
+from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent
@@ -61,7 +63,7 @@ class Executor:
         calls = _checked(request.syscalls)
         response = pb.ExecuteSyscallsResponse(sequence=request.sequence)
         position, room = 0, RESPONSE_BYTES_MAX
-        charges = ReceiptSum(node.kernel)
+        costs = ReceiptSum()
         while position < len(calls):
             if position:
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -70,13 +72,12 @@ class Executor:
                 while position < len(calls):
                     result = response.results.add()
                     room -= _execute(
-                        node, kernel, request.caller.pid, calls[position], result, room
+                        node, kernel, request.caller.pid, calls[position], result, room, costs
                     )
-                    charges.add(created=result.HasField("fd"))
                     position += 1
                     if time.monotonic() >= deadline:
                         break
-        if (receipt := charges.message()) is not None:
+        if (receipt := costs.message(node.kernel)) is not None:
             response.receipt.CopyFrom(receipt)
         response.clock_ns = node.kernel.now_ns
         return response
@@ -112,6 +113,7 @@ def _execute(
     call: pb.Syscall,
     result: _Result,
     room: int,
+    costs: ReceiptSum,
 ) -> int:
     """Makes one call; returns the bytes of its answer. ``room`` is what is left of the message."""
     if room <= 0:
@@ -123,10 +125,13 @@ def _execute(
     elements = 1
     try:
         task = kernel.task(call.pid if call.HasField("pid") else pid)
-        method, on_bpf, made, tell = _SERVED[name]
-        done = made(method, kernel.bpf if on_bpf else kernel, task, getattr(call, name), room)
+        method, on_bpf, made, tell, weigh = _SERVED[name]
+        op = getattr(call, name)
+        done = made(method, kernel.bpf if on_bpf else kernel, task, op, room)
         if tell is not None:
             tell(done, result)
+        if weigh is not None and (cost := weigh(task, op, done)) is not None:
+            costs.add(cost)
         elements += result.element_count
         if result.errno:
             node.verdicts[Errno(result.errno).name] += 1
@@ -217,7 +222,10 @@ def _descriptor(method: _Method, bpf: Any, task: Task, op: _Operation, room: int
 
 
 def _close(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(kernel, task.pid, op.fd)
+    """Answers the cost itself: afterwards nobody knows what the descriptor was of."""
+    cost = cost_on(task, op.fd, 0)
+    charged_bytes = method(kernel, task.pid, op.fd)
+    return cost and cost._replace(charged_bytes=charged_bytes)
 
 
 def _size(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> Any:
@@ -273,10 +281,62 @@ _MADE: Final[dict[Verb[Any, ..., Any], _Made]] = {
 }
 
 
-def make(verb: Verb[Any, ..., R], kernel: Kernel, task: Task, op: _Operation) -> R:
-    """One call with what a unary request gives to it. Raises ``ApiError`` for a field out of bounds."""
+def make(
+    verb: Verb[Any, ..., R], kernel: Kernel, task: Task, op: _Operation
+) -> tuple[R, Cost | None]:
+    """One call with what a unary request gives to it: its answer, and its cost where it is about a map or a program.
+
+    Raises ``ApiError`` for a field out of bounds.
+    """
     done: R = _MADE[verb](verb.method, verb.part.of(kernel), task, op, RESPONSE_BYTES_MAX)
-    return done
+    weigh = _WEIGH.get(verb)
+    return done, None if weigh is None else weigh(task, op, done)
+
+
+def _made_cost(task: Task, op: _Operation, made: Created) -> Cost | None:
+    return made.cost
+
+
+def _element_cost(task: Task, op: _Operation, charged_bytes: int) -> Cost | None:
+    return cost_on(task, op.fd, charged_bytes)
+
+
+def _elements_cost(task: Task, op: _Operation, done: Taken | BatchResult) -> Cost | None:
+    return cost_on(task, op.fd, done.charged_bytes)
+
+
+def _run_cost(task: Task, op: _Operation, done: RunResult) -> Cost | None:
+    """The payer is that of the program's first map."""
+    prog = prog_of(task, op.fd)
+    maps = (held for held in prog.maps if isinstance(held, BpfMap))
+    return Cost(task, next(maps, prog), done.charged_bytes)
+
+
+def _close_cost(task: Task, op: _Operation, cost: Cost | None) -> Cost | None:
+    return cost
+
+
+# What is not listed costs nothing that a receipt could show.
+_WEIGH: Final[dict[Verb[Any, ..., Any], Callable[[Task, _Operation, Any], Cost | None]]] = {
+    table.MAP_CREATE: _made_cost,
+    table.PROG_LOAD: _made_cost,
+    table.MAP_UPDATE_ELEM: _element_cost,
+    table.MAP_DELETE_ELEM: _element_cost,
+    table.MAP_LOOKUP_AND_DELETE_ELEM: _elements_cost,
+    table.MAP_UPDATE_BATCH: _elements_cost,
+    table.MAP_DELETE_BATCH: _elements_cost,
+    table.MAP_LOOKUP_AND_DELETE_BATCH: _elements_cost,
+    table.PROG_TEST_RUN: _run_cost,
+    table.CLOSE: _close_cost,
+}
+
+
+def _tell_made(made: Created, result: _Result) -> None:
+    result.fd = made.fd
+
+
+def _tell_taken(taken: Taken, result: _Result) -> None:
+    result.value = taken.value
 
 
 def _tell_fd(fd: int, result: _Result) -> None:
@@ -300,11 +360,11 @@ def _tell_batch(done: BatchResult, result: _Result) -> None:
 
 # What is not listed answers nothing but its errno.
 _TELL: Final[dict[Verb[Any, ..., Any], Callable[[Any, _Result], None]]] = {
-    table.MAP_CREATE: _tell_fd,
-    table.PROG_LOAD: _tell_fd,
+    table.MAP_CREATE: _tell_made,
+    table.PROG_LOAD: _tell_made,
     table.OBJ_GET: _tell_fd,
     table.MAP_LOOKUP_ELEM: _tell_value,
-    table.MAP_LOOKUP_AND_DELETE_ELEM: _tell_value,
+    table.MAP_LOOKUP_AND_DELETE_ELEM: _tell_taken,
     table.MAP_GET_NEXT_KEY: _tell_value,
     table.MAP_LOOKUP_BATCH: _tell_batch,
     table.MAP_LOOKUP_AND_DELETE_BATCH: _tell_batch,
@@ -313,13 +373,19 @@ _TELL: Final[dict[Verb[Any, ..., Any], Callable[[Any, _Result], None]]] = {
 }
 
 
-# A row as the stream needs it: method, whether of bpf(2), what makes the call, what tells its answer. A plain tuple,
-# since it is unpacked for every call.
-_Served = tuple[_Method, bool, _Made, Callable[[Any, _Result], None] | None]
+# A row as the stream needs it: method, whether of bpf(2), what makes the call, what tells its answer, what it cost. A
+# plain tuple, since it is unpacked for every call.
+_Served = tuple[
+    _Method,
+    bool,
+    _Made,
+    Callable[[Any, _Result], None] | None,
+    Callable[[Task, _Operation, Any], Cost | None] | None,
+]
 
 
 def _served(verb: Verb[Any, ..., Any]) -> _Served:
-    return verb.method, verb.part is table.BPF, _MADE[verb], _TELL.get(verb)
+    return verb.method, verb.part is table.BPF, _MADE[verb], _TELL.get(verb), _WEIGH.get(verb)
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------

@@ -226,7 +226,7 @@ def create(stage: Stage, step: Step) -> Observations:
     _check_count(wanted)
     while done < wanted and answer == "ok":
         try:
-            fd = stage.kernel.bpf.map_create(task, attr)
+            fd = stage.kernel.bpf.map_create(task, attr).fd
             if "pin" in step:
                 suffix = "" if wanted == 1 else f"-{done}"
                 stage.kernel.bpf.obj_pin(task, f"/sys/fs/bpf/{step['pin']}{suffix}", fd)

@@ -45,7 +45,7 @@ def test_a_killed_caller_is_no_errno(stage: Stage) -> None:
 
 def test_a_run_ends_at_the_first_refusal_or_goes_on(stage: Stage) -> None:
     task = SPAWN(stage.kernel)
-    fds = [MAP_CREATE(stage.kernel, task, ARRAY), 99, MAP_CREATE(stage.kernel, task, ARRAY)]
+    fds = [MAP_CREATE(stage.kernel, task, ARRAY).fd, 99, MAP_CREATE(stage.kernel, task, ARRAY).fd]
     closing = [lambda fd=fd: CLOSE(stage.kernel, task.pid, fd) for fd in fds]
     stopped = run_of(closing)
     assert (stopped.done, stopped.word) == (1, "EBADF")
