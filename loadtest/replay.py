@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, final
 
-from bpfleet.abi.bpf import Capability
+from bpfleet.abi.bpf import capabilities_of
 from bpfleet.kernel import KernelError
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import NodeShape
@@ -46,7 +46,6 @@ __all__ = ["Replay", "main"]
 
 _NODE: Final = "node-0001"
 _CALL_NS: Final = 1_000  # an agent's own default
-_CAPABILITIES: Final = frozenset(Capability[name.removeprefix("CAP_")] for name in CAPABILITIES)
 
 
 @final
@@ -124,7 +123,7 @@ class Replay:
         with self._node.guard() as kernel:
             task = kernel.spawn(
                 uid=uid_of(self._seat),
-                caps=_CAPABILITIES,
+                caps=capabilities_of(CAPABILITIES),
                 memlock=None if memlock is None else (memlock, memlock),
                 cgroup=self._cgroup,
                 comm=self._seat.kind[:15],

@@ -68,6 +68,16 @@ def test_a_receipt_tells_charge_estimate_payer_and_limit(process):
     assert receipt.estimate_bytes > 0
 
 
+def test_closing_a_map_has_a_receipt_of_its_own(process):
+    kept = small_hash(process)
+    closed = small_hash(process)
+    kept.update(b"\1\0\0\0", b"12345678")
+    receipt = process.close_file(closed.fd)
+    assert receipt.charged_to == "/app"
+    assert receipt.charged_bytes < 0
+    assert receipt.estimate_bytes == 0
+
+
 def test_a_memory_limit_is_enomem_here_and_the_reason_names_it(node):
     node.create_cgroup("/tight", {"memory.max": "64K"})
     process = node.create_process(cgroup="/tight")

@@ -291,7 +291,7 @@ class Groups(RuleBasedStateMachine):
     @rule(number=who, attr=st.sampled_from(MAPS))
     def create_map(self, number: int, attr: MapAttr) -> None:
         pid = self.pid(number)
-        self.answer(lambda kernel: kernel.bpf.map_create(kernel.task(pid), attr))
+        self.answer(lambda kernel: kernel.bpf.map_create(kernel.task(pid), attr).fd)
 
     @rule(number=who, which=who, pin=st.sampled_from(["p0", "p1"]))
     def pin_map(self, number: int, which: int, pin: str) -> None:

@@ -3,10 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability, MapType, map_type_from_name
+from bpfleet.abi.bpf import (
+    ALL_CAPABILITIES,
+    Capability,
+    MapType,
+    capabilities_of,
+    map_type_from_name,
+)
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel import Kernel, KernelError, TaskKilled, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.command import Cost, cost_on
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.proc.task import Task
@@ -26,6 +33,7 @@ class Interpreter(ObjectCommands):
         self.tasks: dict[str, Task] = {}
         self.fds: dict[tuple[str, str], int] = {}
         self.last_error: KernelError | None = None
+        self.last_cost: Cost | None = None
         self.log_read = 0
 
     def run(self, line: str) -> str:
@@ -228,12 +236,14 @@ class Interpreter(ObjectCommands):
         count = int(options.get("count", "1"))
         for done in range(count):
             try:
-                self.fds[(plain[0], name)] = self.kernel.bpf.map_create(task, attr)
+                made = self.kernel.bpf.map_create(task, attr)
             except KernelError as error:
                 if count == 1:
                     raise
                 self.last_error = error
                 return f"{done} created, then {_verdict(error)}"
+            self.fds[(plain[0], name)] = made.fd
+            self.last_cost = made.cost
         return "ok" if count == 1 else f"{count} created"
 
     def do_fill(self, plain: Sequence[str], options: Options) -> str:
@@ -262,10 +272,12 @@ class Interpreter(ObjectCommands):
 
     def _update(self, task: Task, fd: int, key: bytes) -> None:
         size = self.kernel.bpf.map_info(task, fd).value_size
-        self.kernel.bpf.map_update_elem(task, fd, key, bytes(size))
+        charged_bytes = self.kernel.bpf.map_update_elem(task, fd, key, bytes(size))
+        self.last_cost = cost_on(task, fd, charged_bytes)
 
     def _delete(self, task: Task, fd: int, key: bytes) -> None:
-        self.kernel.bpf.map_delete_elem(task, fd, key)
+        charged_bytes = self.kernel.bpf.map_delete_elem(task, fd, key)
+        self.last_cost = cost_on(task, fd, charged_bytes)
 
     def do_load(self, plain: Sequence[str], options: Options) -> str:
         task = self.task(plain[0])
@@ -273,7 +285,7 @@ class Interpreter(ObjectCommands):
         attr = ProgAttr(1, insn_cnt=int(options.get("insns", "2")))
         for done in range(count):
             try:
-                self.kernel.bpf.prog_load(task, attr)
+                self.last_cost = self.kernel.bpf.prog_load(task, attr).cost
             except KernelError as error:
                 if count == 1:
                     raise
@@ -308,8 +320,8 @@ class Interpreter(ObjectCommands):
     # -- views -------------------------------------------------------------------------------------------------------
 
     def do_receipt(self, plain: Sequence[str], options: Options) -> str:
-        receipt = self.kernel.last_receipt
-        assert receipt is not None, "nothing changed yet"
+        assert self.last_cost is not None, "nothing changed yet"
+        receipt = self.kernel.receipt(self.last_cost)
         return (
             f"estimate {receipt.estimate_bytes}, charged {receipt.charged_bytes} to {receipt.charged_to},"
             f" now {receipt.usage_bytes} of {receipt.limit_bytes or 'unlimited'}"
@@ -363,7 +375,7 @@ def _caps(names: str | None) -> frozenset[Capability] | None:
         return None
     if names == "all":
         return ALL_CAPABILITIES
-    return frozenset(Capability[name] for name in names.split(",") if name != "none")
+    return capabilities_of(name for name in names.split(",") if name != "none")
 
 
 def _verdict(error: KernelError) -> str:

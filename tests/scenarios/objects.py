@@ -33,7 +33,7 @@ class ObjectCommands:
             map_fds=tuple(self.fds[(plain[0], name)] for name in held),
             ops=tuple(ProgOp(op) for op in does),
         )
-        self.fds[(plain[0], plain[1])] = self.kernel.bpf.prog_load(self.tasks[plain[0]], attr)
+        self.fds[(plain[0], plain[1])] = self.kernel.bpf.prog_load(self.tasks[plain[0]], attr).fd
 
     def do_storage(self, plain: Sequence[str], options: Options) -> None:
         """storage PROCESS NAME type=task_storage value=N, with the BTF such a map needs."""
@@ -44,7 +44,7 @@ class ObjectCommands:
             map_type_from_name(options["type"]), 4, value, map_flags=F_NO_PREALLOC, btf_fd=btf,
             btf_key_type_id=1, btf_value_type_id=2, map_name=plain[1],
         )  # fmt: skip
-        self.fds[(plain[0], plain[1])] = self.kernel.bpf.map_create(task, attr)
+        self.fds[(plain[0], plain[1])] = self.kernel.bpf.map_create(task, attr).fd
         self.kernel.close(task.pid, btf)
 
     def do_store(self, plain: Sequence[str], options: Options) -> None:

@@ -11,6 +11,7 @@ from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.accounting.memcg import MemcgAccounting
 from bpfleet.kernel.bpf.accounting.none import NoAccounting
 from bpfleet.kernel.bpf.accounting.rlimit import RlimitAccounting
+from bpfleet.kernel.bpf.command import Cost
 from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.maps.base import Host
 from bpfleet.kernel.bpf.syscall import BpfSyscalls
@@ -110,10 +111,14 @@ class Kernel:
         self.host: Final = Host(profile, possible_cpus)
         self.accounting: Final[BpfAccounting] = _accounting(profile)
         self.bpf: Final = BpfSyscalls(
-            self.host, self.memory, self.accounting, self.files, self.timeline, seed=seed
+            self.host,
+            self.memory,
+            self.accounting,
+            self.files,
+            self.timeline,
+            self.leave,
+            seed=seed,
         )
-        self._receipt: Receipt | None = None
-        self._receipt_of = 0
         self._control_files: Final = cgroup_files.Host(self.cgroups, self.timeline, self)
         self._wire()
 
@@ -125,7 +130,6 @@ class Kernel:
         self.controller.throttle = self._throttle
         self.ram.reclaim = self.reclaimer.reclaim_node
         self.ram.oom = self.oom_killer.kill_on_node
-        self.bpf.leave = self.leave
         self.processes.on_exit = self._on_exit
         self.memory.fault_struck = self._fault_struck
 
@@ -310,9 +314,11 @@ class Kernel:
         """capset(2) of the effective and permitted set. Raises ESRCH, EPERM."""
         self.processes.capset(pid, caps)
 
-    def close(self, pid: int, fd: int) -> None:
-        """close(2). Raises ESRCH, EBADF."""
+    def close(self, pid: int, fd: int) -> int:
+        """close(2). Returns the bytes it charged: below 0 where it gave some back at once. Raises ESRCH, EBADF."""
+        before = self.memory.charged_bytes_total
         self.files.close(self.processes.find(pid), fd)
+        return self.memory.charged_bytes_total - before
 
     def dup(self, pid: int, fd: int) -> int:
         """dup(2). Raises ESRCH, EBADF, EMFILE."""
@@ -424,13 +430,9 @@ class Kernel:
         """What each tool says about a cgroup's memory, and what it leaves out. Raises ENOENT."""
         return tool_views(self.cgroups.find(path), self.memory, self.bpf.maps(), self.profile)
 
-    @property
-    def last_receipt(self) -> Receipt | None:
-        """What the latest call that changed a map or loaded a program cost; None before the first."""
-        if self._receipt_of != self.bpf.changes:
-            self._receipt_of = self.bpf.changes
-            self._receipt = make_receipt(self.profile, self.bpf, self.controller.root)
-        return self._receipt
+    def receipt(self, cost: Cost) -> Receipt:
+        """The receipt of the call that has just returned ``cost``."""
+        return make_receipt(self.profile, cost, self.controller.root)
 
     def read_proc(self, pid: int | None, name: str) -> str:
         """The text of a /proc file: ``limits``, ``status``, ``cgroup``, ``fdinfo/N`` of a process; ``meminfo``.

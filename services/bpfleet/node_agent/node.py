@@ -228,9 +228,11 @@ class _Guard:
         trace: TracebackType | None,
     ) -> Literal[False]:
         node = self._node
+        if isinstance(error, ApiError):
+            return False  # a request that cannot be used is no call, so no time passes
         if isinstance(error, KernelError):
             node.count_verdict(error)
-        elif isinstance(error, Exception) and not isinstance(error, ApiError):
+        elif isinstance(error, Exception):
             raise _broken(node, error) from error
         try:
             node.kernel.advance(node.call_ns * self._calls)

@@ -232,7 +232,7 @@ def _create(kernel: Kernel, task: Task, map_type: MapType) -> BpfMap:
     key, value, entries, flags = _shape(map_type)
     attr = MapAttr(map_type, key, value, entries, flags)
     if map_type in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS):
-        inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4))
+        inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
         attr = MapAttr(map_type, key, value, entries, flags, inner_map_fd=inner)
     elif map_type in _STORAGE:
         types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, value))

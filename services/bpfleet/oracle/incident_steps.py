@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, final
 
-from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability, MapType, map_type_from_name
+from bpfleet.abi.bpf import (
+    ALL_CAPABILITIES,
+    Capability,
+    MapType,
+    capabilities_of,
+    map_type_from_name,
+)
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -136,7 +142,7 @@ def spawn(stage: Stage, step: Step) -> Observations:
 def _caps(names: Plain) -> frozenset[Capability] | None:
     if names is None:
         return None
-    return ALL_CAPABILITIES if names == "all" else frozenset(Capability[name] for name in names)
+    return ALL_CAPABILITIES if names == "all" else capabilities_of(names)
 
 
 def touch(stage: Stage, step: Step) -> Observations:
@@ -220,7 +226,7 @@ def create(stage: Stage, step: Step) -> Observations:
     _check_count(wanted)
     while done < wanted and answer == "ok":
         try:
-            fd = stage.kernel.bpf.map_create(task, attr)
+            fd = stage.kernel.bpf.map_create(task, attr).fd
             if "pin" in step:
                 suffix = "" if wanted == 1 else f"-{done}"
                 stage.kernel.bpf.obj_pin(task, f"/sys/fs/bpf/{step['pin']}{suffix}", fd)

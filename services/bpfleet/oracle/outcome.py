@@ -9,12 +9,15 @@ from bpfleet.abi.bpf import (
     Capability,
     MapType,
     ProgType,
+    capabilities_of,
     map_type_from_name,
 )
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError
 
 SHOWN_MISMATCHES: Final = 10
+# Recorded with what a process held, and asked for by no command of bpf(2).
+_NOT_ASKED_FOR: Final = frozenset({"NET_RAW"})
 _SPELLINGS: Final = {"ENOTSUP": "EOPNOTSUPP", "524": "ENOTSUPP"}
 
 
@@ -120,10 +123,10 @@ def prog_type_named(name: str) -> ProgType:
 
 
 def capabilities_named(given: str | list[str]) -> frozenset[Capability]:
-    """``"all"`` or capabilities by name. Those that nothing here asks for (CAP_NET_RAW) are left out."""
+    """``"all"`` or capabilities by name. Those that nothing here asks for are left out."""
     if given == "all":
         return ALL_CAPABILITIES
-    return frozenset(Capability[name] for name in given if name in Capability.__members__)
+    return capabilities_of(name for name in given if name not in _NOT_ASKED_FOR)
 
 
 def errno_name(errno: int) -> str | int:

@@ -29,7 +29,7 @@ def replay_create(case: dict[str, Any], target: Target, report: FileReport) -> N
         f"{case['id']} {case['type']} {case['ks']}/{case['vs']} x{case['me']} fl {case['fl']:#x}"
     )
     try:
-        fd = kernel.bpf.map_create(task, attr_of(case, kernel, task))
+        fd = kernel.bpf.map_create(task, attr_of(case, kernel, task)).fd
         found: Any = 0
     except KernelError as refused:
         found = refused.errno.name
@@ -75,7 +75,7 @@ def attr_of(case: dict[str, Any], kernel: Kernel, task: Task) -> MapAttr:
 def inner_map(kernel: Kernel, task: Task, type_name: str) -> int:
     """The inner map of the recordings: key 4, value 8, 4 entries."""
     attr = MapAttr(map_type_named(type_name), 4, 8, _INNER_ENTRIES)
-    return kernel.bpf.map_create(task, attr)
+    return kernel.bpf.map_create(task, attr).fd
 
 
 def storage_btf(kernel: Kernel, task: Task, value_bytes: int) -> int:

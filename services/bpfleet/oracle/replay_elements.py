@@ -158,7 +158,7 @@ class _Run:
     def create(self) -> str | int:
         """Creates the map; returns the errno."""
         try:
-            self.fd = self.kernel.bpf.map_create(self.task, self._attr)
+            self.fd = self.kernel.bpf.map_create(self.task, self._attr).fd
         except KernelError as refused:
             return refused.errno.name
         return 0
@@ -224,7 +224,7 @@ class _Run:
         if kind == "perf":
             return kernel.objects.perf_event(task)
         if kind == "prog":
-            return kernel.bpf.prog_load(task, ProgAttr(1, 2))
+            return kernel.bpf.prog_load(task, ProgAttr(1, 2)).fd
         if kind == "cgroup":
             return kernel.objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
         if kind not in (None, "touch"):
@@ -260,7 +260,7 @@ class _Run:
     # -- phases --------------------------------------------------------------------------------------------------
 
     def _phase(self, phase: str, count: int) -> str | int:
-        actions: dict[str, Callable[[int], None]] = {
+        actions: dict[str, Callable[[int], object]] = {
             "create": lambda n: None,
             "mmap": lambda n: self._map_arena(),
             "insert": self._insert_up_to,

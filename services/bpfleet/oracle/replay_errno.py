@@ -202,7 +202,7 @@ class Script:
         )
         if "size" in operation:
             attr = _cut(attr, operation["size"], operation.get("tail", 0))
-        self._keep(name, self.kernel.bpf.map_create(self.task, attr))
+        self._keep(name, self.kernel.bpf.map_create(self.task, attr).fd)
         return 0
 
     def _keep(self, name: str, fd: int) -> None:
@@ -241,7 +241,7 @@ class Script:
         if kind == "prog":
             given = operation.get("type", ProgType.SOCKET_FILTER)
             prog_type = given if isinstance(given, int) else prog_type_named(given)
-            fd = kernel.bpf.prog_load(task, ProgAttr(prog_type=prog_type, insn_cnt=2))
+            fd = kernel.bpf.prog_load(task, ProgAttr(prog_type=prog_type, insn_cnt=2)).fd
         elif kind == "cgroup":
             fd = objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
         elif kind == "pidfd":
@@ -340,7 +340,7 @@ class Script:
             self._key(operation),
             operation.get("fl", 0),
             out=_out(operation.get("v", "")),
-        )
+        ).value
         return {"e": 0, "v": self._shown(bpf_map, found)}
 
     def _op_update(self, operation: Operation) -> Answer:
@@ -395,7 +395,7 @@ class Script:
             lambda key: self.kernel.bpf.map_delete_elem(self.task, fd, key, unexpected),
         )
 
-    def _repeat(self, operation: Operation, call: Callable[[bytes | None], None]) -> Answer:
+    def _repeat(self, operation: Operation, call: Callable[[bytes | None], object]) -> Answer:
         size, done = self._map(operation).key_size, 0
         for number in range(operation["start"], operation["start"] + operation["count"]):
             key = number.to_bytes(max(size, 8), "little")[:size] if size else None

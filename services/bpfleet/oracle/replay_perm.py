@@ -69,7 +69,7 @@ def _create(kernel: Kernel, task: Task, name: str) -> Any:
     inner_fd = btf_fd = None
     if name in _MAPS_OF_MAPS:
         try:
-            inner_fd = kernel.bpf.map_create(task, MapAttr(2, 4, 8, 4))
+            inner_fd = kernel.bpf.map_create(task, MapAttr(2, 4, 8, 4)).fd
         except KernelError as refused:
             return f"inner:{refused.errno.name}"
     if name in _STORAGES:
@@ -78,7 +78,7 @@ def _create(kernel: Kernel, task: Task, name: str) -> Any:
         except KernelError as refused:
             return f"btf:{refused.errno.name}"
     attr = _attr(name, inner_fd, btf_fd)
-    return answer_of(lambda: kernel.bpf.map_create(task, attr))
+    return answer_of(lambda: kernel.bpf.map_create(task, attr).fd)
 
 
 def _storage_types() -> tuple[BtfType, ...]:
@@ -119,7 +119,7 @@ def _attr(name: str, inner_fd: int | None, btf_fd: int | None) -> MapAttr:
 
 def _load(kernel: Kernel, task: Task, name: str) -> Any:
     attr = ProgAttr(prog_type_named(name), 2, expected_attach_type=_ATTACH.get(name, 0))
-    return answer_of(lambda: kernel.bpf.prog_load(task, attr))
+    return answer_of(lambda: kernel.bpf.prog_load(task, attr).fd)
 
 
 def _other(kernel: Kernel, task: Task, name: str) -> Any:

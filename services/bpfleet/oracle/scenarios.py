@@ -376,7 +376,7 @@ class Replay:
                 attr = replace(
                     attr, btf_fd=actor.other_fds["btf"], btf_key_type_id=1, btf_value_type_id=2
                 )
-            fd = self.kernel.bpf.map_create(actor.task, attr)
+            fd = self.kernel.bpf.map_create(actor.task, attr).fd
         except TaskKilled:
             return "killed"
         except KernelError as error:
@@ -395,7 +395,7 @@ class Replay:
             if self.kernel.profile.is_rlimit:
                 actor.inner_fd = self._foreign_inner(actor, attr)
             else:
-                actor.inner_fd = self.kernel.bpf.map_create(actor.task, attr)
+                actor.inner_fd = self.kernel.bpf.map_create(actor.task, attr).fd
         return actor.inner_fd
 
     def _foreign_inner(self, actor: Actor, attr: MapAttr) -> int:
@@ -403,7 +403,7 @@ class Replay:
             self._inner_maker = self.kernel.spawn(
                 uid=INNER_UID, caps=ALL_CAPABILITIES, memlock=(RLIM_INFINITY, RLIM_INFINITY)
             )
-        fd = self.kernel.bpf.map_create(self._inner_maker, attr)
+        fd = self.kernel.bpf.map_create(self._inner_maker, attr).fd
         return self.kernel.files.dup(self._inner_maker, fd, actor.task)
 
     def get_by_id(self, step: Step) -> Answer:
@@ -573,7 +573,7 @@ class Replay:
             self._limit(actor, step["memlock"])
         inner = self._inner(actor) if step["type"] in FD_VALUED else None
         attr = _attr(step, inner)
-        return self._until(lambda: self.kernel.bpf.map_create(actor.task, attr))
+        return self._until(lambda: self.kernel.bpf.map_create(actor.task, attr).fd)
 
     def load_until(self, step: Step) -> Answer:
         """How many equal programs fit a limit."""
@@ -581,7 +581,7 @@ class Replay:
         if "memlock" in step:
             self._limit(actor, step["memlock"])
         attr = ProgAttr(1, insn_cnt=step["insns"])
-        return self._until(lambda: self.kernel.bpf.prog_load(actor.task, attr))
+        return self._until(lambda: self.kernel.bpf.prog_load(actor.task, attr).fd)
 
     def _until(self, call: Callable[[], int]) -> Answer:
         done = 0
@@ -606,11 +606,11 @@ class Replay:
         )
         refused = 0
         for _ in range(step["=>"]["tries"]):
-            fd = self.kernel.bpf.map_create(actor.task, attr)
+            fd = self.kernel.bpf.map_create(actor.task, attr).fd
             self.kernel.close(actor.task.pid, fd)
             self.kernel.advance(RECREATE_NS)
             try:
-                self.kernel.close(actor.task.pid, self.kernel.bpf.map_create(actor.task, attr))
+                self.kernel.close(actor.task.pid, self.kernel.bpf.map_create(actor.task, attr).fd)
             except KernelError:
                 refused += 1
             self.kernel.run_deferred()
@@ -619,7 +619,7 @@ class Replay:
     def _attempt(self, actor: Actor, attr: MapAttr) -> tuple[int, int]:
         """Creates a map and closes it again: (errno, bytes charged)."""
         try:
-            fd = self.kernel.bpf.map_create(actor.task, attr)
+            fd = self.kernel.bpf.map_create(actor.task, attr).fd
         except KernelError as error:
             return int(error.errno), 0
         charged = self.kernel.bpf.map_info(actor.task, fd).memlock_bytes
@@ -639,7 +639,7 @@ class Replay:
         actor = self._actor(step)
         if "copies" in step:
             attr = ProgAttr(1, insn_cnt=step["insns"])
-            return self._cost(actor, step, lambda: self.kernel.bpf.prog_load(actor.task, attr))
+            return self._cost(actor, step, lambda: self.kernel.bpf.prog_load(actor.task, attr).fd)
         if "insns" in step:
             if "memlock" in step:
                 self._limit(actor, step["memlock"])
@@ -649,7 +649,7 @@ class Replay:
 
     def _load(self, actor: Actor, insns: int) -> tuple[int, int]:
         try:
-            fd = self.kernel.bpf.prog_load(actor.task, ProgAttr(1, insn_cnt=insns))
+            fd = self.kernel.bpf.prog_load(actor.task, ProgAttr(1, insn_cnt=insns)).fd
         except KernelError as error:
             return int(error.errno), 0
         memlock = -(-(56 + 8 * insns) // PAGE_SIZE) * PAGE_SIZE
@@ -666,7 +666,7 @@ class Replay:
         )
 
         def call() -> None:
-            actor.prog_fd = self.kernel.bpf.prog_load(actor.task, attr)
+            actor.prog_fd = self.kernel.bpf.prog_load(actor.task, attr).fd
             self._prog_id = self.kernel.bpf.obj_get_info_by_fd(actor.task, actor.prog_fd).id
 
         return _answer(call)

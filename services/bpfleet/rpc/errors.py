@@ -17,9 +17,9 @@ from grpc_status import rpc_status
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.verbs.table import CALLS
 
 __all__ = [
-    "CALLS",
     "CODE_BY_ERRNO",
     "CONTROL_DOMAIN",
     "KERNEL_DOMAIN",
@@ -63,48 +63,6 @@ _CODES: Final[dict[grpc.StatusCode, tuple[Errno, ...]]] = {
 }  # fmt: skip
 CODE_BY_ERRNO: Final[dict[Errno, grpc.StatusCode]] = {
     errno: code for code, errnos in _CODES.items() for errno in errnos
-}
-
-# The system call behind each method that can be refused by the kernel: what ``call`` says in the ErrorInfo.
-CALLS: Final[dict[str, str]] = {
-    "CreateMap": "BPF_MAP_CREATE",
-    "OpenMap": "BPF_MAP_GET_FD_BY_ID",
-    "GetMapInfo": "BPF_OBJ_GET_INFO_BY_FD",
-    "ListMaps": "BPF_MAP_GET_NEXT_ID",
-    "FreezeMap": "BPF_MAP_FREEZE",
-    "LookupElement": "BPF_MAP_LOOKUP_ELEM",
-    "UpdateElement": "BPF_MAP_UPDATE_ELEM",
-    "DeleteElement": "BPF_MAP_DELETE_ELEM",
-    "LookupAndDeleteElement": "BPF_MAP_LOOKUP_AND_DELETE_ELEM",
-    "GetNextKey": "BPF_MAP_GET_NEXT_KEY",
-    "LookupBatch": "BPF_MAP_LOOKUP_BATCH",
-    "UpdateBatch": "BPF_MAP_UPDATE_BATCH",
-    "DeleteBatch": "BPF_MAP_DELETE_BATCH",
-    "LookupAndDeleteBatch": "BPF_MAP_LOOKUP_AND_DELETE_BATCH",
-    "LoadProgram": "BPF_PROG_LOAD",
-    "OpenProgram": "BPF_PROG_GET_FD_BY_ID",
-    "GetProgramInfo": "BPF_OBJ_GET_INFO_BY_FD",
-    "ListPrograms": "BPF_PROG_GET_NEXT_ID",
-    "AttachProgram": "BPF_PROG_ATTACH",
-    "DetachProgram": "BPF_PROG_DETACH",
-    "RunProgram": "BPF_PROG_TEST_RUN",
-    "PinObject": "BPF_OBJ_PIN",
-    "OpenPinnedObject": "BPF_OBJ_GET",
-    "UnpinObject": "unlink",
-    "CreateCgroup": "mkdir",
-    "DeleteCgroup": "rmdir",
-    "ReadControlFile": "read",
-    "WriteControlFile": "write",
-    "CreateProcess": "fork",
-    "KillProcess": "kill",
-    "SetResourceLimit": "prlimit",
-    "OpenFile": "open",
-    "CloseFile": "close",
-    "AllocateMemory": "page fault",
-    "ReleaseMemory": "munmap",
-    "LockMemory": "mlock",
-    "UnlockMemory": "munlock",
-    "ReadProcFile": "read",
 }
 
 

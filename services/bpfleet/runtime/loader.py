@@ -173,7 +173,7 @@ class Loader:
     def _load(self, program: ProgramDeclaration, ordinal: int, loaded: list[int]) -> None:
         fds = tuple(self._copy_of(name, ordinal).fd for name in program.map_names)
         attr = prog_attr(program, fds)
-        loaded.append(self._kernel.bpf.prog_load(self._running, attr))
+        loaded.append(self._kernel.bpf.prog_load(self._running, attr).fd)
         self.programs_loaded += 1
 
     def _copy_of(self, name: str, ordinal: int) -> OpenMap:

@@ -238,7 +238,7 @@ class Attachments:
 
     def fire(self, hook: str, task: Task, times: int = 1) -> RunResult:
         """Runs the hook's programs as ``task`` meets it ``times`` times; perf events run in interrupt context."""
-        runs = failed = errno = 0
+        runs = failed = errno = charged_bytes = 0
         for link in list(self._links.get(hook, ())):
             if link.pid is not None and link.pid != task.pid:
                 continue
@@ -248,7 +248,8 @@ class Attachments:
             runs += result.runs
             failed += result.failed_ops
             errno = result.errno or errno
-        return RunResult(runs, failed, errno)
+            charged_bytes += result.charged_bytes
+        return RunResult(runs, failed, errno, charged_bytes)
 
     def _close_link(self, link: _Link) -> None:
         links = self._links[link.hook]

@@ -18,7 +18,8 @@ from bpfleet.kernel.errors import KernelError, Reason
 class BatchResult:
     """What a batch command answers. ``error`` None is success; ``count`` elements were done in either case.
 
-    ``keys`` and ``values`` hold what a lookup returned, one after the other; ``out_batch`` is where to go on.
+    ``keys`` and ``values`` hold what a lookup returned, one after the other; ``out_batch`` is where to go on;
+    ``charged_bytes`` is below 0 where the batch gave memory back at once.
     """
 
     count: int
@@ -26,6 +27,7 @@ class BatchResult:
     keys: bytes = b""
     values: bytes = b""
     out_batch: bytes | None = None
+    charged_bytes: int = 0
 
     @property
     def errno(self) -> int:

@@ -74,11 +74,15 @@ class ProgInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a number of runs of one program's operations did. ``errno`` is the last refusal, 0 without any."""
+    """What a number of runs of one program's operations did. ``errno`` is the last refusal, 0 without any.
+
+    ``charged_bytes`` is what memory cgroups were charged for them.
+    """
 
     runs: int
     failed_ops: int
     errno: int
+    charged_bytes: int
 
 
 @final
@@ -437,6 +441,7 @@ class Programs:
     def run(self, prog: BpfProg, context: OpContext, times: int = 1) -> RunResult:
         """Runs a program ``times`` times in ``context``: its helpers act for whoever is interrupted or calls."""
         failed = errno = 0
+        before = self._memory.charged_bytes_total
         ops = [(op, self._map_for(prog, op)) for op in prog.attr.ops]
         for _ in range(times):
             prog.run_cnt += 1
@@ -446,7 +451,8 @@ class Programs:
                 except KernelError as error:
                     failed += 1
                     errno = int(error.errno)
-        return RunResult(times, failed, errno)
+        charged_bytes = self._memory.charged_bytes_total - before
+        return RunResult(times, failed, errno, charged_bytes)
 
     def _map_for(self, prog: BpfProg, op: ProgOp) -> BpfMap:
         if not 0 <= op.map < len(prog.maps):

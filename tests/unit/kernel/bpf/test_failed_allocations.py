@@ -67,7 +67,7 @@ def _prepared(profile, attr):
         return None
     inner = btf = None
     if attr.map_type in NESTED:
-        inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4))
+        inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
     if attr.map_type in STORAGES:
         btf = kernel.bpf.btf_load(task, (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, 8, members=1)))
     return (
@@ -101,7 +101,7 @@ def _held(kernel):
 def _created(kernel, task, attr):
     """(descriptor, None) or (-1, the refusal)."""
     try:
-        return kernel.bpf.map_create(task, attr), None
+        return kernel.bpf.map_create(task, attr).fd, None
     except KernelError as refused:
         return -1, refused
 
@@ -148,7 +148,7 @@ def test_a_failure_at_any_allocation_of_a_creation_leaves_nothing(profile, attr)
 )
 def test_a_failure_while_elements_are_made_leaves_the_map_whole(profile, attr):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, attr)
+    fd = kernel.bpf.map_create(task, attr).fd
     bpf_map = kernel.bpf.maps()[-1]
     value = bytes(bpf_map.user_value_size)
     present = 0

@@ -129,7 +129,7 @@ def test_a_kernel_charges_what_the_plan_says(profile, attr):
 )
 def test_a_full_map_is_charged_what_the_plan_says(profile, attr):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, attr)
+    fd = kernel.bpf.map_create(task, attr).fd
     bpf_map = kernel.bpf.maps()[-1]
     for number in range(attr.max_entries):
         key = number.to_bytes(attr.key_size, "big")
@@ -173,7 +173,7 @@ def test_the_closed_form_of_refills_is_what_the_caches_do(unit, profile):
     kernel, task = boot(profile)
     value = unit - 8 - 48 - 8  # less the list node, the element's header and the key
     attr = MapAttr(MapType.HASH, 1, value, 256, F_NO_PREALLOC)
-    fd = kernel.bpf.map_create(task, attr)
+    fd = kernel.bpf.map_create(task, attr).fd
     caches = kernel.bpf.maps()[-1].site.mem_allocs[0]
     at_first = caches.objects
     for number in range(200):

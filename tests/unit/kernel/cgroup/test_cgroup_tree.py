@@ -135,7 +135,7 @@ def test_a_pinned_map_keeps_a_removed_cgroup_dying_on_5_11_alone(
     profile: str, zombies: int
 ) -> None:
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 64))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 64)).fd
     kernel.bpf.obj_pin(task, "pin", fd)
     kernel.exit(task.pid)
     kernel.rmdir("/a")

@@ -301,7 +301,7 @@ def test_kmem_memcg_deletion(profile: str) -> None:
     for number in range(100):
         create(kernel, f"/p/{number}")
         task = kernel.spawn(cgroup=f"/p/{number}", cpu=number % CPUS)
-        fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 64))
+        fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 64)).fd
         if number % 2:
             kernel.bpf.obj_pin(task, f"/sys/fs/bpf/{number}", fd)
         kernel.exit(task.pid)

@@ -56,7 +56,7 @@ def test_small_files() -> None:
 
 def test_fdinfo_of_a_map_reports_its_memlock() -> None:
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 100))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 100)).fd
     text = kernel.read_proc(task.pid, f"fdinfo/{fd}")
     assert "max_entries:\t100\n" in text
     assert f"memlock:\t{kernel.bpf.maps()[0].memlock_bytes()}\n" in text
