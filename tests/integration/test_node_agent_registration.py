@@ -10,8 +10,9 @@ from node_agents import running, until
 
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import Session
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.rpc.channel import ChannelOptions
-from bpfleet.rpc.errors import ApiError, ControlReason, api_status
+from bpfleet.rpc.errors import ApiError, api_status
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
 from bpfleet.v1 import runtime_service_pb2, runtime_service_pb2_grpc, workload_pb2

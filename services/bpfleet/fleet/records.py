@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from bpfleet.fleet.reasons import FleetEventKind, NodeReason
 from bpfleet.workload.spec import Taint, TaintEffect, WorkloadSpec
 
 __all__ = [
@@ -182,7 +183,7 @@ class Decision(Struct, frozen=True, kw_only=True, array_like=True):
     score: float
     node_count: int
     feasible_count: int
-    rejections: tuple[tuple[str, int], ...] = ()
+    rejections: tuple[tuple[NodeReason, int], ...] = ()
     predicted_bytes: int = 0
 
 
@@ -258,7 +259,7 @@ class Event(Struct, frozen=True, kw_only=True, array_like=True):
 
     revision: int
     time_ms: int
-    kind: str
+    kind: FleetEventKind
     workload: str = ""
     replica: str = ""
     node: str = ""

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from bpfleet.fleet.commands import ReplicaNews, ReplicaTruth
 from bpfleet.fleet.placement import Need, summary
+from bpfleet.fleet.reasons import FleetEventKind, ReplicaReason
 from bpfleet.fleet.records import Decision, Phase, Replica, Workload
 from bpfleet.fleet.transition import Transition
 from bpfleet.workload.spec import RestartPolicy
@@ -71,7 +72,7 @@ def bind(
         decision=decision,
     )
     t.tables.put(bound)
-    t.replica_event("REPLICA_PLACED", bound, message=summary(decision, node))
+    t.replica_event(FleetEventKind.REPLICA_PLACED, bound, message=summary(decision, node))
 
 
 def waits_because(t: Transition, replica: Replica, reason: str, decision: Decision | None) -> None:
@@ -82,17 +83,17 @@ def waits_because(t: Transition, replica: Replica, reason: str, decision: Decisi
     waiting = replace(replica, reason=reason, message=message, decision=decision)
     t.tables.put(waiting)
     if replica.reason != reason:
-        t.replica_event("REPLICA_WAITS", waiting, reason=reason, message=message)
+        t.replica_event(FleetEventKind.REPLICA_WAITS, waiting, reason=reason, message=message)
 
 
-def stop(t: Transition, replica: Replica, reason: str, message: str = "") -> None:
+def stop(t: Transition, replica: Replica, reason: ReplicaReason, message: str = "") -> None:
     """Has a replica stopped; one without a living node is gone at once."""
     _release_replacement(t, replica)
     t.dirty[replica.workload] = None
     node = t.tables.nodes.get(replica.node)
     if node is None or not node.ready:
         t.tables.remove(replica)
-        t.replica_event("REPLICA_STOPPED", replica, reason=reason, message=message)
+        t.replica_event(FleetEventKind.REPLICA_STOPPED, replica, reason=reason, message=message)
         return
     if replica.phase is Phase.STOPPING:
         return
@@ -106,26 +107,26 @@ def stop(t: Transition, replica: Replica, reason: str, message: str = "") -> Non
         replaces="",
     )
     t.tables.put(stopping)
-    t.replica_event("REPLICA_STOPPING", stopping, reason=reason, message=message)
+    t.replica_event(FleetEventKind.REPLICA_STOPPING, stopping, reason=reason, message=message)
 
 
 def gone(t: Transition, replica: Replica) -> None:
     """Forgets a replica that its agent has stopped, and lets go who waited for its memory."""
     t.tables.remove(replica)
     t.dirty[replica.workload] = None
-    t.replica_event("REPLICA_STOPPED", replica, reason=replica.reason)
+    t.replica_event(FleetEventKind.REPLICA_STOPPED, replica, reason=replica.reason)
     _release_waiting(t, replica)
     book = t.books.nodes[replica.node]
     if book.node.draining and not book.replicas:
-        t.event("NODE_DRAINED", node=replica.node)
+        t.event(FleetEventKind.NODE_DRAINED, node=replica.node)
 
 
-def lose(t: Transition, replica: Replica, reason: str) -> None:
+def lose(t: Transition, replica: Replica, reason: ReplicaReason) -> None:
     """Forgets a replica whose node is gone; if it comes back, its agent is told to stop it."""
     _release_replacement(t, replica)
     t.tables.remove(replica)
     t.dirty[replica.workload] = None
-    t.replica_event("REPLICA_LOST", replica, reason=reason)
+    t.replica_event(FleetEventKind.REPLICA_LOST, replica, reason=reason)
     _release_waiting(t, replica)
 
 
@@ -151,9 +152,9 @@ def hear(t: Transition, node: str, news: ReplicaNews) -> bool:
         case ReplicaTruth.SUCCEEDED:
             _succeeded(t, replica)
         case ReplicaTruth.FAILED:
-            _failed(t, replica, news.reason or "FAILED", news.errno, news.message)
+            _failed(t, replica, news.reason or ReplicaReason.FAILED, news.errno, news.message)
         case ReplicaTruth.STOPPED:
-            _failed(t, replica, "VANISHED", 0, "its agent no longer has it")
+            _failed(t, replica, ReplicaReason.VANISHED, 0, "its agent no longer has it")
     return True
 
 
@@ -169,13 +170,13 @@ def start_due(t: Transition, replica: Replica) -> None:
             since_ms=t.now_ms,
         )
         t.tables.put(again)
-        t.replica_event("REPLICA_RESTARTS", again, reason=replica.reason)
+        t.replica_event(FleetEventKind.REPLICA_RESTARTS, again, reason=replica.reason)
     elif replica.phase is Phase.PENDING:
         t.tables.put(replace(replica, due_ms=0))
         t.dirty[replica.workload] = None
 
 
-def restart_now(t: Transition, replica: Replica, reason: str) -> None:
+def restart_now(t: Transition, replica: Replica, reason: ReplicaReason) -> None:
     """Starts a replica again that vanished through no fault of its own."""
     again = replace(
         replica,
@@ -187,7 +188,7 @@ def restart_now(t: Transition, replica: Replica, reason: str) -> None:
         reason=reason,
     )
     t.tables.put(again)
-    t.replica_event("REPLICA_RESTARTS", again, reason=reason)
+    t.replica_event(FleetEventKind.REPLICA_RESTARTS, again, reason=reason)
 
 
 def _runs(t: Transition, replica: Replica) -> None:
@@ -198,10 +199,10 @@ def _runs(t: Transition, replica: Replica) -> None:
         replica, phase=Phase.RUNNING, since_ms=t.now_ms, replaces="", waits_for=(), message=""
     )
     t.tables.put(running)
-    t.replica_event("REPLICA_RUNNING", running)
+    t.replica_event(FleetEventKind.REPLICA_RUNNING, running)
     old = t.tables.replicas.get(replaces)
     if old is not None:
-        stop(t, old, "REPLACED", f"{replica.name} runs in its place")
+        stop(t, old, ReplicaReason.REPLACED, f"{replica.name} runs in its place")
     workload = t.tables.workloads[replica.workload]
     if replaces or workload.generation > 1:
         t.dirty[replica.workload] = None
@@ -210,13 +211,13 @@ def _runs(t: Transition, replica: Replica) -> None:
 def _succeeded(t: Transition, replica: Replica) -> None:
     policy = t.tables.workloads[replica.workload].spec.restart_policy
     if policy is RestartPolicy.ALWAYS:
-        _failed(t, replica, "EXITED", 0, "it ended with status 0 and is to run always")
+        _failed(t, replica, ReplicaReason.EXITED, 0, "it ended with status 0 and is to run always")
         return
     _ended(t, replica, Phase.SUCCEEDED, "", 0, "")
 
 
 def _failed(t: Transition, replica: Replica, reason: str, errno: int, message: str) -> None:
-    t.replica_event("REPLICA_FAILED", replica, reason=reason, message=message)
+    t.replica_event(FleetEventKind.REPLICA_FAILED, replica, reason=reason, message=message)
     workload = t.tables.workloads[replica.workload]
     if workload.spec.restart_policy is RestartPolicy.NEVER:
         _ended(t, replica, Phase.FAILED, reason, errno, message)
@@ -260,7 +261,7 @@ def _ended(
         message=message,
     )
     t.tables.put(ended)
-    t.replica_event("REPLICA_ENDED", ended, reason=reason or phase.value)
+    t.replica_event(FleetEventKind.REPLICA_ENDED, ended, reason=reason or phase.value)
     t.dirty[replica.workload] = None
 
 
@@ -269,13 +270,13 @@ def _move(
 ) -> None:
     """Tries another node after repeated failures, and says so. The back-off goes on there."""
     text = f"failed {failures} times in a row on {replica.node} ({reason}): trying another node"
-    t.replica_event("REPLICA_MOVES", replica, reason=reason, message=text)
+    t.replica_event(FleetEventKind.REPLICA_MOVES, replica, reason=reason, message=text)
     kept = [entry for entry in workload.avoid if entry[1] > t.now_ms and entry[0] != replica.node]
     avoid = [*kept, (replica.node, t.now_ms + t.settings.avoid_ms)]
     workload = replace(workload, avoid=tuple(avoid[-t.settings.avoided_nodes_max :]))
     t.tables.put(workload)
     replaces = replica.replaces
-    stop(t, replica, "REPEATED_FAILURE", text)
+    stop(t, replica, ReplicaReason.REPEATED_FAILURE, text)
     (moved,) = add_pending(t, workload, 1, replaces=replaces)
     t.tables.put(
         replace(

@@ -10,13 +10,14 @@ from typing import Final, Literal, final
 
 import grpc
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel import KernelError, KernelProfile
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.requests import AnswerLog
 from bpfleet.node_agent.sleep import ROUNDS_NEW, ROUNDS_WOKEN, freeze, thaw
-from bpfleet.rpc.errors import ApiError, ControlReason
+from bpfleet.rpc.errors import ApiError
 
 __all__ = ["HostedNode", "NodeShape"]
 

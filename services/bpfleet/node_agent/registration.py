@@ -10,12 +10,13 @@ from typing import Final, TypeVar, final
 from grpc import aio
 
 from bpfleet import __version__
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.node_agent.replicas import Key, Replica, Replicas, charged_bytes
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
-from bpfleet.rpc.errors import ControlReason, decode_rpc_error
+from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple, final
 
 from bpfleet.abi.errno import Errno
+from bpfleet.fleet.reasons import ReplicaReason
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.node_agent.agent import Agent
@@ -301,13 +302,13 @@ class Replicas:
         for (_, errno, _), count in run.outcomes.items():
             message.outcomes[errno] += count
         if failure is not None:
-            message.reason = "OOM_KILLED" if failure.oom_killed else failure.reason
+            message.reason = ReplicaReason.OOM_KILLED if failure.oom_killed else failure.reason
             message.errno = 0 if failure.killed else Errno[failure.errno]
             message.call = failure.call
             message.object = failure.object
             message.message = _sentence(message, failure.detail)
         elif replica.node.crash_message:
-            message.reason = "NODE_CRASHED"
+            message.reason = ReplicaReason.NODE_CRASHED
             message.message = replica.node.crash_message
         return message
 

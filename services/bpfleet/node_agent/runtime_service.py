@@ -7,11 +7,12 @@ from typing import Any, Final
 from grpc import aio
 from msgspec.structs import replace
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.replicas import Key, Replicas
 from bpfleet.rpc import names
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
+from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.rpc.paging import page_by_key
 from bpfleet.rpc.workloads import replica_order_record, spec_problem
 from bpfleet.v1 import runtime_service_pb2 as pb
