@@ -22,6 +22,7 @@ check: $(VENV)/.dev     ## style, types, import contracts, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/compatible.py
 	$(BIN)/python -m bpfleet.oracle.docs --check
 
 proto: $(VENV)/.dev     ## regenerate services/bpfleet/v1 from protos/
