@@ -21,7 +21,7 @@ from bpfleet.fleet.commands import (
 )
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.placement import NodeVerdict
-from bpfleet.fleet.records import Event, Phase, Workload
+from bpfleet.fleet.records import Event, Workload
 from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import node_id, workload_id
@@ -29,6 +29,7 @@ from bpfleet.rpc.paging import page_by_key, page_key, page_size, page_token
 from bpfleet.rpc.refusals import api_errors
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
+from bpfleet.workload.phase import Phase
 
 __all__ = ["FleetServicer"]
 

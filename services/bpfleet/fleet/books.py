@@ -10,7 +10,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import Final
 
-from bpfleet.fleet.records import Node, Phase, Replica
+from bpfleet.fleet.records import Node, Replica
+from bpfleet.workload.phase import Phase
 
 __all__ = ["FleetBooks", "NodeBook", "Shape", "WorkloadBook"]
 

@@ -1,9 +1,9 @@
 """What can be asked of the fleet's state machine, as frozen records."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from bpfleet.fleet.records import Scheduling, Taint, TaintEffect
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "RegisterAgent",
     "RemoveNode",
     "ReplicaNews",
-    "ReplicaTruth",
     "ReportNodes",
     "TaintNode",
     "Tick",
@@ -27,16 +26,6 @@ __all__ = [
     "UnregisterAgent",
     "UpdateWorkload",
 ]
-
-
-class ReplicaTruth(StrEnum):
-    """What an agent says about a replica."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    FAILED = "FAILED"
-    SUCCEEDED = "SUCCEEDED"
-    STOPPED = "STOPPED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +115,13 @@ class RemoveNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaNews:
-    """What an agent says about one replica."""
+    """What an agent says about one replica. ``errno`` is Linux's name, "" for none."""
 
     replica: str
     attempt: int
-    truth: ReplicaTruth
+    phase: Phase
     reason: str = ""
-    errno: int = 0
+    errno: str = ""
     message: str = ""
     charged_bytes: int = 0
     rss_bytes: int = 0

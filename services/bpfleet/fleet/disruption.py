@@ -6,9 +6,10 @@ from typing import Final
 
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.constraints import executes
-from bpfleet.fleet.records import Node, Phase, Replica
+from bpfleet.fleet.records import Node, Replica
 from bpfleet.fleet.replicas import stop
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain", "shed"]
 

@@ -24,7 +24,8 @@ from bpfleet.fleet.constraints import (
     named_nodes_allow,
     names_nodes,
 )
-from bpfleet.fleet.records import Decision, Node, Phase, Policy, Replica, Workload
+from bpfleet.fleet.records import Decision, Node, Policy, Replica, Workload
+from bpfleet.workload.phase import Phase
 
 __all__ = [
     "Choice",

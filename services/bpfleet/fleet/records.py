@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from bpfleet.runtime.lifecycle import ENDED
 from bpfleet.workload.codec import from_data, to_data
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = [
@@ -22,7 +24,6 @@ __all__ = [
     "Marks",
     "Meta",
     "Node",
-    "Phase",
     "Policy",
     "Preference",
     "Record",
@@ -57,18 +58,6 @@ class Kind(StrEnum):
     REPLICA = "replica"
     REQUEST = "request"
     RETIRED = "retired"
-
-
-class Phase(StrEnum):
-    """Where a replica is in its life."""
-
-    PENDING = "PENDING"
-    ASSIGNED = "ASSIGNED"
-    RUNNING = "RUNNING"
-    BACK_OFF = "BACK_OFF"
-    STOPPING = "STOPPING"
-    FAILED = "FAILED"
-    SUCCEEDED = "SUCCEEDED"
 
 
 class Policy(StrEnum):
@@ -291,7 +280,7 @@ class Replica:
     uid: int = 0
     priority: int = 0
     reason: str = ""
-    errno: int = 0
+    errno: str = ""
     message: str = ""
     waits_for: tuple[str, ...] = ()
     yields: bool = False
@@ -302,16 +291,12 @@ class Replica:
     @property
     def live(self) -> bool:
         """Whether it counts towards what the user asked for."""
-        return self.phase not in _NOT_LIVE
+        return self.phase is not Phase.STOPPING
 
     @property
     def bound(self) -> bool:
         """Whether it may hold memory on a node."""
-        return bool(self.node) and self.phase not in _ENDED
-
-
-_ENDED: Final = frozenset({Phase.FAILED, Phase.SUCCEEDED})
-_NOT_LIVE: Final = frozenset({Phase.STOPPING})
+        return bool(self.node) and self.phase not in ENDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

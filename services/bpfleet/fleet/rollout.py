@@ -8,9 +8,10 @@ fits there. Only where it fits nowhere is the old replica stopped first.
 from dataclasses import replace
 
 from bpfleet.fleet.placement import Search
-from bpfleet.fleet.records import Phase, Replica, Workload
+from bpfleet.fleet.records import Replica, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["roll_out"]
 

@@ -65,7 +65,7 @@ class Executor:
         calls = _checked(request.syscalls)
         response = pb.ExecuteSyscallsResponse(sequence=request.sequence)
         position, room = 0, RESPONSE_BYTES_MAX
-        charges = ReceiptSum(node.kernel)
+        charges = ReceiptSum(node.wake())
         while position < len(calls):
             if position:
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -82,7 +82,7 @@ class Executor:
                         break
         if (receipt := charges.message()) is not None:
             response.receipt.CopyFrom(receipt)
-        response.clock_ns = node.kernel.now_ns
+        response.clock_ns = node.wake().now_ns
         return response
 
 

@@ -17,8 +17,9 @@ from bpfleet.kernel.views.ledger import charged_by_owner
 from bpfleet.runtime.probes import LIBRARIES, prepare_memlock
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.workload.catalogue import inventory_for
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.quantity import parse_bytes, parse_limit
-from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec
+from bpfleet.workload.spec import NodeShape, ReplicaSpec
 
 Plain = Any  # a value TOML can hold
 Step = Mapping[str, Plain]

@@ -11,7 +11,8 @@ from typing import Final
 
 from bpfleet.fleet.books import FleetBooks
 from bpfleet.fleet.placement import RequestEstimator, Search, VerdictCache
-from bpfleet.fleet.records import Node, Phase, Policy, Replica, Workload
+from bpfleet.fleet.records import Node, Policy, Replica, Workload
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import FleetNode, Scenario
 from bpfleet.workload.spec import WorkloadSpec
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bpfleet.workload.codec import to_data
-from bpfleet.workload.spec import KILLED, Phase
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import KILLED
 
 __all__ = [
     "KILLED",

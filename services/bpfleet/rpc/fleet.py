@@ -15,7 +15,6 @@ from bpfleet.fleet.commands import (
     LabelNode,
     NodeAnnouncement,
     NodeUsage,
-    ReplicaNews,
     TaintNode,
 )
 from bpfleet.fleet.constraints import is_node_key
@@ -24,7 +23,6 @@ from bpfleet.fleet.records import (
     Event,
     LabelOperator,
     Node,
-    Phase,
     Policy,
     Preference,
     Replica,
@@ -39,7 +37,7 @@ from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import node_id, node_name, workload_name
-from bpfleet.rpc.orders import truth_of
+from bpfleet.rpc.replicas import errno_message, news_record, phase_message
 from bpfleet.rpc.workloads import (
     churn_message,
     churn_record,
@@ -52,6 +50,7 @@ from bpfleet.rpc.workloads import (
 from bpfleet.v1 import fleet_service_pb2, registry_service_pb2, workload_pb2
 from bpfleet.workload.catalogue import applications
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Spread, WorkloadSpec
 
 __all__ = [
@@ -249,7 +248,7 @@ def announcement(message: registry_service_pb2.RegisteredNode, path: str) -> Nod
         labels=tuple(sorted(_labels(message.labels, f"{path}.labels").items())),
         taints=tuple(_taint(taint, f"{path}.taints") for taint in message.taints),
         max_replicas=_within(message.max_replicas, 0, 1_000_000, f"{path}.max_replicas"),
-        replicas=tuple(_news(report) for report in message.replicas),
+        replicas=tuple(news_record(status) for status in message.replicas),
     )
 
 
@@ -311,20 +310,7 @@ def usage_record(message: registry_service_pb2.NodeReport) -> NodeUsage:
         locked_bytes=max(0, message.locked_bytes),
         verdicts=tuple(sorted(message.verdicts.items())[:_ENTRIES_MAX]),
         crashed=message.crashed,
-        replicas=tuple(_news(report) for report in message.replicas),
-    )
-
-
-def _news(message: registry_service_pb2.ReplicaReport) -> ReplicaNews:
-    return ReplicaNews(
-        replica=message.replica[:_TEXT_CHARS_MAX],
-        attempt=message.attempt,
-        truth=truth_of(message.state),
-        reason=message.reason[:64],
-        errno=message.errno,
-        message=message.message[:500],
-        charged_bytes=max(0, message.charged_bytes),
-        rss_bytes=max(0, message.rss_bytes),
+        replicas=tuple(news_record(status) for status in message.replicas),
     )
 
 
@@ -444,11 +430,11 @@ def replica_message(state: FleetState, replica: Replica) -> fleet_service_pb2.Re
         replica=replica.name,
         workload=replica.workload,
         node=replica.node,
-        phase=_PHASES[replica.phase],
+        phase=phase_message(replica.phase),
         generation=replica.generation,
         restart_count=replica.restarts,
         last_reason=replica.reason,
-        last_errno=replica.errno,
+        last_errno=errno_message(replica.errno),
         message=replica.message,
         charged_bytes=state.soft.charged_bytes.get(replica.name, 0),
     )
@@ -611,12 +597,3 @@ _POLICIES: Final[dict[int, Policy]] = {
 _OPERATOR_NUMBERS: Final[dict[LabelOperator, Any]] = {v: k for k, v in _OPERATORS.items()}
 _EFFECT_NUMBERS: Final[dict[TaintEffect, Any]] = {v: k for k, v in _EFFECTS.items()}
 _POLICY_NUMBERS: Final[dict[Policy, Any]] = {v: k for k, v in _POLICIES.items()}
-_PHASES: Final = {
-    Phase.PENDING: fleet_service_pb2.REPLICA_PHASE_PENDING,
-    Phase.ASSIGNED: fleet_service_pb2.REPLICA_PHASE_ASSIGNED,
-    Phase.RUNNING: fleet_service_pb2.REPLICA_PHASE_RUNNING,
-    Phase.BACK_OFF: fleet_service_pb2.REPLICA_PHASE_BACK_OFF,
-    Phase.STOPPING: fleet_service_pb2.REPLICA_PHASE_STOPPING,
-    Phase.FAILED: fleet_service_pb2.REPLICA_PHASE_FAILED,
-    Phase.SUCCEEDED: fleet_service_pb2.REPLICA_PHASE_SUCCEEDED,
-}

@@ -9,13 +9,14 @@ them must not be changed either.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from bpfleet.abi.bpf import BPF_OBJ_NAME_LEN, Capability, MapType, ProgType
 from bpfleet.abi.limits import RLIM_INFINITY, U32_MAX
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.phase import Phase
 
 __all__ = [
     "KILLED",
@@ -26,7 +27,6 @@ __all__ = [
     "KeyDistribution",
     "MapDeclaration",
     "NodeShape",
-    "Phase",
     "ProgramDeclaration",
     "ReplicaSpec",
     "ReplicaStatus",
@@ -399,16 +399,6 @@ class ReplicaSpec:
         return self.cgroup or f"/workloads/{self.name}"
 
 
-class Phase(StrEnum):
-    """Where a replica is in its life."""
-
-    PENDING = "Pending"
-    RUNNING = "Running"
-    CRASH_LOOP = "CrashLoopBackOff"
-    FAILED = "Failed"
-    STOPPED = "Stopped"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Why a call of a replica failed: the call, Linux's errno by name (``KILLED`` where a signal
@@ -436,7 +426,7 @@ class ReplicaStatus:
     know as OOMKilled.
 
     Counters run over all starts of the replica. ``outcomes`` counts failed calls as ``"call
-    errno"``; ``restart_at_ns`` is virtual time, set while the phase is CrashLoopBackOff.
+    errno"``; ``restart_at_ns`` is virtual time, set while the phase is BACK_OFF.
     """
 
     name: str
@@ -456,10 +446,6 @@ class ReplicaStatus:
     def restarts(self) -> int:
         """Starts after the first one."""
         return max(0, self.starts - 1)
-
-    def with_phase(self, phase: Phase) -> "ReplicaStatus":
-        """The same status in another phase."""
-        return replace(self, phase=phase)
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

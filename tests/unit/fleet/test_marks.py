@@ -7,7 +7,6 @@ from bpfleet.fleet.commands import LabelNode, TaintNode
 from bpfleet.fleet.errors import FleetError
 from bpfleet.fleet.records import (
     Kind,
-    Phase,
     Scheduling,
     Taint,
     TaintEffect,
@@ -15,6 +14,7 @@ from bpfleet.fleet.records import (
     decode,
     encode,
 )
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Spread
 
 NO_EXECUTE = TaintEffect.NO_EXECUTE

@@ -9,7 +9,6 @@ from small_fleet import GIB, INVENTORY, SmallFleet
 
 from bpfleet.fleet.records import (
     LabelOperator,
-    Phase,
     Policy,
     Preference,
     Requirement,
@@ -20,6 +19,7 @@ from bpfleet.fleet.records import (
     Workload,
 )
 from bpfleet.fleet.settings import FleetSettings
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Spread, WorkloadSpec
 
 
