@@ -35,8 +35,8 @@ import bpfleet
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2 as registry
+from bpfleet.v1 import replica_pb2, workload_pb2
 from bpfleet.v1 import runtime_service_pb2 as runtime
-from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceStub
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceStub
 from bpfleet.v1.runtime_service_pb2_grpc import (
@@ -130,7 +130,7 @@ class Agent(RuntimeServiceServicer):
                     replica=spec.replica,
                     attempt=spec.attempt,
                     node=spec.node,
-                    state=registry.REPLICA_STATE_RUNNING,
+                    phase=replica_pb2.REPLICA_PHASE_RUNNING,
                 )
                 for spec in request.replicas
             ]

@@ -22,7 +22,7 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.placement import NodeVerdict
 from bpfleet.fleet.reasons import ControlReason
-from bpfleet.fleet.records import Event, Phase, Workload
+from bpfleet.fleet.records import Event, Workload
 from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.convert import within
 from bpfleet.rpc.enums import POLICIES
@@ -34,6 +34,7 @@ from bpfleet.rpc.workloads import spec_record
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import REPLICAS_MAX, WorkloadSpec
 
 __all__ = ["FleetServicer"]

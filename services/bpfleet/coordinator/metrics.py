@@ -11,10 +11,10 @@ from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.engine import Commit
 from bpfleet.fleet.leases import Leases
 from bpfleet.fleet.reasons import FleetEventKind
-from bpfleet.fleet.records import Phase
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.server import ListenError, parse_address
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Metrics"]
 

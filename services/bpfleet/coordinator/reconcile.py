@@ -20,7 +20,6 @@ from bpfleet.fleet.commands import (
     Command,
     NodeUsage,
     ReplicaNews,
-    ReplicaTruth,
     ReportNodes,
     Tick,
 )
@@ -44,6 +43,7 @@ from bpfleet.fleet.store import (
     StoreUnavailable,
 )
 from bpfleet.rpc.orders import last_command
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Coordinator", "wall_clock_ms"]
 
@@ -458,7 +458,7 @@ def _reports(
     for node, told in news:
         by_node.setdefault(node, []).append(told)
     for node, replica in stopped:
-        gone = ReplicaNews(replica=replica, attempt=0, truth=ReplicaTruth.STOPPED)
+        gone = ReplicaNews(replica=replica, attempt=0, phase=Phase.STOPPED)
         by_node.setdefault(node, []).append(gone)
     return tuple(NodeUsage(node=node, replicas=tuple(told)) for node, told in by_node.items())
 

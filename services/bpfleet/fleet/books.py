@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from bpfleet.fleet.reasons import NodeReason
-from bpfleet.fleet.records import Node, Phase, Replica
+from bpfleet.fleet.records import Node, Replica
+from bpfleet.workload.phase import Phase
 
 K = TypeVar("K")
 

@@ -9,9 +9,10 @@ from msgspec.structs import replace
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.constraints import executes
 from bpfleet.fleet.reasons import FleetEventKind, ReplicaReason
-from bpfleet.fleet.records import Node, Phase, Replica
+from bpfleet.fleet.records import Node, Replica
 from bpfleet.fleet.replicas import stop
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain", "shed"]
 

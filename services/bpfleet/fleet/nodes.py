@@ -8,16 +8,16 @@ from bpfleet.fleet.commands import (
     RegisterAgent,
     RemoveNode,
     ReplicaNews,
-    ReplicaTruth,
     ReportNodes,
     UnregisterAgent,
 )
 from bpfleet.fleet.disruption import evict_for_pressure, settle_drain, shed
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind, ReplicaReason
-from bpfleet.fleet.records import Agent, Node, Phase, Replica
+from bpfleet.fleet.records import Agent, Node, Replica
 from bpfleet.fleet.replicas import hear, lose, restart_now
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = [
     "cordon_node",
@@ -173,7 +173,7 @@ def _take_report(
     strays = [
         (report.node, news.replica)
         for news in report.replicas
-        if not hear(t, report.node, news) and news.truth is not ReplicaTruth.STOPPED
+        if not hear(t, report.node, news) and news.phase is not Phase.STOPPED
     ]
     for news in report.replicas:
         _note_usage(t, news)

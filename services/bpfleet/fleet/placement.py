@@ -25,7 +25,8 @@ from bpfleet.fleet.constraints import (
     names_nodes,
 )
 from bpfleet.fleet.reasons import NodeReason
-from bpfleet.fleet.records import Decision, Node, Phase, Policy, Replica, Workload
+from bpfleet.fleet.records import Decision, Node, Policy, Replica, Workload
+from bpfleet.workload.phase import Phase
 
 __all__ = [
     "Choice",

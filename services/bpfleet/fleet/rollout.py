@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from bpfleet.fleet.placement import Search
 from bpfleet.fleet.reasons import ReplicaReason
-from bpfleet.fleet.records import Phase, Replica, Workload
+from bpfleet.fleet.records import Replica, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["roll_out"]
 

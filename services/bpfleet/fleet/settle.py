@@ -8,10 +8,11 @@ from msgspec.structs import replace
 from bpfleet.fleet.constraints import executes, judge, named_nodes_allow
 from bpfleet.fleet.placement import Search
 from bpfleet.fleet.reasons import FleetEventKind, NodeReason, ReplicaReason
-from bpfleet.fleet.records import Decision, Node, Phase, Replica, Retired, Workload
+from bpfleet.fleet.records import Decision, Node, Replica, Retired, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop, waits_because
 from bpfleet.fleet.rollout import roll_out
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["place_waiting", "settle", "settle_nodes"]
 

@@ -66,7 +66,7 @@ class Agent:
         del self._ids[bisect_left(self._ids, node_id)]
         self.dirty.discard(node_id)
         node.switch_off()
-        node.wake()
+        node.notify()
 
     def find(self, node_id: str) -> HostedNode:
         """The node called ``node_id``. Raises ``ApiError`` (NOT_FOUND, NODE_UNKNOWN)."""
@@ -100,4 +100,4 @@ class Agent:
 
 def calling(node: HostedNode, caller: bpf_pb2.Caller) -> Task:
     """The process that calls. Raises ``KernelError`` (ESRCH) where there is no such process."""
-    return node.kernel.task(caller.pid)
+    return node.wake().task(caller.pid)

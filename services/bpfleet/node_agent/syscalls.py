@@ -78,9 +78,9 @@ class Executor:
                     position += 1
                     if time.monotonic() >= deadline:
                         break
-        if (receipt := costs.message(node.kernel)) is not None:
+        if (receipt := costs.message(node.wake())) is not None:
             response.receipt.CopyFrom(receipt)
-        response.clock_ns = node.kernel.now_ns
+        response.clock_ns = node.wake().now_ns
         return response
 
 

@@ -31,7 +31,7 @@ class Watches:
         """Ends all watches with UNAVAILABLE; clients resume elsewhere or later."""
         self._closing = True
         for node in self._agent.all():
-            node.wake()
+            node.notify()
 
     async def watch(
         self, node: HostedNode, start: int | None, kinds: frozenset[EventKind]
@@ -86,7 +86,7 @@ class Watches:
 
 def _first(node: HostedNode, start: int | None) -> int:
     """The revision before the first one wanted."""
-    log = node.kernel.events
+    log = node.wake().events
     if start is None:
         return log.revision
     if not 1 <= start <= log.revision + 1:
@@ -99,7 +99,7 @@ def _first(node: HostedNode, start: int | None) -> int:
 
 
 def _after(node: HostedNode, seen: int) -> list[Event]:
-    log = node.kernel.events
+    log = node.wake().events
     try:
         return log.since(seen, EVENTS_PER_MESSAGE)
     except LookupError:
@@ -115,7 +115,7 @@ def _after(node: HostedNode, seen: int) -> list[Event]:
 
 def compacted(node: HostedNode, start: int) -> ApiError:
     """OUT_OF_RANGE: the events wanted are no longer in the log."""
-    oldest = node.kernel.events.oldest_revision
+    oldest = node.wake().events.oldest_revision
     return ApiError(
         grpc.StatusCode.OUT_OF_RANGE,
         ControlReason.REVISION_COMPACTED,
