@@ -4,7 +4,7 @@ What a checker expects is written down here a second time, on purpose: the rules
 their own mistakes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -167,10 +167,14 @@ class Books:
         tables = self.shadow.tables
         removed = [tables.get(*_address(key)) for key in batch.removals]
         records = [_decode(_address(key)[0], text) for key, text in batch.puts.items()]
-        changed = {
-            r.name: tables.workloads.get(r.name) != r for r in records if isinstance(r, Workload)
+        updated = {
+            record.name
+            for record in records
+            if isinstance(record, Workload)
+            and (before := tables.workloads.get(record.name)) is not None
+            and before.revision != record.revision
         }
-        drained = _Drained(self.shadow, changed)
+        drained = _Drained(self.shadow, updated)
         for record in removed:
             if isinstance(record, Replica):
                 tables.remove(record)
@@ -283,9 +287,9 @@ class Books:
 class _Drained:
     """*a drain respects budgets*: what a batch takes from a workload that runs."""
 
-    def __init__(self, state: FleetState, changed: Mapping[str, bool]) -> None:
+    def __init__(self, state: FleetState, updated: Set[str]) -> None:
         self._state: Final = state
-        self._changed: Final = changed
+        self._updated: Final = updated
         self._running: Final = {
             name: book.count(Phase.RUNNING) for name, book in state.tables.books.workloads.items()
         }
@@ -305,7 +309,7 @@ class _Drained:
             workload = self._state.tables.workloads.get(name)
             if workload is None or workload.deleting or workload.spec.per_node:
                 continue
-            if self._changed.get(name):
+            if name in self._updated:
                 continue  # it was scaled in the same batch, before or after
             spare = workload.spec.scheduling.disruption_budget
             spare += self._running.get(name, 0) - workload.spec.replicas
