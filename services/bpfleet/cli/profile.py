@@ -44,7 +44,8 @@ def list_profiles(*, as_json: bool) -> None:
         print_json(rows)
         return
     print_table(
-        ("name", "release", "model", "map types"), ([str(v) for v in r.values()] for r in rows)
+        ("name", "release", "model", "known by", "map types"),
+        ([str(v) for v in r.values()] for r in rows),
     )
 
 
@@ -53,6 +54,7 @@ def _summary(profile: KernelProfile) -> dict[str, str | int]:
         "name": profile.name,
         "release": profile.release,
         "model": profile.model.value,
+        "provenance": profile.provenance.value,
         "map_types": len(profile.map_types),
     }
 

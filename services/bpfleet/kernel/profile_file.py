@@ -6,13 +6,20 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.kernel.profile import KernelProfile, Memlock, StructSizes, profile_named
+from bpfleet.kernel.profile import (
+    KernelProfile,
+    Memlock,
+    Provenance,
+    StructSizes,
+    profile_named,
+)
 
 _STRUCTS: Final = frozenset(field.name for field in fields(StructSizes))
+_NOT_FLAGS: Final = frozenset(
+    {"name", "release", "provenance", "source", "model", "structs", "map_types", "payer"}
+)
 _FLAGS: Final = {
-    field.name: field.type
-    for field in fields(KernelProfile)
-    if field.name not in ("name", "release", "model", "structs", "map_types", "payer")
+    field.name: field.type for field in fields(KernelProfile) if field.name not in _NOT_FLAGS
 }
 _SECTIONS: Final = frozenset({"name", "release", "base", "map_types", "structs", "flags"})
 
@@ -50,6 +57,8 @@ def profile_from_toml(text: str) -> KernelProfile:
         changes["map_types"] = _map_types(data["map_types"])
     return replace(
         base,
+        provenance=Provenance.NEAREST,
+        source=f"a file, behaviour of {base.name}",
         structs=replace(base.structs, **_structs(data.get("structs", {}), base)),
         **changes,
         **_flags(data.get("flags", {}), base),

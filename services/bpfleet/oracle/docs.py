@@ -1,8 +1,9 @@
-"""Writes docs/fidelity.md and docs/map-costs.md from the code: ``python -m bpfleet.oracle.docs --write | --check``."""
+"""Writes the pages of docs/ that follow from the kernel: ``python -m bpfleet.oracle.docs --write | --check``."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import PROFILES, KernelProfile
+from bpfleet.kernel.profile.rows import MAP_TYPES, OPTIONS, SECTIONS, Change, Flag
 
 __all__ = ["documents", "main"]
 
@@ -66,7 +68,11 @@ _SHAPES: Final[dict[MapType, tuple[int, int, int, int]]] = {
 
 def documents() -> dict[str, str]:
     """The generated documents by file name."""
-    return {"fidelity.md": _fidelity(), "map-costs.md": _map_costs()}
+    return {
+        "fidelity.md": _fidelity(),
+        "kernel-models.md": _kernel_models(),
+        "map-costs.md": _map_costs(),
+    }
 
 
 # -- fidelity.md ---------------------------------------------------------------------------------------------------
@@ -126,6 +132,79 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 
 def _support(cls: type[BpfMap], map_type: MapType, profile: KernelProfile) -> str:
     return cls.supported if map_type in profile.map_types else "refused"
+
+
+# -- kernel-models.md ----------------------------------------------------------------------------------------------
+
+
+def _kernel_models() -> str:
+    prose = files("bpfleet.oracle").joinpath("kernel_models.md").read_text("utf-8")
+    parts = [HEADER, "\n", prose, "\n## The kernels\n\n", _table(*_kernels())]
+    for title, rows in SECTIONS.items():
+        parts += [f"\n## {title}\n\n", _table(_CHANGES, _changes(rows))]
+    parts += ["\n## Map types newer than 4.18\n\n", _table(_TYPE_CHANGES, _type_changes())]
+    parts += [
+        "\n## What a build decides\n\n",
+        _table(("option", "usual", "what it is"), _options()),
+    ]
+    return "".join(parts)
+
+
+_CHANGES: Final = ("flag", "before", "after", "since", "also in", "what changed it")
+_TYPE_CHANGES: Final = ("map type", "since", "also in", "what brought it")
+_LONG_VALUE: Final = 4
+
+
+def _kernels() -> tuple[Sequence[str], Iterable[Sequence[str]]]:
+    head = ("kernel", "release", "accounting", "known by", "sizes from", "map types")
+    return head, [
+        (
+            each.name,
+            each.release,
+            each.model.value,
+            each.provenance.value,
+            each.source,
+            str(len(each.map_types)),
+        )
+        for each in PROFILES.values()
+    ]
+
+
+def _changes(rows: Iterable[Flag]) -> Iterable[Sequence[str]]:
+    for flag in rows:
+        before, name = flag.old, f"`{flag.name}`"
+        if not flag.changes:
+            yield name, _value(before), "", "", "", "what-if models only"
+        for change in flag.changes:
+            yield name, _value(before), _value(change.new), change.since, _also(change), change.why
+            before, name = change.new, ""
+
+
+def _type_changes() -> Iterable[Sequence[str]]:
+    for map_type, change in MAP_TYPES.items():
+        yield map_type.name.lower(), change.since, _also(change), change.why
+
+
+def _options() -> Iterable[Sequence[str]]:
+    return ((f"`{each.name}`", _value(each.usual), each.why) for each in OPTIONS)
+
+
+def _also(change: Change) -> str:
+    return ", ".join((*change.stable, *change.backports))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, tuple):
+        return (
+            f"{len(value)} of them"
+            if len(value) > _LONG_VALUE
+            else " + ".join(map(str, value)) or "0"
+        )
+    return str(value)
 
 
 # -- map-costs.md --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from bpfleet import __version__
-from bpfleet.kernel import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, compared_models
 from bpfleet.report.lockstep import run_node
 from bpfleet.report.placing import NodePlan, Placement, place
 from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
@@ -19,7 +19,7 @@ from bpfleet.workload.spec import Phase
 
 __all__ = ["DEFAULT_MODELS", "Cause", "Comparison", "ModelTotals", "compare"]
 
-DEFAULT_MODELS: Final = ("5.10", "seed-v5", "5.11", "6.12", "6.12:nobpf")
+DEFAULT_MODELS: Final = compared_models()
 
 Progress = Callable[[NodeResult], None]
 

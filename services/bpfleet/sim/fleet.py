@@ -21,6 +21,7 @@ from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Phase, Policy
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch
+from bpfleet.kernel.profile import Use, used_by
 from bpfleet.rpc.errors import ApiError
 from bpfleet.sim.agent import NodePlan, SimAgent, SimAgents
 from bpfleet.sim.checkers import (
@@ -55,7 +56,7 @@ _WORKLOADS: Final = 6
 # This one cannot start on 5.10, where its user may lock too little; it may not find a node at all.
 _FAILS: Final = "w4"
 _VERSIONS: Final = 4
-_PROFILES: Final = ("5.10", "6.1", "6.12")
+_PROFILES: Final = used_by(Use.SIMULATION)
 # Shared by all seeds: a prediction depends on nothing but the workload and the kind of node.
 _ESTIMATOR: Final = KernelEstimator()
 

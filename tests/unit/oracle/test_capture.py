@@ -124,7 +124,7 @@ def test_capture_needs_a_kernel_with_bpf():
     blob.integer()
     with pytest.raises(BtfError, match="bpf_map"):
         capture(blob.done(), "6.12.1")
-    with pytest.raises(ValueError, match="no kernel release"):
+    with pytest.raises(ValueError, match="not a kernel release"):
         capture(_kernel(), "latest")
 
 

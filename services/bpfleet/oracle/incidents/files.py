@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bpfleet.kernel.profile import KernelProfile, Model, kernel_of, profile_named
+from bpfleet.kernel.profile import (
+    KernelProfile,
+    Model,
+    Use,
+    kernel_of,
+    profile_named,
+    used_by,
+)
 from bpfleet.oracle.incidents.steps import STEPS, Play, StepError
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.verbs.stage import UnknownNameError
@@ -20,7 +27,7 @@ from bpfleet.workload.quantity import parse_bytes
 
 Plain = Any  # a value TOML can hold
 
-DEFAULT_MODELS: Final = ("5.10", "seed-v5", "5.11", "6.1", "6.12", "6.18")
+DEFAULT_MODELS: Final = used_by(Use.INCIDENT)
 NEAR: Final = 0.02
 _STEP_WORDS: Final = frozenset({"do", "note", "only", "options"})
 _REQUIRED: Final = ("id", "title", "source", "story", "steps")

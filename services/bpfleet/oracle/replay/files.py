@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from bpfleet.kernel.profile import Use, used_by
 from bpfleet.oracle.format.report import FileReport
 from bpfleet.oracle.format.words import UnsupportedCaseError, required
 from bpfleet.oracle.replay.create import replay_create
@@ -18,7 +19,7 @@ from bpfleet.oracle.replay.machine import Target, target_named, targets_beside
 from bpfleet.oracle.replay.perm import replay_perm
 from bpfleet.oracle.replay.stories import StoryReplay, story_of
 
-_USUAL_TARGETS: Final = ("5.10-smp2", "6.1-smp2", "6.12-smp2", "6.18-smp2")
+_USUAL_TARGETS: Final = tuple(f"{name}-smp2" for name in used_by(Use.REPLAY))
 
 _Replay = Callable[[dict[str, Any], Target, FileReport], None]
 _PER_TARGET: Final[dict[str, _Replay]] = {
