@@ -235,7 +235,7 @@ class Bench:
     async def create(self, name: str, stub: Any = None, **spec: Any) -> None:
         spec.setdefault("inventory", workload_pb2.Inventory(name="app"))
         request = pb.CreateWorkloadRequest(
-            workload=name, spec=workload_pb2.WorkloadSpec(**spec), request_id=name
+            spec=workload_pb2.WorkloadSpec(name=name, **spec), request_id=name
         )
         while True:
             try:

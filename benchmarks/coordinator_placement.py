@@ -12,9 +12,10 @@ with the coordinator's back-off for half an hour of virtual time.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import click
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
@@ -30,13 +31,14 @@ from bpfleet.fleet.commands import (
     Tick,
 )
 from bpfleet.fleet.prediction import KernelEstimator, try_out
-from bpfleet.fleet.records import Node, Phase, Policy, Replica, Scheduling
+from bpfleet.fleet.records import Node, Phase, Policy, Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.workload.catalogue import applications, inventory_for
+from bpfleet.workload.resolve import resolve
 from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
 from bpfleet.workload.spec import Phase as RunPhase
 
@@ -95,7 +97,7 @@ class Fleet:
 
     def run(self, workloads: list[WorkloadSpec]) -> Result:
         for spec in workloads:
-            self._apply(CreateWorkload(spec=spec, scheduling=Scheduling()))
+            self._apply(CreateWorkload(spec=spec))
         for _ in range(STEPS):
             while self._carry_out():
                 self._apply(Tick())
@@ -208,17 +210,8 @@ def _node(number: int) -> NodeAnnouncement:
 
 def _replica_spec(spec: WorkloadSpec, replica: Replica, node: Node) -> ReplicaSpec:
     shape = NodeShape(possible_cpus=node.possible_cpus, ram_bytes=node.ram_bytes)
-    assert spec.application is not None, "all workloads here are from the catalogue"
-    return ReplicaSpec(
-        workload=spec.name,
-        ordinal=replica.serial,
-        inventory=inventory_for(spec.application, shape, spec.options),
-        uid=spec.uid,
-        memory_limit_bytes=spec.memory_limit_bytes,
-        memlock_bytes=spec.memlock_bytes,
-        seed=replica.serial,
-        cgroup=f"/workloads/{replica.name}-{replica.attempt}",
-    )
+    resolved = resolve(spec, replica.serial, node.name, shape, seed=0)
+    return replace(resolved, cgroup=f"/workloads/{replica.name}-{replica.attempt}")
 
 
 def offered(replicas: int, *, sized: bool) -> list[WorkloadSpec]:

@@ -191,7 +191,7 @@ class Day(World):
         names = [f"w{3 * number}" for number in range(2, 2 + WORKLOADS)]
         for name in names:
             request = pb.CreateWorkloadRequest(
-                workload=name, spec=self._spec(name, Promise(REPLICAS, 0)), request_id=name
+                spec=self._spec(name, Promise(REPLICAS, 0)), request_id=name
             )
             await self._ask("CreateWorkload", request)
         version = 0

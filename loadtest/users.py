@@ -149,8 +149,8 @@ class FleetUser(User):
         name = self._name(step.workload)
         if step.do is FleetDo.SUBMIT:
             self._made.append(name)
-            spec = _workload(step)
-            self._timed(step.do, lambda: self._fleet.create_workload(name, spec))
+            spec = _workload(name, step)
+            self._timed(step.do, lambda: self._fleet.create_workload(spec))
         elif step.do is FleetDo.DELETE:
             self._made.remove(name)
             self._timed(step.do, lambda: self._fleet.delete_workload(name))
@@ -217,8 +217,9 @@ class FleetUser(User):
         return answer
 
 
-def _workload(step: FleetStep) -> workload_pb2.WorkloadSpec:
+def _workload(name: str, step: FleetStep) -> workload_pb2.WorkloadSpec:
     return workload_pb2.WorkloadSpec(
+        name=name,
         replicas=step.replicas,
         application=step.application,
         memory_request_bytes=16 << 20,

@@ -23,7 +23,7 @@ from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import ClusterSpec, Role
 from bpfleet.launcher.storm import run_storm
 from bpfleet.launcher.survey import Survey, leading
-from bpfleet.v1 import workload_pb2
+from bpfleet.v1 import rlimit_pb2, workload_pb2
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.slow]
 
@@ -111,11 +111,12 @@ def _survey(engine: DockerEngine, spec: ClusterSpec) -> Survey:
     return Survey.from_text(engine.run_module(spec.name, agent, module))
 
 
-def _web(replicas: int, memory_bytes: int = 32 << 20) -> workload_pb2.WorkloadSpec:
+def _web(name: str, replicas: int, memory_bytes: int = 32 << 20) -> workload_pb2.WorkloadSpec:
     return workload_pb2.WorkloadSpec(
+        name=name,
         replicas=replicas,
         application="katran",
-        memlock_bytes=-1,
+        memlock=rlimit_pb2.RlimitValue(unlimited=True),
         memory_request_bytes=memory_bytes,
     )
 
@@ -127,9 +128,9 @@ def _lose_the_leader_during_a_rollout(engine: DockerEngine, spec: ClusterSpec) -
     (other,) = set(places) - {leader}
     with Session(leader) as session:
         fleet = FleetClient(session)
-        fleet.create_workload("rolled", _web(8))
+        fleet.create_workload(_web("rolled", 8))
         _until(lambda: fleet.workload("rolled").status.running_count == 8, "8 replicas run")
-        fleet.update_workload("rolled", _web(8, memory_bytes=48 << 20))
+        fleet.update_workload(_web("rolled", 8, memory_bytes=48 << 20))
         engine.kill(spec.name, places[leader])
     with Session(other) as session:
         fleet = FleetClient(session)
@@ -185,7 +186,7 @@ def test_nodes_of_an_agent_the_real_kernel_kills_are_lost_and_come_back_with_the
         def all_run() -> bool:
             return fleet.workload("web").status.running_count == 10
 
-        fleet.create_workload("web", _web(10))
+        fleet.create_workload(_web("web", 10))
         _until(all_run, "10 replicas run")
         addresses = [f"{spec.name}-agent-{number}:7071" for number in (0, 1)]
         told = run(

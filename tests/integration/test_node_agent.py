@@ -198,7 +198,7 @@ def test_a_process_says_who_it_is(node):
     process = node.create_process(uid=1000, capabilities=["CAP_BPF", "PERFMON"], memlock_bytes=4096)
     info = process.info()
     assert list(info.credentials.capabilities) == ["CAP_BPF", "CAP_PERFMON"]
-    assert (info.memlock.soft_bytes, info.memlock.hard_bytes) == (4096, 4096)
+    assert (info.memlock.soft.bytes, info.memlock.hard.bytes) == (4096, 4096)
     with pytest.raises(Verdict) as caught:
         process.create_map("array", key_size=4, value_size=8, max_entries=0)
     assert caught.value.errno is Errno.EINVAL

@@ -3,12 +3,13 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 import click
 from click.core import ParameterSource
+from msgspec.structs import replace
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,

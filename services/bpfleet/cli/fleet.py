@@ -16,9 +16,10 @@ from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.cli.watching import watchable
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError
-from bpfleet.fleet.records import Policy, Scheduling, Workload
+from bpfleet.fleet.records import Policy
 from bpfleet.rpc.channel import ChannelOptions
-from bpfleet.rpc.fleet import policy_message, spec_message
+from bpfleet.rpc.enums import POLICIES
+from bpfleet.rpc.workloads import spec_message
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.codec import from_data
@@ -217,7 +218,7 @@ def create(
         # A mistyped option is found here; of an application only the server knows, the server decides.
         inventory_for(application, _ANY_SHAPE, spec.options)
     with fleet(server) as client:
-        made = client.create_workload(workload, _message(spec))
+        made = client.create_workload(spec_message(spec))
     if as_json:
         print_json(message_data(made))
     else:
@@ -236,10 +237,10 @@ def _option(text: str) -> tuple[str, int]:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @fleet_options
 def apply(*, file: Path, server: ChannelOptions) -> None:
-    """Creates or updates every [[workloads]] entry of a TOML file (scenario files will do).
+    """Creates or updates every [[workloads]] entry of a TOML file (a scenario file works too).
 
     An entry's [workloads.scheduling] says how it is placed and changed: gang, disruption_budget, max_unavailable,
-    spread_best_effort, required, preferred, tolerations.
+    required, preferred.
 
     \b
     Example of a file:
@@ -263,22 +264,22 @@ def apply(*, file: Path, server: ChannelOptions) -> None:
             click.echo(f"{workload.name}: {_apply(client, workload)}")
 
 
-def _apply(client: FleetClient, workload: Workload) -> str:
+def _apply(client: FleetClient, workload: WorkloadSpec) -> str:
     """Creates or updates it; returns kubectl's word for what happened."""
     message = spec_message(workload)
     try:
-        client.create_workload(workload.name, message)
+        client.create_workload(message)
     except CallError as error:
         if error.code is not grpc.StatusCode.ALREADY_EXISTS:
             raise
         if client.workload(workload.name).spec == message:
             return "unchanged"
-        client.update_workload(workload.name, message)
+        client.update_workload(message)
         return "configured"
     return "created"
 
 
-def _workloads(file: Path) -> Iterator[Workload]:
+def _workloads(file: Path) -> Iterator[WorkloadSpec]:
     try:
         data: dict[str, Plain] = tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:
@@ -288,19 +289,9 @@ def _workloads(file: Path) -> Iterator[Workload]:
         raise SpecError(str(file), "workloads", None, "missing", "add [[workloads]] entries")
     for index, entry in enumerate(entries):
         try:
-            scheduling = entry.pop("scheduling", {}) if isinstance(entry, dict) else {}
-            spec = from_data(WorkloadSpec, entry, str(file))
-            yield Workload(
-                name=spec.name,
-                spec=spec,
-                scheduling=from_data(Scheduling, scheduling, f"{file}: {spec.name}.scheduling"),
-            )
+            yield from_data(WorkloadSpec, entry, str(file))
         except SpecError as error:
             raise error.under(f"workloads[{index}]") from None
-
-
-def _message(spec: WorkloadSpec) -> Any:  # the generated message type
-    return spec_message(Workload(name=spec.name, spec=spec))
 
 
 @command.command("scale")
@@ -351,7 +342,7 @@ def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_jso
       bpfleet fleet explain falco
       bpfleet fleet explain falco --json
     """
-    number = policy_message(Policy(policy)) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
+    number = POLICIES.message(Policy(policy)) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
     with fleet(server) as client:
         pages = list(client.explain(workload, policy=number))
     if as_json:

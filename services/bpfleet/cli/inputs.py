@@ -4,11 +4,11 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
+from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.workload.errors import SpecError

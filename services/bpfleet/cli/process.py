@@ -6,6 +6,7 @@ from bpfleet.cli.inputs import Size
 from bpfleet.cli.output import message_data, print_json, print_table
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.rlimits import memlock_record
 from bpfleet.v1 import process_service_pb2
 from bpfleet.workload.quantity import format_bytes
 
@@ -49,13 +50,12 @@ def list_processes(*, node: str, server: ChannelOptions, as_json: bool) -> None:
 
 
 def _row(process: process_service_pb2.Process) -> tuple[str, ...]:
-    limit = process.memlock
     return (
         str(process.pid),
         process.comm,
         process.cgroup,
         str(process.credentials.uid),
-        format_bytes(limit.soft_bytes) if limit.HasField("soft_bytes") else "unlimited",
+        format_bytes(memlock_record(process.memlock.soft, "memlock.soft")),
         format_bytes(process.locked_bytes),
         format_bytes(process.rss_bytes),
         f"{process.fd_count:,}",

@@ -1,8 +1,10 @@
 """Taking replicas away on purpose: draining a node, easing memory pressure, always within budgets."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.constraints import executes
@@ -27,7 +29,7 @@ def _may_disrupt(t: Transition, replica: Replica) -> bool:
     if workload.deleting or workload.spec.per_node or replica.phase is not Phase.RUNNING:
         return True
     missing = workload.spec.replicas - t.book(workload.name).count(Phase.RUNNING)
-    return missing < workload.scheduling.disruption_budget
+    return missing < workload.spec.scheduling.disruption_budget
 
 
 def shed(t: Transition, node: Node) -> None:

@@ -1,14 +1,16 @@
 """Labels and taints that an operator sets on a node, over what its agent announces."""
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from bpfleet.fleet.commands import LabelNode, TaintNode
 from bpfleet.fleet.disruption import shed
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.records import Marks, Node, TaintEffect
+from bpfleet.fleet.records import Marks, Node
 from bpfleet.fleet.requests import remember, repeated
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.spec import TaintEffect
 
 __all__ = ["label_node", "taint_node"]
 
@@ -83,12 +85,7 @@ def taint_node(t: Transition, command: TaintNode) -> None:
 
 
 def _change(t: Transition, node: Node, marks: Marks) -> None:
-    changed = replace(
-        node,
-        marks=marks,
-        labels=marks.over_labels(node.announced_labels),
-        taints=marks.over_taints(node.announced_taints),
-    )
+    changed = replace(node, marks=marks)
     sizes = len(marks.labels), len(marks.taints), len(changed.labels), len(changed.taints)
     if max(sizes) > _MARKS_MAX:
         text = f"a node has at most {_MARKS_MAX} labels and {_MARKS_MAX} taints, announced or set"

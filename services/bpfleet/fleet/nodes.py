@@ -1,6 +1,6 @@
 """Commands about nodes and agents: register, report, lose, cordon, drain, remove."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from bpfleet.fleet.commands import (
     NodeAnnouncement,
@@ -105,8 +105,6 @@ def _node(t: Transition, agent: str, announced: NodeAnnouncement, old: Node | No
         possible_cpus=announced.possible_cpus,
         ram_bytes=announced.ram_bytes,
         allocatable_bytes=max(0, announced.ram_bytes - reserved),
-        labels=announced.labels,
-        taints=announced.taints,
         announced_labels=announced.labels,
         announced_taints=announced.taints,
         max_replicas=announced.max_replicas or t.settings.max_replicas_per_node,
@@ -115,8 +113,6 @@ def _node(t: Transition, agent: str, announced: NodeAnnouncement, old: Node | No
         return fresh
     return replace(
         fresh,
-        labels=old.marks.over_labels(announced.labels),
-        taints=old.marks.over_taints(announced.taints),
         marks=old.marks,
         cordoned=old.cordoned,
         draining=old.draining,

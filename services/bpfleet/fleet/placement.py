@@ -357,7 +357,7 @@ class Search:
 
     def _final(self, score: float) -> float:
         """0 to 100: with wished-for labels, half policy and half wishes."""
-        halves = 2 if self._workload.scheduling.preferred else 1
+        halves = 2 if self._workload.spec.scheduling.preferred else 1
         return round(min(100.0, max(0.0, score / halves)), 2)
 
     def _eligible_shapes(self) -> list[Shape]:
@@ -435,7 +435,7 @@ class _Lane:
         return downwards
 
 
-_NO_DOMAIN: Final = Refusal("SPREAD_LABEL", "has not the label of the spread constraint")
+_NO_DOMAIN: Final = Refusal("SPREAD_LABEL", "lacks the label used by the spread constraint")
 _CROWDED_DOMAIN: Final = Refusal("SPREAD", "its domain has more replicas than others")
 
 
@@ -446,7 +446,7 @@ class _Spreading:
         self, books: FleetBooks, workload: Workload, eligible: Callable[[], list[Shape]]
     ) -> None:
         self._spread = workload.spec.spread
-        self._best_effort = workload.scheduling.spread_best_effort
+        self._best_effort = self._spread is not None and self._spread.best_effort
         self._relaxed = False
         self._counts: dict[str, int] = {}
         self._domains: dict[int, str | None] = {}
@@ -526,7 +526,11 @@ class _Spreading:
 
 def _is_label_blind(workload: Workload) -> bool:
     """Whether no node's label can make a difference. Taints always do, and coarse shapes keep them."""
-    if workload.spec.node_selector or workload.scheduling.required or workload.scheduling.preferred:
+    if (
+        workload.spec.node_selector
+        or workload.spec.scheduling.required
+        or workload.spec.scheduling.preferred
+    ):
         return False
     spread = workload.spec.spread
     return spread is None or is_node_key(spread.topology_key)

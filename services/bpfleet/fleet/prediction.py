@@ -6,8 +6,10 @@ limits are compared afterwards. Growth of maps beyond the first steps of churn i
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.fleet.constraints import Refusal
@@ -16,8 +18,8 @@ from bpfleet.fleet.records import Node, Workload
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.profile import KernelProfile, profile_named
 from bpfleet.runtime.replica import ReplicaRun
-from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.resolve import inventory_of
 from bpfleet.workload.spec import Inventory, NodeShape, ReplicaSpec, WorkloadSpec
 
 __all__ = ["KernelEstimator", "Trial", "try_out"]
@@ -113,7 +115,7 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
     objects = inventory.map_count + inventory.program_count
     if objects > _OBJECTS_MAX:
         # Nothing else is decided while a trial runs, and a leader must renew its lease.
-        text = f"{objects} maps and programs are too many to try out, at most {_OBJECTS_MAX} are"
+        text = f"{objects} maps and programs exceed the prediction limit of {_OBJECTS_MAX}"
         return Trial(0, 0, 0, Refusal("TOO_LARGE_TO_PREDICT", text))
     kernel = Kernel(
         profile, node="trial", ram_bytes=_RAM_BYTES, possible_cpus=shape.possible_cpus, seed=0
@@ -122,12 +124,9 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
     run = ReplicaRun(
         kernel,
         ReplicaSpec(
-            workload="trial",
-            ordinal=0,
+            workload=replace(spec, memory_limit_bytes=None, memlock_bytes=RLIM_INFINITY),
+            serial=0,
             inventory=inventory,
-            uid=spec.uid,
-            capabilities=spec.capabilities,
-            memlock_bytes=RLIM_INFINITY,
         ),
     )
     run.start()
@@ -144,15 +143,8 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
 
 def _inventory(spec: WorkloadSpec, shape: NodeShape) -> Inventory:
     """What the replica creates on such a node, its heap at the peak from the start."""
-    if spec.inventory is not None:
-        inventory = spec.inventory
-    else:
-        assert spec.application is not None, "a spec has an application or an inventory"
-        inventory = inventory_for(spec.application, shape, spec.options)
-    if spec.user_memory_bytes is not None:
-        inventory = replace(inventory, user_memory_bytes=spec.user_memory_bytes)
-    churn = spec.churn or inventory.churn
-    return replace(inventory, churn=replace(churn, ramp_steps=0))
+    inventory = inventory_of(spec, shape)
+    return replace(inventory, churn=replace(inventory.churn, ramp_steps=0))
 
 
 def _memlock_limit_bytes(spec: WorkloadSpec, profile: KernelProfile) -> int | None:

@@ -1,7 +1,8 @@
 """The life of a replica: wanted, bound, running, failing, stopped, gone, lost."""
 
-from dataclasses import replace
 from heapq import heappush
+
+from msgspec.structs import replace
 
 from bpfleet.fleet.commands import ReplicaNews, ReplicaTruth
 from bpfleet.fleet.placement import Need, summary

@@ -5,7 +5,7 @@ fits). A replacement therefore books its own memory beside the old replica, on t
 fits there. Only where it fits nowhere is the old replica stopped first.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from bpfleet.fleet.placement import Search
 from bpfleet.fleet.records import Phase, Replica, Workload
@@ -37,7 +37,7 @@ def roll_out(t: Transition, workload: Workload) -> None:
     coming = _coming(t, workload)
     search = t.search(workload)
     for replica in sorted(outdated, key=lambda r: r.serial):
-        if coming >= workload.scheduling.max_unavailable:
+        if coming >= workload.spec.scheduling.max_unavailable:
             return
         if replica.phase is Phase.RUNNING and replica.name not in book.replacing.values():
             _replace(t, t.tables.workloads[workload.name], search, replica)

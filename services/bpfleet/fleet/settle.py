@@ -1,8 +1,9 @@
 """From what is wanted to what is bound: after every command each workload it touched is settled."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import chain, islice
+
+from msgspec.structs import replace
 
 from bpfleet.fleet.constraints import executes, judge, named_nodes_allow
 from bpfleet.fleet.placement import Search
@@ -145,7 +146,7 @@ def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> in
     if first is None:
         return 0
     search = t.search(workload)
-    if workload.scheduling.gang and _none_placed(t, workload):
+    if workload.spec.scheduling.gang and _none_placed(t, workload):
         return _place_gang(t, workload, search, [first, *waiting])
     placed = 0
     for replica in islice(chain((first,), waiting), limit):

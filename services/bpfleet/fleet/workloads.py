@@ -1,6 +1,6 @@
 """Commands about workloads: create, update, delete, each safe to repeat by request id."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from bpfleet.fleet.commands import CreateWorkload, DeleteWorkload, UpdateWorkload
 from bpfleet.fleet.errors import FleetError, Refused
@@ -32,7 +32,6 @@ def create_workload(t: Transition, command: CreateWorkload) -> str:
     workload = Workload(
         name=name,
         spec=command.spec,
-        scheduling=command.scheduling,
         revision=t.revision,
         created_ms=t.now_ms,
         next_serial=retired.next_serial if retired is not None else 0,
@@ -86,17 +85,15 @@ def delete_workload(t: Transition, command: DeleteWorkload) -> str:
 def _changed(workload: Workload, command: UpdateWorkload) -> Workload:
     """The workload as the command wants it; a new generation if running replicas must be replaced."""
     spec = command.spec if command.spec is not None else workload.spec
-    scheduling = command.scheduling if command.scheduling is not None else workload.scheduling
     if spec.per_node != workload.spec.per_node:
         text = "a workload cannot change between one_per_node and replicas; delete and create it"
         raise FleetError(Refused.PRECONDITION, "ONE_PER_NODE_FIXED", text, workload=command.name)
     if command.replicas is not None:
         spec = replace(spec, replicas=command.replicas)
     same = replace(spec, replicas=workload.spec.replicas) == workload.spec
-    same = same and scheduling == workload.scheduling
     generation = workload.generation if same else workload.generation + 1
     avoid = workload.avoid if same else ()
-    return replace(workload, spec=spec, scheduling=scheduling, generation=generation, avoid=avoid)
+    return replace(workload, spec=spec, generation=generation, avoid=avoid)
 
 
 def _settle_soon(t: Transition, workload: Workload) -> None:

@@ -13,7 +13,7 @@ from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session
 from bpfleet.launcher.checks import Acknowledged
 from bpfleet.v1 import fleet_service_pb2 as pb
-from bpfleet.v1 import workload_pb2
+from bpfleet.v1 import rlimit_pb2, workload_pb2
 from bpfleet.workload.seeding import SplitMix64
 
 __all__ = ["Witness"]
@@ -85,14 +85,14 @@ class Witness:
         name, replicas = f"witness-{self._made}", 1 + self._random.below(REPLICAS_MAX)
         application = _APPLICATIONS[self._random.below(len(_APPLICATIONS))]
         request = pb.CreateWorkloadRequest(
-            workload=name,
             request_id=uuid4().hex,
             spec=workload_pb2.WorkloadSpec(
+                name=name,
                 replicas=replicas,
                 application=application,
                 memory_request_bytes=32 << 20,
                 # Without a limit, so that replicas run under every model.
-                memlock_bytes=-1,
+                memlock=rlimit_pb2.RlimitValue(unlimited=True),
             ),
         )
         if self._write(name, lambda fleet: fleet.stub.CreateWorkload, request):

@@ -14,7 +14,6 @@ from bpfleet.node_agent.syscalls import SIZE_BYTES_MAX, make
 from bpfleet.rpc import names
 from bpfleet.rpc.convert import (
     capabilities_record,
-    memlock_record,
     not_negative,
     process_message,
     receipt_message,
@@ -23,6 +22,7 @@ from bpfleet.rpc.convert import (
 )
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key
+from bpfleet.rpc.rlimits import resource_limit_record
 from bpfleet.v1 import process_service_pb2 as pb
 from bpfleet.v1 import process_service_pb2_grpc as pb_grpc
 from bpfleet.verbs import table as verbs
@@ -49,7 +49,8 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         not_negative(request.credentials.uid, "credentials.uid")
         within(request.oom_score_adj, "oom_score_adj", -1000, 1000)
         within(request.cpu, "cpu", 0, node.shape.possible_cpus - 1)
-        memlock = memlock_record(request.memlock) if request.HasField("memlock") else None
+        default = (node.shape.profile.default_memlock_bytes,) * 2
+        memlock = resource_limit_record(request.memlock, default)
         capabilities = capabilities_record(request.credentials)
         with node.guard() as kernel:
             task = verbs.SPAWN(
@@ -103,9 +104,10 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.SetResourceLimitResponse:
         """prlimit(2) of RLIMIT_MEMLOCK."""
         node = self._agent.named(request.caller.node, "caller.node")
-        soft, hard = memlock_record(request.memlock)
         with node.guard() as kernel:
             task = calling(node, request.caller)
+            now = (task.memlock_soft_bytes, task.memlock_hard_bytes)
+            soft, hard = resource_limit_record(request.memlock, now)
             verbs.PRLIMIT(kernel, task.pid, "memlock", soft, hard)
             return pb.SetResourceLimitResponse(process=process_message(node.node_id, task))
 

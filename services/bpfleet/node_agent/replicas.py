@@ -288,7 +288,7 @@ class Replicas:
             replica=replica.key.replica,
             attempt=replica.attempt,
             node=replica.key.node,
-            workload=run.spec.workload,
+            workload=run.spec.workload.name,
             state=state,
             pid=run.task.pid if run.task is not None else 0,
             cgroup=run.cgroup,
@@ -322,7 +322,7 @@ def charged_bytes(replica: Replica) -> int:
     """What is charged to the replica's cgroup; under the rlimit model what its user has locked."""
     kernel, run = replica.node.kernel, replica.run
     if kernel.profile.is_rlimit:
-        return kernel.user(run.spec.uid).locked_vm_pages * 4096
+        return kernel.user(run.spec.workload.uid).locked_vm_pages * 4096
     try:
         return kernel.cgroup(run.cgroup).memcg.usage_bytes
     except KernelError:

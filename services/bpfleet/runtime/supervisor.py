@@ -95,7 +95,7 @@ class Supervisor:
         self.first_failure = self.first_failure or failure
         self.last_failure = failure
         self.oom_kills += failure.oom_killed
-        if self.spec.restart_policy is not RestartPolicy.NEVER:
+        if self.spec.workload.restart_policy is not RestartPolicy.NEVER:
             self._back_off()
 
     def rollout(self) -> None:

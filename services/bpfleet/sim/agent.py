@@ -15,12 +15,13 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.rpc.errors import ApiError
 from bpfleet.rpc.orders import news_of, order_messages
-from bpfleet.rpc.workloads import inventory_record
+from bpfleet.rpc.workloads import replica_order_record
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.sim.network import Network, Process, Unreachable
 from bpfleet.v1 import registry_service_pb2 as registry
 from bpfleet.v1 import runtime_service_pb2 as runtime
-from bpfleet.workload.spec import Phase, ReplicaSpec
+from bpfleet.workload.resolve import resolve
+from bpfleet.workload.spec import NodeShape, Phase, ReplicaOrder
 
 __all__ = ["NodePlan", "SimAgent", "SimAgents"]
 
@@ -121,34 +122,31 @@ class SimAgent(Process):
         return response
 
     def _run(self, spec: runtime.ReplicaSpec) -> runtime.ReplicaStatus:
-        key = (spec.node, spec.replica)
+        order = replica_order_record(spec, "replica")
+        key = (order.node, order.name)
         known = self.running.get(key)
         if known is not None and known.attempt < spec.attempt:
             self._stop(*key)
             known = None
         if known is None:
-            known = self.running[key] = _Running(spec.attempt, self._new_run(spec))
-            self._on_start(spec.node, spec.replica, spec.attempt)
+            known = self.running[key] = _Running(spec.attempt, self._new_run(order))
+            self._on_start(order.node, order.name, order.attempt)
             known.run.start()
             self.kernels[spec.node].check()
         return runtime.ReplicaStatus(
-            replica=spec.replica,
+            replica=order.name,
             attempt=known.attempt,
-            node=spec.node,
-            workload=spec.workload,
+            node=order.node,
+            workload=order.workload.name,
             state=_STATES[known.run.phase],
             reason=known.run.failure.reason if known.run.failure is not None else "",
         )
 
-    def _new_run(self, spec: runtime.ReplicaSpec) -> ReplicaRun:
-        record = ReplicaSpec(
-            workload=spec.workload,
-            ordinal=int(spec.replica.rpartition("-")[2]),
-            inventory=inventory_record(spec.inventory),
-            uid=spec.uid,
-            memory_limit_bytes=spec.memory_limit_bytes or None,
-        )
-        return ReplicaRun(self.kernels[spec.node], record)
+    def _new_run(self, order: ReplicaOrder) -> ReplicaRun:
+        kernel = self.kernels[order.node]
+        shape = NodeShape(possible_cpus=2, ram_bytes=kernel.ram.ram_bytes)
+        record = resolve(order.workload, order.serial, order.node, shape, seed=order.seed)
+        return ReplicaRun(kernel, record)
 
     def _stop(self, node: str, replica: str) -> None:
         known = self.running.pop((node, replica), None)

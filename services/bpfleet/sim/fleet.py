@@ -403,7 +403,7 @@ class World:
 
     def _create(self, name: str, wanted: Promise | None) -> pb.CreateWorkloadRequest:
         assert wanted is not None, "only what shall exist is created"
-        return pb.CreateWorkloadRequest(workload=name, spec=self._spec(name, wanted))
+        return pb.CreateWorkloadRequest(spec=self._spec(name, wanted))
 
     def _update(self, name: str, wanted: Promise | None) -> pb.UpdateWorkloadRequest:
         assert wanted is not None, "only what shall exist is updated"
@@ -413,11 +413,12 @@ class World:
         """By its number a workload spreads, is a gang, is important, or cannot start on old kernels."""
         kind = int(name[1:])
         spec = workload_pb2.WorkloadSpec(
+            name=name,
             replicas=wanted.replicas,
             memory_request_bytes=16 * MIB,
             memory_limit_bytes=16 * MIB,
             priority=kind % 3,
-            gang=kind == 2,
+            scheduling=workload_pb2.Scheduling(gang=kind == 2),
             inventory=workload_pb2.Inventory(
                 name="app",
                 user_memory_bytes=1 * MIB,
@@ -436,7 +437,7 @@ class World:
         )
         spec.labels["version"] = str(wanted.version)
         if kind == 1:
-            spec.spread.label = "zone"
+            spec.spread.topology_key = "zone"
             spec.spread.best_effort = True
         return spec
 

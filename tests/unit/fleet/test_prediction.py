@@ -11,8 +11,8 @@ from bpfleet.fleet.settings import FleetSettings
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun
-from bpfleet.workload.catalogue import inventory_for
-from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape, ReplicaSpec, WorkloadSpec
+from bpfleet.workload.resolve import resolve
+from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape, WorkloadSpec
 from bpfleet.workload.spec import Phase as RunPhase
 
 APPLICATIONS = ("cilium", "falco", "tetragon", "datadog-npm", "aws-network-policy-agent")
@@ -36,12 +36,16 @@ def test_a_limit_of_exactly_the_prediction_is_enough_to_start(profile, name):
     kernel = Kernel(profile_named(profile), node="n", ram_bytes=32 * GIB, possible_cpus=8, seed=0)
     run = ReplicaRun(
         kernel,
-        ReplicaSpec(
-            workload="w",
-            ordinal=0,
-            inventory=inventory_for(name, SHAPE),
-            memory_limit_bytes=trial.charged_bytes + 4095 & ~4095,
-            memlock_bytes=max(trial.locked_bytes, 4096),
+        resolve(
+            application(
+                name,
+                memory_limit_bytes=trial.charged_bytes + 4095 & ~4095,
+                memlock_bytes=max(trial.locked_bytes, 4096),
+            ),
+            0,
+            "n",
+            SHAPE,
+            seed=0,
         ),
     )
     run.start()

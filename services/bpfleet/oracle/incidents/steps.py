@@ -25,9 +25,9 @@ from bpfleet.runtime.probes import LIBRARIES, prepare_memlock
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.verbs import table as verbs
 from bpfleet.verbs.stage import Run, Stage, answer_of, numbered_key, run_of
-from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.quantity import parse_bytes, parse_limit
-from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec
+from bpfleet.workload.resolve import inventory_of
+from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec, WorkloadSpec
 
 Plain = Any  # a value TOML can hold
 Step = Mapping[str, Plain]
@@ -328,19 +328,23 @@ def seccomp(play: Play, step: Step) -> Observations:
 def start(play: Play, step: Step) -> Observations:
     """Starts an application of the catalogue: its process, memory, maps and programs, until the first refusal."""
     shape = NodeShape(possible_cpus=play.cpus, ram_bytes=play.ram_bytes)
-    inventory = inventory_for(step["application"], shape, step.get("options", {}))
     memlock = step.get("memlock")
+    spec = WorkloadSpec(
+        name=step["process"],
+        application=step["application"],
+        options=step.get("options", {}),
+        uid=step.get("uid", 0),
+        capabilities=_caps(step.get("caps")),
+        memory_limit_bytes=_size(step["max"]) if "max" in step else None,
+        memlock_bytes=None if memlock is None else parse_limit(str(memlock)),
+    )
     run = ReplicaRun(
         play.kernel,
         ReplicaSpec(
-            workload=step["process"],
-            ordinal=0,
-            inventory=inventory,
-            uid=step.get("uid", 0),
-            capabilities=_caps(step.get("caps")),
+            workload=spec,
+            serial=0,
+            inventory=inventory_of(spec, shape),
             cgroup=step.get("cgroup", f"/{step['process']}"),
-            memory_limit_bytes=_size(step["max"]) if "max" in step else None,
-            memlock_bytes=None if memlock is None else parse_limit(str(memlock)),
         ),
     )
     run.start()
