@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+import grpc
 import redis
 from grpc import aio
 from rich.console import Console
@@ -135,6 +136,10 @@ class Agent(RuntimeServiceServicer):
                 for spec in request.replicas
             ]
         )
+
+    async def ListReplicas(self, request: Any, context: Any) -> NoReturn:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this agent only counts its replicas")
+        raise AssertionError("abort raises")
 
     async def StopReplicas(self, request: Any, context: Any) -> runtime.StopReplicasResponse:
         self.running -= len(request.replicas)
