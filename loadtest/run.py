@@ -19,9 +19,8 @@ from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from bpfleet.client.bpf import AgentClient
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
+from bpfleet.client.session import CallError, Session, channel_from_environment
 from loadtest.options import LoadOptions
 from loadtest.outcomes import OutcomeTable
 from loadtest.seats import Seat, Seating, SeatNode

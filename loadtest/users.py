@@ -13,9 +13,8 @@ from grpc import StatusCode
 from locust import tag, task
 from locust.exception import StopUser
 
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
+from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.v1 import workload_pb2
 from loadtest.grpc_user import LoadUser, ScriptUser
 from loadtest.run import FLEET, LoadRun, run_of

@@ -8,9 +8,8 @@ from uuid import uuid4
 
 import grpc
 
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
+from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.launcher.chaos.checks import Acknowledged
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import rlimit_pb2, workload_pb2
