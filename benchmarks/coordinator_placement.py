@@ -21,6 +21,7 @@ from rich.table import Table
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.fleet.commands import (
+    Command,
     CreateWorkload,
     NodeAnnouncement,
     NodeUsage,
@@ -110,7 +111,7 @@ class Fleet:
         self.result.nodes_used = len(self.used)
         return self.result
 
-    def _apply(self, command) -> None:
+    def _apply(self, command: Command) -> None:
         self.state.apply(command, self.now_ms)
         self.state.tables.log.clear()
         self.state.events.clear()
@@ -166,7 +167,7 @@ class Fleet:
             return
         for (_, errno, reason), _count in run.outcomes.items():
             if reason in ("MEMCG_LIMIT_EXCEEDED", "NODE_OUT_OF_MEMORY", "RLIMIT_MEMLOCK_EXCEEDED"):
-                self._count(errno, run.spec.workload)
+                self._count(errno, run.spec.workload.name)
         run.outcomes.clear()
 
     def _news(self, replica: Replica, run: ReplicaRun) -> ReplicaNews:
@@ -222,18 +223,20 @@ def offered(replicas: int, *, sized: bool) -> list[WorkloadSpec]:
         if name in LEFT_OUT:
             continue
         user_bytes = inventory_for(name, SHAPE).user_memory_bytes
-        habits = {
-            "tight": {"memory_limit_bytes": user_bytes + 64 * MIB, "memlock_bytes": RLIM_INFINITY},
-            "locked": {"memory_limit_bytes": None, "memlock_bytes": 512 * MIB},
-            "free": {"memory_limit_bytes": None, "memlock_bytes": RLIM_INFINITY},
+        # memory.max and RLIMIT_MEMLOCK
+        habits: dict[str, tuple[int | None, int]] = {
+            "tight": (user_bytes + 64 * MIB, RLIM_INFINITY),
+            "locked": (None, 512 * MIB),
+            "free": (None, RLIM_INFINITY),
         }
-        for habit, limits in habits.items():
+        for habit, (memory_limit_bytes, memlock_bytes) in habits.items():
             spec = WorkloadSpec(
                 name=f"{name}-{habit}",
                 application=name,
                 replicas=replicas,
                 memory_request_bytes=user_bytes + 64 * MIB,
-                **limits,
+                memory_limit_bytes=memory_limit_bytes,
+                memlock_bytes=memlock_bytes,
             )
             if sized:
                 trial = try_out(spec, profile_named("6.12"), SHAPE)

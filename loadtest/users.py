@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any
 
 from grpc import StatusCode
-from locust import User, tag, task
+from locust import tag, task
 from locust.exception import StopUser
 
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
+from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.v1 import workload_pb2
-from loadtest.grpc_user import ScriptUser
+from loadtest.grpc_user import LoadUser, ScriptUser
 from loadtest.run import FLEET, LoadRun, run_of
 from loadtest.scripts import FleetDo, FleetStep, fleet_steps
 from loadtest.seats import Seat
@@ -99,13 +98,12 @@ class RollingRestartUser(ScriptUser):
         self.send_message()
 
 
-class FleetUser(User):
+class FleetUser(LoadUser):
     """Submits, scales, watches and deletes workloads at the coordinator.
 
     Stops by itself where no coordinator is named: not every load test has one.
     """
 
-    host = "bpfleet"
     weight = 1
     kind = FLEET
 

@@ -10,7 +10,7 @@ from redis_server import free_port
 
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import Session
-from bpfleet.launcher.checks import Acknowledged, check_all
+from bpfleet.launcher.chaos.checks import Acknowledged, check_all
 from bpfleet.launcher.survey import Survey, leading
 from bpfleet.v1 import fleet_service_pb2, rlimit_pb2, workload_pb2
 

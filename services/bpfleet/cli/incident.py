@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from bpfleet.cli.output import print_json, print_table
-from bpfleet.oracle.incidents import (
+from bpfleet.oracle.incidents.files import (
     Finding,
     Incident,
     IncidentError,

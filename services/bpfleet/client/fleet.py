@@ -1,6 +1,6 @@
 """Handles for what a coordinator knows: workloads, nodes, decisions, events."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Final
 
 import grpc
@@ -167,7 +167,7 @@ class FleetClient:
 
     def watch(
         self, start_revision: int | None = None, *, workload: str = "", node: str = ""
-    ) -> Iterator[pb.WatchFleetResponse]:
+    ) -> Generator[pb.WatchFleetResponse]:
         """Events as they happen. Raises ``CallError``; to resume, start at the last revision plus 1."""
         request = pb.WatchFleetRequest(start_revision=start_revision, workload=workload, node=node)
         try:

@@ -54,10 +54,14 @@ class Answer(Generic[R]):
     @property
     def value(self) -> R:
         """What the call answered. Raises the refusal."""
-        if self.refusal is not None:
-            raise self.refusal
+        self.check()
         # R may itself admit None, so there is nothing to narrow by.
         return self.given  # type: ignore[return-value]
+
+    def check(self) -> None:
+        """Raises the refusal, if there is one."""
+        if self.refusal is not None:
+            raise self.refusal
 
 
 class Run(NamedTuple):

@@ -1,4 +1,4 @@
-"""A client that keeps writing to the coordinators during a storm and remembers what it was told."""
+"""A client that keeps writing to the coordinators during a chaos run and remembers what it was told."""
 
 import threading
 import time
@@ -8,10 +8,9 @@ from uuid import uuid4
 
 import grpc
 
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
-from bpfleet.launcher.checks import Acknowledged
+from bpfleet.client.session import CallError, Session, channel_from_environment
+from bpfleet.launcher.chaos.checks import Acknowledged
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import rlimit_pb2, workload_pb2
 from bpfleet.workload.seeding import SplitMix64

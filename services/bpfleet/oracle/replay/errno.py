@@ -1,10 +1,11 @@
 """Replays errno.jsonl: the operations of a case in order, one answer per operation, in the recording's own words.
 
-`Script` is the counterpart of the recorder in record_ops.py: names instead of descriptors, hex instead of bytes.
+`CaseReplay` is the counterpart of the recorder in record/ops.py: names instead of descriptors, hex instead of bytes.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from bpfleet.abi.bpf import MapType, ProgType
@@ -13,21 +14,22 @@ from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import ProgAttr
-from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.sockets import SOCKET_KINDS, Inode
 from bpfleet.kernel.proc.task import FIRST_FD, Task
 from bpfleet.kernel.units import round_up_8
-from bpfleet.oracle.machine import CASE_CGROUP, Target
-from bpfleet.oracle.outcome import (
-    FileReport,
+from bpfleet.oracle.format.report import FileReport
+from bpfleet.oracle.format.words import (
     UnsupportedCaseError,
     errno_name,
     map_type_named,
     prog_type_named,
     same_errno,
 )
+from bpfleet.oracle.replay.machine import CASE_CGROUP, Target
+from bpfleet.verbs import table as verbs
+from bpfleet.verbs.stage import Stage, answer_of, run_of
 
 Operation: TypeAlias = dict[str, Any]
 Answer: TypeAlias = Any
@@ -70,7 +72,7 @@ def replay_errno(case: dict[str, Any], target: Target, report: FileReport) -> No
     section = report.section(case.get("group", "operations"))
     where = f"{case['id']} on {target.name}: {case.get('type', '')} {case.get('name', '')}"
     try:
-        found = Script(target).run(case["ops"])
+        found = CaseReplay(target).run(case["ops"])
     except UnsupportedCaseError as missing:
         section.skip(str(missing))
         return
@@ -144,7 +146,7 @@ class _Cookie:
         return f"cookie {self.value.hex()}"
 
 
-class Script:
+class CaseReplay:
     """The named objects of one case on a freshly booted machine."""
 
     def __init__(self, target: Target) -> None:
@@ -152,10 +154,11 @@ class Script:
         self.kernel: Kernel
         self.task: Task
         self.kernel, self.task = target.boot()
+        self.stage: Final = Stage(self.kernel)
         for fd in range(FIRST_FD):  # the recorder's standard streams: open, but nothing BPF knows
             self.task.fds[fd] = File("file", Inode("/dev/console"))
             self.task.fds[fd].refs = 1
-        self._fds: Final[dict[str, int]] = {}
+        self._fds: Final = self.stage.enter("recorder", self.task).fds
         self._ids: Final[
             dict[tuple[bool, int], str]
         ] = {}  # (is a map, id): maps and programs count apart
@@ -171,10 +174,8 @@ class Script:
         runner: Callable[[Operation], Answer] | None = getattr(self, "_op_" + operation["op"], None)
         if runner is None:
             raise UnsupportedCaseError(f"operation {operation['op']!r}")
-        try:
-            return runner(operation)
-        except KernelError as refused:
-            return refused.errno.name
+        answer = answer_of(lambda: runner(operation))
+        return answer.word if answer.refusal is not None else answer.value
 
     # -- objects -------------------------------------------------------------------------------------------------
 
@@ -202,7 +203,7 @@ class Script:
         )
         if "size" in operation:
             attr = _cut(attr, operation["size"], operation.get("tail", 0))
-        self._keep(name, self.kernel.bpf.map_create(self.task, attr).fd)
+        self._keep(name, verbs.MAP_CREATE(self.kernel, self.task, attr).fd)
         return 0
 
     def _keep(self, name: str, fd: int) -> None:
@@ -231,50 +232,50 @@ class Script:
             fd = _NO_SUCH_FD
         else:
             types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, wanted, members=1))
-            fd = self.kernel.bpf.btf_load(self.task, types)
+            fd = verbs.BTF_LOAD(self.kernel, self.task, types)
         return fd, key_id, value_id
 
     def _op_object(self, operation: Operation) -> Answer:
         name, kind = operation.get("m", "a"), operation["kind"]
         self._fds[name] = -1
-        objects, task, kernel = self.kernel.objects, self.task, self.kernel
+        kernel, task = self.kernel, self.task
         if kind == "prog":
             given = operation.get("type", ProgType.SOCKET_FILTER)
             prog_type = given if isinstance(given, int) else prog_type_named(given)
-            fd = kernel.bpf.prog_load(task, ProgAttr(prog_type=prog_type, insn_cnt=2)).fd
+            fd = verbs.PROG_LOAD(kernel, task, ProgAttr(prog_type=prog_type, insn_cnt=2)).fd
         elif kind == "cgroup":
-            fd = objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
+            fd = verbs.OPEN_CGROUP(kernel, task, kernel.cgroup(CASE_CGROUP))
         elif kind == "pidfd":
-            fd = objects.pidfd(task, task)
+            fd = verbs.PIDFD_OPEN(kernel, task, task)
         elif kind == "perf":
-            fd = objects.perf_event(task)
+            fd = verbs.PERF_EVENT_OPEN(kernel, task)
         elif kind == "efd":
-            fd = objects.epoll(task)
+            fd = verbs.EPOLL_CREATE(kernel, task)
         elif kind == "file":
-            fd = objects.file(task, f"/{name}")
+            fd = verbs.OPEN(kernel, task, f"/{name}")
         elif kind in SOCKET_KINDS:
-            fd = objects.socket(task, kind)
+            fd = verbs.SOCKET(kernel, task, kind)
         else:
             raise UnsupportedCaseError(f"object of kind {kind!r}")
         self._keep(name, fd)
         return 0
 
     def _op_close(self, operation: Operation) -> Answer:
-        self.kernel.close(self.task.pid, self._fds.pop(operation["m"]))
+        verbs.CLOSE(self.kernel, self.task.pid, self._fds.pop(operation["m"]))
         return 0
 
     def _op_pin(self, operation: Operation) -> Answer:
-        self.kernel.bpf.obj_pin(self.task, operation["path"], self._fd(operation))
+        verbs.OBJ_PIN(self.kernel, self.task, operation["path"], self._fd(operation))
         return 0
 
     def _op_get(self, operation: Operation) -> Answer:
         self._fds[operation["o"]] = -1
         flags = operation.get("fl", 0)
-        self._keep(operation["o"], self.kernel.bpf.obj_get(self.task, operation["path"], flags))
+        self._keep(operation["o"], verbs.OBJ_GET(self.kernel, self.task, operation["path"], flags))
         return 0
 
     def _op_unlink(self, operation: Operation) -> Answer:
-        self.kernel.bpf.unlink(self.task, operation["path"])
+        verbs.UNLINK(self.kernel, self.task, operation["path"])
         return 0
 
     def _op_byid(self, operation: Operation) -> Answer:
@@ -282,16 +283,13 @@ class Script:
         ident = operation.get("id")
         if ident is None:
             ident = self._id_asked(operation)
-        fd = self.kernel.bpf.map_get_fd_by_id(self.task, ident, operation.get("fl", 0))
+        fd = verbs.MAP_GET_FD_BY_ID(self.kernel, self.task, ident, operation.get("fl", 0))
         self._keep(operation["o"], fd)
         return 0
 
     def _id_asked(self, operation: Operation) -> int:
         """The id of the named map; 0, which nobody has, where its creation failed."""
-        try:
-            return self._map(operation).id
-        except KernelError:
-            return 0
+        return answer_of(lambda: self._map(operation).id).given or 0
 
     def _op_cmd(self, operation: Operation) -> Answer:
         self.kernel.bpf.unknown_command(self.task, operation["cmd"])
@@ -322,7 +320,8 @@ class Script:
         bpf_map = self._map_or_none(operation)
         bloom = bpf_map is not None and bpf_map.map_type is MapType.BLOOM_FILTER
         value = self._plain(given, bpf_map) if bloom and given != "" else b""
-        found = self.kernel.bpf.map_lookup_elem(
+        found = verbs.MAP_LOOKUP_ELEM(
+            self.kernel,
             self.task,
             self._fd(operation),
             self._key(operation),
@@ -334,7 +333,8 @@ class Script:
 
     def _op_lookup_delete(self, operation: Operation) -> Answer:
         bpf_map = self._map_or_none(operation)
-        found = self.kernel.bpf.map_lookup_and_delete_elem(
+        found = verbs.MAP_LOOKUP_AND_DELETE_ELEM(
+            self.kernel,
             self.task,
             self._fd(operation),
             self._key(operation),
@@ -345,20 +345,26 @@ class Script:
 
     def _op_update(self, operation: Operation) -> Answer:
         value = self._value(operation["v"], self._map_or_none(operation))
-        self.kernel.bpf.map_update_elem(
-            self.task, self._fd(operation), self._key(operation), value, operation.get("fl", 0)
+        verbs.MAP_UPDATE_ELEM(
+            self.kernel,
+            self.task,
+            self._fd(operation),
+            self._key(operation),
+            value,
+            operation.get("fl", 0),
         )
         return 0
 
     def _op_delete(self, operation: Operation) -> Answer:
         unexpected = operation.get("fl", 0) or (1 if operation.get("v") else 0)
-        self.kernel.bpf.map_delete_elem(
-            self.task, self._fd(operation), self._key(operation), unexpected
+        verbs.MAP_DELETE_ELEM(
+            self.kernel, self.task, self._fd(operation), self._key(operation), unexpected
         )
         return 0
 
     def _op_next_key(self, operation: Operation) -> Answer:
-        found = self.kernel.bpf.map_get_next_key(
+        found = verbs.MAP_GET_NEXT_KEY(
+            self.kernel,
             self.task,
             self._fd(operation),
             self._key(operation),
@@ -367,44 +373,40 @@ class Script:
         return {"e": 0, "k": found.hex()}
 
     def _op_freeze(self, operation: Operation) -> Answer:
-        self.kernel.bpf.map_freeze(self.task, self._fd(operation))
+        verbs.MAP_FREEZE(self.kernel, self.task, self._fd(operation))
         return 0
 
     # -- many elements, one call each ----------------------------------------------------------------------------
 
     def _op_fill(self, operation: Operation) -> Answer:
-        try:
-            value = b"\x01" * self._map(operation).user_value_size
-        except KernelError as refused:
-            return {"e": refused.errno.name, "n": 0}
+        found = answer_of(lambda: self._map(operation))
+        if found.word:
+            return {"e": found.word, "n": 0}
+        value = b"\x01" * found.value.user_value_size
         fd, flags = self._fd(operation), operation.get("fl", 0)
         return self._repeat(
             operation,
-            lambda key: self.kernel.bpf.map_update_elem(self.task, fd, key, value, flags),
+            lambda key: verbs.MAP_UPDATE_ELEM(self.kernel, self.task, fd, key, value, flags),
         )
 
     def _op_drop(self, operation: Operation) -> Answer:
-        try:
-            self._map(operation)
-        except KernelError as refused:
-            return {"e": refused.errno.name, "n": 0}
+        if refused := answer_of(lambda: self._map(operation)).word:
+            return {"e": refused, "n": 0}
         fd = self._fd(operation)
         unexpected = 0 if "v" in operation else self._target.value_pointer_of_delete
         return self._repeat(
             operation,
-            lambda key: self.kernel.bpf.map_delete_elem(self.task, fd, key, unexpected),
+            lambda key: verbs.MAP_DELETE_ELEM(self.kernel, self.task, fd, key, unexpected),
         )
 
     def _repeat(self, operation: Operation, call: Callable[[bytes | None], object]) -> Answer:
-        size, done = self._map(operation).key_size, 0
-        for number in range(operation["start"], operation["start"] + operation["count"]):
-            key = number.to_bytes(max(size, 8), "little")[:size] if size else None
-            try:
-                call(key)
-            except KernelError as refused:
-                return {"e": refused.errno.name, "n": done}
-            done += 1
-        return {"e": 0, "n": done}
+        size, start = self._map(operation).key_size, operation["start"]
+        keys = (
+            number.to_bytes(max(size, 8), "little")[:size] if size else None
+            for number in range(start, start + operation["count"])
+        )
+        run = run_of(partial(call, key) for key in keys)
+        return {"e": run.word or 0, "n": run.done}
 
     def _op_walk(self, operation: Operation) -> Answer:
         keys, error = self._walk(operation)
@@ -425,17 +427,17 @@ class Script:
         key: bytes | None = None
         fd = self._fd(operation)
         while len(keys) < _WALK_LIMIT:
-            try:
-                key = self.kernel.bpf.map_get_next_key(self.task, fd, key)
-            except KernelError as end:
-                return keys, end.errno.name
+            following = self.stage.answer(verbs.MAP_GET_NEXT_KEY, self.task, fd, key)
+            if following.word:
+                return keys, following.word
+            key = following.value
             keys.append(key)
         return keys, "endless"
 
     def _op_next_key_of_missing(self, operation: Operation) -> Answer:
         fd, size = self._fd(operation), self._map(operation).key_size
-        first = self.kernel.bpf.map_get_next_key(self.task, fd, None)
-        after = self.kernel.bpf.map_get_next_key(self.task, fd, b"\xf7" * size)
+        first = verbs.MAP_GET_NEXT_KEY(self.kernel, self.task, fd, None)
+        after = verbs.MAP_GET_NEXT_KEY(self.kernel, self.task, fd, b"\xf7" * size)
         return {"e": 0, "first": first == after}
 
     # -- batches -------------------------------------------------------------------------------------------------
@@ -447,8 +449,15 @@ class Script:
         values = self._joined(operation["vs"], count, lambda value: self._value(value, bpf_map))
         return self._batch(
             count,
-            lambda: self.kernel.bpf.map_update_batch(
-                self.task, fd, keys, values, count, operation.get("fl", 0), operation.get("bfl", 0)
+            lambda: verbs.MAP_UPDATE_BATCH(
+                self.kernel,
+                self.task,
+                fd,
+                keys,
+                values,
+                count,
+                operation.get("fl", 0),
+                operation.get("bfl", 0),
             ),
         )
 
@@ -458,16 +467,22 @@ class Script:
         keys = self._joined(operation["ks"], count, lambda key: self._plain_key(key, bpf_map))
         return self._batch(
             count,
-            lambda: self.kernel.bpf.map_delete_batch(
-                self.task, fd, keys, count, operation.get("fl", 0), operation.get("bfl", 0)
+            lambda: verbs.MAP_DELETE_BATCH(
+                self.kernel,
+                self.task,
+                fd,
+                keys,
+                count,
+                operation.get("fl", 0),
+                operation.get("bfl", 0),
             ),
         )
 
     def _op_lookup_batch(self, operation: Operation) -> Answer:
-        return self._collect(operation, self.kernel.bpf.map_lookup_batch)
+        return self._collect(operation, verbs.MAP_LOOKUP_BATCH)
 
     def _op_lookup_delete_batch(self, operation: Operation) -> Answer:
-        return self._collect(operation, self.kernel.bpf.map_lookup_and_delete_batch)
+        return self._collect(operation, verbs.MAP_LOOKUP_AND_DELETE_BATCH)
 
     def _collect(self, operation: Operation, call: Callable[..., BatchResult]) -> Answer:
         bpf_map, fd, count = self._map_or_none(operation), self._fd(operation), operation["count"]
@@ -476,6 +491,7 @@ class Script:
         def run() -> BatchResult:
             kept.append(
                 call(
+                    self.kernel,
                     self.task,
                     fd,
                     _pointer(operation["inb"]),
@@ -501,11 +517,10 @@ class Script:
         return answer
 
     def _batch(self, count: int, call: Callable[[], BatchResult]) -> dict[str, Any]:
-        try:
-            result = call()
-        except KernelError as refused:
-            return {"e": refused.errno.name, "n": count}  # the count is not even zeroed
-        return {"e": errno_name(result.errno), "n": result.count}
+        answer = answer_of(call)
+        if answer.word:
+            return {"e": answer.word, "n": count}  # the count is not even zeroed
+        return {"e": errno_name(answer.value.errno), "n": answer.value.count}
 
     def _pairs(self, bpf_map: BpfMap, result: BatchResult) -> list[list[Any]]:
         key_size, value_size = bpf_map.key_size, bpf_map.user_value_size
@@ -520,7 +535,8 @@ class Script:
     # -- mappings ------------------------------------------------------------------------------------------------
 
     def _op_mmap(self, operation: Operation) -> Answer:
-        address = self.kernel.bpf.mmap(
+        address = verbs.MMAP(
+            self.kernel,
             self.task,
             self._fd(operation),
             operation["len"],
@@ -530,13 +546,13 @@ class Script:
         if operation.get("keep"):
             self._mappings[operation.get("m", "a")] = address
         else:
-            self.kernel.bpf.munmap(self.task, address)
+            verbs.MUNMAP(self.kernel, self.task, address)
         return 0
 
     def _op_munmap(self, operation: Operation) -> Answer:
         address = self._mappings.pop(operation.get("m", "a"), None)
         if address is not None:
-            self.kernel.bpf.munmap(self.task, address)
+            verbs.MUNMAP(self.kernel, self.task, address)
         return 0
 
     # -- pointers and values -------------------------------------------------------------------------------------

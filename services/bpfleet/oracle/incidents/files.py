@@ -20,8 +20,9 @@ from bpfleet.kernel.profile import (
     profile_named,
     used_by,
 )
-from bpfleet.oracle.incident_steps import STEPS, Stage, StepError
+from bpfleet.oracle.incidents.steps import STEPS, Play, StepError
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.verbs.stage import UnknownNameError
 from bpfleet.workload.quantity import parse_bytes
 
 Plain = Any  # a value TOML can hold
@@ -137,19 +138,19 @@ def run_incident(incident: Incident, models: Iterable[str] = ()) -> Iterator[Fin
 def _run_case(
     incident: Incident, profile: KernelProfile, case: Mapping[str, Plain]
 ) -> Iterator[Finding]:
-    stage = Stage(profile, {**incident.node, **case})
+    play = Play(profile, {**incident.node, **case})
     for number, step in enumerate(incident.steps, 1):
         resolved = _resolve(step, case)
         if not _applies(resolved, profile):
             continue
         place = f"{number} {_describe(resolved)}"
         try:
-            observed = STEPS[resolved["do"]](stage, resolved)
-        except (StepError, KeyError) as error:
+            observed = STEPS[resolved["do"]](play, resolved)
+        except (StepError, UnknownNameError, KeyError) as error:
             raise IncidentError(
                 f"{incident.name}, {profile.name}, step {place}: {error.args[0]}"
             ) from error
-        stage.kernel.check()
+        play.kernel.check()
         for name, value in observed.items():
             expected = _expectation(resolved.get(name), profile)
             if expected is not None:

@@ -10,6 +10,8 @@ took, only the side that does not.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -20,12 +22,19 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.prog import RunResult
 from bpfleet.kernel.bpf.program import ProgAttr, ProgOp
-from bpfleet.kernel.errors import KernelError, TaskKilled
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
-from bpfleet.oracle.outcome import UnsupportedCaseError, capabilities_named, map_type_named
+from bpfleet.oracle.format.words import (
+    UnsupportedCaseError,
+    capabilities_named,
+    map_type_named,
+    spelled,
+)
+from bpfleet.verbs import table as verbs
+from bpfleet.verbs.stage import Actor, Run, Stage, UnknownNameError, answer_of, numbered_key, run_of
+from bpfleet.verbs.stage import Answer as Told
 
 Step = dict[str, Any]  # one JSON object of a recording
 Answer = Any  # what a step answered: a JSON value
@@ -50,10 +59,17 @@ TIMER_HOOK: Final = "perf-event"
 INSERTION_VALUE: Final = b"\x01"
 PROG_INSNS_ROOT: Final = 1_000_000  # how far the recorder went
 PROG_INSNS_USER: Final = 4096
+# Descriptors of an actor that are of no map of the story.
+_INNER: Final = "(inner map)"
+_PROG: Final = "(program)"
+_BTF: Final = "(btf)"
+_PERF: Final = "(perf event)"
+_RING: Final = "(io_uring)"
+_XSK: Final = "(xsk)"
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
+class Story:
     """One recorded story."""
 
     id: str
@@ -65,7 +81,7 @@ class Scenario:
 class Difference:
     """A step that the emulator answered differently."""
 
-    scenario: str
+    story: str
     number: int
     op: str
     recorded: Answer
@@ -73,7 +89,7 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"{self.scenario} step {self.number} {self.op}:"
+            f"{self.story} step {self.number} {self.op}:"
             f" recorded {json.dumps(self.recorded)}, emulated {json.dumps(self.emulated)}"
         )
 
@@ -82,7 +98,7 @@ class Difference:
 class OddRecording:
     """A recorded answer that the same recording contradicts elsewhere, and why."""
 
-    scenario: str
+    story: str
     step: int
     why: str
 
@@ -103,7 +119,7 @@ ODD_RECORDINGS: Final = (
 )
 
 
-def read_scenarios(path: Path) -> list[Scenario]:
+def read_stories(path: Path) -> list[Story]:
     """Every story of a recording file."""
     found = []
     with path.open(encoding="utf-8") as lines:
@@ -112,40 +128,21 @@ def read_scenarios(path: Path) -> list[Scenario]:
     return found
 
 
-def story_of(case: dict[str, Any]) -> Scenario:
+def story_of(case: dict[str, Any]) -> Story:
     """One line of a recording file."""
-    return Scenario(case["id"], case.get("title", ""), tuple(case["steps"]))
+    return Story(case["id"], case.get("title", ""), tuple(case["steps"]))
 
 
 def replay_all(
-    scenarios: Iterable[Scenario], profile: KernelProfile, possible_cpus: int, ram_bytes: int
+    stories: Iterable[Story], profile: KernelProfile, possible_cpus: int, ram_bytes: int
 ) -> Iterator[Difference]:
     """Every difference of every story, each on a freshly booted kernel."""
-    for scenario in scenarios:
-        yield from Replay(profile, possible_cpus, ram_bytes).run(scenario)
-
-
-class _Descriptors(dict[str, int]):
-    """Descriptors by name; -1, which every call refuses, for what could not be opened."""
-
-    def __missing__(self, name: str) -> int:
-        return -1
+    for story in stories:
+        yield from StoryReplay(profile, possible_cpus, ram_bytes).run(story)
 
 
 @final
-class Actor:
-    """A process of a story: its task while it lives, and its descriptors by map name."""
-
-    def __init__(self, task: Task) -> None:
-        self.task: Final = task
-        self.fds: Final = _Descriptors()
-        self.inner_fd: int | None = None
-        self.prog_fd = -1
-        self.other_fds: Final = _Descriptors()
-
-
-@final
-class Replay:
+class StoryReplay:
     """One story on one kernel.
 
     ``steps_tried`` and ``unsupported`` say, after ``run``, where it had to stop and why.
@@ -153,8 +150,8 @@ class Replay:
 
     def __init__(self, profile: KernelProfile, possible_cpus: int, ram_bytes: int) -> None:
         self.kernel: Final = Kernel(profile, ram_bytes=ram_bytes, possible_cpus=possible_cpus)
-        self.kernel.mkdir(TEST_ROOT)
-        self._actors: Final[dict[str, Actor]] = {}
+        verbs.MKDIR(self.kernel, TEST_ROOT)
+        self.stage: Final = Stage(self.kernel)
         self._names: Final[dict[int, str]] = {}
         self._map_types: Final[dict[str, tuple[str, int, int]]] = {}
         self._map_ids: Final[dict[str, int]] = {}
@@ -173,10 +170,10 @@ class Replay:
         self._ran: RunResult | None = None
         self._inner_maker: Task | None = None
 
-    def run(self, scenario: Scenario) -> list[Difference]:
+    def run(self, story: Story) -> list[Difference]:
         """Issues every step, up to one that the emulator does not have; returns those answered differently."""
         found = []
-        for number, step in enumerate(scenario.steps):
+        for number, step in enumerate(story.steps):
             try:
                 emulated = self._issue(step)
             except UnsupportedCaseError as missing:
@@ -184,10 +181,10 @@ class Replay:
                 break
             self.steps_tried += 1
             recorded = step.get("=>")
-            if _is_odd(scenario.id, number):
+            if _is_odd(story.id, number):
                 continue
             if not self._agrees(step, recorded, emulated):
-                found.append(Difference(scenario.id, number, step["op"], recorded, emulated))
+                found.append(Difference(story.id, number, step["op"], recorded, emulated))
         return found
 
     def _issue(self, step: Step) -> Answer:
@@ -196,10 +193,8 @@ class Replay:
             raise UnsupportedCaseError(f"step {step.get('op')!r}")
         if step["op"] in _SETTLED:
             self.kernel.run_deferred()
-        try:
-            emulated = operation(self, step)
-        except KernelError as refused:
-            emulated = _name(refused.errno)
+        answer = answer_of(lambda: operation(self, step))
+        emulated = answer.given if answer.refusal is None else _told(answer)
         self.kernel.advance(STEP_NS)
         self.kernel.check()
         return emulated
@@ -275,7 +270,7 @@ class Replay:
     def cgroup(self, step: Step) -> Answer:
         """Makes a cgroup and sets its limits."""
         path = _path(step["path"])
-        self.kernel.mkdir(path, cpu=step.get("cpu", 0))
+        verbs.MKDIR(self.kernel, path, cpu=step.get("cpu", 0))
         return self._set_limits(path, step)
 
     def set(self, step: Step) -> Answer:
@@ -290,7 +285,7 @@ class Replay:
                 file = "memory.oom.group" if name == "oom_group" else f"memory.{name}"
                 self._high_path = path if name == "high" else self._high_path
                 text = "max" if value == -1 else str(int(value))
-                answer = _answer(lambda f=file, t=text: self.kernel.write_file(path, f, t))  # type: ignore[misc]
+                answer = _answer(lambda f=file, t=text: verbs.WRITE_FILE(self.kernel, path, f, t))  # type: ignore[misc]
                 if answer:
                     return answer
         if len(self.kernel.tasks()) < before:
@@ -301,7 +296,8 @@ class Replay:
         """Starts a process and touches its memory."""
         memlock = step.get("memlock", RLIM_INFINITY)
         soft = RLIM_INFINITY if memlock is None or memlock < 0 else memlock
-        task = self.kernel.spawn(
+        task = verbs.SPAWN(
+            self.kernel,
             uid=step["uid"],
             caps=capabilities_named(step.get("caps", "all")),
             memlock=(soft, RLIM_INFINITY),
@@ -311,7 +307,7 @@ class Replay:
             cpu=step.get("cpu", 0),
         )
         task.nofile = 1 << 20
-        self._actors[step["actor"]] = Actor(task)
+        self.stage.enter(step["actor"], task)
         self._names[task.pid] = step["actor"]
         if step.get("rss"):
             return self._touch(task, step["rss"])
@@ -319,7 +315,7 @@ class Replay:
 
     def exit(self, step: Step) -> Answer:
         """A process ends."""
-        return _answer(lambda: self.kernel.exit(self._task(step).pid))
+        return _answer(lambda: verbs.EXIT(self.kernel, self._task(step).pid))
 
     def touch(self, step: Step) -> Answer:
         """Page faults."""
@@ -327,7 +323,7 @@ class Replay:
 
     def _touch(self, task: Task, size_bytes: int) -> Answer:
         before = len(self.kernel.tasks())
-        answer = _answer(lambda: self.kernel.touch(task.pid, size_bytes))
+        answer = _answer(lambda: verbs.TOUCH(self.kernel, task.pid, size_bytes))
         if before - len(self.kernel.tasks()) > (answer == "killed"):
             self._waited_for_death = True
         return answer
@@ -336,31 +332,31 @@ class Replay:
         """Migrates a process."""
         pid = self._task(step).pid
         return _answer(
-            lambda: self.kernel.write_file(_path(step["cgroup"]), "cgroup.procs", str(pid))
+            lambda: verbs.WRITE_FILE(self.kernel, _path(step["cgroup"]), "cgroup.procs", str(pid))
         )
 
     def rmdir(self, step: Step) -> Answer:
         """Removes a cgroup."""
-        return _answer(lambda: self.kernel.rmdir(_path(step.get("cgroup") or step["path"])))
+        return _answer(lambda: verbs.RMDIR(self.kernel, _path(step.get("cgroup") or step["path"])))
 
     def setrlimit(self, step: Step) -> Answer:
         """Sets the soft RLIMIT_MEMLOCK; the hard one stays."""
         task = self._task(step)
         soft = RLIM_INFINITY if step["memlock"] < 0 else step["memlock"]
         hard = max(soft, task.memlock_hard_bytes)
-        return _answer(lambda: self.kernel.prlimit(task.pid, "memlock", soft, hard))
+        return _answer(lambda: verbs.PRLIMIT(self.kernel, task.pid, "memlock", soft, hard))
 
     def setresuid(self, step: Step) -> Answer:
         """Changes real and effective uid."""
         pid = self._task(step).pid
         return _answer(
-            lambda: self.kernel.setresuid(pid, ruid=step.get("ruid"), euid=step.get("euid"))
+            lambda: verbs.SETRESUID(self.kernel, pid, ruid=step.get("ruid"), euid=step.get("euid"))
         )
 
     def capset(self, step: Step) -> Answer:
         """Changes the capabilities."""
         pid = self._task(step).pid
-        return _answer(lambda: self.kernel.capset(pid, capabilities_named(step["caps"])))
+        return _answer(lambda: verbs.CAPSET(self.kernel, pid, capabilities_named(step["caps"])))
 
     # -- maps ------------------------------------------------------------------------------------------------------
 
@@ -369,18 +365,18 @@ class Replay:
         actor = self._actor(step)
         name = step["map"]
         self._map_types[name] = (step["type"], step["ks"], step["vs"])
-        try:
+
+        def call() -> int:
             inner = self._inner(actor) if step["type"] in FD_VALUED else None
             attr = _attr(step, inner)
-            if "btf" in actor.other_fds:
-                attr = replace(
-                    attr, btf_fd=actor.other_fds["btf"], btf_key_type_id=1, btf_value_type_id=2
-                )
-            fd = self.kernel.bpf.map_create(actor.task, attr).fd
-        except TaskKilled:
-            return "killed"
-        except KernelError as error:
-            return _name(error.errno)
+            if _BTF in actor.fds:
+                attr = replace(attr, btf_fd=actor.fds[_BTF], btf_key_type_id=1, btf_value_type_id=2)
+            return verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
+
+        made = answer_of(call)
+        if made.refusal is not None:
+            return _told(made)
+        fd = made.value
         actor.fds[name] = fd
         info = self.kernel.bpf.map_info(actor.task, fd)
         self._map_ids[name] = info.id
@@ -390,29 +386,32 @@ class Replay:
 
     def _inner(self, actor: Actor) -> int:
         """A map of four 8-byte entries for maps of maps; made by somebody else where locked pages are counted."""
-        if actor.inner_fd is None:
+        if _INNER not in actor.fds:
             attr = MapAttr(MapType.ARRAY, key_size=4, value_size=8, max_entries=4)
             if self.kernel.profile.is_rlimit:
-                actor.inner_fd = self._foreign_inner(actor, attr)
+                actor.fds[_INNER] = self._foreign_inner(actor, attr)
             else:
-                actor.inner_fd = self.kernel.bpf.map_create(actor.task, attr).fd
-        return actor.inner_fd
+                actor.fds[_INNER] = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
+        return actor.fds[_INNER]
 
     def _foreign_inner(self, actor: Actor, attr: MapAttr) -> int:
         if self._inner_maker is None:
-            self._inner_maker = self.kernel.spawn(
-                uid=INNER_UID, caps=ALL_CAPABILITIES, memlock=(RLIM_INFINITY, RLIM_INFINITY)
+            self._inner_maker = verbs.SPAWN(
+                self.kernel,
+                uid=INNER_UID,
+                caps=ALL_CAPABILITIES,
+                memlock=(RLIM_INFINITY, RLIM_INFINITY),
             )
-        fd = self.kernel.bpf.map_create(self._inner_maker, attr).fd
-        return self.kernel.files.dup(self._inner_maker, fd, actor.task)
+        fd = verbs.MAP_CREATE(self.kernel, self._inner_maker, attr).fd
+        return verbs.DUP(self.kernel, self._inner_maker, fd, actor.task)
 
     def get_by_id(self, step: Step) -> Answer:
         """Opens another process's map by its id."""
         actor, name = self._actor(step), step["map"]
 
         def call() -> None:
-            actor.fds[name] = self.kernel.bpf.map_get_fd_by_id(
-                actor.task, self._map_ids.get(name, 0)
+            actor.fds[name] = verbs.MAP_GET_FD_BY_ID(
+                self.kernel, actor.task, self._map_ids.get(name, 0)
             )
             if self._shape_of(name)[0] in FD_VALUED:
                 self._inner(actor)
@@ -423,7 +422,7 @@ class Replay:
         """Pins a map."""
         actor = self._actor(step)
         return _answer(
-            lambda: self.kernel.bpf.obj_pin(actor.task, step["path"], actor.fds[step["map"]])
+            lambda: verbs.OBJ_PIN(self.kernel, actor.task, step["path"], _fd(actor, step["map"]))
         )
 
     def get(self, step: Step) -> Answer:
@@ -431,24 +430,20 @@ class Replay:
         actor = self._actor(step)
 
         def call() -> None:
-            actor.fds[step["map"]] = self.kernel.bpf.obj_get(actor.task, step["path"])
+            actor.fds[step["map"]] = verbs.OBJ_GET(self.kernel, actor.task, step["path"])
 
         return _answer(call)
 
     def unlink(self, step: Step) -> Answer:
         """Removes a pin, as root."""
-        root = self.kernel.spawn(comm="rm")
-        try:
-            return _answer(lambda: self.kernel.bpf.unlink(root, step["path"]))
-        finally:
-            self.kernel.exit(root.pid)
+        return _told(self.stage.unlink(step["path"]))
 
     def close(self, step: Step) -> Answer:
         """Closes a map's descriptor."""
         actor = self._actor(step)
         fd = actor.fds.pop(step["map"], -1)
         self._freed_by_grace_period = False
-        return _answer(lambda: self.kernel.close(actor.task.pid, fd))
+        return _answer(lambda: verbs.CLOSE(self.kernel, actor.task.pid, fd))
 
     def fill(self, step: Step) -> Answer:
         """Updates keys start, start + 1, ... until the first refusal."""
@@ -476,7 +471,7 @@ class Replay:
         """One delete."""
         return self._one(step, self._delete)
 
-    def _one(self, step: Step, operation: Callable[[Actor, str, bytes, int], None]) -> Answer:
+    def _one(self, step: Step, operation: Callable[[Actor, str, bytes, int], object]) -> Answer:
         actor, name = self._actor(step), step["map"]
         key = step.get("k")
         encoded = bytes.fromhex(key) if isinstance(key, str) else self._key(name, int(key or 0))
@@ -485,35 +480,22 @@ class Replay:
     def _each_key(
         self,
         step: Step,
-        operation: Callable[[Actor, str, bytes, int], None],
+        operation: Callable[[Actor, str, bytes, int], object],
         *,
         stop: bool,
     ) -> Answer:
         actor, name = self._actor(step), step["map"]
-        done, first = 0, ""
-        for number in range(step["start"], step["start"] + step["count"]):
-            try:
-                operation(actor, name, self._key(name, number), 0)
-            except TaskKilled:
-                return {"n": done, "e": "killed"}
-            except KernelError as error:
-                first = first or _name(error.errno)
-                if stop:
-                    break
-            else:
-                done += 1
-        return {"n": done, "e": first or 0}
+        numbers = range(step["start"], step["start"] + step["count"])
+        calls = (partial(operation, actor, name, self._key(name, number), 0) for number in numbers)
+        return _counted(run_of(calls, stop=stop))
 
     def _key(self, name: str, number: int) -> bytes:
         kind, key_size, _ = self._shape_of(name)
-        if kind == "lpm_trie":
-            data = key_size - 4
-            return (8 * data).to_bytes(4, "little") + number.to_bytes(data, "little")
-        return number.to_bytes(key_size, "little")
+        return numbered_key(map_type_named(kind), key_size, number, "little")
 
     def _update(self, actor: Actor, name: str, key: bytes, flags: int) -> None:
         kind, _, value_size = self._shape_of(name)
-        fd = actor.fds[name]
+        fd = _fd(actor, name)
         if kind in FD_VALUED:
             value = self._inner(actor).to_bytes(4, "little")
         elif kind in ("devmap", "devmap_hash"):
@@ -522,10 +504,10 @@ class Replay:
             value = bytes(-(-value_size // 8) * 8 * self.kernel.memory.possible_cpus)
         else:
             value = bytes(value_size)
-        self.kernel.bpf.map_update_elem(actor.task, fd, key, value, flags)
+        verbs.MAP_UPDATE_ELEM(self.kernel, actor.task, fd, key, value, flags)
 
     def _delete(self, actor: Actor, name: str, key: bytes, flags: int) -> None:
-        self.kernel.bpf.map_delete_elem(actor.task, actor.fds[name], key)
+        verbs.MAP_DELETE_ELEM(self.kernel, actor.task, _fd(actor, name), key)
 
     # -- what a limit allows ---------------------------------------------------------------------------------------
 
@@ -573,7 +555,7 @@ class Replay:
             self._limit(actor, step["memlock"])
         inner = self._inner(actor) if step["type"] in FD_VALUED else None
         attr = _attr(step, inner)
-        return self._until(lambda: self.kernel.bpf.map_create(actor.task, attr).fd)
+        return self._until(lambda: verbs.MAP_CREATE(self.kernel, actor.task, attr).fd)
 
     def load_until(self, step: Step) -> Answer:
         """How many equal programs fit a limit."""
@@ -581,18 +563,10 @@ class Replay:
         if "memlock" in step:
             self._limit(actor, step["memlock"])
         attr = ProgAttr(1, insn_cnt=step["insns"])
-        return self._until(lambda: self.kernel.bpf.prog_load(actor.task, attr).fd)
+        return self._until(lambda: verbs.PROG_LOAD(self.kernel, actor.task, attr).fd)
 
-    def _until(self, call: Callable[[], int]) -> Answer:
-        done = 0
-        while True:
-            try:
-                call()
-            except TaskKilled:
-                return {"n": done, "e": "killed"}
-            except KernelError as error:
-                return {"n": done, "e": _name(error.errno)}
-            done += 1
+    def _until(self, call: Callable[[], object]) -> Answer:
+        return _counted(run_of(repeat(call)))
 
     def close_create(self, step: Step) -> Answer:
         """Closes a map and creates another like it at once, over and over: how often the old charge is still there."""
@@ -606,31 +580,32 @@ class Replay:
         )
         refused = 0
         for _ in range(step["=>"]["tries"]):
-            fd = self.kernel.bpf.map_create(actor.task, attr).fd
-            self.kernel.close(actor.task.pid, fd)
+            fd = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
+            verbs.CLOSE(self.kernel, actor.task.pid, fd)
             self.kernel.advance(RECREATE_NS)
-            try:
-                self.kernel.close(actor.task.pid, self.kernel.bpf.map_create(actor.task, attr).fd)
-            except KernelError:
+            again = self.stage.answer(verbs.MAP_CREATE, actor.task, attr)
+            if again.refusal is None:
+                verbs.CLOSE(self.kernel, actor.task.pid, again.value.fd)
+            else:
                 refused += 1
             self.kernel.run_deferred()
         return {"tries": step["=>"]["tries"], "eperm": refused}
 
     def _attempt(self, actor: Actor, attr: MapAttr) -> tuple[int, int]:
         """Creates a map and closes it again: (errno, bytes charged)."""
-        try:
-            fd = self.kernel.bpf.map_create(actor.task, attr).fd
-        except KernelError as error:
-            return int(error.errno), 0
+        made = self.stage.answer(verbs.MAP_CREATE, actor.task, attr)
+        if made.refusal is not None:
+            return int(made.refusal.errno), 0
+        fd = made.value.fd
         charged = self.kernel.bpf.map_info(actor.task, fd).memlock_bytes
-        self.kernel.close(actor.task.pid, fd)
+        verbs.CLOSE(self.kernel, actor.task.pid, fd)
         self.kernel.run_deferred()
         return 0, charged
 
     def _limit(self, actor: Actor, memlock: int) -> None:
         soft = RLIM_INFINITY if memlock < 0 else memlock
         task = actor.task
-        self.kernel.prlimit(task.pid, "memlock", soft, max(soft, task.memlock_hard_bytes))
+        verbs.PRLIMIT(self.kernel, task.pid, "memlock", soft, max(soft, task.memlock_hard_bytes))
 
     # -- programs and BTF --------------------------------------------------------------------------------------------
 
@@ -639,7 +614,9 @@ class Replay:
         actor = self._actor(step)
         if "copies" in step:
             attr = ProgAttr(1, insn_cnt=step["insns"])
-            return self._cost(actor, step, lambda: self.kernel.bpf.prog_load(actor.task, attr).fd)
+            return self._cost(
+                actor, step, lambda: verbs.PROG_LOAD(self.kernel, actor.task, attr).fd
+            )
         if "insns" in step:
             if "memlock" in step:
                 self._limit(actor, step["memlock"])
@@ -648,12 +625,12 @@ class Replay:
         return self._load_inserter(actor, step["prog_type"])
 
     def _load(self, actor: Actor, insns: int) -> tuple[int, int]:
-        try:
-            fd = self.kernel.bpf.prog_load(actor.task, ProgAttr(1, insn_cnt=insns)).fd
-        except KernelError as error:
-            return int(error.errno), 0
+        made = self.stage.answer(verbs.PROG_LOAD, actor.task, ProgAttr(1, insn_cnt=insns))
+        if made.refusal is not None:
+            return int(made.refusal.errno), 0
+        fd = made.value.fd
         memlock = -(-(56 + 8 * insns) // PAGE_SIZE) * PAGE_SIZE
-        self.kernel.close(actor.task.pid, fd)
+        verbs.CLOSE(self.kernel, actor.task.pid, fd)
         self.kernel.run_deferred()
         return 0, memlock
 
@@ -661,13 +638,13 @@ class Replay:
         attr = ProgAttr(
             prog_type,
             insn_cnt=40,
-            map_fds=(actor.fds["m"], actor.fds["c"]),
+            map_fds=(_fd(actor, "m"), _fd(actor, "c")),
             ops=(ProgOp("update", 0, value=INSERTION_VALUE),),
         )
 
         def call() -> None:
-            actor.prog_fd = self.kernel.bpf.prog_load(actor.task, attr).fd
-            self._prog_id = self.kernel.bpf.obj_get_info_by_fd(actor.task, actor.prog_fd).id
+            actor.fds[_PROG] = verbs.PROG_LOAD(self.kernel, actor.task, attr).fd
+            self._prog_id = verbs.OBJ_GET_INFO_BY_FD(self.kernel, actor.task, actor.fds[_PROG]).id
 
         return _answer(call)
 
@@ -676,7 +653,7 @@ class Replay:
         actor = self._actor(step)
 
         def call() -> None:
-            actor.prog_fd = self.kernel.bpf.prog_get_fd_by_id(actor.task, self._prog_id)
+            actor.fds[_PROG] = verbs.PROG_GET_FD_BY_ID(self.kernel, actor.task, self._prog_id)
 
         return _answer(call)
 
@@ -685,10 +662,10 @@ class Replay:
         actor = self._actor(step)
 
         def call() -> None:
-            if actor.prog_fd < 0:
-                actor.prog_fd = self.kernel.bpf.prog_get_fd_by_id(actor.task, self._prog_id)
-            self._ran = self.kernel.bpf.prog_test_run(
-                actor.task, actor.prog_fd, repeat=step["repeat"]
+            if _PROG not in actor.fds:
+                actor.fds[_PROG] = verbs.PROG_GET_FD_BY_ID(self.kernel, actor.task, self._prog_id)
+            self._ran = verbs.PROG_TEST_RUN(
+                self.kernel, actor.task, actor.fds[_PROG], repeat=step["repeat"]
             )
 
         return _answer(call)
@@ -701,14 +678,16 @@ class Replay:
         """Opens a perf event: one that fires while another process runs, or one to map a buffer of."""
         if "target" in step:
             return self._hook(step, TIMER_HOOK, step["target"])
-        return self._open_other(self._actor(step), "perf", self.kernel.objects.perf_event)
+        return self._open_other(
+            self._actor(step), _PERF, lambda task: verbs.PERF_EVENT_OPEN(self.kernel, task)
+        )
 
     def _hook(self, step: Step, hook: str, runner: str) -> Answer:
         actor = self._actor(step)
-        prog_fd = actor.prog_fd
+        prog_fd = _fd(actor, _PROG)
         self._hooked = (hook, runner)
         pid = self._named(runner).task.pid
-        return _answer(lambda: self.kernel.bpf.open_hook(actor.task, hook, prog_fd, pid))
+        return _answer(lambda: verbs.OPEN_HOOK(self.kernel, actor.task, hook, prog_fd, pid))
 
     def counter(self, step: Step) -> Answer:
         """What the program counted. How often its hook was passed is the recorder's to say: it is passed that often."""
@@ -729,8 +708,8 @@ class Replay:
         return _answer(lambda: self._load_btf(actor))
 
     def _load_btf(self, actor: Actor) -> int:
-        actor.other_fds["btf"] = self.kernel.bpf.btf_load(actor.task, BTF_TYPES)
-        return actor.other_fds["btf"]
+        actor.fds[_BTF] = verbs.BTF_LOAD(self.kernel, actor.task, BTF_TYPES)
+        return actor.fds[_BTF]
 
     def _cost(self, actor: Actor, step: Step, call: Callable[[], int]) -> Answer:
         """What one of several equal objects costs the process's cgroup; closes them again."""
@@ -738,7 +717,7 @@ class Replay:
         fds = [call() for _ in range(step["copies"])]
         after = self._read_state(actor.task.cgroup.path)
         for fd in fds:
-            self.kernel.close(actor.task.pid, fd)
+            verbs.CLOSE(self.kernel, actor.task.pid, fd)
         return {
             field: (after[field] - before[field]) / step["copies"]
             for field in STAT_FIELDS
@@ -751,54 +730,54 @@ class Replay:
         """Maps a perf ring buffer."""
         actor = self._actor(step)
         return _answer(
-            lambda: self.kernel.locked.mmap_perf(actor.task, actor.other_fds["perf"], step["pages"])
+            lambda: verbs.MMAP_PERF(self.kernel, actor.task, _fd(actor, _PERF), step["pages"])
         )
 
     def io_uring_setup(self, step: Step) -> Answer:
         """Opens an io_uring."""
         actor = self._actor(step)
         return self._open_other(
-            actor, "ring", lambda task: self.kernel.locked.io_uring_setup(task, step["entries"])
+            actor, _RING, lambda task: verbs.IO_URING_SETUP(self.kernel, task, step["entries"])
         )
 
     def register_buffers(self, step: Step) -> Answer:
         """Registers io_uring buffers, opening a ring first if there is none."""
         actor = self._actor(step)
-        if "ring" not in actor.other_fds:
-            self._open_other(actor, "ring", lambda task: self.kernel.locked.io_uring_setup(task, 8))
+        if _RING not in actor.fds:
+            self._open_other(actor, _RING, lambda task: verbs.IO_URING_SETUP(self.kernel, task, 8))
         return _answer(
-            lambda: self.kernel.locked.register_buffers(
-                actor.task, actor.other_fds["ring"], step["bytes"]
+            lambda: verbs.IO_URING_REGISTER(
+                self.kernel, actor.task, _fd(actor, _RING), step["bytes"]
             )
         )
 
     def open_xsk(self, step: Step) -> Answer:
         """Opens an AF_XDP socket."""
         actor = self._actor(step)
-        return self._open_other(actor, "xsk", lambda task: self.kernel.objects.socket(task, "xsk"))
+        return self._open_other(actor, _XSK, lambda task: verbs.SOCKET(self.kernel, task, "xsk"))
 
     def register_umem(self, step: Step) -> Answer:
         """Registers an AF_XDP umem."""
         actor = self._actor(step)
         return _answer(
-            lambda: self.kernel.locked.register_umem(
-                actor.task, actor.other_fds["xsk"], step["pages"] * PAGE_SIZE
+            lambda: verbs.XDP_UMEM_REG(
+                self.kernel, actor.task, _fd(actor, _XSK), step["pages"] * PAGE_SIZE
             )
         )
 
     def mlock(self, step: Step) -> Answer:
         """Locks memory: counted elsewhere."""
         actor = self._actor(step)
-        return _answer(lambda: self.kernel.locked.mlock(actor.task, _length(step)))
+        return _answer(lambda: verbs.MLOCK(self.kernel, actor.task, _length(step)))
 
     def shm_lock(self, step: Step) -> Answer:
         """Locks shared memory: counted elsewhere."""
         actor = self._actor(step)
-        return _answer(lambda: self.kernel.locked.shm_lock(actor.task, _length(step)))
+        return _answer(lambda: verbs.SHM_LOCK(self.kernel, actor.task, _length(step)))
 
     def _open_other(self, actor: Actor, name: str, opener: Callable[[Task], int]) -> Answer:
         def call() -> None:
-            actor.other_fds[name] = opener(actor.task)
+            actor.fds[name] = opener(actor.task)
 
         return _answer(call)
 
@@ -808,7 +787,7 @@ class Replay:
         """A remark of the recorder; with ``high``, how often that event had been raised so far."""
         if "high" not in step or self._high_path is None:
             return None
-        counted = _table(self.kernel.read_file(self._high_path, "memory.events"))["high"]
+        counted = _table(verbs.READ_FILE(self.kernel, self._high_path, "memory.events"))["high"]
         return {"high": counted}
 
     def nothing(self, step: Step) -> Answer:
@@ -817,7 +796,7 @@ class Replay:
 
     def who_lives(self, step: Step) -> Answer:
         """Which actors live, and what the kernel logged about killing since the last time."""
-        alive = sorted(name for name, actor in self._actors.items() if actor.task.alive)
+        alive = sorted(name for name, actor in self.stage.actors.items() if actor.task.alive)
         return {"alive": alive, "log": self._new_log_lines()}
 
     def _new_log_lines(self) -> list[str]:
@@ -849,29 +828,29 @@ class Replay:
         kernel = self.kernel
         kernel.run_deferred()
         kernel.controller.drain_stocks()
-        stat = _table(kernel.read_file(path, "memory.stat"))
+        stat = _table(verbs.READ_FILE(kernel, path, "memory.stat"))
         state: dict[str, Any] = {
-            "current": _number(kernel.read_file(path, "memory.current")),
+            "current": _number(verbs.READ_FILE(kernel, path, "memory.current")),
             **{field: stat.get(field, 0) for field in STAT_FIELDS[1:]},
         }
         for name, file in (("events", "memory.events"), ("local", "memory.events.local")):
-            counts = _table(kernel.read_file(path, file))
+            counts = _table(verbs.READ_FILE(kernel, path, file))
             state[name] = {event: count for event, count in counts.items() if count}
         return state
 
     def cgroup_stat(self, step: Step) -> Answer:
         """cgroup.stat: the lines this kernel and the recorded one have in common."""
-        counts = _table(self.kernel.read_file(_path(step["cgroup"]), "cgroup.stat"))
+        counts = _table(verbs.READ_FILE(self.kernel, _path(step["cgroup"]), "cgroup.stat"))
         return {name: count for name, count in counts.items() if name in step["=>"]}
 
     def _actor(self, step: Step) -> Actor:
         return self._named(step.get("actor", ""))
 
     def _named(self, name: str) -> Actor:
-        actor = self._actors.get(name)
-        if actor is None:
-            raise UnsupportedCaseError(f"a process {name!r} that was never started")
-        return actor
+        try:
+            return self.stage.actor(name)
+        except UnknownNameError:
+            raise UnsupportedCaseError(f"a process {name!r} that was never started") from None
 
     def _shape_of(self, name: str) -> tuple[str, int, int]:
         """Type, key size and value size of a map."""
@@ -901,58 +880,58 @@ _SETTLED: Final = frozenset(
 )
 SMALL_DROP: Final = 64  # so few deletions stay in the per-CPU caches
 
-_OPERATIONS: Final[dict[str, Callable[[Replay, Step], Answer]]] = {
-    "IORING_REGISTER_BUFFERS": Replay.register_buffers,
-    "PERF_EVENT_IOC_SET_BPF": Replay.nothing,
-    "SHM_LOCK": Replay.shm_lock,
-    "XDP_UMEM_REG": Replay.register_umem,
-    "actor": Replay.actor,
-    "btf_load": Replay.btf_load,
-    "capset": Replay.capset,
-    "cgroup": Replay.cgroup,
-    "cgroup.stat": Replay.cgroup_stat,
-    "close": Replay.close,
-    "close_create": Replay.close_create,
-    "counter": Replay.counter,
-    "create": Replay.create,
-    "create_until": Replay.create_until,
-    "delete": Replay.delete,
-    "drop": Replay.drop,
-    "exit": Replay.exit,
-    "fill": Replay.fill,
-    "get": Replay.get,
-    "get_by_id": Replay.get_by_id,
-    "headroom": Replay.headroom,
-    "io_uring_setup": Replay.io_uring_setup,
-    "largest": Replay.largest,
-    "largest_prog": Replay.largest_prog,
-    "load_until": Replay.load_until,
-    "mlock": Replay.mlock,
-    "mmap perf": Replay.mmap_perf,
-    "move": Replay.move,
-    "note": Replay.note,
-    "perf_event_open": Replay.perf_event_open,
-    "pin": Replay.pin,
-    "prog_fd_by_id": Replay.prog_fd_by_id,
-    "prog_load": Replay.prog_load,
-    "raw_tracepoint_open": Replay.raw_tracepoint_open,
-    "rmdir": Replay.rmdir,
-    "set": Replay.set,
-    "setresuid": Replay.setresuid,
-    "setrlimit": Replay.setrlimit,
-    "socket AF_XDP": Replay.open_xsk,
-    "state": Replay.state,
-    "syscalls": Replay.nothing,
-    "test_run": Replay.test_run,
-    "touch": Replay.touch,
-    "unlink": Replay.unlink,
-    "update": Replay.update,
-    "who_lives": Replay.who_lives,
+_OPERATIONS: Final[dict[str, Callable[[StoryReplay, Step], Answer]]] = {
+    "IORING_REGISTER_BUFFERS": StoryReplay.register_buffers,
+    "PERF_EVENT_IOC_SET_BPF": StoryReplay.nothing,
+    "SHM_LOCK": StoryReplay.shm_lock,
+    "XDP_UMEM_REG": StoryReplay.register_umem,
+    "actor": StoryReplay.actor,
+    "btf_load": StoryReplay.btf_load,
+    "capset": StoryReplay.capset,
+    "cgroup": StoryReplay.cgroup,
+    "cgroup.stat": StoryReplay.cgroup_stat,
+    "close": StoryReplay.close,
+    "close_create": StoryReplay.close_create,
+    "counter": StoryReplay.counter,
+    "create": StoryReplay.create,
+    "create_until": StoryReplay.create_until,
+    "delete": StoryReplay.delete,
+    "drop": StoryReplay.drop,
+    "exit": StoryReplay.exit,
+    "fill": StoryReplay.fill,
+    "get": StoryReplay.get,
+    "get_by_id": StoryReplay.get_by_id,
+    "headroom": StoryReplay.headroom,
+    "io_uring_setup": StoryReplay.io_uring_setup,
+    "largest": StoryReplay.largest,
+    "largest_prog": StoryReplay.largest_prog,
+    "load_until": StoryReplay.load_until,
+    "mlock": StoryReplay.mlock,
+    "mmap perf": StoryReplay.mmap_perf,
+    "move": StoryReplay.move,
+    "note": StoryReplay.note,
+    "perf_event_open": StoryReplay.perf_event_open,
+    "pin": StoryReplay.pin,
+    "prog_fd_by_id": StoryReplay.prog_fd_by_id,
+    "prog_load": StoryReplay.prog_load,
+    "raw_tracepoint_open": StoryReplay.raw_tracepoint_open,
+    "rmdir": StoryReplay.rmdir,
+    "set": StoryReplay.set,
+    "setresuid": StoryReplay.setresuid,
+    "setrlimit": StoryReplay.setrlimit,
+    "socket AF_XDP": StoryReplay.open_xsk,
+    "state": StoryReplay.state,
+    "syscalls": StoryReplay.nothing,
+    "test_run": StoryReplay.test_run,
+    "touch": StoryReplay.touch,
+    "unlink": StoryReplay.unlink,
+    "update": StoryReplay.update,
+    "who_lives": StoryReplay.who_lives,
 }
 
 
-def _is_odd(scenario: str, number: int) -> bool:
-    return any((odd.scenario, odd.step) == (scenario, number) for odd in ODD_RECORDINGS)
+def _is_odd(story: str, number: int) -> bool:
+    return any((odd.story, odd.step) == (story, number) for odd in ODD_RECORDINGS)
 
 
 # -- pure helpers ----------------------------------------------------------------------------------------------------
@@ -973,19 +952,27 @@ def _attr(step: Step, inner_fd: int | None) -> MapAttr:
     )
 
 
+def _fd(actor: Actor, name: str) -> int:
+    """A descriptor; -1, which every call refuses, for what could not be opened."""
+    return actor.fds.get(name, -1)
+
+
 def _answer(call: Callable[[], object]) -> Answer:
+    return _told(answer_of(call))
+
+
+def _told(answer: Told[Any]) -> Answer:
     """0, an errno by name, or "killed"."""
-    try:
-        call()
-    except TaskKilled:
-        return "killed"
-    except KernelError as error:
-        return _name(error.errno)
-    return 0
+    return spelled(answer.word) if answer.word else 0
+
+
+def _counted(run: Run) -> Answer:
+    """How often, and the first refusal."""
+    return {"n": run.done, "e": spelled(run.word) if run.word else 0}
 
 
 def _name(errno: int) -> str:
-    return "524" if errno == Errno.ENOTSUPP else Errno(errno).name
+    return spelled(Errno(errno).name)
 
 
 def _length(step: Step) -> int:

@@ -1,4 +1,4 @@
-"""What must hold of a cluster once the storm is over: pure checks over a survey and what was
+"""What must hold of a cluster once a chaos run is over: pure checks over a survey and what was
 acknowledged. The properties are those the simulation checks step by step.
 """
 

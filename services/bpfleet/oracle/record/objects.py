@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bpfleet.abi.bpf import ProgType
-from bpfleet.oracle.live import prog_load
+from bpfleet.oracle.record.live import prog_load
 
 __all__ = ["KINDS", "open_object"]
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from bpfleet.abi.bpf import Cmd, MapType, ProgType, map_type_from_name
-from bpfleet.oracle.live import ATTR_BYTES, Buffer, bpf, errno_name, prog_load
-from bpfleet.oracle.live_objects import open_object
-from bpfleet.oracle.record_create import creation_attr, prerequisites
-from bpfleet.oracle.record_meter import Meter, Sample
-from bpfleet.oracle.record_ops import PER_CPU_TYPES, fdinfo
+from bpfleet.oracle.record.create import creation_attr, prerequisites
+from bpfleet.oracle.record.live import ATTR_BYTES, Buffer, bpf, errno_name, prog_load
+from bpfleet.oracle.record.meter import Meter, Sample
+from bpfleet.oracle.record.objects import open_object
+from bpfleet.oracle.record.ops import PER_CPU_TYPES, fdinfo
 
 __all__ = ["record_elements"]
 

@@ -14,12 +14,14 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import ProgAttr
-from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm.memory import AllocKind
 from bpfleet.kernel.units import round_up, round_up_8
-from bpfleet.oracle.machine import CASE_CGROUP, Target
-from bpfleet.oracle.outcome import FileReport, UnsupportedCaseError, required
-from bpfleet.oracle.replay_create import ATTRIBUTES, attr_of
+from bpfleet.oracle.format.report import FileReport
+from bpfleet.oracle.format.words import UnsupportedCaseError, required
+from bpfleet.oracle.replay.create import ATTRIBUTES, attr_of
+from bpfleet.oracle.replay.machine import CASE_CGROUP, Target
+from bpfleet.verbs import table as verbs
+from bpfleet.verbs.stage import answer_of
 
 PAGE_TOLERANCE: Final = 2  # of totals that exist in whole pages only
 _COLUMNS: Final = ("slab", "percpu", "vmalloc")
@@ -157,10 +159,10 @@ class _Run:
 
     def create(self) -> str | int:
         """Creates the map; returns the errno."""
-        try:
-            self.fd = self.kernel.bpf.map_create(self.task, self._attr).fd
-        except KernelError as refused:
-            return refused.errno.name
+        made = answer_of(lambda: verbs.MAP_CREATE(self.kernel, self.task, self._attr))
+        if made.word:
+            return made.word
+        self.fd = made.value.fd
         return 0
 
     @property
@@ -222,11 +224,11 @@ class _Run:
         if kind == "inner":
             return self._attr.inner_map_fd
         if kind == "perf":
-            return kernel.objects.perf_event(task)
+            return verbs.PERF_EVENT_OPEN(kernel, task)
         if kind == "prog":
-            return kernel.bpf.prog_load(task, ProgAttr(1, 2)).fd
+            return verbs.PROG_LOAD(kernel, task, ProgAttr(1, 2)).fd
         if kind == "cgroup":
-            return kernel.objects.cgroup(task, kernel.cgroup(CASE_CGROUP))
+            return verbs.OPEN_CGROUP(kernel, task, kernel.cgroup(CASE_CGROUP))
         if kind not in (None, "touch"):
             raise UnsupportedCaseError(f"values that are a {kind}")
         return None
@@ -237,7 +239,7 @@ class _Run:
             self.case["type"], "tcp_est"
         )
         wanted = self._most() if self.case["type"] == "reuseport_sockarray" else 1
-        return [self.kernel.objects.socket(self.task, kind) for _ in range(wanted)]
+        return [verbs.SOCKET(self.kernel, self.task, kind) for _ in range(wanted)]
 
     def _most(self) -> int:
         """Elements at the fullest point, and the one that failed after them."""
@@ -248,14 +250,14 @@ class _Run:
         self._handles.extend(self._owner(number) for number in range(self._most()))
 
     def _owner(self, number: int) -> int:
-        objects, kind = self.kernel.objects, self.case["type"]
+        kernel, kind = self.kernel, self.case["type"]
         if kind == "inode_storage":
-            return objects.file(self.task, f"/file{number}")
+            return verbs.OPEN(kernel, self.task, f"/file{number}")
         if kind == "task_storage":
-            return objects.pidfd(self.task, self.task)
+            return verbs.PIDFD_OPEN(kernel, self.task, self.task)
         if kind == "cgrp_storage":
-            return objects.cgroup(self.task, self.kernel.cgroup(CASE_CGROUP))
-        return objects.socket(self.task, "udp")
+            return verbs.OPEN_CGROUP(kernel, self.task, kernel.cgroup(CASE_CGROUP))
+        return verbs.SOCKET(kernel, self.task, "udp")
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -268,20 +270,16 @@ class _Run:
             "update": self._update_all,
             "delete": lambda n: self._delete_all(),
             "delete2": lambda n: self._delete_all(),
-            "munmap": lambda n: self.kernel.bpf.munmap(self.task, self._address),
-            "close": lambda n: self.kernel.close(self.task.pid, self.fd),
+            "munmap": lambda n: verbs.MUNMAP(self.kernel, self.task, self._address),
+            "close": lambda n: verbs.CLOSE(self.kernel, self.task.pid, self.fd),
         }
         if phase not in actions:
             raise UnsupportedCaseError(f"phase {phase!r}")
-        try:
-            actions[phase](count)
-        except KernelError as refused:
-            return refused.errno.name
-        return 0
+        return answer_of(lambda: actions[phase](count)).word or 0
 
     def _map_arena(self) -> None:
         length = self.case["me"] * PAGE_SIZE
-        self._address = self.kernel.bpf.mmap(self.task, self.fd, length, prot=3)
+        self._address = verbs.MMAP(self.kernel, self.task, self.fd, length, prot=3)
 
     def _insert_up_to(self, count: int) -> None:
         while self._present < count:
@@ -297,16 +295,16 @@ class _Run:
             self.kernel.bpf.touch_arena(self.task, self._address, 1, number)
             return
         key = self._key(number)
-        self.kernel.bpf.map_update_elem(self.task, self.fd, key, self._value(number))
+        verbs.MAP_UPDATE_ELEM(self.kernel, self.task, self.fd, key, self._value(number))
 
     def _delete_all(self) -> None:
         popping = self.case["type"] in ("queue", "stack")
         for number in range(self._present):
             if popping:
-                self.kernel.bpf.map_lookup_and_delete_elem(self.task, self.fd, None)
+                verbs.MAP_LOOKUP_AND_DELETE_ELEM(self.kernel, self.task, self.fd, None)
             else:
                 key = self._key(number)
-                self.kernel.bpf.map_delete_elem(self.task, self.fd, key, self._value_of_delete)
+                verbs.MAP_DELETE_ELEM(self.kernel, self.task, self.fd, key, self._value_of_delete)
         self._present = 0
 
     def _value_pointer(self, recorded: str | int) -> int:

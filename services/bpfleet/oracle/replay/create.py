@@ -6,12 +6,14 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.mm.memory import AllocKind
 from bpfleet.kernel.proc.task import Task
-from bpfleet.oracle.machine import Target
-from bpfleet.oracle.outcome import FileReport, map_type_named, required, same_errno
+from bpfleet.oracle.format.report import FileReport
+from bpfleet.oracle.format.words import map_type_named, required, same_errno
+from bpfleet.oracle.replay.machine import Target
+from bpfleet.verbs import table as verbs
+from bpfleet.verbs.stage import answer_of
 
 ATTRIBUTES: Final = ("type", "ks", "vs", "me", "fl")  # every recorded map has these
 _INNER_ENTRIES: Final = 4
@@ -28,14 +30,12 @@ def replay_create(case: dict[str, Any], target: Target, report: FileReport) -> N
     where = (
         f"{case['id']} {case['type']} {case['ks']}/{case['vs']} x{case['me']} fl {case['fl']:#x}"
     )
-    try:
-        fd = kernel.bpf.map_create(task, attr_of(case, kernel, task)).fd
-        found: Any = 0
-    except KernelError as refused:
-        found = refused.errno.name
+    made = answer_of(lambda: verbs.MAP_CREATE(kernel, task, attr_of(case, kernel, task)))
+    found: Any = made.word or 0
     exact = report.section("errno").compare(where, same_errno(case["errno"]), found, case)
     if not exact or found:
         return
+    fd = made.value.fd
     bpf_map = kernel.bpf.maps()[-1]
     if "memlock" in case:
         memlock = kernel.bpf.map_info(task, fd).memlock_bytes
@@ -43,7 +43,7 @@ def replay_create(case: dict[str, Any], target: Target, report: FileReport) -> N
     if "me_eff" in case:
         report.section("max_entries").compare(where, case["me_eff"], bpf_map.max_entries, case)
     _compare_charges(where, case, charges_of(bpf_map), target, report)
-    kernel.close(task.pid, fd)
+    verbs.CLOSE(kernel, task.pid, fd)
     kernel.run_deferred()
     kernel.check()
 
@@ -75,7 +75,7 @@ def attr_of(case: dict[str, Any], kernel: Kernel, task: Task) -> MapAttr:
 def inner_map(kernel: Kernel, task: Task, type_name: str) -> int:
     """The inner map of the recordings: key 4, value 8, 4 entries."""
     attr = MapAttr(map_type_named(type_name), 4, 8, _INNER_ENTRIES)
-    return kernel.bpf.map_create(task, attr).fd
+    return verbs.MAP_CREATE(kernel, task, attr).fd
 
 
 def storage_btf(kernel: Kernel, task: Task, value_bytes: int) -> int:

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bpfleet.launcher import load
-from bpfleet.launcher.chaos import Action, FaultKind, Scenario, schedule
-from bpfleet.launcher.checks import Acknowledged, Check, check_all
+from bpfleet.launcher.chaos.checks import Acknowledged, Check, check_all
+from bpfleet.launcher.chaos.plan import Action, ChaosPlan, FaultKind, schedule
+from bpfleet.launcher.chaos.witness import Witness
 from bpfleet.launcher.cluster import Progress, ps
-from bpfleet.launcher.engine import Engine, Instance, State
+from bpfleet.launcher.engine import Engine, Instance, InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import ClusterSpec, Role, Service
 from bpfleet.launcher.survey import Survey, leading
-from bpfleet.launcher.witness import Witness
 
-__all__ = ["StormReport", "run_storm"]
+__all__ = ["ChaosReport", "run_chaos"]
 
 _POLL_SECONDS: Final = 0.1
 _SURVEY_SECONDS: Final = 2.0
@@ -26,10 +26,10 @@ _FULL_BYTES: Final = "1mb"
 
 
 @dataclass(slots=True)
-class StormReport:
+class ChaosReport:
     """What was done, what it did to real processes, and whether everything holds."""
 
-    scenario: str
+    plan: str
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
@@ -45,44 +45,44 @@ class StormReport:
         return all(check.holds for check in self.checks)
 
 
-def run_storm(
+def run_chaos(
     engine: Engine,
     cluster: str,
-    scenario: Scenario,
+    plan: ChaosPlan,
     progress: Progress = lambda name, what: None,
     *,
     load_users: int = 0,
-) -> StormReport:
-    """Carry out a scenario on a running cluster and check it afterwards.
+) -> ChaosReport:
+    """Carry out a plan on a running cluster and check it afterwards.
 
     ``load_users`` Locust users keep going in the meantime. Whatever happens, every lasting fault is
     undone. Raises ``LaunchError`` where the cluster is not there, not ready, or without a service
-    the scenario strikes.
+    the plan strikes.
     """
     instances = ps(engine, cluster)
-    if unwell := [each.name for each in instances if each.state is not State.READY]:
-        raise LaunchError(f"not ready before the storm: {', '.join(unwell)}")
+    if unwell := [each.name for each in instances if each.state is not InstanceState.READY]:
+        raise LaunchError(f"not ready before the chaos run: {', '.join(unwell)}")
     spec = ClusterSpec.from_text(engine.recall(cluster) or "")
     services = {service.name: service for service in engine.plan(spec)}
     reached = [each.address for each in instances if each.role is Role.COORDINATOR]
-    report = StormReport(scenario.name, scenario.seed)
-    witness = Witness(reached, scenario.seed, pause_seconds=_WITNESS_PAUSE_SECONDS)
-    storm = _Storm(engine, cluster, services, reached, report, progress)
-    actions = schedule(scenario, _targets(instances))
+    report = ChaosReport(plan.name, plan.seed)
+    witness = Witness(reached, plan.seed, pause_seconds=_WITNESS_PAUSE_SECONDS)
+    run = _ChaosRun(engine, cluster, services, reached, report, progress)
+    actions = schedule(plan, _targets(instances))
     page = _page(instances) if load_users else ""
     if page:
         load.start(page, load_users)
     witness.start()
     try:
-        storm.carry_out(actions, scenario.duration_seconds)
+        run.carry_out(actions, plan.duration_seconds)
     finally:
-        storm.undo_all()
+        run.undo_all()
         report.told = witness.stop()
         if page:
             load.stop(page)
     if page:
         report.load = load.outcomes(page)
-    storm.settle(scenario.settle_seconds)
+    run.settle(plan.settle_seconds)
     witness.clean_up()
     return report
 
@@ -98,7 +98,7 @@ def _targets(instances: list[Instance]) -> dict[Role, list[str]]:
     return {role: [each.name for each in instances if each.role is role] for role in Role}
 
 
-class _Storm:
+class _ChaosRun:
     """One run: what is under way, and how to undo it."""
 
     def __init__(
@@ -107,7 +107,7 @@ class _Storm:
         cluster: str,
         services: dict[str, Service],
         coordinators: list[str],
-        report: StormReport,
+        report: ChaosReport,
         progress: Progress,
     ) -> None:
         self._engine = engine
@@ -133,7 +133,7 @@ class _Storm:
         """Everything goes on, is reconnected, is let go."""
         self._undo_until(float("inf"))
         for instance in self._engine.instances(self._cluster):
-            if instance.state in (State.EXITED, State.PAUSED):
+            if instance.state in (InstanceState.EXITED, InstanceState.PAUSED):
                 self._engine.resume(self._cluster, instance.name)
 
     def settle(self, settle_seconds: float) -> None:

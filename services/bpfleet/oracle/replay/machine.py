@@ -10,7 +10,8 @@ from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import PROFILES, KernelProfile, profile_named
-from bpfleet.oracle.outcome import UnsupportedCaseError
+from bpfleet.oracle.format.words import UnsupportedCaseError
+from bpfleet.verbs import table as verbs
 
 CASE_CGROUP: Final = "/case"
 DEFAULT_CPUS: Final = 2
@@ -47,9 +48,11 @@ class Target:
             ram_bytes=self.ram_bytes,
             possible_cpus=self.possible_cpus,
         )
-        kernel.mkdir(CASE_CGROUP)
+        verbs.MKDIR(kernel, CASE_CGROUP)
         unlimited = (RLIM_INFINITY, RLIM_INFINITY)
-        return kernel, kernel.spawn(uid=0, memlock=unlimited, cgroup=CASE_CGROUP, comm="recorder")
+        return kernel, verbs.SPAWN(
+            kernel, uid=0, memlock=unlimited, cgroup=CASE_CGROUP, comm="recorder"
+        )
 
 
 def target_named(name: str, known: Mapping[str, Any] | None = None) -> Target:

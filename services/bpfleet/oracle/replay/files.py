@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpfleet.kernel.profile import Use, used_by
-from bpfleet.oracle.machine import Target, target_named, targets_beside
-from bpfleet.oracle.outcome import SHOWN_MISMATCHES, FileReport, UnsupportedCaseError, required
-from bpfleet.oracle.replay_create import replay_create
-from bpfleet.oracle.replay_elements import replay_elements
-from bpfleet.oracle.replay_errno import replay_errno
-from bpfleet.oracle.replay_perm import replay_perm
-from bpfleet.oracle.scenarios import Replay, story_of
+from bpfleet.oracle.format.report import FileReport
+from bpfleet.oracle.format.words import UnsupportedCaseError, required
+from bpfleet.oracle.replay.create import replay_create
+from bpfleet.oracle.replay.elements import replay_elements
+from bpfleet.oracle.replay.errno import replay_errno
+from bpfleet.oracle.replay.machine import Target, target_named, targets_beside
+from bpfleet.oracle.replay.perm import replay_perm
+from bpfleet.oracle.replay.stories import StoryReplay, story_of
 
 _USUAL_TARGETS: Final = tuple(f"{name}-smp2" for name in used_by(Use.REPLAY))
 
@@ -55,7 +56,7 @@ def _check_story(case: dict[str, Any], target: Target, report: FileReport) -> No
     """One case per step. What follows a step that cannot be tried cannot be tried either."""
     required(case, "steps")
     section, story = report.section("steps"), story_of(case)
-    replay = Replay(target.profile, target.possible_cpus, target.ram_bytes)
+    replay = StoryReplay(target.profile, target.possible_cpus, target.ram_bytes)
     differences = {each.number: each for each in replay.run(story)}
     for number, step in enumerate(story.steps):
         where = f"{story.id} step {number} {step.get('op')}"
@@ -99,25 +100,3 @@ def read_cases(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(case, dict) or "id" not in case:
                 raise ValueError(f"{path.name}:{number}: expected an object with an id")
             yield case
-
-
-def render(report: FileReport) -> str:
-    """The report as a table, then the first mismatches of each section in full."""
-    lines = [f"{report.path}"]
-    for section in report.sections.values():
-        skipped = sum(section.unsupported.values())
-        lines.append(
-            f"  {section.name:<14} {section.cases:>6} cases {section.exact:>6} exact"
-            f" {len(section.mismatches):>5} mismatches {skipped:>5} unsupported"
-        )
-    for section in report.sections.values():
-        for mismatch in section.mismatches[:SHOWN_MISMATCHES]:
-            lines += [
-                f"  {section.name}: {mismatch.where}",
-                f"    expected {mismatch.expected!r}",
-                f"    found    {mismatch.found!r}",
-                f"    case     {json.dumps(mismatch.case)}",
-            ]
-        for reason, count in sorted(section.unsupported.items()):
-            lines.append(f"  {section.name}: unsupported x{count}: {reason}")
-    return "\n".join(lines)

@@ -8,16 +8,15 @@ import json
 import os
 import resource
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from bpfleet.oracle import live, record_create, record_elements, record_perm
-from bpfleet.oracle.record_meter import Meter, Unmeasurable
-from bpfleet.oracle.record_ops import Session
+from bpfleet.oracle.record import create, elements, live, perm
+from bpfleet.oracle.record.meter import Meter, Unmeasurable
+from bpfleet.oracle.record.ops import Session
 
 __all__ = ["RecordingRefused", "kernel_name", "possible_cpus", "record_cases", "record_file"]
 
@@ -110,9 +109,9 @@ def _charges_to_memcg() -> bool:
 def _record_creations(cases: Iterator[Case]) -> Iterator[Case]:
     with _meter() as meter:
         measured = meter if _charges_to_memcg() else None
-        fd = record_create.descriptor_cost(meter)
+        fd = create.descriptor_cost(meter)
         for case in cases:
-            yield record_create.record_creation(case, measured, fd)
+            yield create.record_creation(case, measured, fd)
 
 
 def _record_elements(cases: Iterator[Case]) -> Iterator[Case]:
@@ -120,7 +119,7 @@ def _record_elements(cases: Iterator[Case]) -> Iterator[Case]:
     with _meter() as meter:
         for case in cases:
             points = [(phase, count) for phase, count, *_ in case.get("points", [["create", 0]])]
-            yield record_elements.record_elements(case, points, meter, possible_cpus=cpus)
+            yield elements.record_elements(case, points, meter, possible_cpus=cpus)
 
 
 def _meter() -> Meter:
@@ -133,11 +132,11 @@ def _meter() -> Meter:
 def _record_permissions(cases: Iterator[Case], *, sysctl: bool) -> Iterator[Case]:
     for case in cases:
         if sysctl:
-            record_perm.write_sysctl(case["sysctl"])
-        if record_perm.read_sysctl() != case["sysctl"]:
+            perm.write_sysctl(case["sysctl"])
+        if perm.read_sysctl() != case["sysctl"]:
             continue
-        with suppress(record_perm.CredentialsRefused):
-            yield record_perm.record_permissions(case)
+        with suppress(perm.CredentialsRefused):
+            yield perm.record_permissions(case)
 
 
 def _record_operations(cases: Iterator[Case]) -> Iterator[Case]:
@@ -190,25 +189,3 @@ def _pin_directory() -> tempfile.TemporaryDirectory[str]:
     mounted = Path("/sys/fs/bpf")
     directory = mounted if mounted.is_mount() and os.access(mounted, os.W_OK) else None
     return tempfile.TemporaryDirectory(prefix="bpfleet-record-", dir=directory)
-
-
-def main(arguments: list[str]) -> int:
-    """``python3 -m bpfleet.oracle.record FILE [KIND]``: the recording of this kernel on standard output."""
-    if not 1 <= len(arguments) <= 2:
-        print(
-            "usage: python3 -m bpfleet.oracle.record FILE [create|elements|perm|errno]",
-            file=sys.stderr,
-        )
-        return 2
-    try:
-        kind = arguments[1] if len(arguments) == 2 else None
-        for case in record_file(Path(arguments[0]), kind=kind, sysctl=True):
-            print(record_create.dump(case), flush=True)
-    except (RecordingRefused, ValueError, OSError) as error:
-        print(f"cannot record: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -18,7 +18,7 @@ from bpfleet.abi.bpf import (
     ProgType,
     map_type_from_name,
 )
-from bpfleet.oracle.live import (
+from bpfleet.oracle.record.live import (
     ATTR_BYTES,
     Buffer,
     bpf,

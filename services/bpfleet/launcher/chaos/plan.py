@@ -1,6 +1,6 @@
-"""What is to go wrong, when and with whom: chaos scenarios and their schedules. Pure.
+"""What is to go wrong, when and with whom: chaos plans and their schedules. Pure.
 
-The schedule follows from the scenario, its seed and the names of the services alone, so a run that
+The schedule follows from the plan, its seed and the names of the services alone, so a run that
 broke something can be repeated.
 """
 
@@ -14,7 +14,7 @@ from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import Role
 from bpfleet.workload.seeding import SplitMix64, seed_for
 
-__all__ = ["Action", "Fault", "FaultKind", "Scenario", "parse_scenario", "schedule"]
+__all__ = ["Action", "ChaosPlan", "Fault", "FaultKind", "parse_plan", "schedule"]
 
 SECONDS_MAX: Final = 86_400.0
 FAULTS_MAX: Final = 100
@@ -42,7 +42,7 @@ class FaultKind(StrEnum):
 
     @property
     def needs_role(self) -> bool:
-        """Whether the scenario says whom it strikes."""
+        """Whether the plan says whom it strikes."""
         return self not in (self.SLOW_REDIS, self.FILL_REDIS, self.LOSE_LEADER)
 
 
@@ -74,7 +74,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
+class ChaosPlan:
     """Faults over ``duration_seconds``, then up to ``settle_seconds`` in which all must be well."""
 
     name: str
@@ -97,8 +97,8 @@ class Action:
     target: str
 
 
-def parse_scenario(text: str, source: str, *, seed: int | None = None) -> Scenario:
-    """The scenario in a TOML text, with ``seed`` in place of its own.
+def parse_plan(text: str, source: str, *, seed: int | None = None) -> ChaosPlan:
+    """The plan in a TOML text, with ``seed`` in place of its own.
 
     Raises ``LaunchError`` naming source, field and value.
     """
@@ -113,7 +113,7 @@ def parse_scenario(text: str, source: str, *, seed: int | None = None) -> Scenar
     entries = data.get("faults", [])
     if not isinstance(entries, list) or not 1 <= len(entries) <= FAULTS_MAX:
         raise LaunchError(f"{source}: faults: give 1 to {FAULTS_MAX} [[faults]] tables")
-    return Scenario(
+    return ChaosPlan(
         name=str(data.get("name", source)),
         seed=given_seed if seed is None else seed,
         duration_seconds=duration_seconds,
@@ -124,7 +124,7 @@ def parse_scenario(text: str, source: str, *, seed: int | None = None) -> Scenar
     )
 
 
-def schedule(scenario: Scenario, targets: Mapping[Role, Sequence[str]]) -> tuple[Action, ...]:
+def schedule(plan: ChaosPlan, targets: Mapping[Role, Sequence[str]]) -> tuple[Action, ...]:
     """All actions in order. A service is struck by one fault at a time: where all candidates are
     busy, the fault does not happen.
 
@@ -132,10 +132,10 @@ def schedule(scenario: Scenario, targets: Mapping[Role, Sequence[str]]) -> tuple
     """
     wishes = [
         (at, number, fault)
-        for number, fault in enumerate(scenario.faults)
-        for at in _times(scenario, number, fault)
+        for number, fault in enumerate(plan.faults)
+        for at in _times(plan, number, fault)
     ]
-    random = SplitMix64(seed_for(scenario.seed, "targets"))
+    random = SplitMix64(seed_for(plan.seed, "targets"))
     busy_until: dict[str, float] = {}
     actions: list[Action] = []
     for at, _, fault in sorted(wishes, key=lambda wish: wish[:2])[:ACTIONS_MAX]:
@@ -146,21 +146,21 @@ def schedule(scenario: Scenario, targets: Mapping[Role, Sequence[str]]) -> tuple
         if not free:
             continue
         target = free[random.below(len(free))]
-        until = min(at + fault.for_seconds, scenario.duration_seconds)
+        until = min(at + fault.for_seconds, plan.duration_seconds)
         busy_until[target] = until
         named = "" if fault.kind is FaultKind.LOSE_LEADER else target
         actions.append(Action(at, until, fault.kind, named))
     return tuple(actions)
 
 
-def _times(scenario: Scenario, number: int, fault: Fault) -> list[float]:
+def _times(plan: ChaosPlan, number: int, fault: Fault) -> list[float]:
     if fault.at_seconds:
-        return [at for at in fault.at_seconds if at < scenario.duration_seconds]
-    random = SplitMix64(seed_for(scenario.seed, "times", number))
+        return [at for at in fault.at_seconds if at < plan.duration_seconds]
+    random = SplitMix64(seed_for(plan.seed, "times", number))
     times, turn = [], 1
-    while (due := turn * fault.every_seconds) < scenario.duration_seconds:
+    while (due := turn * fault.every_seconds) < plan.duration_seconds:
         moved = (random.below(2001) / 1000 - 1) * _JITTER * fault.every_seconds
-        times.append(round(min(max(due + moved, 0.0), scenario.duration_seconds), 3))
+        times.append(round(min(max(due + moved, 0.0), plan.duration_seconds), 3))
         turn += 1
     return times
 

@@ -1,28 +1,10 @@
 """What a replay found: per section the number of cases, the exact ones, the mismatches, what could not be tried."""
 
-from collections.abc import Callable
+import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bpfleet.abi.bpf import (
-    ALL_CAPABILITIES,
-    Capability,
-    MapType,
-    ProgType,
-    capabilities_of,
-    map_type_from_name,
-)
-from bpfleet.abi.errno import Errno
-from bpfleet.kernel.errors import KernelError
-
 SHOWN_MISMATCHES: Final = 10
-# Recorded with what a process held, and asked for by no command of bpf(2).
-_NOT_ASKED_FOR: Final = frozenset({"NET_RAW"})
-_SPELLINGS: Final = {"ENOTSUP": "EOPNOTSUPP", "524": "ENOTSUPP"}
-
-
-class UnsupportedCaseError(Exception):
-    """A case uses something the emulator does not have; its text says what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,50 +81,23 @@ class FileReport:
         }
 
 
-def required(case: dict[str, Any], *names: str) -> None:
-    """Raises ``UnsupportedCaseError`` naming the fields that a case lacks."""
-    missing = [name for name in names if name not in case]
-    if missing:
-        raise UnsupportedCaseError(f"a case without {', '.join(missing)}")
-
-
-def map_type_named(name: str) -> MapType:
-    """The map type a recording names. Raises ``UnsupportedCaseError`` for one that is not emulated."""
-    try:
-        return map_type_from_name(name)
-    except KeyError:
-        raise UnsupportedCaseError(f"map type {name!r}") from None
-
-
-def prog_type_named(name: str) -> ProgType:
-    """The program type a recording names. Raises ``UnsupportedCaseError`` for one that is not emulated."""
-    try:
-        return ProgType[name.upper()]
-    except KeyError:
-        raise UnsupportedCaseError(f"program type {name!r}") from None
-
-
-def capabilities_named(given: str | list[str]) -> frozenset[Capability]:
-    """``"all"`` or capabilities by name. Those that nothing here asks for are left out."""
-    if given == "all":
-        return ALL_CAPABILITIES
-    return capabilities_of(name for name in given if name not in _NOT_ASKED_FOR)
-
-
-def errno_name(errno: int) -> str | int:
-    """An errno as recordings spell it; 0 for success."""
-    return Errno(errno).name if errno else 0
-
-
-def same_errno(spelled: Any) -> Any:
-    """Folds the spellings of one errno: ENOTSUP is Linux's EOPNOTSUPP, "524" is ENOTSUPP."""
-    return _SPELLINGS.get(spelled, spelled) if isinstance(spelled, str) else spelled
-
-
-def answer_of(call: Callable[[], Any]) -> Any:
-    """0 for a call that succeeds, else the name of its errno."""
-    try:
-        call()
-    except KernelError as refused:
-        return refused.errno.name
-    return 0
+def render(report: FileReport) -> str:
+    """The report as a table, then the first mismatches of each section in full."""
+    lines = [f"{report.path}"]
+    for section in report.sections.values():
+        skipped = sum(section.unsupported.values())
+        lines.append(
+            f"  {section.name:<14} {section.cases:>6} cases {section.exact:>6} exact"
+            f" {len(section.mismatches):>5} mismatches {skipped:>5} unsupported"
+        )
+    for section in report.sections.values():
+        for mismatch in section.mismatches[:SHOWN_MISMATCHES]:
+            lines += [
+                f"  {section.name}: {mismatch.where}",
+                f"    expected {mismatch.expected!r}",
+                f"    found    {mismatch.found!r}",
+                f"    case     {json.dumps(mismatch.case)}",
+            ]
+        for reason, count in sorted(section.unsupported.items()):
+            lines.append(f"  {section.name}: unsupported x{count}: {reason}")
+    return "\n".join(lines)

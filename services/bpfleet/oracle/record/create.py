@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bpfleet.abi.bpf import Cmd, MapType, map_type_from_name
-from bpfleet.oracle.live import (
+from bpfleet.oracle.record.live import (
     ATTR_BYTES,
     Buffer,
     bpf,
@@ -18,8 +18,8 @@ from bpfleet.oracle.live import (
     map_fd_by_id,
     object_info,
 )
-from bpfleet.oracle.record_meter import Meter, Sample
-from bpfleet.oracle.record_ops import fdinfo
+from bpfleet.oracle.record.meter import Meter, Sample
+from bpfleet.oracle.record.ops import fdinfo
 
 __all__ = ["creation_attr", "record_creation"]
 

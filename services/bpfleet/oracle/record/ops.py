@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from bpfleet.abi.bpf import Cmd, MapType, map_type_from_name
 from bpfleet.abi.errno import Errno
-from bpfleet.oracle.live import (
+from bpfleet.oracle.record.live import (
     ATTR_BYTES,
     BAD_ADDRESS,
     Buffer,
@@ -20,7 +20,7 @@ from bpfleet.oracle.live import (
     map_fd_by_id,
     object_info,
 )
-from bpfleet.oracle.live_objects import open_object
+from bpfleet.oracle.record.objects import open_object
 
 __all__ = ["Session"]
 

@@ -8,20 +8,20 @@ from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.program import ProgAttr
-from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
-from bpfleet.oracle.machine import CASE_CGROUP, Target
-from bpfleet.oracle.outcome import (
-    FileReport,
+from bpfleet.oracle.format.report import FileReport
+from bpfleet.oracle.format.words import (
     UnsupportedCaseError,
-    answer_of,
     capabilities_named,
     map_type_named,
     prog_type_named,
     required,
     same_errno,
 )
+from bpfleet.oracle.replay.machine import CASE_CGROUP, Target
+from bpfleet.verbs import table as verbs
+from bpfleet.verbs.stage import answer_of
 
 _VALUE_BYTES: Final = 8
 _STORAGES: Final = ("sk_storage", "inode_storage", "task_storage", "cgrp_storage")
@@ -56,11 +56,11 @@ def replay_perm(case: dict[str, Any], target: Target, report: FileReport) -> Non
 
 def _boot(case: dict[str, Any], target: Target) -> tuple[Kernel, Task]:
     kernel, root = target.boot()
-    kernel.bpf.map_create(root, MapAttr(2, 4, 8, 1))  # something to find by id
+    verbs.MAP_CREATE(kernel, root, MapAttr(2, 4, 8, 1))  # something to find by id
     kernel.host.unprivileged_bpf_disabled = case["sysctl"]
     caps = capabilities_named(case["caps"])
     unlimited = (RLIM_INFINITY, RLIM_INFINITY)
-    task = kernel.spawn(uid=case["uid"], caps=caps, memlock=unlimited, cgroup=CASE_CGROUP)
+    task = verbs.SPAWN(kernel, uid=case["uid"], caps=caps, memlock=unlimited, cgroup=CASE_CGROUP)
     return kernel, task
 
 
@@ -68,17 +68,17 @@ def _create(kernel: Kernel, task: Task, name: str) -> Any:
     """The errno of creating a map of a type, with what had to be made first in front where that was refused."""
     inner_fd = btf_fd = None
     if name in _MAPS_OF_MAPS:
-        try:
-            inner_fd = kernel.bpf.map_create(task, MapAttr(2, 4, 8, 4)).fd
-        except KernelError as refused:
-            return f"inner:{refused.errno.name}"
+        inner = answer_of(lambda: verbs.MAP_CREATE(kernel, task, MapAttr(2, 4, 8, 4)))
+        if inner.word:
+            return f"inner:{inner.word}"
+        inner_fd = inner.value.fd
     if name in _STORAGES:
-        try:
-            btf_fd = kernel.bpf.btf_load(task, _storage_types())
-        except KernelError as refused:
-            return f"btf:{refused.errno.name}"
+        btf = answer_of(lambda: verbs.BTF_LOAD(kernel, task, _storage_types()))
+        if btf.word:
+            return f"btf:{btf.word}"
+        btf_fd = btf.value
     attr = _attr(name, inner_fd, btf_fd)
-    return answer_of(lambda: kernel.bpf.map_create(task, attr).fd)
+    return answer_of(lambda: verbs.MAP_CREATE(kernel, task, attr)).word or 0
 
 
 def _storage_types() -> tuple[BtfType, ...]:
@@ -119,15 +119,15 @@ def _attr(name: str, inner_fd: int | None, btf_fd: int | None) -> MapAttr:
 
 def _load(kernel: Kernel, task: Task, name: str) -> Any:
     attr = ProgAttr(prog_type_named(name), 2, expected_attach_type=_ATTACH.get(name, 0))
-    return answer_of(lambda: kernel.bpf.prog_load(task, attr).fd)
+    return answer_of(lambda: verbs.PROG_LOAD(kernel, task, attr)).word or 0
 
 
 def _other(kernel: Kernel, task: Task, name: str) -> Any:
     commands: dict[str, Callable[[], Any]] = {
-        "map_fd_by_id": lambda: kernel.bpf.map_get_fd_by_id(task, 1),
-        "map_get_next_id": lambda: kernel.bpf.map_get_next_id(task, 0),
-        "btf_load": lambda: kernel.bpf.btf_load(task, _storage_types()),
+        "map_fd_by_id": lambda: verbs.MAP_GET_FD_BY_ID(kernel, task, 1),
+        "map_get_next_id": lambda: verbs.MAP_GET_NEXT_ID(kernel, task, 0),
+        "btf_load": lambda: verbs.BTF_LOAD(kernel, task, _storage_types()),
     }
     if name not in commands:
         raise UnsupportedCaseError(f"command {name!r}")
-    return answer_of(commands[name])
+    return answer_of(commands[name]).word or 0
