@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability, MapType, map_type_from_name
+from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
-from bpfleet.kernel import Kernel, KernelError, TaskKilled, profile_named
+from bpfleet.kernel import Kernel, KernelError, Reason, TaskKilled, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.command import Cost, cost_on
 from bpfleet.kernel.bpf.program import ProgAttr
@@ -13,6 +14,7 @@ from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.proc.task import Task
 from bpfleet.runtime.probes import prepare_memlock
 from bpfleet.workload.quantity import parse_bytes, parse_limit
+from tests.kernels import read_pages, write_tmpfs
 from tests.scenarios.objects import ObjectCommands
 
 NS_PER_S: Final = 1_000_000_000
@@ -138,14 +140,15 @@ class Interpreter(ObjectCommands):
 
     def do_file(self, plain: Sequence[str], options: Options) -> str:
         size = parse_bytes(plain[2])
-        return f"{self.kernel.read_pages(self.task(plain[0]).pid, plain[1], size)} bytes read"
+        return f"{read_pages(self.kernel, self.task(plain[0]).pid, plain[1], size)} bytes read"
 
     def do_tmpfs(self, plain: Sequence[str], options: Options) -> str:
         size = parse_bytes(plain[2])
-        return f"{self.kernel.write_tmpfs(self.task(plain[0]).pid, plain[1], size)} bytes"
+        return f"{write_tmpfs(self.kernel, self.task(plain[0]).pid, plain[1], size)} bytes"
 
     def do_rm_tmpfs(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.unlink_tmpfs(plain[0])
+        if not self.kernel.page_cache.unlink_tmpfs(plain[0]):
+            raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {plain[0]!r}")
 
     def do_exit(self, plain: Sequence[str], options: Options) -> None:
         self.kernel.exit(self.task(plain[0]).pid)
@@ -197,11 +200,6 @@ class Interpreter(ObjectCommands):
         fd = self.kernel.locked.io_uring_setup(task, 8)
         huge = int(options.get("huge", "0"))
         self.kernel.locked.register_buffers(task, fd, parse_bytes(plain[1]), huge_pages=huge)
-
-    def do_zerocopy(self, plain: Sequence[str], options: Options) -> None:
-        task = self.task(plain[0])
-        fd = self.kernel.objects.socket(task, "tcp_est")
-        self.kernel.locked.send_zerocopy(task, fd, parse_bytes(plain[1]))
 
     def do_mlock(self, plain: Sequence[str], options: Options) -> None:
         self.kernel.locked.mlock(self.task(plain[0]), parse_bytes(plain[1]))

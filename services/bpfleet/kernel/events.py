@@ -13,7 +13,6 @@ class EventKind(StrEnum):
     MAP_FREED = "map_freed"
     PROG_LOADED = "prog_loaded"
     PROG_FREED = "prog_freed"
-    CHARGE_FAILED = "charge_failed"
     OOM_KILL = "oom_kill"
     OOM_NO_VICTIM = "oom_no_victim"
     LIMIT_CHANGED = "limit_changed"

@@ -28,6 +28,8 @@ COMM_MAX: Final = 15
 class Processes:
     """All live tasks, by pid. ``on_exit`` is told of each task that ends, before its descriptors are closed."""
 
+    on_exit: Callable[[Task], None]
+
     def __init__(
         self,
         memory: Memory,
@@ -43,7 +45,6 @@ class Processes:
         self._timeline: Final = timeline
         self._tasks: Final[dict[int, Task]] = {}
         self._next_pid = FIRST_PID
-        self.on_exit: Callable[[Task], None] = lambda task: None
 
     # -- beginning -----------------------------------------------------------------------------------------------
 

@@ -84,7 +84,7 @@ _Parts = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 _DISGUISES: Final = {
     Errno.EINVAL: "EINVAL here: device maps turn every refused charge into it",
     Errno.ENOMEM: "ENOMEM here: growing a program, cgroup storage and io_uring report the limit as lack of memory",
-    Errno.ENOBUFS: "ENOBUFS here: AF_XDP and zerocopy report the limit so",
+    Errno.ENOBUFS: "ENOBUFS here: AF_XDP reports the limit so",
 }
 
 

@@ -80,11 +80,6 @@ class ArenaMap(BpfMap):
         self._pages: Final[dict[int, Account]] = {}
         self._size: Final = site.memory.page_size()
 
-    @property
-    def touched_pages(self) -> int:
-        """Pages the arena holds."""
-        return len(self._pages)
-
     def touch(self, first: int, count: int, context: OpContext) -> None:
         """Page faults of user space on ``count`` pages from page ``first`` on [arena_vm_fault].
 

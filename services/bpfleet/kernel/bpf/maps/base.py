@@ -17,7 +17,7 @@ from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile, Memlock
-from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for, round_up_8
+from bpfleet.kernel.units import bytes_of, pages_for, round_up_8
 
 BATCH_NONE: Final[frozenset[Cmd]] = frozenset()
 BATCH_LOOKUP_UPDATE: Final = frozenset({Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_UPDATE_BATCH})
@@ -285,7 +285,7 @@ def footprint_bytes(key_size: int, value_size: int, max_entries: int) -> int:
     >>> footprint_bytes(20, 4, 16384), footprint_bytes(0, 0, 16777216)
     (393216, 0)
     """
-    return pages_for(max_entries * round_up_8(key_size + value_size)) << PAGE_SHIFT
+    return bytes_of(pages_for(max_entries * round_up_8(key_size + value_size)))
 
 
 def unsupported(bpf_map: BpfMap, operation: str) -> KernelError:
