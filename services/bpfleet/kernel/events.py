@@ -37,7 +37,7 @@ class Event:
 
 
 class EventLog:
-    """The last ``capacity`` events of a node. Older ones are dropped: readers resume from a revision or list anew.
+    """The last ``capacity`` events of a node. Older ones are dropped: readers resume from a revision or list again.
 
     An event is kept as (time, kind, names, values...) until somebody reads it: thousands of idle nodes keep the events
     of their start.

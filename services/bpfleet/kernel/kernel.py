@@ -128,7 +128,7 @@ class Kernel:
         self.memory.fault_struck = self._fault_struck
 
     def _on_exit(self, task: Task) -> None:
-        """A process ends: what only its mappings and its own storage held goes with it."""
+        """A process ends: what only its mappings and its own storage held is freed."""
         self.locked.release_task(task)
         self.bpf.release_task(task)
 

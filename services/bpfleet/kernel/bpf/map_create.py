@@ -48,7 +48,7 @@ def check_unprivileged(host: Host, task: Task, *, creates: bool) -> None:
 def check_attr(attr: MapAttr, host: Host, task: Task, *, wants_token: bool = False) -> type[BpfMap]:
     """Everything before the allocation, in order. Returns the type's class. Raises KernelError.
 
-    ``wants_token``: BPF_F_TOKEN_FD was set, on a kernel that knows it; there are no tokens to find.
+    ``wants_token``: BPF_F_TOKEN_FD was set, on a kernel that knows it; no token can be found.
     """
     profile = host.profile
     _check_size(attr, profile)

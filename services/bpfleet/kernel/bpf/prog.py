@@ -2,7 +2,7 @@
 
 Up to 5.10 a program is allocated first and precharged second: image pages against RLIMIT_MEMLOCK, growth included.
 From 5.11 image, aux, recursion counter and statistics are charged to the loader's cgroup as they are allocated.
-There is no verifier: a program is refused only for its attributes, its maps and its memory.
+Programs are not verified: one is refused only for its attributes, its maps and its memory.
 """
 
 from dataclasses import dataclass
@@ -130,7 +130,7 @@ class Programs:
     def load_classic(self, task: Task, insn_cnt: int) -> BpfProg:
         """A seccomp filter: charged like a program but not precharged, without id or descriptor; a reference is taken.
 
-        Raises EINVAL for its length, ENOMEM, 524 when the JIT may not run and there is no interpreter.
+        Raises EINVAL for its length, ENOMEM, 524 when the JIT may not run and the build lacks an interpreter.
         """
         if not 0 < insn_cnt <= INSNS_MAX_UNPRIVILEGED:
             raise refuse(Errno.EINVAL, f"a filter has 1 to {INSNS_MAX_UNPRIVILEGED} instructions")
@@ -278,7 +278,7 @@ class Programs:
             raise refuse(Errno.EINVAL, "perf event programs need preallocated hash maps")
 
     def _jit(self, prog: BpfProg, task: Task) -> None:
-        """bpf_prog_select_runtime. Raises 524 where there is no interpreter to fall back to."""
+        """bpf_prog_select_runtime. Raises 524 where the build lacks an interpreter to fall back to."""
         attr = prog.attr
         blinded = self._blind(prog, task)
         self._line_info(prog, task)
@@ -355,7 +355,7 @@ class Programs:
         return self._open(task, prog)
 
     def _open(self, task: Task, prog: BpfProg) -> int:
-        """A descriptor for a reference already taken; drops it when there is none. Raises EMFILE, ENOMEM."""
+        """A descriptor for a reference already taken; drops it if none can be opened. Raises EMFILE, ENOMEM."""
         try:
             file = File("bpf-prog", prog, _release_prog)
             return self._files.open(task, file, Owner("file", prog.id, "prog"))
@@ -429,7 +429,7 @@ class Programs:
         return self.run(prog_of(task, fd), context, max(repeat, 1))
 
     def run(self, prog: BpfProg, context: OpContext, times: int = 1) -> RunResult:
-        """Runs a program ``times`` times in ``context``: its helpers act for whoever is interrupted or calls."""
+        """Runs a program ``times`` times in ``context``: its helpers act for the task that is interrupted or calls."""
         failed = errno = 0
         before = self._memory.charged_bytes_total
         ops = [(op, self._map_for(prog, op)) for op in prog.attr.ops]

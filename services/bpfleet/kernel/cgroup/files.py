@@ -122,7 +122,7 @@ class MemoryLow(ControlFile):
 
 @final
 class MemoryHigh(ControlFile):
-    """memory.high: throttles whoever exceeds it; a write reclaims down to it and never kills."""
+    """memory.high: throttles tasks that exceed it; a write reclaims down to it and never kills."""
 
     def read(self, cgroup: Cgroup, host: Host) -> str:
         return page_counter_text(cgroup.memcg.memory.high)
@@ -266,7 +266,7 @@ class SwapLimit(ControlFile):
 
 @final
 class Constant(ControlFile):
-    """A file whose text never changes here, because what it reports is not there (swap, freezing, threads)."""
+    """A file whose text never changes here, because what it reports is not emulated (swap, freezing, threads)."""
 
     def __init__(self, text: str, *, memory: bool = True, on_root: bool = False) -> None:
         self._text: Final = text

@@ -61,7 +61,7 @@ class MemoryController:
     """Charges pages and bytes to memcgs of one node.
 
     ``reclaim(memcg, pages, gfp)`` returns pages freed below ``memcg``; ``oom(memcg, order, gfp, current)`` returns True
-    when memory can be expected back (a task was killed or is dying), False when there is nobody to kill;
+    when memory will come back (a task was killed or is dying), False when no task can be killed;
     ``wait_for_victim()`` lets the time pass that its end takes; ``throttle(current, gfp)`` makes a task pay for
     exceeding memory.high; ``released(memcg)`` frees a removed one that nothing refers to any more. The kernel wires
     them in, so that this file knows neither tasks nor the page cache.

@@ -270,7 +270,7 @@ class Memory:
     def kvmalloc(
         self, size_bytes: int, gfp: int, objcg: ObjCgroup | None, current: Current, owner: Owner
     ) -> Block:
-        """A slab object or contiguous pages; beyond a page, an area where those cannot be had [mm/util.c]."""
+        """A slab object or contiguous pages; beyond a page, an area when that allocation fails [mm/util.c]."""
         if size_bytes <= PAGE_SIZE:
             return self.kmalloc(size_bytes, gfp, objcg, current, owner)
         try:
@@ -318,7 +318,7 @@ class Memory:
         return Block(account, size, count)
 
     def free(self, block: Block, cpu: int = 0) -> None:
-        """Gives all objects of a block back and uncharges whoever was charged."""
+        """Gives all objects of a block back and uncharges its payer."""
         count = block.count
         block.count = 0
         if count:
@@ -363,7 +363,7 @@ class Memory:
         return self._last_failure
 
     def _enter(self, account: Account, count: int, taken_bytes: int, charge_bytes: int) -> None:
-        """Books objects that have been had. An emptied account left the ledger; whoever kept it may use it again."""
+        """Records objects just taken. An emptied account left the ledger; a holder may use it again."""
         objcg = account.objcg
         if account.count == 0:
             if account not in self.accounts:
@@ -419,9 +419,9 @@ class Memory:
             self.controller.release_if_unused(objcg.memcg)
 
     def recharge(self, owner: Owner, payer: ObjCgroup, current: Current) -> None:
-        """Moves every charge of ``owner`` to ``payer``: charges it first, then uncharges whoever paid so far.
+        """Moves every charge of ``owner`` to ``payer``: charges it first, then uncharges the previous payers.
 
-        Raises KernelError(ENOMEM) where it does not fit, and then nothing has moved. What nobody pays for stays so.
+        Raises KernelError(ENOMEM) where it does not fit, and then nothing has moved. What nobody pays for stays unpaid.
         """
         moving = [
             account
@@ -471,7 +471,7 @@ class Memory:
             objcg.memcg.add_stat(stat, -charge)
         self.controller.uncharge_bytes(objcg, charge, cpu)
 
-    # -- pages: each is had from RAM, then charged ---------------------------------------------------------------
+    # -- pages: each is taken from RAM, then charged ---------------------------------------------------------------
 
     def _take_pages(
         self, account: Account, kind: AllocKind, pages: int, gfp: int, current: Current

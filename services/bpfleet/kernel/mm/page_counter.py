@@ -35,7 +35,7 @@ class PageCounter:
         self.exceeded_by_rule = False  # a forced charge or a lowered limit put usage above max
 
     def try_charge(self, pages: int) -> "PageCounter | None":
-        """Adds ``pages`` here and above, or nowhere. Returns the first counter whose max stood in the way."""
+        """Adds ``pages`` here and above, or nowhere. Returns the first counter whose max would be exceeded."""
         counter: PageCounter | None = self
         while counter is not None:
             new = counter.usage + pages

@@ -92,7 +92,7 @@ class LockedMemory:
             raise KernelError(
                 Errno.EINVAL,
                 Reason.BAD_ATTRIBUTE,
-                f"descriptor {fd} with {pages} pages is no perf ring buffer",
+                f"descriptor {fd} with {pages} pages is not a perf ring buffer",
             )
         free_of_test = self.perf_event_mlock_kb // 4 * self._online_cpus
         user = task.user

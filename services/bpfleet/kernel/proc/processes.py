@@ -26,7 +26,7 @@ COMM_MAX: Final = 15
 
 @final
 class Processes:
-    """All live tasks, by pid. ``on_exit`` is told of each task that ends, before its descriptors are closed."""
+    """All live tasks, by pid. ``on_exit`` is called for each task that ends, before its descriptors are closed."""
 
     on_exit: Callable[[Task], None]
 
@@ -130,7 +130,7 @@ class Processes:
     def move(self, pid: int, cgroup: Cgroup, *, thread: bool = False) -> None:
         """Migrates a process; what it has been charged stays where it is. Raises ESRCH, EBUSY.
 
-        A ``thread`` alone cannot leave a domain cgroup, and there are no others here: EOPNOTSUPP
+        A ``thread`` alone cannot leave a domain cgroup, the only kind here: EOPNOTSUPP
         [cgroup_attach_permissions].
         """
         task = self.find(pid)

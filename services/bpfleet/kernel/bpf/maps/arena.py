@@ -1,7 +1,7 @@
 """ARENA: memory shared between programs and user space, up to 4 GiB [kernel/bpf/arena.c].
 
 Profiles: from 6.9. Create: the struct and 4 GiB of kernel addresses, which cost nothing. Per page: one page at first
-touch, charged to the map's creator whoever touches it; pages stay until the map is freed, mapped or not.
+touch, charged to the map's creator, not to the task that touches it; pages stay until the map is freed, mapped or not.
 Gaps: page tables of the kernel's mapping are not modelled; nothing reads or writes the memory.
 """
 
@@ -89,7 +89,7 @@ class ArenaMap(BpfMap):
             if page in self._pages:
                 continue
             if self.map_flags & F_SEGV_ON_FAULT or page >= self.max_entries:
-                raise refuse(Errno.EFAULT, f"page {page} is not there", Reason.BAD_ADDRESS)
+                raise refuse(Errno.EFAULT, f"page {page} does not exist", Reason.BAD_ADDRESS)
             try:
                 self._pages[page] = self.site.take_element(self._size, context, FAULT_GFP)
             except KernelError as error:

@@ -257,7 +257,7 @@ class BpfMap:
 
     @property
     def charged_bytes(self) -> int:
-        """Bytes now charged to memcgs for this map, whoever pays."""
+        """Bytes now charged to memcgs for this map, over all payers."""
         return sum(account.charged_bytes for account in self.site.owner.lines())
 
     @property

@@ -29,7 +29,7 @@ BITS_MAX: Final = 1 << 31
 
 
 class BloomFilterMap(BpfMap):
-    """Values without keys: tells that a value was never pushed, or that it may have been."""
+    """Values without keys: answers that a value was never pushed, or that it may have been."""
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)

@@ -163,7 +163,7 @@ class DevMap(SlotMap[_Entry]):
         account = self.site.take_element(self._size, context, self.site.element_gfp())
         try:
             if ifindex not in self.host.ifindexes:
-                raise refuse(Errno.EINVAL, f"there is no network device {ifindex}")
+                raise refuse(Errno.EINVAL, f"network device {ifindex} does not exist")
             prog = self._prog(prog_fd, context.task)
         except KernelError:
             self.site.give_element(account, self._size, context.cpu)

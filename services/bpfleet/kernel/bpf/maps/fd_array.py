@@ -127,7 +127,7 @@ class FdArrayMap(SlotMap[Held]):
 class ProgArrayMap(FdArrayMap):
     """PROG_ARRAY: programs of one kind for tail calls. The first one stored decides which."""
 
-    gap: ClassVar[str] = "poke tables of tail calls, charged to nobody, are not there"
+    gap: ClassVar[str] = "poke tables of tail calls, charged to nobody, are not modelled"
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)

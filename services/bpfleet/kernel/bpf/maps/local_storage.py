@@ -100,7 +100,7 @@ class LocalStorage:
     """struct bpf_local_storage: all values of one owner, by map.
 
     The block itself was taken from the map whose element came first, and goes back there. When that map is freed
-    before, the block lives on by itself, at the expense of whoever paid for it (``_orphaned``).
+    before, the block lives on by itself, charged to the same payer (``_orphaned``).
     """
 
     __slots__ = ("_maker", "_orphaned", "_taken", "elements", "owner")

@@ -185,7 +185,7 @@ class LpmTrieMap(BpfMap):
     def _admit(self, flags: int) -> None:
         """Counts one more prefix. Raises ENOENT for BPF_EXIST, ENOSPC when full [trie_check_add_elem]."""
         if flags == BPF_EXIST:
-            raise not_found("BPF_EXIST was given and the prefix is not there")
+            raise not_found("BPF_EXIST was given and the prefix does not exist")
         if self._count == self.max_entries:
             raise map_full(Errno.ENOSPC, self.max_entries)
         self._count += 1
@@ -280,7 +280,7 @@ class LpmTrieMap(BpfMap):
         return parent, side, node
 
     def _path(self, prefixlen: int, bits: int) -> list[_Node]:
-        """Nodes from the root to the one with exactly this prefix; empty when there is none."""
+        """Nodes from the root to the one with exactly this prefix; empty if no node has it."""
         path: list[_Node] = []
         node = self._root
         while node is not None:

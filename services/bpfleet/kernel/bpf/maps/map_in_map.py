@@ -23,7 +23,7 @@ from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 
-# Types without map_meta_equal: two maps of them cannot be told alike.
+# Types without map_meta_equal: two maps of them never count as alike.
 _NEVER_INNER: Final = (
     MapType.PROG_ARRAY,
     MapType.CGROUP_STORAGE,
@@ -171,7 +171,7 @@ class HashOfMaps(HashMap):
             release_inner(old, deferred=True)
 
     def _store(self, key: bytes, ident: bytes, flags: int, context: OpContext) -> None:
-        """As HASH up to 6.14; later a key that is there changes in place, which takes no second element."""
+        """As HASH up to 6.14; later an existing key changes in place, without a second element."""
         if self.host.profile.hash_of_maps_spare_elements or key not in self.inner:
             super().update(key, ident, flags, context)
             return

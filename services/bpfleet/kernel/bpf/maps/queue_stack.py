@@ -41,7 +41,7 @@ class QueueStackMap(BpfMap):
 
     @classmethod
     def plan(cls, creation: Creation) -> CostPlan:
-        """One area; one value more than max_entries tells full from empty."""
+        """One area; one value more than max_entries distinguishes full from empty."""
         attr, profile = creation.attr, creation.profile
         size = cls.mem_usage(attr, profile, creation.possible_cpus, 0)
         return CostPlan(size, (Allocation("queue_stack", How.AREA, size),))
