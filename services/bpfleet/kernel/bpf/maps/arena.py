@@ -7,13 +7,13 @@ Gaps: page tables of the kernel's mapping are not modelled; nothing reads or wri
 
 from typing import ClassVar, Final, final
 
-from bpfleet.abi.bpf import F_MMAPABLE, F_NO_USER_CONV, F_SEGV_ON_FAULT
+from bpfleet.abi.bpf import F_MMAPABLE, F_NO_USER_CONV, F_SEGV_ON_FAULT, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
@@ -31,6 +31,10 @@ FAULT_GFP: Final = GFP.GFP_KERNEL
 class ArenaMap(BpfMap):
     """ARENA. ``user_vm_start`` and ``user_vm_end`` are fixed by map_extra or by the first mmap."""
 
+    capability = Capability.BPF
+    takes_map_extra = True
+    mappable = True
+    key_btf = KeyBtf.UNCHECKED
     gap: ClassVar[str] = (
         "nothing reads or writes the pages; page tables of the kernel's mapping are not counted"
     )

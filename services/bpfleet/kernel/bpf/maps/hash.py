@@ -29,7 +29,7 @@ from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash, jhash_many
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, check_percpu_value, too_big
-from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BpfMap, check_value_lock
+from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BpfMap, SpinLocks, check_value_lock
 from bpfleet.kernel.bpf.maps.hlist import HashLists
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
@@ -195,6 +195,7 @@ class HashTable(BpfMap):
 class HashMap(HashTable):
     """HASH. A preallocated map owns max_entries elements and one spare per CPU, swapped in on replace."""
 
+    spin_locks = SpinLocks.ALWAYS
     __slots__ = ("_caches", "_element_size", "_payers")
 
     gap: ClassVar[str] = (

@@ -7,14 +7,14 @@ Replacing takes the new node first. Nodes go back after a grace period, all with
 
 from typing import Final, TypeAlias, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_NUMA_NODE, Cmd
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_NUMA_NODE, Capability, Cmd
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags
-from bpfleet.kernel.bpf.maps.base import BATCH_NO_LOOKUP_AND_DELETE, BATCH_NONE, BpfMap
+from bpfleet.kernel.bpf.maps.base import BATCH_NO_LOOKUP_AND_DELETE, BATCH_NONE, BpfMap, KeyBtf
 from bpfleet.kernel.bpf.memalloc import prefill, unit_bytes
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
 from bpfleet.kernel.bpf.site import AllocSite
@@ -53,6 +53,9 @@ class _Node:
 
 class LpmTrieMap(BpfMap):
     """Longest-prefix match over keys of a prefix length and data bytes."""
+
+    capability = Capability.BPF
+    key_btf = KeyBtf.STRUCT
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)

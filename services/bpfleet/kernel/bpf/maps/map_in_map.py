@@ -14,7 +14,14 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import check_slots
-from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BATCH_LOOKUP_UPDATE, BATCH_NONE, BpfMap
+from bpfleet.kernel.bpf.maps.base import (
+    BATCH_ALL,
+    BATCH_LOOKUP_UPDATE,
+    BATCH_NONE,
+    BpfMap,
+    KeyBtf,
+    SpinLocks,
+)
 from bpfleet.kernel.bpf.maps.fd_array import FdArrayMap, Held, check_fd_array
 from bpfleet.kernel.bpf.maps.hash import HashMap, check_hash
 from bpfleet.kernel.bpf.refusals import refuse
@@ -70,6 +77,8 @@ class InnerTemplate:
 class ArrayOfMaps(FdArrayMap):
     """Inner maps by index."""
 
+    key_btf = KeyBtf.REFUSED
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self.template: InnerTemplate | None = None
@@ -114,6 +123,8 @@ class ArrayOfMaps(FdArrayMap):
 class HashOfMaps(HashMap):
     """Inner maps by key."""
 
+    key_btf = KeyBtf.REFUSED
+    spin_locks = SpinLocks.NEVER
     holds_fds = True
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:

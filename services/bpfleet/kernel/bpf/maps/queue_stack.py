@@ -7,7 +7,7 @@ Known gap: EBUSY from NMI context, which no operation here runs in.
 from collections import deque
 from typing import Final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, MapType
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, Capability, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -23,6 +23,8 @@ from bpfleet.kernel.profile import KernelProfile
 
 class QueueStackMap(BpfMap):
     """Values without keys: a queue gives the oldest, a stack the newest."""
+
+    capability = Capability.BPF
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
