@@ -16,7 +16,6 @@ from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.cli.watching import watchable
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError
-from bpfleet.fleet.records import Policy
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.workloads import spec_message
@@ -331,7 +330,7 @@ def delete(*, workload: str, server: ChannelOptions) -> None:
 @fleet_options
 @click.option(
     "--policy",
-    type=click.Choice([policy.value for policy in Policy]),
+    type=click.Choice(POLICIES.words),
     help="Ask this policy; the coordinator's unless given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -343,7 +342,7 @@ def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_jso
       bpfleet fleet explain falco
       bpfleet fleet explain falco --json
     """
-    number = POLICIES.message(Policy(policy)) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
+    number = POLICIES.word_message(policy) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
     with fleet(server) as client:
         pages = list(client.explain(workload, policy=number))
     if as_json:
