@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+import grpc
 import redis
 from grpc import aio
 from rich.console import Console
@@ -35,14 +36,15 @@ import bpfleet
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2 as registry
+from bpfleet.v1 import replica_pb2, workload_pb2
 from bpfleet.v1 import runtime_service_pb2 as runtime
-from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceStub
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceStub
 from bpfleet.v1.runtime_service_pb2_grpc import (
     RuntimeServiceServicer,
     add_RuntimeServiceServicer_to_server,
 )
+from bpfleet.workload.spec import replica_name
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -126,15 +128,19 @@ class Agent(RuntimeServiceServicer):
         self.running += len(request.replicas)
         return runtime.RunReplicasResponse(
             statuses=[
-                runtime.ReplicaStatus(
-                    replica=spec.replica,
+                replica_pb2.ReplicaStatus(
+                    replica=replica_name(spec.workload.name, spec.serial),
                     attempt=spec.attempt,
                     node=spec.node,
-                    state=registry.REPLICA_STATE_RUNNING,
+                    phase=replica_pb2.REPLICA_PHASE_RUNNING,
                 )
                 for spec in request.replicas
             ]
         )
+
+    async def ListReplicas(self, request: Any, context: Any) -> NoReturn:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this agent only counts its replicas")
+        raise AssertionError("abort raises")
 
     async def StopReplicas(self, request: Any, context: Any) -> runtime.StopReplicasResponse:
         self.running -= len(request.replicas)
@@ -235,7 +241,7 @@ class Bench:
     async def create(self, name: str, stub: Any = None, **spec: Any) -> None:
         spec.setdefault("inventory", workload_pb2.Inventory(name="app"))
         request = pb.CreateWorkloadRequest(
-            workload=name, spec=workload_pb2.WorkloadSpec(**spec), request_id=name
+            spec=workload_pb2.WorkloadSpec(name=name, **spec), request_id=name
         )
         while True:
             try:

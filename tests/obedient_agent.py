@@ -10,15 +10,17 @@ from grpc import aio
 
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import registry_service_pb2 as registry
+from bpfleet.v1 import replica_pb2
 from bpfleet.v1 import runtime_service_pb2 as runtime
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceStub
 from bpfleet.v1.runtime_service_pb2_grpc import (
     RuntimeServiceServicer,
     add_RuntimeServiceServicer_to_server,
 )
+from bpfleet.workload.spec import replica_name
 
 GIB = 1 << 30
-RUNNING = registry.REPLICA_STATE_RUNNING
+RUNNING = replica_pb2.REPLICA_PHASE_RUNNING
 
 
 def nodes_named(names: Iterable[str], **fields: Any) -> list[registry.RegisteredNode]:
@@ -86,15 +88,16 @@ class ObedientAgent(RuntimeServiceServicer):
         await self._admit(request, context)
         response = runtime.RunReplicasResponse()
         for spec in request.replicas:
-            failed = self.failing.get(spec.workload, "")
+            name = replica_name(spec.workload.name, spec.serial)
+            failed = self.failing.get(spec.workload.name, "")
             if not failed:
-                self.running[spec.node, spec.replica] = spec.attempt
+                self.running[spec.node, name] = spec.attempt
             response.statuses.add(
-                replica=spec.replica,
+                replica=name,
                 attempt=spec.attempt,
                 node=spec.node,
-                workload=spec.workload,
-                state=registry.REPLICA_STATE_FAILED if failed else RUNNING,
+                workload=spec.workload.name,
+                phase=replica_pb2.REPLICA_PHASE_FAILED if failed else RUNNING,
                 reason=failed,
                 errno=1 if failed else 0,
             )
@@ -145,9 +148,9 @@ class ObedientAgent(RuntimeServiceServicer):
         self.epoch = response.lease.leader_epoch
 
     async def _register(self, stub: Any) -> None:
-        on_node: dict[str, list[registry.ReplicaReport]] = {}
+        on_node: dict[str, list[replica_pb2.ReplicaStatus]] = {}
         for (node, replica), attempt in self.running.items():
-            report = registry.ReplicaReport(replica=replica, attempt=attempt, state=RUNNING)
+            report = replica_pb2.ReplicaStatus(replica=replica, attempt=attempt, phase=RUNNING)
             on_node.setdefault(node, []).append(report)
         for node in self.nodes:
             del node.replicas[:]
@@ -174,7 +177,7 @@ class ObedientAgent(RuntimeServiceServicer):
                     reports=[
                         registry.NodeReport(
                             node=node,
-                            replicas=[registry.ReplicaReport(replica=replica, **fields)],
+                            replicas=[replica_pb2.ReplicaStatus(replica=replica, **fields)],
                         )
                     ],
                 ),

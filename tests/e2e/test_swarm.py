@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from docker_runs import leftovers, run
 
-from bpfleet.launcher.checks import Acknowledged, Check, check_all
+from bpfleet.launcher.chaos.checks import Acknowledged, Check, check_all
 from bpfleet.launcher.survey import Survey
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.slow]
@@ -118,7 +118,7 @@ def _places(survey: Survey) -> tuple[set[tuple[str, str]], list[tuple[str, str]]
     running = sorted(
         (r.replica, r.node)
         for r in survey.running
-        if r.replica.startswith("web-") and r.state == "RUNNING"
+        if r.replica.startswith("web-") and r.phase == "RUNNING"
     )
     return booked, running
 

@@ -198,7 +198,7 @@ def test_a_process_says_who_it_is(node):
     process = node.create_process(uid=1000, capabilities=["CAP_BPF", "PERFMON"], memlock_bytes=4096)
     info = process.info()
     assert list(info.credentials.capabilities) == ["CAP_BPF", "CAP_PERFMON"]
-    assert (info.memlock.soft_bytes, info.memlock.hard_bytes) == (4096, 4096)
+    assert (info.memlock.soft.bytes, info.memlock.hard.bytes) == (4096, 4096)
     with pytest.raises(Verdict) as caught:
         process.create_map("array", key_size=4, value_size=8, max_entries=0)
     assert caught.value.errno is Errno.EINVAL
@@ -326,7 +326,7 @@ def test_a_broken_invariant_is_internal_and_stops_that_node_only(agent_and_clien
     small_hash(process)
 
     def falsify(node_agent):
-        node_agent.agent.find("a1-00001").kernel.user(0).locked_vm_pages += 1
+        node_agent.agent.find("a1-00001").wake().user(0).locked_vm_pages += 1
 
     agent.inside(falsify)
     request = node_service_pb2.CheckInvariantsRequest(name=node.name)

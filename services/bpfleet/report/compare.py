@@ -14,8 +14,8 @@ from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.workers import Mapper, workers
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import Scenario
-from bpfleet.workload.spec import Phase
 
 __all__ = ["DEFAULT_MODELS", "Cause", "Comparison", "ModelTotals", "compare"]
 
@@ -84,21 +84,21 @@ def compare(
     scenario: Scenario,
     models: Sequence[str] = DEFAULT_MODELS,
     *,
-    agents: int = 1,
+    jobs: int = 1,
     on_node: Progress | None = None,
     kept: ResultFolder | None = None,
 ) -> Comparison:
     """Runs ``scenario`` under every model of ``models`` (profile names).
 
-    ``agents`` worker processes share the nodes; the result does not depend on their number.
+    ``jobs`` worker processes share the nodes; the result does not depend on their number.
     ``on_node`` is called after each node, in order. ``kept`` holds results of an earlier,
     interrupted run and takes up new ones. Raises ``ValueError`` for an unknown or repeated model or
-    a bad ``agents``.
+    a bad ``jobs``.
     """
     profiles = _profiles(models)
     placement = place(scenario)
     results: list[NodeResult] = []
-    with workers(agents) as each:
+    with workers(jobs) as each:
         for result in _results(scenario, tuple(models), placement, kept, each):
             results.append(result)
             if on_node is not None:
@@ -177,7 +177,7 @@ def _totals(
         nodes=len(nodes),
         placed=placement.replicas,
         running=sum(node.phase_count(Phase.RUNNING) for node in nodes),
-        crash_looping=sum(node.phase_count(Phase.CRASH_LOOP) for node in nodes),
+        crash_looping=sum(node.phase_count(Phase.BACK_OFF) for node in nodes),
         failed=sum(node.phase_count(Phase.FAILED) for node in nodes),
         maps_created=sum(replica.maps_created for replica in replicas),
         programs_loaded=sum(replica.programs_loaded for replica in replicas),

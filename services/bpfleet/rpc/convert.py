@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability
-from bpfleet.abi.limits import RLIM_INFINITY, U32_MAX
+from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.accounting.base import Charge
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.command import Cost
@@ -20,6 +20,7 @@ from bpfleet.kernel.units import bytes_of
 from bpfleet.kernel.views.receipt import charged_bytes, estimate_bytes
 from bpfleet.rpc import names
 from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.rlimits import resource_limit_message
 from bpfleet.v1 import bpf_pb2, event_pb2, node_service_pb2, process_service_pb2
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
     "event_message",
     "map_attr",
     "map_message",
-    "memlock_record",
     "not_negative",
     "process_message",
     "profile_message",
@@ -290,24 +290,9 @@ def capability_set(words: Sequence[str], field: str) -> frozenset[Capability]:
     return frozenset(found)
 
 
-def memlock_record(
-    limit: process_service_pb2.ResourceLimit, field: str = "memlock"
-) -> tuple[int, int]:
-    """Soft and hard RLIMIT_MEMLOCK; absent is RLIM_INFINITY. Raises ``ApiError`` for negative ones."""
-    soft = limit.soft_bytes if limit.HasField("soft_bytes") else RLIM_INFINITY
-    hard = limit.hard_bytes if limit.HasField("hard_bytes") else RLIM_INFINITY
-    not_negative(soft, f"{field}.soft_bytes")
-    not_negative(hard, f"{field}.hard_bytes")
-    if soft > hard:
-        raise invalid(f"{field}.soft_bytes", f"{soft} is over the hard limit; use at most {hard}")
-    return soft, hard
-
-
 def process_message(node: str, task: Task) -> process_service_pb2.Process:
     """A process as its node sees it."""
     by_user = task.caps == (ALL_CAPABILITIES if task.uid == 0 else frozenset())
-    limits = (task.memlock_soft_bytes, task.memlock_hard_bytes)
-    soft, hard = (None if limit == RLIM_INFINITY else limit for limit in limits)
     return process_service_pb2.Process(
         name=names.process_name(node, task.pid),
         pid=task.pid,
@@ -321,7 +306,7 @@ def process_message(node: str, task: Task) -> process_service_pb2.Process:
             capabilities=sorted(f"CAP_{capability.name}" for capability in task.caps),
         ),
         cgroup=task.cgroup.path,
-        memlock=process_service_pb2.ResourceLimit(soft_bytes=soft, hard_bytes=hard),
+        memlock=resource_limit_message(task.memlock_soft_bytes, task.memlock_hard_bytes),
         oom_score_adj=task.oom_score_adj,
         comm=task.comm,
         alive=task.alive,

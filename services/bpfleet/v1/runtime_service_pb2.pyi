@@ -4,7 +4,7 @@
 isort:skip_file
 Replicas of workloads on the nodes of one agent."""
 
-from bpfleet.v1 import registry_service_pb2 as _registry_service_pb2
+from bpfleet.v1 import replica_pb2 as _replica_pb2
 from bpfleet.v1 import workload_pb2 as _workload_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -23,252 +23,47 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ReplicaSpec(_message.Message):
-    """One replica with all that is needed to start it."""
+    """One replica to start: which of which workload, and where. The agent sizes the application for the node."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class OptionsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.int
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    REPLICA_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
-    WORKLOAD_FIELD_NUMBER: _builtins.int
-    APPLICATION_FIELD_NUMBER: _builtins.int
-    INVENTORY_FIELD_NUMBER: _builtins.int
-    CHURN_FIELD_NUMBER: _builtins.int
-    UID_FIELD_NUMBER: _builtins.int
-    MEMORY_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
-    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
-    MEMLOCK_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
-    OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
-    USER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CGROUP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    RESTART_POLICY_FIELD_NUMBER: _builtins.int
-    OPTIONS_FIELD_NUMBER: _builtins.int
-    CAPABILITIES_FIELD_NUMBER: _builtins.int
-    LIMIT_CAPABILITIES_FIELD_NUMBER: _builtins.int
-    replica: _builtins.str
-    """Id the coordinator gave it: a-z, 0-9, '-' and '.', at most 63."""
+    serial: _builtins.int
+    """Number of the replica within its workload; its id is `WORKLOAD-SERIAL`."""
     attempt: _builtins.int
     """0 for the first start, one more for each restart."""
     node: _builtins.str
     """Node to start it on."""
-    workload: _builtins.str
-    """Workload it belongs to."""
-    application: _builtins.str
-    """Name of an application in the catalogue, sized for the node. Either this or `inventory`."""
-    uid: _builtins.int
-    """User it runs as."""
-    memory_request_bytes: _builtins.int
-    """Memory set aside for it when it was placed: memory.low is not touched, the number is only kept."""
-    memory_limit_bytes: _builtins.int
-    """memory.max of its cgroup; absent for none."""
-    memlock_limit_bytes: _builtins.int
-    """RLIMIT_MEMLOCK, soft and hard; absent for the default of the profile, -1 for none."""
-    oom_score_adj: _builtins.int
-    """oom_score_adj of its process, from -1000 to 1000."""
-    user_memory_bytes: _builtins.int
-    """Highest anonymous memory; absent for the figure of the application or the inventory."""
     cgroup: _builtins.str
     """Cgroup; empty for one of its own below `/workloads`."""
     seed: _builtins.int
-    """Seed of its churn."""
-    restart_policy: _workload_pb2.RestartPolicy.ValueType
-    """What the coordinator does when it ends; the agent only keeps it."""
-    limit_capabilities: _builtins.bool
-    """True: the process has only `capabilities`. False: all for uid 0, none for others."""
+    """Seed of the fleet, from which each replica derives the seed of its churn."""
     @_builtins.property
-    def inventory(self) -> _workload_pb2.Inventory:
-        """What the replica creates. Either this or `application`."""
-
-    @_builtins.property
-    def churn(self) -> _workload_pb2.Churn:
-        """What it does to its maps; absent for the mix of the application or the inventory."""
-
-    @_builtins.property
-    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Options of the catalogue application, in place of its defaults."""
-
-    @_builtins.property
-    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Capabilities of its process, with `limit_capabilities`."""
+    def workload(self) -> _workload_pb2.WorkloadSpec:
+        """The workload."""
 
     def __init__(
         self,
         *,
-        replica: _builtins.str = ...,
+        workload: _workload_pb2.WorkloadSpec | None = ...,
+        serial: _builtins.int = ...,
         attempt: _builtins.int = ...,
         node: _builtins.str = ...,
-        workload: _builtins.str = ...,
-        application: _builtins.str = ...,
-        inventory: _workload_pb2.Inventory | None = ...,
-        churn: _workload_pb2.Churn | None = ...,
-        uid: _builtins.int = ...,
-        memory_request_bytes: _builtins.int = ...,
-        memory_limit_bytes: _builtins.int | None = ...,
-        memlock_limit_bytes: _builtins.int | None = ...,
-        oom_score_adj: _builtins.int = ...,
-        user_memory_bytes: _builtins.int | None = ...,
         cgroup: _builtins.str = ...,
         seed: _builtins.int = ...,
-        restart_policy: _workload_pb2.RestartPolicy.ValueType = ...,
-        options: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-        capabilities: _abc.Iterable[_builtins.str] | None = ...,
-        limit_capabilities: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "churn", b"churn", "inventory", b"inventory", "memlock_limit_bytes", b"memlock_limit_bytes", "memory_limit_bytes", b"memory_limit_bytes", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "attempt", b"attempt", "capabilities", b"capabilities", "cgroup", b"cgroup", "churn", b"churn", "inventory", b"inventory", "limit_capabilities", b"limit_capabilities", "memlock_limit_bytes", b"memlock_limit_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "node", b"node", "oom_score_adj", b"oom_score_adj", "options", b"options", "replica", b"replica", "restart_policy", b"restart_policy", "seed", b"seed", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes", "workload", b"workload"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__memlock_limit_bytes: _TypeAlias = _typing.Literal["memlock_limit_bytes"]  # noqa: Y015
-    _WhichOneofArgType__memlock_limit_bytes: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__memory_limit_bytes: _TypeAlias = _typing.Literal["memory_limit_bytes"]  # noqa: Y015
-    _WhichOneofArgType__memory_limit_bytes: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__user_memory_bytes: _TypeAlias = _typing.Literal["user_memory_bytes"]  # noqa: Y015
-    _WhichOneofArgType__user_memory_bytes: _TypeAlias = _typing.Literal["_user_memory_bytes", b"_user_memory_bytes"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__memlock_limit_bytes) -> _WhichOneofReturnType__memlock_limit_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_limit_bytes) -> _WhichOneofReturnType__memory_limit_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_memory_bytes) -> _WhichOneofReturnType__user_memory_bytes | None: ...
-
-Global___ReplicaSpec: _TypeAlias = ReplicaSpec  # noqa: Y015
-
-@_typing.final
-class ReplicaStatus(_message.Message):
-    """What a replica is doing."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class OutcomesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.int
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    REPLICA_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
-    NODE_FIELD_NUMBER: _builtins.int
-    WORKLOAD_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    ERRNO_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    CALL_FIELD_NUMBER: _builtins.int
-    OBJECT_FIELD_NUMBER: _builtins.int
-    PID_FIELD_NUMBER: _builtins.int
-    CGROUP_FIELD_NUMBER: _builtins.int
-    CHARGED_BYTES_FIELD_NUMBER: _builtins.int
-    ESTIMATE_BYTES_FIELD_NUMBER: _builtins.int
-    RSS_BYTES_FIELD_NUMBER: _builtins.int
-    MAP_COUNT_FIELD_NUMBER: _builtins.int
-    PROGRAM_COUNT_FIELD_NUMBER: _builtins.int
-    OPERATION_COUNT_FIELD_NUMBER: _builtins.int
-    OUTCOMES_FIELD_NUMBER: _builtins.int
-    replica: _builtins.str
-    """Id of the replica."""
-    attempt: _builtins.int
-    """Attempt that runs or ran."""
-    node: _builtins.str
-    """Its node."""
-    workload: _builtins.str
-    """Its workload."""
-    state: _registry_service_pb2.ReplicaState.ValueType
-    """Its state."""
-    reason: _builtins.str
-    """Why it failed: a kernel reason such as RLIMIT_MEMLOCK_EXCEEDED, or OOM_KILLED. Empty while it lives."""
-    errno: _builtins.int
-    """errno of the refused call; 0 if none."""
-    message: _builtins.str
-    """One sentence for people."""
-    call: _builtins.str
-    """Call that was refused, for example `BPF_MAP_CREATE`."""
-    object: _builtins.str
-    """Map or program it was about."""
-    pid: _builtins.int
-    """Process; 0 before it started."""
-    cgroup: _builtins.str
-    """Its cgroup."""
-    charged_bytes: _builtins.int
-    """Bytes charged to its cgroup, or locked for its user."""
-    estimate_bytes: _builtins.int
-    """What the memlock accounting of 5.10 charges for its objects."""
-    rss_bytes: _builtins.int
-    """Anonymous memory of its process."""
-    map_count: _builtins.int
-    """Maps created since the start."""
-    program_count: _builtins.int
-    """Programs loaded since the start."""
-    operation_count: _builtins.int
-    """Operations of its churn since the start."""
-    @_builtins.property
-    def outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Outcomes of its calls by errno name, `OK` among them."""
-
-    def __init__(
-        self,
-        *,
-        replica: _builtins.str = ...,
-        attempt: _builtins.int = ...,
-        node: _builtins.str = ...,
-        workload: _builtins.str = ...,
-        state: _registry_service_pb2.ReplicaState.ValueType = ...,
-        reason: _builtins.str = ...,
-        errno: _builtins.int = ...,
-        message: _builtins.str = ...,
-        call: _builtins.str = ...,
-        object: _builtins.str = ...,
-        pid: _builtins.int = ...,
-        cgroup: _builtins.str = ...,
-        charged_bytes: _builtins.int = ...,
-        estimate_bytes: _builtins.int = ...,
-        rss_bytes: _builtins.int = ...,
-        map_count: _builtins.int = ...,
-        program_count: _builtins.int = ...,
-        operation_count: _builtins.int = ...,
-        outcomes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call", b"call", "cgroup", b"cgroup", "charged_bytes", b"charged_bytes", "errno", b"errno", "estimate_bytes", b"estimate_bytes", "map_count", b"map_count", "message", b"message", "node", b"node", "object", b"object", "operation_count", b"operation_count", "outcomes", b"outcomes", "pid", b"pid", "program_count", b"program_count", "reason", b"reason", "replica", b"replica", "rss_bytes", b"rss_bytes", "state", b"state", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cgroup", b"cgroup", "node", b"node", "seed", b"seed", "serial", b"serial", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+Global___ReplicaSpec: _TypeAlias = ReplicaSpec  # noqa: Y015
 
 @_typing.final
 class RefusedReplica(_message.Message):
@@ -344,7 +139,7 @@ class RunReplicasResponse(_message.Message):
     STATUSES_FIELD_NUMBER: _builtins.int
     REFUSED_REPLICAS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
         """One status for each replica taken, in the order of the request."""
 
     @_builtins.property
@@ -354,7 +149,7 @@ class RunReplicasResponse(_message.Message):
     def __init__(
         self,
         *,
-        statuses: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        statuses: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
         refused_replicas: _abc.Iterable[Global___RefusedReplica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -431,13 +226,13 @@ class StopReplicasResponse(_message.Message):
 
     STATUSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
         """One status for each replica that was there, as it was last seen."""
 
     def __init__(
         self,
         *,
-        statuses: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        statuses: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -491,13 +286,13 @@ class ListReplicasResponse(_message.Message):
     total_size: _builtins.int
     """Replicas in all."""
     @_builtins.property
-    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
         """The replicas."""
 
     def __init__(
         self,
         *,
-        statuses: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        statuses: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
         next_page_token: _builtins.str = ...,
         total_size: _builtins.int = ...,
     ) -> None: ...

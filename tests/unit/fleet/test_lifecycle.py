@@ -9,15 +9,15 @@ from bpfleet.fleet.commands import (
     DrainNode,
     RemoveNode,
     ReplicaNews,
-    ReplicaTruth,
     UncordonNode,
     UnregisterAgent,
     UpdateWorkload,
 )
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import Phase, Policy, Scheduling, Taint, TaintEffect
+from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import FleetSettings
-from bpfleet.workload.spec import RestartPolicy, Spread
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import RestartPolicy, Spread, Taint, TaintEffect
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def small() -> SmallFleet:
     return fleet
 
 
-def news(replica, truth=ReplicaTruth.RUNNING, attempt=0):
-    return ReplicaNews(replica=replica, attempt=attempt, truth=truth)
+def news(replica, phase=Phase.RUNNING, attempt=0):
+    return ReplicaNews(replica=replica, attempt=attempt, phase=phase)
 
 
 # -- failures
@@ -66,7 +66,7 @@ def test_the_back_off_has_a_ceiling_and_is_forgotten_after_a_long_run(small):
     small.settle()
     small.tick(601)
     (replica,) = small.replicas("one", Phase.RUNNING)
-    small.report(replica, ReplicaTruth.FAILED, "OOM_KILLED")
+    small.report(replica, Phase.FAILED, "OOM_KILLED")
     (replica,) = small.replicas("one")
     assert replica.due_ms - small.now_ms == 10_000
 
@@ -95,8 +95,8 @@ def test_a_replica_that_shall_not_restart_stays_ended_and_holds_nothing(small):
     small.create("never", restart_policy=RestartPolicy.NEVER)
     small.create("once", restart_policy=RestartPolicy.ON_FAILURE)
     small.settle()
-    small.report(small.replicas("never")[0], ReplicaTruth.FAILED, "ENOMEM")
-    small.report(small.replicas("once")[0], ReplicaTruth.SUCCEEDED)
+    small.report(small.replicas("never")[0], Phase.FAILED, "ENOMEM")
+    small.report(small.replicas("once")[0], Phase.SUCCEEDED)
     small.settle()
     assert small.replicas("never")[0].phase is Phase.FAILED
     assert small.replicas("once")[0].phase is Phase.SUCCEEDED
@@ -114,8 +114,8 @@ def test_news_of_an_older_attempt_change_nothing(small):
     small.tick(10)
     (replica,) = small.replicas("one")
     assert (replica.phase, replica.attempt) == (Phase.ASSIGNED, 1)
-    small.report(replica, ReplicaTruth.FAILED, "late", attempt=0)
-    small.report(replica, ReplicaTruth.RUNNING, attempt=0)
+    small.report(replica, Phase.FAILED, "late", attempt=0)
+    small.report(replica, Phase.RUNNING, attempt=0)
     assert small.replicas("one")[0] is replica
 
 
@@ -430,7 +430,6 @@ def test_a_repeated_request_changes_nothing_and_a_reused_id_is_refused(small):
 
     command = CreateWorkload(
         spec=WorkloadSpec(name="one", inventory=INVENTORY),
-        scheduling=Scheduling(),
         request_id="r1",
         fingerprint="f1",
     )
@@ -440,7 +439,6 @@ def test_a_repeated_request_changes_nothing_and_a_reused_id_is_refused(small):
     assert small.state.tables.meta.revision == revision
     other = CreateWorkload(
         spec=WorkloadSpec(name="two", inventory=INVENTORY),
-        scheduling=Scheduling(),
         request_id="r1",
         fingerprint="f2",
     )
@@ -458,11 +456,7 @@ def test_request_ids_and_retired_names_are_bounded():
 
     for number in range(6):
         spec = WorkloadSpec(name=f"w{number}", inventory=INVENTORY, replicas=0)
-        small.apply(
-            CreateWorkload(
-                spec=spec, scheduling=Scheduling(), request_id=str(number), fingerprint="f"
-            )
-        )
+        small.apply(CreateWorkload(spec=spec, request_id=str(number), fingerprint="f"))
         small.delete(f"w{number}")
     small.settle()
     assert list(small.state.tables.requests) == ["3", "4", "5"]

@@ -7,7 +7,7 @@ from sample_fleet import small_scenario
 
 from bpfleet.report.compare import Comparison, ModelTotals, compare
 from bpfleet.report.results import Divergence, as_plain
-from bpfleet.workload.spec import Phase
+from bpfleet.workload.phase import Phase
 
 MODELS = ("5.10", "5.11", "6.12", "6.12:nobpf")
 
@@ -105,7 +105,7 @@ def test_starts_and_restarts_are_told_apart(result: Comparison) -> None:
     on_large = next(r for r in falco if r.name == "falco-2")
     assert (on_small.first_start, dict(on_small.later_starts)) == ("ok", {"ok": 1})
     assert on_large.first_start == "ENOMEM"
-    assert on_large.phase is Phase.CRASH_LOOP
+    assert on_large.phase is Phase.BACK_OFF
 
 
 def test_charges_over_time_are_sampled_after_every_step(result: Comparison) -> None:
@@ -123,7 +123,7 @@ def test_the_same_inputs_give_the_same_result(result: Comparison) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_worker_processes_changes_nothing(result: Comparison) -> None:
-    assert as_plain(compare(small_scenario(), MODELS, agents=2)) == as_plain(result)
+    assert as_plain(compare(small_scenario(), MODELS, jobs=2)) == as_plain(result)
 
 
 def test_progress_is_reported_node_by_node() -> None:
@@ -139,14 +139,14 @@ def test_models_that_answer_alike_do_not_diverge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "agents", "message"),
+    ("models", "jobs", "message"),
     [
         (("9.99",), 1, "9.99"),
         ((), 1, "name each model once"),
         (("6.12", "6.12"), 1, "name each model once"),
-        (("6.12",), 0, "agents = 0: out of range"),
+        (("6.12",), 0, "jobs = 0: out of range"),
     ],
 )
-def test_bad_arguments_are_named(models: tuple[str, ...], agents: int, message: str) -> None:
+def test_bad_arguments_are_named(models: tuple[str, ...], jobs: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compare(small_scenario(), models, agents=agents)
+        compare(small_scenario(), models, jobs=jobs)

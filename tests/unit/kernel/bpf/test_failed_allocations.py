@@ -8,7 +8,7 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.map_create import class_of
 from bpfleet.kernel.errors import KernelError, Reason
-from bpfleet.oracle.outcome import answer_of
+from bpfleet.verbs.stage import answer_of
 from tests.kernels import ALL, boot
 
 KINDS = ("slab", "percpu", "vmalloc", "page")
@@ -157,7 +157,7 @@ def test_a_failure_while_elements_are_made_leaves_the_map_whole(profile, attr):
             kernel.inject_fault(KINDS[number % 2], 1 + number % 5)
         key = (32).to_bytes(4, "little") if attr.map_type == MapType.LPM_TRIE else b""
         key += number.to_bytes(4, "big")
-        answer = answer_of(lambda k=key: kernel.bpf.map_update_elem(task, fd, k, value))
+        answer = answer_of(lambda k=key: kernel.bpf.map_update_elem(task, fd, k, value)).word or 0
         assert answer in (0, "ENOMEM")
         present += answer == 0
         assert bpf_map.entries() == present
