@@ -335,7 +335,7 @@ class World:
         grade = self.random.random()
         return Faults(
             loss=0.05 * grade,
-            duplication=0.05 * grade,
+            duplication=0.2 * grade,
             delay_max_s=0.01 + 0.1 * grade,
             slow_share=0.1 * grade,
         )
@@ -345,15 +345,16 @@ class World:
         troubles = [
             self._crash_coordinator,
             self._crash_agent,
+            self._crash_agent,
             self._crash_store,
             self._cut_link,
-            self._cut_leader,
+            self._kill_process,
             self._kill_process,
         ]
         if self._quiet:
             troubles = [self._cut_leader]
         while self.loop.time() < end_s:
-            await asyncio.sleep(0.2 + 1.2 * self.random.random())
+            await asyncio.sleep(0.2 + 1.4 * self.random.random())
             self._raise_failure()
             self.users.spawn(self.random.choice(troubles)())
 
