@@ -23,6 +23,7 @@ check: $(VENV)/.dev     ## style, types, import contracts, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/compatible.py
 	$(BIN)/python -m bpfleet.oracle.docs --check
 
 mutants: $(VENV)/.dev   ## plant known faults one at a time; which seed or test notices?

@@ -21,7 +21,7 @@ from bpfleet.launcher.cluster import down, ps, up
 from bpfleet.launcher.engine import Instance
 from bpfleet.launcher.process import ProcessEngine
 from bpfleet.launcher.spec import ClusterSpec, Role
-from bpfleet.v1 import workload_pb2
+from bpfleet.v1 import rlimit_pb2, workload_pb2
 
 NODES_PER_AGENT = 10_000
 CLUSTER = "capacity"
@@ -111,10 +111,12 @@ def write_rate(spec: ClusterSpec, writes: int) -> float:
     """Workloads of one replica created in a second, one after the other, each synced by Redis."""
     with Session(f"127.0.0.1:{spec.api_port}") as session:
         fleet = FleetClient(session)
-        wanted = workload_pb2.WorkloadSpec(replicas=1, application="katran", memlock_bytes=-1)
+        unlimited = rlimit_pb2.RlimitValue(unlimited=True)
+        wanted = workload_pb2.WorkloadSpec(replicas=1, application="katran", memlock=unlimited)
         began = time.monotonic()
         for number in range(writes):
-            fleet.create_workload(f"capacity-{number}", wanted)
+            wanted.name = f"capacity-{number}"
+            fleet.create_workload(wanted)
         return round(writes / (time.monotonic() - began), 1)
 
 

@@ -23,9 +23,10 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+import grpc
 import redis
 from grpc import aio
 from rich.console import Console
@@ -43,6 +44,7 @@ from bpfleet.v1.runtime_service_pb2_grpc import (
     RuntimeServiceServicer,
     add_RuntimeServiceServicer_to_server,
 )
+from bpfleet.workload.spec import replica_name
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -126,8 +128,8 @@ class Agent(RuntimeServiceServicer):
         self.running += len(request.replicas)
         return runtime.RunReplicasResponse(
             statuses=[
-                runtime.ReplicaStatus(
-                    replica=spec.replica,
+                replica_pb2.ReplicaStatus(
+                    replica=replica_name(spec.workload.name, spec.serial),
                     attempt=spec.attempt,
                     node=spec.node,
                     phase=replica_pb2.REPLICA_PHASE_RUNNING,
@@ -135,6 +137,10 @@ class Agent(RuntimeServiceServicer):
                 for spec in request.replicas
             ]
         )
+
+    async def ListReplicas(self, request: Any, context: Any) -> NoReturn:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this agent only counts its replicas")
+        raise AssertionError("abort raises")
 
     async def StopReplicas(self, request: Any, context: Any) -> runtime.StopReplicasResponse:
         self.running -= len(request.replicas)
@@ -235,7 +241,7 @@ class Bench:
     async def create(self, name: str, stub: Any = None, **spec: Any) -> None:
         spec.setdefault("inventory", workload_pb2.Inventory(name="app"))
         request = pb.CreateWorkloadRequest(
-            workload=name, spec=workload_pb2.WorkloadSpec(**spec), request_id=name
+            spec=workload_pb2.WorkloadSpec(name=name, **spec), request_id=name
         )
         while True:
             try:

@@ -12,14 +12,16 @@ with the coordinator's back-off for half an hour of virtual time.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import click
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.fleet.commands import (
+    Command,
     CreateWorkload,
     NodeAnnouncement,
     NodeUsage,
@@ -29,7 +31,7 @@ from bpfleet.fleet.commands import (
     Tick,
 )
 from bpfleet.fleet.prediction import KernelEstimator, try_out
-from bpfleet.fleet.records import Node, Policy, Replica, Scheduling
+from bpfleet.fleet.records import Node, Policy, Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel import profile_named
@@ -37,6 +39,7 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.phase import Phase
+from bpfleet.workload.resolve import resolve
 from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
 
 MIB = 1 << 20
@@ -94,7 +97,7 @@ class Fleet:
 
     def run(self, workloads: list[WorkloadSpec]) -> Result:
         for spec in workloads:
-            self._apply(CreateWorkload(spec=spec, scheduling=Scheduling()))
+            self._apply(CreateWorkload(spec=spec))
         for _ in range(STEPS):
             while self._carry_out():
                 self._apply(Tick())
@@ -108,7 +111,7 @@ class Fleet:
         self.result.nodes_used = len(self.used)
         return self.result
 
-    def _apply(self, command) -> None:
+    def _apply(self, command: Command) -> None:
         self.state.apply(command, self.now_ms)
         self.state.tables.log.clear()
         self.state.events.clear()
@@ -164,7 +167,7 @@ class Fleet:
             return
         for (_, errno, reason), _count in run.outcomes.items():
             if reason in ("MEMCG_LIMIT_EXCEEDED", "NODE_OUT_OF_MEMORY", "RLIMIT_MEMLOCK_EXCEEDED"):
-                self._count(errno, run.spec.workload)
+                self._count(errno, run.spec.workload.name)
         run.outcomes.clear()
 
     def _news(self, replica: Replica, run: ReplicaRun) -> ReplicaNews:
@@ -207,17 +210,8 @@ def _node(number: int) -> NodeAnnouncement:
 
 def _replica_spec(spec: WorkloadSpec, replica: Replica, node: Node) -> ReplicaSpec:
     shape = NodeShape(possible_cpus=node.possible_cpus, ram_bytes=node.ram_bytes)
-    assert spec.application is not None, "all workloads here are from the catalogue"
-    return ReplicaSpec(
-        workload=spec.name,
-        ordinal=replica.serial,
-        inventory=inventory_for(spec.application, shape, spec.options),
-        uid=spec.uid,
-        memory_limit_bytes=spec.memory_limit_bytes,
-        memlock_bytes=spec.memlock_bytes,
-        seed=replica.serial,
-        cgroup=f"/workloads/{replica.name}-{replica.attempt}",
-    )
+    resolved = resolve(spec, replica.serial, node.name, shape, seed=0)
+    return replace(resolved, cgroup=f"/workloads/{replica.name}-{replica.attempt}")
 
 
 def offered(replicas: int, *, sized: bool) -> list[WorkloadSpec]:
@@ -229,18 +223,20 @@ def offered(replicas: int, *, sized: bool) -> list[WorkloadSpec]:
         if name in LEFT_OUT:
             continue
         user_bytes = inventory_for(name, SHAPE).user_memory_bytes
-        habits = {
-            "tight": {"memory_limit_bytes": user_bytes + 64 * MIB, "memlock_bytes": RLIM_INFINITY},
-            "locked": {"memory_limit_bytes": None, "memlock_bytes": 512 * MIB},
-            "free": {"memory_limit_bytes": None, "memlock_bytes": RLIM_INFINITY},
+        # memory.max and RLIMIT_MEMLOCK
+        habits: dict[str, tuple[int | None, int]] = {
+            "tight": (user_bytes + 64 * MIB, RLIM_INFINITY),
+            "locked": (None, 512 * MIB),
+            "free": (None, RLIM_INFINITY),
         }
-        for habit, limits in habits.items():
+        for habit, (memory_limit_bytes, memlock_bytes) in habits.items():
             spec = WorkloadSpec(
                 name=f"{name}-{habit}",
                 application=name,
                 replicas=replicas,
                 memory_request_bytes=user_bytes + 64 * MIB,
-                **limits,
+                memory_limit_bytes=memory_limit_bytes,
+                memlock_bytes=memlock_bytes,
             )
             if sized:
                 trial = try_out(spec, profile_named("6.12"), SHAPE)

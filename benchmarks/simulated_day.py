@@ -127,7 +127,7 @@ class Day(World):
             agent.boot()
         await asyncio.sleep(5)
         self.users.spawn(self._rescale())
-        self.users.spawn(self._cut())
+        self.users.spawn(self._cut_an_agent())
         await asyncio.sleep(self._end_s - self.loop.time())
         self._raise_failure()
         for agent in self.agents.values():
@@ -147,7 +147,7 @@ class Day(World):
         names = [f"w{number}" for number in range(WORKLOADS)]
         for name in names:
             request = pb.CreateWorkloadRequest(
-                workload=name, spec=_spec(Promise(REPLICAS, 0)), request_id=name
+                spec=_spec(name, Promise(REPLICAS, 0)), request_id=name
             )
             await self._ask("CreateWorkload", request)
         version = 0
@@ -157,7 +157,7 @@ class Day(World):
             name = names[version % len(names)]
             wanted = Promise(self.random.randint(1, 2 * REPLICAS), version)
             update = pb.UpdateWorkloadRequest(
-                name=name, spec=_spec(wanted), request_id=f"{name}-{version}"
+                name=name, spec=_spec(name, wanted), request_id=f"{name}-{version}"
             )
             await self._ask("UpdateWorkload", update)
 
@@ -169,7 +169,7 @@ class Day(World):
         )
         self._asked += 1
 
-    async def _cut(self) -> None:
+    async def _cut_an_agent(self) -> None:
         """Every hour an agent is out of reach for longer than its lease."""
         while True:
             await asyncio.sleep(CUT_S)
@@ -180,8 +180,9 @@ class Day(World):
             self.network.heal_link("c1", name)
 
 
-def _spec(wanted: Promise) -> workload_pb2.WorkloadSpec:
+def _spec(name: str, wanted: Promise) -> workload_pb2.WorkloadSpec:
     spec = spec_of("plain", wanted)
+    spec.name = name
     spec.inventory.churn.operations_per_step = 5
     spec.inventory.churn.step_ns = round(STEP_S * 1e9)
     return spec

@@ -14,6 +14,7 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import WorkerRunner
 
+from loadtest.grpc_user import LoadUser
 from loadtest.options import OptionError, add_arguments, early_shape
 from loadtest.page import add_page
 from loadtest.run import FLEET, LoadRun, run_of
@@ -60,12 +61,12 @@ def _attach(environment: Environment, **rest: Any) -> None:
             _choose_users(environment, run.options.weights)
     except OptionError as error:
         _end_with(error)
-    add_page(environment, run.outcomes)
+    add_page(environment, run)
 
 
 def _choose_users(environment: Environment, weights: Mapping[str, int]) -> None:
     """Apply --weights, and leave out the kinds whose tasks --tags and --exclude-tags rule out."""
-    kinds = {user.kind: user for user in environment.user_classes}
+    kinds = {user.kind: user for user in environment.user_classes if issubclass(user, LoadUser)}
     for kind, weight in weights.items():
         if kind not in kinds:
             raise OptionError(f"--weights {kind}={weight}: use {', '.join(sorted(kinds))}")
@@ -73,11 +74,11 @@ def _choose_users(environment: Environment, weights: Mapping[str, int]) -> None:
     chosen = [u for u in kinds.values() if u.weight and _has_task(u, environment)]
     if not chosen:
         raise OptionError("--weights, --tags and --exclude-tags leave no user to run")
-    environment.user_classes = chosen
+    environment.user_classes = list(chosen)
 
 
 def _has_task(user: type[User], environment: Environment) -> bool:
-    options = environment.parsed_options
+    options: Any = environment.parsed_options  # Locust's namespace, filled by its parser
     wanted, unwanted = set(options.tags or ()), set(options.exclude_tags or ())
     tags = [set(getattr(task, "locust_tag_set", ())) for task in user.tasks]
     return any((not wanted or wanted & each) and not unwanted & each for each in tags)
@@ -121,7 +122,7 @@ def _write(path: Path, run: LoadRun) -> bool:
 
 
 def _summary_lines(run: LoadRun) -> list[str]:
-    rows = run.outcomes.summary()
+    rows = run.summary()
     if not rows:
         return ["", "no outcomes"]
     errnos = sorted({errno for row in rows for errno in row["errnos"]} - {"OK"})
@@ -129,7 +130,7 @@ def _summary_lines(run: LoadRun) -> list[str]:
     table = [head]
     for row in rows:
         counts = [str(row["errnos"].get(errno, 0)) for errno in ("OK", *errnos)]
-        times = ["-" if row[t] is None else f"{row[t]:.1f}" for t in ("p50_ms", "p99_ms")]
+        times = ["-" if row[t] is None else str(row[t]) for t in ("p50_ms", "p99_ms")]
         table.append(
             [
                 row["model"],

@@ -23,7 +23,7 @@ def script_for(seat: Seat, options: LoadOptions) -> Script:
 
 def _inventories(seat: Seat, options: LoadOptions) -> list[Inventory]:
     """The applications of this load test, sized for the node, beginning with the lane's own."""
-    shape = NodeShape(possible_cpus=seat.place.possible_cpus, ram_bytes=seat.place.ram_bytes)
+    shape = NodeShape(possible_cpus=seat.node.possible_cpus, ram_bytes=seat.node.ram_bytes)
     names = options.applications
     turn = seat.lane % len(names)
     return [inventory_for(name, shape) for name in names[turn:] + names[:turn]]
@@ -33,8 +33,8 @@ def _element(seat: Seat, options: LoadOptions) -> Script:
     return churn(
         _inventories(seat, options)[0],
         seat.seed,
-        cpus=seat.place.possible_cpus,
-        calls=options.batch,
+        cpus=seat.node.possible_cpus,
+        batch=options.batch,
         elements=options.elements,
         batched=False,
     )
@@ -44,15 +44,15 @@ def _batch(seat: Seat, options: LoadOptions) -> Script:
     return churn(
         _inventories(seat, options)[0],
         seat.seed,
-        cpus=seat.place.possible_cpus,
-        calls=min(options.batch, _BATCHES_IN_A_MESSAGE_MAX),
+        cpus=seat.node.possible_cpus,
+        batch=min(options.batch, _BATCHES_IN_A_MESSAGE_MAX),
         elements=options.elements,
         batched=True,
     )
 
 
 def _inventory(seat: Seat, options: LoadOptions) -> Script:
-    cpus, elements = seat.place.possible_cpus, options.elements
+    cpus, elements = seat.node.possible_cpus, options.elements
     return open_and_close(_inventories(seat, options), cpus=cpus, elements=elements)
 
 
@@ -60,7 +60,7 @@ def _tenant(seat: Seat, options: LoadOptions) -> Script:
     return fill_to_the_limit(
         seat.seed,
         limit_bytes=options.limit_bytes,
-        cpus=seat.place.possible_cpus,
+        cpus=seat.node.possible_cpus,
         elements=options.elements,
     )
 
@@ -69,8 +69,8 @@ def _rolling(seat: Seat, options: LoadOptions) -> Script:
     return rolling_restarts(
         _inventories(seat, options)[0],
         seat.seed,
-        cpus=seat.place.possible_cpus,
-        calls=options.batch,
+        cpus=seat.node.possible_cpus,
+        batch=options.batch,
         elements=options.elements,
         prefix=seat.name,
     )

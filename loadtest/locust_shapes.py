@@ -26,6 +26,10 @@ class _Shape(LoadTestShape):
         assert self.runner is not None, "Locust sets the runner before it asks"
         return self.runner.environment
 
+    def elapsed(self) -> float:
+        """Seconds since the test began."""
+        return float(LoadTestShape.get_run_time(self))
+
     def settings(self) -> Settings:
         """From -u, -r and -t as they are now."""
         options = self.environment.parsed_options
@@ -41,7 +45,7 @@ class NamedShape(_Shape):
 
     def tick(self) -> Target:
         """Users wanted now."""
-        return users_at(early_shape(sys.argv[1:]), self.settings(), self.get_run_time())
+        return users_at(early_shape(sys.argv[1:]), self.settings(), self.elapsed())
 
 
 class StepToFailureShape(_Shape):
@@ -51,7 +55,7 @@ class StepToFailureShape(_Shape):
 
     def reset_time(self) -> None:
         """A new test starts."""
-        super().reset_time()
+        LoadTestShape.reset_time(self)
         self._steps = None
 
     def tick(self) -> Target:
@@ -65,7 +69,7 @@ class StepToFailureShape(_Shape):
         table = run.outcomes
         seen = {m: (table.bad_count(m), table.call_count(m)) for m in table.models if m != FLEET}
         run.stepped_to = self._steps.users
-        target = self._steps.target(self.get_run_time(), seen)
+        target = self._steps.target(self.elapsed(), seen)
         run.broke_at = dict(self._steps.broke_at)
         return target
 

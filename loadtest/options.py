@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from bpfleet.abi.errno import Errno
+from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.workload.catalogue import applications as known_applications
+from bpfleet.workload.quantity import parse_limit
 from loadtest.shapes import SHAPES
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 STEP_TO_FAILURE: Final = "step-to-failure"
+T = TypeVar("T")
 _SHAPE_NAMES: Final = (*sorted(SHAPES), STEP_TO_FAILURE)
 _BATCH_MAX: Final = 4096
 _ELEMENTS_MAX: Final = 8192
@@ -38,7 +41,10 @@ class OptionError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """The settings, checked. Sizes are bytes; an empty ``models`` stands for all there are."""
+    """The settings, checked. Sizes are bytes; an empty ``models`` stands for all there are.
+
+    ``limit_bytes`` None: no memory.max. ``memlock_bytes`` None: the node's default; RLIM_INFINITY: unlimited.
+    """
 
     agents: tuple[str, ...]
     coordinators: tuple[str, ...]
@@ -75,8 +81,10 @@ class LoadOptions:
             seed=_number("--seed", options.seed, 0, 2**63 - 1),
             batch=_number("--batch", options.batch, 1, _BATCH_MAX),
             elements=_number("--elements", options.elements, 1, _ELEMENTS_MAX),
-            limit_bytes=size_bytes("--memory-max", options.memory_max),
-            memlock_bytes=size_bytes("--memlock", options.memlock),
+            limit_bytes=size_of("--memory-max", options.memory_max, memory_max_of, ", or max"),
+            memlock_bytes=size_of(
+                "--memlock", options.memlock, memlock_of, ", default or unlimited"
+            ),
             think_seconds=_number("--think-ms", options.think_ms, 0, 3_600_000) / 1000,
             outcomes_file=_writable("--outcomes", options.outcomes),
             fail_if=tuple(_threshold(word) for word in _words(options.fail_if)),
@@ -127,7 +135,9 @@ _OPTIONS: Final = (
     _Option("batch", 256, f"Calls in one message, up to {_BATCH_MAX}"),
     _Option("elements", 1024, f"Map elements in one kernel batch command, up to {_ELEMENTS_MAX}"),
     _Option("memory-max", "64M", "memory.max of each user's cgroup, or max"),
-    _Option("memlock", "default", "RLIMIT_MEMLOCK of each user's process, default or max"),
+    _Option(
+        "memlock", "default", "RLIMIT_MEMLOCK of each user's process: bytes, default or unlimited"
+    ),
     _Option("think-ms", 10, "Pause between two messages of a user"),
     _Option("load-shape", "", f"Load over time: {', '.join(_SHAPE_NAMES)}", in_page=False),
     _Option("shape-steps", 10, "Steps of step-to-failure"),
@@ -169,18 +179,25 @@ def described() -> str:
     return "\n".join(lines)
 
 
-def size_bytes(option: str, text: str) -> int | None:
-    """Bytes of ``64M``; None for ``max`` and -1 for ``default``. Raises ``OptionError``."""
-    word = text.strip()
-    if word in ("max", "unlimited"):
-        return None
-    if word == "default":
-        return -1
-    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}.get(word[-1:].upper(), 1)
-    digits = word[:-1] if factor > 1 else word
-    if not digits.isascii() or not digits.isdigit():
-        raise OptionError(f"{option} {text!r}: use a number of bytes such as 65536, 64M, or max")
-    return int(digits) * factor
+def memlock_of(text: str) -> int | None:
+    """RLIMIT_MEMLOCK: None for ``default``, RLIM_INFINITY for ``unlimited``, else bytes. Raises ``ValueError``."""
+    return None if text.strip() == "default" else parse_limit(text)
+
+
+def memory_max_of(text: str) -> int | None:
+    """memory.max in bytes; None for ``max``. Raises ``ValueError``."""
+    size_bytes = parse_limit(text)
+    return None if size_bytes == RLIM_INFINITY else size_bytes
+
+
+def size_of(option: str, text: str, parse: Callable[[str], T], words: str) -> T:
+    """What ``parse`` makes of an option's text. Raises ``OptionError``."""
+    try:
+        return parse(text)
+    except ValueError:
+        raise OptionError(
+            f"{option} {text!r}: use a number of bytes such as 65536, 64M{words}"
+        ) from None
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,5 +1,4 @@
-"""Outcomes of a load test: model x call x errno x reason, latencies per model, OOM kills, transport
-failures.
+"""Outcomes of a load test: model x call x errno x reason, OOM kills, transport failures.
 
 Pure bookkeeping, mergeable: a Locust worker drains its table into each report to the master, the
 master merges them, so the sums do not depend on how many workers there were.
@@ -11,20 +10,19 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["BAD_ERRNOS", "OK", "OOM_KILLED", "Latencies", "Outcome", "OutcomeTable"]
+__all__ = ["BAD_ERRNOS", "OK", "OOM_KILLED", "CallOutcome", "OutcomeTable"]
 
 OK: Final = "OK"
 OOM_KILLED: Final = "CALLER_KILLED"
 # Verdicts that say a host ran out of something; ENOENT and EEXIST are the everyday answers of churn.
 BAD_ERRNOS: Final = frozenset({"EPERM", "ENOMEM", "E2BIG", "ENOSPC", "EINTR"})
-_BUCKETS_PER_DOUBLING: Final = 8
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Outcome:
+class CallOutcome:
     """One cell of the table: what a call came to under a model. ``errno`` is OK or Linux's name."""
 
     model: str
@@ -43,61 +41,21 @@ class Outcome:
         return self.errno in BAD_ERRNOS
 
 
-@dataclass(slots=True)
-class Latencies:
-    """A histogram of milliseconds with buckets 2^(1/8) apart: percentiles within 9 %."""
-
-    buckets: Counter[int] = field(default_factory=Counter)
-
-    def add(self, milliseconds: float, count: int = 1) -> None:
-        """Count ``count`` answers that took ``milliseconds``."""
-        self.buckets[_bucket(milliseconds)] += count
-
-    def percentile(self, share: float) -> float | None:
-        """Upper bound in milliseconds of the bucket that holds the given share of answers; None
-        for an empty histogram.
-        """
-        left = share * self.buckets.total()
-        for bucket in sorted(self.buckets):
-            left -= self.buckets[bucket]
-            if left <= 1e-9:
-                return _upper_bound(bucket)
-        return None
-
-
-def _bucket(milliseconds: float) -> int:
-    """Bucket n ends at 2^(n/8) microseconds."""
-    microseconds, bucket = max(milliseconds * 1000.0, 1.0), 0
-    while _upper_bound(bucket) * 1000.0 < microseconds:
-        bucket += _BUCKETS_PER_DOUBLING
-    while bucket and _upper_bound(bucket - 1) * 1000.0 >= microseconds:
-        bucket -= 1
-    return bucket
-
-
-def _upper_bound(bucket: int) -> float:
-    return float(2.0 ** (bucket / _BUCKETS_PER_DOUBLING)) / 1000.0
-
-
 class OutcomeTable:
     """What happened so far. ``calls`` counts system calls, ``elements`` the map elements they
     moved.
     """
 
     def __init__(self) -> None:
-        self.calls: Counter[Outcome] = Counter()
+        self.calls: Counter[CallOutcome] = Counter()
         self.elements: Counter[str] = Counter()
         self.oom_kills: Counter[str] = Counter()
         self.transport: Counter[tuple[str, str]] = Counter()
-        self.latencies: dict[str, Latencies] = {}
 
-    def record(
-        self, outcome: Outcome, *, milliseconds: float, count: int = 1, elements: int = 0
-    ) -> None:
-        """Count a verdict of the emulated kernel and how long its message took."""
+    def record(self, outcome: CallOutcome, *, count: int = 1, elements: int = 0) -> None:
+        """Count a verdict of the emulated kernel."""
         self.calls[outcome] += count
         self.elements[outcome.model] += elements
-        self.latencies.setdefault(outcome.model, Latencies()).add(milliseconds, count)
 
     def record_transport_failure(self, model: str, code: str) -> None:
         """Count a failure of the cluster itself, apart from verdicts."""
@@ -123,7 +81,6 @@ class OutcomeTable:
         """Forget everything."""
         for counter in (self.calls, self.elements, self.oom_kills, self.transport):
             counter.clear()
-        self.latencies.clear()
 
     def as_data(self) -> dict[str, Any]:
         """Plain lists and numbers, as ``merge`` takes them."""
@@ -132,20 +89,16 @@ class OutcomeTable:
             "elements": dict(self.elements),
             "oom_kills": dict(self.oom_kills),
             "transport": [[model, code, n] for (model, code), n in sorted(self.transport.items())],
-            "latencies": {m: sorted(h.buckets.items()) for m, h in self.latencies.items()},
         }
 
     def merge(self, data: Mapping[str, Any]) -> None:
         """Add what another table drained."""
         for model, call, errno, reason, count in data["calls"]:
-            self.calls[Outcome(model, call, errno, reason)] += count
+            self.calls[CallOutcome(model, call, errno, reason)] += count
         self.elements.update(data["elements"])
         self.oom_kills.update(data["oom_kills"])
         for model, code, count in data["transport"]:
             self.transport[model, code] += count
-        for model, buckets in data["latencies"].items():
-            histogram = self.latencies.setdefault(model, Latencies())
-            histogram.buckets.update(dict(map(tuple, buckets)))
 
     def errno_count(self, model: str, errno: str) -> int:
         """Calls under ``model`` that came to ``errno``."""
@@ -164,8 +117,12 @@ class OutcomeTable:
         """Failures of the cluster itself, over all models."""
         return self.transport.total()
 
+    def request_names(self, model: str) -> set[str]:
+        """The rows of Locust's table that the calls under ``model`` are counted in."""
+        return {outcome.request_name for outcome in self.calls if outcome.model == model}
+
     def summary(self) -> list[dict[str, Any]]:
-        """One row per model, side by side: what the web page and the JSON export show."""
+        """One row per model, side by side."""
         return [self._summary_of(model) for model in self.models]
 
     def _summary_of(self, model: str) -> dict[str, Any]:
@@ -173,7 +130,6 @@ class OutcomeTable:
         for outcome, count in self.calls.items():
             if outcome.model == model:
                 errnos[outcome.errno] += count
-        latency = self.latencies.get(model, Latencies())
         return {
             "model": model,
             "calls": errnos.total(),
@@ -182,9 +138,6 @@ class OutcomeTable:
             "bad_share": self.bad_count(model) / max(errnos.total(), 1),
             "oom_kills": self.oom_kills[model],
             "transport_failures": sum(n for (m, _), n in self.transport.items() if m == model),
-            "p50_ms": latency.percentile(0.50),
-            "p95_ms": latency.percentile(0.95),
-            "p99_ms": latency.percentile(0.99),
         }
 
     def rows(self) -> Iterable[tuple[str, str, str, str, int]]:
@@ -204,5 +157,5 @@ class OutcomeTable:
         return text.getvalue()
 
 
-def _cell(outcome: Outcome) -> tuple[str, str, str, str]:
+def _cell(outcome: CallOutcome) -> tuple[str, str, str, str]:
     return (outcome.model, outcome.call, outcome.errno, outcome.reason)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 from locust.env import Environment
 
-from loadtest.outcomes import OutcomeTable
+from loadtest.run import LoadRun
 
 __all__ = ["add_page"]
 
@@ -33,13 +33,13 @@ _COLUMNS: Final = (
 _NAMED: Final = ("OK", "EPERM", "ENOMEM", "E2BIG")
 
 
-def add_page(environment: Environment, outcomes: OutcomeTable) -> None:
+def add_page(environment: Environment, run: LoadRun) -> None:
     """Add the tab *Models*, ``/models`` and its data to the web page, where there is one."""
     web = environment.web_ui
     if web is None or web.app is None:
         return
-    web.app.register_blueprint(_blueprint(outcomes))
-    web.app.after_request(lambda answer: _with_models(answer, outcomes))
+    web.app.register_blueprint(_blueprint(run))
+    web.app.after_request(lambda answer: _with_models(answer, run))
     structure = [{"key": key, "title": title} for key, title in _COLUMNS]
     web.template_args |= {
         "extended_tabs": [{"title": "Models", "key": _KEY}],
@@ -52,7 +52,7 @@ def add_page(environment: Environment, outcomes: OutcomeTable) -> None:
     }
 
 
-def _blueprint(outcomes: OutcomeTable) -> Blueprint:
+def _blueprint(run: LoadRun) -> Blueprint:
     blueprint = Blueprint("bpfleet", __name__)
 
     @blueprint.route("/models")
@@ -61,20 +61,20 @@ def _blueprint(outcomes: OutcomeTable) -> Blueprint:
 
     @blueprint.route("/models.json")
     def data() -> Response:
-        body = {"models": outcomes.summary(), "outcomes": list(outcomes.rows())}
+        body = {"models": run.summary(), "outcomes": list(run.outcomes.rows())}
         return Response(json.dumps(body), mimetype="application/json")
 
     @blueprint.route("/models.csv")
     def table() -> Response:
-        return Response(outcomes.as_csv(), mimetype="text/csv")
+        return Response(run.outcomes.as_csv(), mimetype="text/csv")
 
     return blueprint
 
 
-def _with_models(answer: Response, outcomes: OutcomeTable) -> Response:
+def _with_models(answer: Response, run: LoadRun) -> Response:
     """Locust's page asks for its statistics every two seconds; the tab's rows travel along."""
     if request.path == "/stats/requests" and answer.is_json:
-        rows = [_row(summary) for summary in outcomes.summary()]
+        rows = [_row(summary) for summary in run.summary()]
         body = {**answer.get_json(), "extended_stats": [{"key": _KEY, "data": rows}]}
         answer.set_data(json.dumps(body))
     return answer

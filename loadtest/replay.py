@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final, final
 
-from bpfleet.abi.bpf import Capability
+from bpfleet.abi.bpf import capabilities_of
 from bpfleet.kernel import KernelError
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import NodeShape
@@ -27,26 +27,20 @@ from bpfleet.node_agent.syscalls import Executor
 from bpfleet.rpc.names import node_name
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.v1 import bpf_pb2, bpf_service_pb2
+from bpfleet.v1.bpf_service_pb2 import Syscall
+from bpfleet.workload.quantity import parse_bytes
 from bpfleet.workload.seeding import seed_for
+from loadtest.calls import RESTART, Reply, reply_of
 from loadtest.kinds import KINDS, script_for
-from loadtest.node_link import (
-    CAPABILITIES,
-    memlock_of,
-    message_of,
-    outcomes_of,
-    reply_of,
-    uid_of,
-)
-from loadtest.options import LoadOptions, OptionError, add_arguments, size_bytes
+from loadtest.options import LoadOptions, OptionError, add_arguments, size_of
 from loadtest.outcomes import OutcomeTable
-from loadtest.scripts import RESTART, Call, Reply
-from loadtest.seats import Place, Seat
+from loadtest.seat_process import CAPABILITIES, outcomes_of, uid_of
+from loadtest.seats import Seat, SeatNode
 
 __all__ = ["Replay", "main"]
 
 _NODE: Final = "node-0001"
 _CALL_NS: Final = 1_000  # an agent's own default
-_CAPABILITIES: Final = frozenset(Capability[name.removeprefix("CAP_")] for name in CAPABILITIES)
 
 
 @final
@@ -61,12 +55,12 @@ class Replay:
         self._options: Final = options
         agent = Agent("replay", call_ns=_CALL_NS)
         shape = NodeShape(
-            profile=profile_from(seat.place.model),
-            ram_bytes=seat.place.ram_bytes,
-            possible_cpus=seat.place.possible_cpus,
+            profile=profile_from(seat.node.model),
+            ram_bytes=seat.node.ram_bytes,
+            possible_cpus=seat.node.possible_cpus,
             seed=node_seed,
         )
-        self._node: Final = agent.create(seat.place.node, shape)
+        self._node: Final = agent.create(seat.node.name, shape)
         self._executor: Final = Executor(agent)
         self._cgroup: Final = f"/load-{seat.name}"
         with self._node.guard() as kernel:
@@ -88,26 +82,25 @@ class Replay:
         for _ in range(messages):
             if calls is not None and self.calls >= calls:
                 return
-            message: Sequence[Call] = next(script) if replies is None else script.send(replies)
-            self._digest.update(repr(message).encode())
+            message: Sequence[Syscall] = next(script) if replies is None else script.send(replies)
+            for call in message:
+                self._digest.update(call.SerializeToString(deterministic=True) + b"\n")
             if message[0] is RESTART:
                 self._restart()
                 replies = [Reply()]
                 continue
             replies = await self._execute(message)
-            counted, killed = outcomes_of(self._seat.place.model, message, replies)
+            counted, killed = outcomes_of(self._seat.node.model, message, replies)
             self.calls += len(counted)
             for outcome, elements in counted:
-                self.table.record(outcome, milliseconds=0, elements=elements)
+                self.table.record(outcome, elements=elements)
             if killed:
                 self._restart()
                 script, replies = script_for(self._seat, self._options), None
 
-    async def _execute(self, calls: Sequence[Call]) -> list[Reply]:
-        caller = bpf_pb2.Caller(node=node_name(self._seat.place.node), pid=self._pid)
-        request = bpf_service_pb2.ExecuteSyscallsRequest(
-            caller=caller, syscalls=[message_of(call) for call in calls]
-        )
+    async def _execute(self, calls: Sequence[Syscall]) -> list[Reply]:
+        caller = bpf_pb2.Caller(node=node_name(self._seat.node.name), pid=self._pid)
+        request = bpf_service_pb2.ExecuteSyscallsRequest(caller=caller, syscalls=calls)
         answer = await self._executor.execute(request)
         return [reply_of(result) for result in answer.results]
 
@@ -120,11 +113,11 @@ class Replay:
         self._pid = self._spawn()
 
     def _spawn(self) -> int:
-        memlock = memlock_of(self._options.memlock_bytes)
+        memlock = self._options.memlock_bytes
         with self._node.guard() as kernel:
             task = kernel.spawn(
                 uid=uid_of(self._seat),
-                caps=_CAPABILITIES,
+                caps=capabilities_of(CAPABILITIES),
                 memlock=None if memlock is None else (memlock, memlock),
                 cgroup=self._cgroup,
                 comm=self._seat.kind[:15],
@@ -135,7 +128,7 @@ class Replay:
 class _Parser(argparse.ArgumentParser):
     """Takes the options of the load test, with their variables, as Locust's parser does."""
 
-    def add_argument(  # type: ignore[override]
+    def add_argument(
         self, *names: str, env_var: str = "", include_in_web_ui: bool = True, **rest: Any
     ) -> argparse.Action:
         if env_var in os.environ:
@@ -167,10 +160,10 @@ def main(arguments: Sequence[str]) -> int:
     chosen = _arguments(arguments)
     try:
         options = LoadOptions.parsed(chosen)
-        ram_bytes = size_bytes("--ram", chosen.ram) or 0
-        place = Place(chosen.model, _NODE, "replay", chosen.cpus, ram_bytes)
+        ram_bytes = size_of("--ram", chosen.ram, parse_bytes, " or 8G")
+        node = SeatNode(chosen.model, _NODE, "replay", chosen.cpus, ram_bytes)
         seed = seed_for(options.seed, chosen.kind, chosen.lane)
-        seat = Seat(chosen.kind, chosen.lane, seed, place)
+        seat = Seat(chosen.kind, chosen.lane, seed, node)
         replay = Replay(seat, options, node_seed=chosen.node_seed)
     except (OptionError, ValueError) as error:
         print(f"bpfleet: {error}", file=sys.stderr)

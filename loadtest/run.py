@@ -16,19 +16,22 @@ import gevent
 from gevent.event import AsyncResult
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
+from locust.stats import StatsEntry
 
 from bpfleet.client.bpf import AgentClient
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
+from bpfleet.client.session import CallError, Session, channel_from_environment
 from loadtest.options import LoadOptions
 from loadtest.outcomes import OutcomeTable
-from loadtest.seats import Place, Seat, Seating
+from loadtest.seats import Seat, Seating, SeatNode
 
-__all__ = ["FLEET", "LoadRun", "run_of"]
+__all__ = ["FLEET", "REQUEST_TYPE", "LoadRun", "run_of"]
 
 FLEET: Final = "fleet"
 """Where a table has models, the control plane: its calls belong to none."""
+REQUEST_TYPE: Final = "bpf"
+"""Of system calls, in Locust's table."""
+_RANKS: Final = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
 _SEAT_ASKED: Final = "bpfleet_seat_asked"
 _SEAT_GIVEN: Final = "bpfleet_seat_given"
 _SEAT_LEFT: Final = "bpfleet_seat_left"
@@ -60,7 +63,7 @@ class LoadRun:
         self._begun = False
         self._clients: dict[str, AgentClient] = {}
         self._asked: dict[str, AsyncResult[dict[str, Any]]] = {}
-        self._watches: dict[Place, gevent.Greenlet] = {}
+        self._watches: dict[SeatNode, gevent.Greenlet] = {}
         self._listen()
 
     @property
@@ -102,12 +105,28 @@ class LoadRun:
             )
         return lines
 
+    def summary(self) -> list[dict[str, Any]]:
+        """One row per model, side by side, with the response times Locust keeps: what page and JSON export show."""
+        return [{**row, **self._response_times(row["model"])} for row in self.outcomes.summary()]
+
+    def _response_times(self, model: str) -> dict[str, int | None]:
+        stats = self.environment.stats
+        merged = StatsEntry(stats, model, REQUEST_TYPE)
+        for name in self.outcomes.request_names(model):
+            entry = stats.entries.get((name, REQUEST_TYPE))
+            if entry is not None:
+                merged.extend(entry)
+        return {
+            column: merged.get_response_time_percentile(rank) if merged.num_requests else None
+            for column, rank in _RANKS.items()
+        }
+
     def as_data(self) -> dict[str, Any]:
         """Everything that was counted, for the JSON export."""
         names = ("model", "call", "errno", "reason", "count")
         return {
             "seed": self.options.seed,
-            "models": self.outcomes.summary(),
+            "models": self.summary(),
             "outcomes": [dict(zip(names, row, strict=True)) for row in self.outcomes.rows()],
             "broke_at_users": self.broke_at,
         }
@@ -143,15 +162,15 @@ class LoadRun:
         self._seating = None
         self._problem = "the test ended before the nodes were found"
         try:
-            places = self._find_places()
+            nodes = self._find_nodes()
         except CallError as error:
             self._problem = f"cannot list the nodes: {error}"
             return
-        if not places:
+        if not nodes:
             self._problem = "no agent has a node of a wanted model"
             return
-        self._seating, self._problem = Seating(places, self.options.seed), ""
-        _log.info("%d nodes under %s", len(places), ", ".join(self._seating.models))
+        self._seating, self._problem = Seating(nodes, self.options.seed), ""
+        _log.info("%d nodes under %s", len(nodes), ", ".join(self._seating.models))
 
     def end(self) -> None:
         """A test ended: stop watching, give connections back."""
@@ -179,7 +198,8 @@ class LoadRun:
         assert isinstance(self._runner, WorkerRunner), "only workers ask"
         self._runner.send_message(_SEAT_ASKED, {"kind": kind, "ticket": ticket})
         try:
-            return self._asked[ticket].get(timeout=_SEAT_SECONDS)
+            answer: dict[str, Any] = self._asked[ticket].get(timeout=_SEAT_SECONDS)
+            return answer
         except gevent.Timeout:
             return {"problem": f"the master did not answer within {_SEAT_SECONDS:g} s"}
         finally:
@@ -190,7 +210,7 @@ class LoadRun:
             return {"problem": self._problem}
         seats = self._seating.take(kind)
         for seat in seats:
-            self._watch(seat.place)
+            self._watch(seat.node)
         return {"seats": [seat.as_data() for seat in seats]}
 
     def _on_asked(self, environment: Environment, msg: Any, **rest: Any) -> None:
@@ -208,19 +228,19 @@ class LoadRun:
 
     # -- nodes
 
-    def _find_places(self) -> list[Place]:
+    def _find_nodes(self) -> list[SeatNode]:
         options = self.options
         found = list(self._of_agents() if options.agents else self._of_coordinator())
         return [p for p in found if not options.models or p.model in options.models]
 
-    def _of_agents(self) -> Iterator[Place]:
+    def _of_agents(self) -> Iterator[SeatNode]:
         for agent in self.options.agents:
             for node in self.client(agent).list_nodes():
                 spec = node.spec
                 name = node.name.removeprefix("nodes/")
-                yield Place(spec.profile, name, agent, spec.possible_cpus, spec.ram_bytes)
+                yield SeatNode(spec.profile, name, agent, spec.possible_cpus, spec.ram_bytes)
 
-    def _of_coordinator(self) -> list[Place]:
+    def _of_coordinator(self) -> list[SeatNode]:
         """From the first coordinator that leads. Raises the last one's ``CallError`` if none does.
 
         One name may stand for several coordinators: each round connects anew.
@@ -228,7 +248,7 @@ class LoadRun:
         coordinators = self.options.coordinators
         for attempt in range(_DISCOVERY_ROUNDS * len(coordinators)):
             try:
-                return _ready_places(coordinators[attempt % len(coordinators)])
+                return _ready_nodes(coordinators[attempt % len(coordinators)])
             except CallError as error:
                 problem = error
         if coordinators:
@@ -244,19 +264,19 @@ class LoadRun:
         if _REPORT in data:
             self.outcomes.merge(data[_REPORT])
 
-    def _watch(self, place: Place) -> None:
-        if place not in self._watches:
-            self._watches[place] = gevent.spawn(self._count_kills, place)
+    def _watch(self, node: SeatNode) -> None:
+        if node not in self._watches:
+            self._watches[node] = gevent.spawn(self._count_kills, node)
 
-    def _count_kills(self, place: Place) -> None:
+    def _count_kills(self, node: SeatNode) -> None:
         """Follows a node's events; after a failure it goes on where it was."""
-        node = self.client(place.agent).node(place.node)
+        handle = self.client(node.agent).node(node.name)
         next_revision: int | None = None
         while True:
             try:
-                for answer in node.watch(next_revision, kinds=("oom_kill",)):
+                for answer in handle.watch(next_revision, kinds=("oom_kill",)):
                     if answer.events:
-                        self.outcomes.record_oom_kills(place.model, len(answer.events))
+                        self.outcomes.record_oom_kills(node.model, len(answer.events))
                     next_revision = answer.revision + 1
             except CallError as error:
                 # What a compacted log no longer holds cannot be counted: go on from now.
@@ -269,11 +289,11 @@ class LoadRun:
         gevent.killall(list(watches.values()), block=False)
 
 
-def _ready_places(coordinator: str) -> list[Place]:
+def _ready_nodes(coordinator: str) -> list[SeatNode]:
     with Session(channel_from_environment(coordinator)) as session:
         nodes = [n for n in FleetClient(session).list_nodes() if n.ready and n.agent_address]
     return [
-        Place(
+        SeatNode(
             node.profile,
             node.name.removeprefix("nodes/"),
             node.agent_address,

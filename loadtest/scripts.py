@@ -1,8 +1,8 @@
 """What each kind of user does, as generators of system calls: no network, no clock, no chance but the seed.
 
-A script yields the calls of one message and is sent their replies. Whoever drives it (a Locust user
-over gRPC, a test against a kernel in the same process) carries them out; from the same seed and
-replies every script makes the same calls, so a run can be replayed without a network.
+A script yields the calls of one message, as the agent takes them, and is sent their replies. Whoever drives it (a
+Locust user over gRPC, a test against a kernel in the same process) carries them out; from the same seed and replies
+every script makes the same calls, so a run can be replayed without a network.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
+from bpfleet.v1.bpf_service_pb2 import Syscall
 from bpfleet.workload.churn import ChurnStream, targets_of
 from bpfleet.workload.ops import (
     BATCH_TYPES,
@@ -24,15 +25,13 @@ from bpfleet.workload.ops import (
     value_bytes,
 )
 from bpfleet.workload.seeding import SplitMix64, seed_for
-from bpfleet.workload.spec import Inventory, MapDeclaration, ProgramDeclaration
+from bpfleet.workload.spec import Inventory, MapDeclaration
+from loadtest import calls
+from loadtest.calls import RESTART, Reply
 
 __all__ = [
-    "RESTART",
-    "Call",
-    "Do",
     "FleetDo",
     "FleetStep",
-    "Reply",
     "Script",
     "churn",
     "fill_to_the_limit",
@@ -48,68 +47,16 @@ _FD_BYTES: Final = 4
 _WORKLOADS_MAX: Final = 4
 
 
-class Do(StrEnum):
-    """The calls, as Locust's table names them."""
-
-    MAP_CREATE = "map_create"
-    LOOKUP = "map_lookup"
-    UPDATE = "map_update"
-    DELETE = "map_delete"
-    POP = "map_pop"
-    UPDATE_BATCH = "map_update_batch"
-    DELETE_BATCH = "map_delete_batch"
-    LOOKUP_BATCH = "map_lookup_batch"
-    FREEZE = "map_freeze"
-    PROG_LOAD = "prog_load"
-    PIN = "obj_pin"
-    OPEN_PINNED = "obj_get"
-    CLOSE = "close"
-    TOUCH = "page_fault"
-    RESTART = "restart"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One system call. Which fields count depends on ``do``; ``count`` is elements of a batch and
-    bytes of TOUCH.
-    """
-
-    do: Do
-    fd: int = -1
-    key: bytes | None = None
-    value: bytes = b""
-    count: int = 1
-    declared: MapDeclaration | None = None
-    program: ProgramDeclaration | None = None
-    fds: tuple[int, ...] = ()
-    path: str = ""
-
-
-RESTART: Final = Call(Do.RESTART)
-"""Alone in its message: the process ends and another takes its place in the same cgroup."""
-
-
-class Reply(NamedTuple):
-    """What came of a call: errno 0 or Linux's number, the true reason, a new descriptor, elements
-    done.
-    """
-
-    errno: int = 0
-    reason: str = ""
-    fd: int = -1
-    elements: int = 0
-
-
-Script = Generator[Sequence[Call], Sequence[Reply], None]
-_Part = Generator[Sequence[Call], Sequence[Reply], "list[int]"]
+Script = Generator[Sequence[Syscall], Sequence[Reply], None]
+_Part = Generator[Sequence[Syscall], Sequence[Reply], "list[int]"]
 
 
 def churn(
-    inventory: Inventory, seed: int, *, cpus: int, calls: int, elements: int, batched: bool
+    inventory: Inventory, seed: int, *, cpus: int, batch: int, elements: int, batched: bool
 ) -> Script:
     """Endless: opens what it may of an application, then looks up, updates and deletes.
 
-    ``calls`` go into a message. ``batched`` uses the kernel's batch commands with up to
+    ``batch`` calls go into a message. ``batched`` uses the kernel's batch commands with up to
     ``elements`` each where the map type has them.
     """
     fds = yield from _open_maps(inventory, cpus, elements)
@@ -117,12 +64,13 @@ def churn(
     targets = _targets(inventory, fds, cpus)
     drawn = _operations(stream)
     while True:
-        message: list[Call] = []
+        message: list[Syscall] = []
         # Bounded, in case the kernel refused every map that churn would touch.
-        for operation in islice(drawn, 4 * calls):
-            if call := _churn_call(operation, targets, elements if batched else 1):
+        for operation in islice(drawn, 4 * batch):
+            call = _churn_call(operation, targets, elements if batched else 1)
+            if call is not None:
                 message.append(call)
-            if len(message) == calls:
+            if len(message) == batch:
                 break
         if not message:
             yield [RESTART]
@@ -157,23 +105,23 @@ def fill_to_the_limit(seed: int, *, limit_bytes: int | None, cpus: int, elements
         refused = False
         while not refused and len(fds) < _CALLS_MAX:
             declared = _tenant_map(random, part_bytes)
-            (created,) = yield [Call(Do.MAP_CREATE, declared=declared)]
+            (created,) = yield [calls.create_map(declared)]
             refused = created.errno != 0
             if not refused:
                 fds.append(created.fd)
-                calls = _fill_calls(declared, created.fd, cpus, elements)
-                replies = yield from _in_messages(calls)
+                filling = _fill_calls(declared, created.fd, cpus, elements)
+                replies = yield from _in_messages(filling)
                 refused = any(reply.errno for reply in replies)
             if random.below(4) == 0:
-                yield [Call(Do.TOUCH, count=part_bytes // 4)]
+                yield [calls.touch(part_bytes // 4)]
         # Its heap grows on, whatever BPF was told: where maps are charged to the cgroup, that kills.
-        yield [Call(Do.TOUCH, count=part_bytes)]
+        yield [calls.touch(part_bytes)]
         yield from _close(fds)
         yield [RESTART]
 
 
 def rolling_restarts(
-    inventory: Inventory, seed: int, *, cpus: int, calls: int, elements: int, prefix: str
+    inventory: Inventory, seed: int, *, cpus: int, batch: int, elements: int, prefix: str
 ) -> Script:
     """Endless: an agent that pins its maps is replaced over and over; the next one finds them.
 
@@ -184,8 +132,8 @@ def rolling_restarts(
         yield from _load_programs(inventory, fds)
         targets = _targets(inventory, fds, cpus)
         drawn = _operations(ChurnStream(inventory, seed_for(seed, generation)))
-        made = (_churn_call(operation, targets, 1) for operation in islice(drawn, calls))
-        if message := [call for call in made if call]:
+        made = (_churn_call(operation, targets, 1) for operation in islice(drawn, batch))
+        if message := [call for call in made if call is not None]:
             yield message
         yield [RESTART]
 
@@ -254,29 +202,26 @@ def _operations(stream: ChurnStream) -> Iterable[Operation]:
             yield operation
 
 
-def _churn_call(operation: Operation, targets: Sequence[_Target], elements: int) -> Call | None:
+def _churn_call(operation: Operation, targets: Sequence[_Target], elements: int) -> Syscall | None:
     """The call of an operation; None where its map was refused when it was created."""
     if operation.kind is OpKind.TOUCH:
-        return Call(Do.TOUCH, count=operation.amount)
+        return calls.touch(operation.amount)
     target = targets[operation.target]
-    if target.fd < 0 or operation.kind not in _SINGLE:
+    if target.fd < 0 or operation.kind not in _ELEMENTS:
         return None
-    amount = _amount(target, elements) if target.declared.map_type in BATCH_TYPES else 1
+    fd, declared = target.fd, target.declared
+    amount = _amount(target, elements) if declared.map_type in BATCH_TYPES else 1
     if amount > 1:
         return _batch_call(operation, target, amount)
-    key = key_bytes(target.declared, operation.key)
-    do = _SINGLE[operation.kind]
-    if target.declared.map_type in _LISTS:
-        do = do if do is Do.UPDATE else Do.POP
-    return Call(do, target.fd, key, target.value if do is Do.UPDATE else b"")
+    key = key_bytes(declared, operation.key)
+    if operation.kind is OpKind.UPDATE:
+        return calls.update(fd, key, target.value)
+    if declared.map_type in _LISTS:
+        return calls.pop(fd)
+    return calls.lookup(fd, key) if operation.kind is OpKind.LOOKUP else calls.delete(fd, key)
 
 
-_SINGLE: Final = {OpKind.LOOKUP: Do.LOOKUP, OpKind.UPDATE: Do.UPDATE, OpKind.DELETE: Do.DELETE}
-_BATCH: Final = {
-    OpKind.LOOKUP: Do.LOOKUP_BATCH,
-    OpKind.UPDATE: Do.UPDATE_BATCH,
-    OpKind.DELETE: Do.DELETE_BATCH,
-}
+_ELEMENTS: Final = frozenset({OpKind.LOOKUP, OpKind.UPDATE, OpKind.DELETE})
 
 
 def _amount(target: _Target, elements: int) -> int:
@@ -285,13 +230,14 @@ def _amount(target: _Target, elements: int) -> int:
     return min(elements, target.declared.max_entries, fit)
 
 
-def _batch_call(operation: Operation, target: _Target, amount: int) -> Call:
-    do = _BATCH[operation.kind]
-    if do is Do.LOOKUP_BATCH:
-        return Call(do, target.fd, count=amount)
+def _batch_call(operation: Operation, target: _Target, amount: int) -> Syscall:
+    fd = target.fd
+    if operation.kind is OpKind.LOOKUP:
+        return calls.lookup_batch(fd, amount)
     keys = _keys(target.declared, operation.key, amount)
-    values = target.value * amount if do is Do.UPDATE_BATCH else b""
-    return Call(do, target.fd, keys, values, amount)
+    if operation.kind is OpKind.UPDATE:
+        return calls.update_batch(fd, keys, target.value * amount, amount)
+    return calls.delete_batch(fd, keys, amount)
 
 
 def _keys(declared: MapDeclaration, first: int, amount: int) -> bytes:
@@ -335,12 +281,12 @@ def _open_maps(inventory: Inventory, cpus: int, elements: int) -> _Part:
 def _create(declared: Sequence[MapDeclaration]) -> _Part:
     """A map of maps needs a template first; it is closed once the map exists."""
     templates = yield from _create_templates(declared)
-    calls = [
-        Call(Do.MAP_CREATE, fd=templates.get(n, -1), declared=d)
+    creations = [
+        calls.create_map(d, templates.get(n))
         for n, d in enumerate(declared)
         if d.inner is None or n in templates
     ]
-    replies = iter((yield from _in_messages(calls)))
+    replies = iter((yield from _in_messages(creations)))
     fds = [
         _fd(next(replies)) if d.inner is None or n in templates else -1
         for n, d in enumerate(declared)
@@ -351,41 +297,37 @@ def _create(declared: Sequence[MapDeclaration]) -> _Part:
 
 def _create_templates(
     declared: Sequence[MapDeclaration],
-) -> Generator[Sequence[Call], Sequence[Reply], dict[int, int]]:
+) -> Generator[Sequence[Syscall], Sequence[Reply], dict[int, int]]:
     needed = [(n, d.inner) for n, d in enumerate(declared) if d.inner is not None]
-    calls = [Call(Do.MAP_CREATE, declared=inner) for _, inner in needed]
-    replies = yield from _in_messages(calls)
+    replies = yield from _in_messages([calls.create_map(inner) for _, inner in needed])
     made = zip(needed, replies, strict=True)
     return {n: reply.fd for (n, _), reply in made if reply.errno == 0}
 
 
 def _furnish(
     declared: Sequence[MapDeclaration], fds: Sequence[int], cpus: int, elements: int
-) -> Generator[Sequence[Call], Sequence[Reply], None]:
+) -> Generator[Sequence[Syscall], Sequence[Reply], None]:
     """Puts in what an application starts with: elements, inner maps, the freeze."""
     for each, fd in zip(declared, fds, strict=True):
         if fd < 0:
             continue
         if each.inner is not None:
             yield from _put_inner_maps(each, each.inner, fd)
-        calls = _fill_calls(each, fd, cpus, elements)
+        filling = _fill_calls(each, fd, cpus, elements)
         if each.frozen:
-            calls.append(Call(Do.FREEZE, fd))
-        yield from _in_messages(calls)
+            filling.append(calls.freeze(fd))
+        yield from _in_messages(filling)
 
 
 def _put_inner_maps(
     outer: MapDeclaration, inner: MapDeclaration, fd: int
-) -> Generator[Sequence[Call], Sequence[Reply], None]:
-    creations = [Call(Do.MAP_CREATE, declared=inner)] * outer.inner_count
+) -> Generator[Sequence[Syscall], Sequence[Reply], None]:
+    creations = [calls.create_map(inner)] * outer.inner_count
     replies = yield from _in_messages(creations)
     made = [reply.fd for reply in replies if reply.errno == 0]
     updates = [
-        Call(
-            Do.UPDATE,
-            fd,
-            slot.to_bytes(outer.key_size, "little"),
-            each.to_bytes(_FD_BYTES, "little"),
+        calls.update(
+            fd, slot.to_bytes(outer.key_size, "little"), each.to_bytes(_FD_BYTES, "little")
         )
         for slot, each in enumerate(made)
     ]
@@ -393,12 +335,12 @@ def _put_inner_maps(
     yield from _close(made)
 
 
-def _fill_calls(declared: MapDeclaration, fd: int, cpus: int, elements: int) -> list[Call]:
+def _fill_calls(declared: MapDeclaration, fd: int, cpus: int, elements: int) -> list[Syscall]:
     if not declared.fill_entries or declared.map_type not in ELEMENT_TYPES:
         return []
     target = _Target(fd, declared, value_bytes(declared, cpus))
     if declared.map_type not in BATCH_TYPES:
-        return [Call(Do.UPDATE, fd, None, target.value)] * declared.fill_entries
+        return [calls.update(fd, None, target.value)] * declared.fill_entries
     amount = _amount(target, elements)
     return [
         _batch_call(Operation(OpKind.UPDATE, 0, first), target, min(amount, total - first))
@@ -410,11 +352,11 @@ def _fill_calls(declared: MapDeclaration, fd: int, cpus: int, elements: int) -> 
 def _load_programs(inventory: Inventory, fds: Sequence[int]) -> _Part:
     """Loads every program with those of its maps that are open."""
     named = list(zip(targets_of(inventory), fds, strict=True))
-    calls = []
+    loads = []
     for program in inventory.programs:
-        used = tuple(fd for d, fd in named if fd >= 0 and d.name in program.map_names)
-        calls += [Call(Do.PROG_LOAD, program=program, fds=used)] * program.count
-    replies = yield from _in_messages(calls)
+        used = [fd for d, fd in named if fd >= 0 and d.name in program.map_names]
+        loads += [calls.load_program(program, used)] * program.count
+    replies = yield from _in_messages(loads)
     return [reply.fd for reply in replies if reply.errno == 0]
 
 
@@ -422,35 +364,35 @@ def _open_pinned(inventory: Inventory, cpus: int, elements: int, prefix: str) ->
     """Opens the maps an earlier process pinned; creates and pins those that are not there."""
     declared = targets_of(inventory)
     paths = [f"/sys/fs/bpf/{prefix}-{n}" for n in range(len(declared))]
-    replies = yield from _in_messages([Call(Do.OPEN_PINNED, path=path) for path in paths])
+    replies = yield from _in_messages([calls.open_pinned(path) for path in paths])
     fds = [_fd(reply) for reply in replies]
     missing = [n for n, fd in enumerate(fds) if fd < 0]
     created = yield from _create([declared[n] for n in missing])
     yield from _furnish([declared[n] for n in missing], created, cpus, elements)
     made = [(n, fd) for n, fd in zip(missing, created, strict=True) if fd >= 0]
-    yield from _in_messages([Call(Do.PIN, fd, path=paths[n]) for n, fd in made])
+    yield from _in_messages([calls.pin(fd, paths[n]) for n, fd in made])
     for n, fd in made:
         fds[n] = fd
     return fds
 
 
-def _close(fds: Sequence[int]) -> Generator[Sequence[Call], Sequence[Reply], None]:
-    yield from _in_messages([Call(Do.CLOSE, fd) for fd in fds])
+def _close(fds: Sequence[int]) -> Generator[Sequence[Syscall], Sequence[Reply], None]:
+    yield from _in_messages([calls.close(fd) for fd in fds])
 
 
 def _in_messages(
-    calls: Sequence[Call],
-) -> Generator[Sequence[Call], Sequence[Reply], list[Reply]]:
+    wanted: Sequence[Syscall],
+) -> Generator[Sequence[Syscall], Sequence[Reply], list[Reply]]:
     """Sends any number of calls in messages that are neither too long nor too big."""
     replies: list[Reply] = []
-    message: list[Call] = []
+    message: list[Syscall] = []
     size_bytes = 0
-    for call in calls:
+    for call in wanted:
         if message and (len(message) == _CALLS_MAX or size_bytes > _BATCH_BYTES_MAX):
             replies += yield message
             message, size_bytes = [], 0
         message.append(call)
-        size_bytes += len(call.value) + len(call.key or b"")
+        size_bytes += call.ByteSize()
     if message:
         replies += yield message
     return replies

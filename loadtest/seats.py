@@ -1,8 +1,8 @@
-"""Which user works on which node: seats, handed out in one place so that the number of Locust
-workers does not matter.
+"""Which user works on which node, decided in one process so that the number of Locust workers does not matter.
 
-A user takes a lane: one seat under every model. The seed depends on the lane alone, so every model
-sees the same streams of operations, however many users there are.
+A *kind* is a kind of user. Each user of a kind has a *lane*, a number, and in it one *seat* under every model: a node
+it works on. The seed depends on kind and lane alone, so every model sees the same streams of operations, however many
+users there are.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 from bpfleet.workload.seeding import seed_for
 
-__all__ = ["Place", "Seat", "Seating"]
+__all__ = ["Seat", "SeatNode", "Seating"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """An emulated node: its model, its name, the agent that carries it, its size."""
+class SeatNode:
+    """The node of a seat: its model, its name, the agent that carries it, its size."""
 
     model: str
-    node: str
+    name: str
     agent: str
     possible_cpus: int
     ram_bytes: int
@@ -35,7 +35,7 @@ class Seat:
     kind: str
     lane: int
     seed: int
-    place: Place
+    node: SeatNode
 
     @property
     def name(self) -> str:
@@ -49,16 +49,16 @@ class Seat:
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Seat:
         """From such a message."""
-        return cls(**{**data, "place": Place(**data["place"])})
+        return cls(**{**data, "node": SeatNode(**data["node"])})
 
 
 class Seating:
     """Hands out the lowest free lane of a kind; a lane that was left is handed out again."""
 
-    def __init__(self, places: Iterable[Place], seed: int) -> None:
-        self._by_model: dict[str, list[Place]] = {}
-        for place in sorted(places):
-            self._by_model.setdefault(place.model, []).append(place)
+    def __init__(self, nodes: Iterable[SeatNode], seed: int) -> None:
+        self._by_model: dict[str, list[SeatNode]] = {}
+        for node in sorted(nodes):
+            self._by_model.setdefault(node.model, []).append(node)
         self.models = list(self._by_model)
         self._seed = seed
         self._next: dict[str, int] = {}
@@ -77,8 +77,8 @@ class Seating:
             lane = self._next.get(kind, 0)
             self._next[kind] = lane + 1
         seed = seed_for(self._seed, kind, lane)
-        places = [by[lane % len(by)] for by in self._by_model.values()]
-        return [Seat(kind, lane, seed, place) for place in places]
+        nodes = [by[lane % len(by)] for by in self._by_model.values()]
+        return [Seat(kind, lane, seed, node) for node in nodes]
 
     def leave(self, kind: str, lane: int) -> None:
         """Take a lane back."""

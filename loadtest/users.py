@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any
 
 from grpc import StatusCode
-from locust import User, tag, task
+from locust import tag, task
 from locust.exception import StopUser
 
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
+from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.v1 import workload_pb2
-from loadtest.grpc_user import ScriptUser
+from loadtest.grpc_user import LoadUser, ScriptUser
 from loadtest.run import FLEET, LoadRun, run_of
 from loadtest.scripts import FleetDo, FleetStep, fleet_steps
 from loadtest.seats import Seat
@@ -99,13 +98,12 @@ class RollingRestartUser(ScriptUser):
         self.send_message()
 
 
-class FleetUser(User):
+class FleetUser(LoadUser):
     """Submits, scales, watches and deletes workloads at the coordinator.
 
     Stops by itself where no coordinator is named: not every load test has one.
     """
 
-    host = "bpfleet"
     weight = 1
     kind = FLEET
 
@@ -149,8 +147,8 @@ class FleetUser(User):
         name = self._name(step.workload)
         if step.do is FleetDo.SUBMIT:
             self._made.append(name)
-            spec = _workload(step)
-            self._timed(step.do, lambda: self._fleet.create_workload(name, spec))
+            spec = _workload(name, step)
+            self._timed(step.do, lambda: self._fleet.create_workload(spec))
         elif step.do is FleetDo.DELETE:
             self._made.remove(name)
             self._timed(step.do, lambda: self._fleet.delete_workload(name))
@@ -217,8 +215,9 @@ class FleetUser(User):
         return answer
 
 
-def _workload(step: FleetStep) -> workload_pb2.WorkloadSpec:
+def _workload(name: str, step: FleetStep) -> workload_pb2.WorkloadSpec:
     return workload_pb2.WorkloadSpec(
+        name=name,
         replicas=step.replicas,
         application=step.application,
         memory_request_bytes=16 << 20,

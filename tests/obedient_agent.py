@@ -17,6 +17,7 @@ from bpfleet.v1.runtime_service_pb2_grpc import (
     RuntimeServiceServicer,
     add_RuntimeServiceServicer_to_server,
 )
+from bpfleet.workload.spec import replica_name
 
 GIB = 1 << 30
 RUNNING = replica_pb2.REPLICA_PHASE_RUNNING
@@ -87,14 +88,15 @@ class ObedientAgent(RuntimeServiceServicer):
         await self._admit(request, context)
         response = runtime.RunReplicasResponse()
         for spec in request.replicas:
-            failed = self.failing.get(spec.workload, "")
+            name = replica_name(spec.workload.name, spec.serial)
+            failed = self.failing.get(spec.workload.name, "")
             if not failed:
-                self.running[spec.node, spec.replica] = spec.attempt
+                self.running[spec.node, name] = spec.attempt
             response.statuses.add(
-                replica=spec.replica,
+                replica=name,
                 attempt=spec.attempt,
                 node=spec.node,
-                workload=spec.workload,
+                workload=spec.workload.name,
                 phase=replica_pb2.REPLICA_PHASE_FAILED if failed else RUNNING,
                 reason=failed,
                 errno=1 if failed else 0,

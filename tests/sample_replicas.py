@@ -9,6 +9,7 @@ from bpfleet.workload.spec import (
     MapDeclaration,
     ProgramDeclaration,
     ReplicaSpec,
+    WorkloadSpec,
 )
 
 MIB = 1 << 20
@@ -38,4 +39,5 @@ def boot(profile: str) -> Kernel:
 
 def replica(inventory: Inventory = APP, **fields: object) -> ReplicaSpec:
     """The first replica of the workload ``web``."""
-    return ReplicaSpec(workload="web", ordinal=0, inventory=inventory, **fields)  # type: ignore[arg-type]
+    workload = WorkloadSpec(name="web", inventory=inventory, **fields)  # type: ignore[arg-type]
+    return ReplicaSpec(workload=workload, serial=0, inventory=inventory)

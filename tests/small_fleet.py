@@ -1,6 +1,6 @@
 """A state machine with obedient agents: tests say what is wanted and what goes wrong, agents do the rest."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from bpfleet.fleet.commands import (
     AgentLost,
@@ -15,11 +15,11 @@ from bpfleet.fleet.commands import (
     Tick,
     UpdateWorkload,
 )
-from bpfleet.fleet.records import Replica, Scheduling, Taint
+from bpfleet.fleet.records import Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import Inventory, WorkloadSpec
+from bpfleet.workload.spec import Inventory, Taint, WorkloadSpec
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -78,17 +78,10 @@ class SmallFleet:
         for name in nodes:
             self.apply(AgentLost(self.state.tables.nodes[name].agent))
 
-    def create(
-        self, name: str, replicas: int = 1, *, scheduling: Scheduling | None = None, **spec
-    ) -> None:
+    def create(self, name: str, replicas: int = 1, **spec) -> None:
         spec.setdefault("inventory", INVENTORY)
         spec.setdefault("memory_request_bytes", GIB)
-        self.apply(
-            CreateWorkload(
-                spec=WorkloadSpec(name=name, replicas=replicas, **spec),
-                scheduling=scheduling or Scheduling(),
-            )
-        )
+        self.apply(CreateWorkload(spec=WorkloadSpec(name=name, replicas=replicas, **spec)))
 
     def update(self, name: str, **changes) -> None:
         spec = replace(self.state.tables.workloads[name].spec, **changes)

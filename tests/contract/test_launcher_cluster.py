@@ -15,13 +15,13 @@ import pytest
 
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import Session
-from bpfleet.launcher.chaos import parse_scenario
+from bpfleet.launcher.chaos.plan import parse_plan
+from bpfleet.launcher.chaos.run import run_chaos
 from bpfleet.launcher.cluster import down, find, ps, scale, up
-from bpfleet.launcher.engine import State
+from bpfleet.launcher.engine import InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.process import ProcessEngine
 from bpfleet.launcher.spec import ClusterSpec, Role
-from bpfleet.launcher.storm import run_storm
 
 PORTS = 16  # a coordinator, a standby, Redis, Locust and the agents
 
@@ -101,7 +101,7 @@ def test_scaling_adds_and_removes_agents_alone(engine, spec) -> None:
 def test_what_died_is_started_again_by_the_next_up(engine, spec) -> None:
     up(engine, spec)
     engine.kill("lab", "lab-agent-0")
-    assert find(ps(engine, "lab"), "agent-0").state is State.EXITED
+    assert find(ps(engine, "lab"), "agent-0").state is InstanceState.EXITED
     assert up(engine, spec).replaced == ["lab-agent-0"]
 
 
@@ -116,7 +116,7 @@ def test_a_failed_change_keeps_what_ran(engine, spec) -> None:
     up(engine, spec)
     with pytest.raises(LaunchError):
         up(engine, replace(spec, agents=3, models=("5.10", "6.12", "4.19")))
-    assert {each.state for each in ps(engine, "lab")} == {State.READY}
+    assert {each.state for each in ps(engine, "lab")} == {InstanceState.READY}
     assert len(ps(engine, "lab")) == 4
 
 
@@ -146,7 +146,7 @@ def test_an_interrupted_up_cleans_up(tmp_path, spec) -> None:
     assert not folder.exists()
 
 
-def test_a_storm_over_two_coordinators_breaks_nothing(engine, spec) -> None:
+def test_chaos_over_two_coordinators_breaks_nothing(engine, spec) -> None:
     up(engine, replace(spec, coordinators=2))
     text = """
         seed = 5
@@ -171,13 +171,13 @@ def test_a_storm_over_two_coordinators_breaks_nothing(engine, spec) -> None:
         at_seconds = [6]
         for_seconds = 1
     """
-    report = run_storm(engine, "lab", parse_scenario(text, "storm"))
+    report = run_chaos(engine, "lab", parse_plan(text, "chaos"))
     assert report.clean, report.checks
     assert dict(report.faults) == {"kill": 1, "lose-leader": 1, "slow-redis": 1}
     (skipped,) = report.skipped
     assert "processes share the network" in skipped
     assert report.told.writes > 5
-    assert {each.state for each in ps(engine, "lab")} == {State.READY}
+    assert {each.state for each in ps(engine, "lab")} == {InstanceState.READY}
 
 
 def test_limits_of_containers_are_refused_for_processes(engine) -> None:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from bpfleet.launcher.docker import DockerEngine
-from bpfleet.launcher.engine import Engine, Instance, State
+from bpfleet.launcher.engine import Engine, Instance, InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.process import ProcessEngine
 from bpfleet.launcher.spec import Role, Service
@@ -34,7 +34,7 @@ class Place:
         (found,) = self.engine.instances(self.cluster)
         return found
 
-    def wait_for(self, state: State) -> Instance:
+    def wait_for(self, state: InstanceState) -> Instance:
         deadline = time.monotonic() + READY_SECONDS
         while self.instance().state is not state:
             assert time.monotonic() < deadline, self.instance()
@@ -44,7 +44,7 @@ class Place:
     def started(self) -> Instance:
         self.engine.prepare(self.cluster)
         self.engine.start(self.cluster, self.service)
-        return self.wait_for(State.READY)
+        return self.wait_for(InstanceState.READY)
 
 
 def _free_port() -> int:
@@ -136,17 +136,17 @@ def test_one_line_is_kept_with_the_cluster_until_it_is_discarded(place) -> None:
 def test_a_paused_instance_is_seen_as_paused_and_goes_on(place) -> None:
     name = place.started().name
     place.engine.pause(place.cluster, name)
-    place.wait_for(State.PAUSED)
+    place.wait_for(InstanceState.PAUSED)
     place.engine.resume(place.cluster, name)
-    place.wait_for(State.READY)
+    place.wait_for(InstanceState.READY)
 
 
 def test_a_stopped_instance_stays_known_and_starts_again(place) -> None:
     name = place.started().name
     place.engine.stop(place.cluster, name)
-    assert place.wait_for(State.EXITED).name == name
+    assert place.wait_for(InstanceState.EXITED).name == name
     place.engine.resume(place.cluster, name)
-    place.wait_for(State.READY)
+    place.wait_for(InstanceState.READY)
 
 
 def test_a_paused_instance_can_be_removed(place) -> None:
@@ -178,7 +178,7 @@ def test_only_an_engine_with_networks_cuts_instances_off(place) -> None:
     place.engine.disconnect(place.cluster, name)
     place.engine.reconnect(place.cluster, name)
     place.engine.reconnect(place.cluster, name)
-    place.wait_for(State.READY)
+    place.wait_for(InstanceState.READY)
 
 
 def test_an_unknown_instance_is_refused_by_name(place) -> None:

@@ -10,9 +10,9 @@ from redis_server import free_port
 
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import Session
-from bpfleet.launcher.checks import Acknowledged, check_all
+from bpfleet.launcher.chaos.checks import Acknowledged, check_all
 from bpfleet.launcher.survey import Survey, leading
-from bpfleet.v1 import fleet_service_pb2, workload_pb2
+from bpfleet.v1 import fleet_service_pb2, rlimit_pb2, workload_pb2
 
 PROJECT = f"bpfleet-test-{os.getpid()}"
 FILES = ("-f", "docker-compose.yml", "-f", "deploy/compose.standby.yml")
@@ -89,20 +89,22 @@ def test_a_standby_ends_the_rollout_whose_leader_is_killed(compose, ports) -> No
     (leader,) = leading(list(by_target))
     (standby,) = set(by_target) - {leader}
     spec = workload_pb2.WorkloadSpec(
+        name="web",
         application="bcc-execsnoop",
         replicas=40,
         memory_request_bytes=128 << 20,
         memory_limit_bytes=256 << 20,
-        memlock_bytes=1 << 30,
+        memlock=rlimit_pb2.RlimitValue(bytes=1 << 30),
     )
     with Session(leader) as session:
         fleet = FleetClient(session)
-        fleet.create_workload("web", spec)
+        fleet.create_workload(spec)
         _until(lambda: _status(fleet).running_count == 40)
         spec.memory_limit_bytes = 320 << 20
-        fleet.update_workload("web", spec)
+        fleet.update_workload(spec)
         _until(lambda: _status(fleet).updated_count >= 3)
-        fleet.create_workload("last", spec)
+        spec.name = "last"
+        fleet.create_workload(spec)
         compose("kill", by_target[leader])
     _until(lambda: leading([standby]))
     with Session(standby) as session:

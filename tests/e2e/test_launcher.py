@@ -1,4 +1,4 @@
-"""Clusters on a real Docker Engine: up, up again, scale, storm, down, and the real OOM killer."""
+"""Clusters on a real Docker Engine: up, up again, scale, chaos, down, and the real OOM killer."""
 
 import os
 import signal
@@ -14,20 +14,20 @@ from redis_server import free_port
 
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session
-from bpfleet.launcher.chaos import parse_scenario
-from bpfleet.launcher.checks import Acknowledged, check_all
+from bpfleet.launcher.chaos.checks import Acknowledged, check_all
+from bpfleet.launcher.chaos.plan import parse_plan
+from bpfleet.launcher.chaos.run import run_chaos
 from bpfleet.launcher.cluster import down, ps, scale, up
 from bpfleet.launcher.docker import LABEL, DockerEngine
-from bpfleet.launcher.engine import State
+from bpfleet.launcher.engine import InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import ClusterSpec, Role
-from bpfleet.launcher.storm import run_storm
 from bpfleet.launcher.survey import Survey, leading
-from bpfleet.v1 import workload_pb2
+from bpfleet.v1 import rlimit_pb2, workload_pb2
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.slow]
 
-STORM = """
+CHAOS = """
 seed = 2
 duration_seconds = 14
 settle_seconds = 60
@@ -111,11 +111,12 @@ def _survey(engine: DockerEngine, spec: ClusterSpec) -> Survey:
     return Survey.from_text(engine.run_module(spec.name, agent, module))
 
 
-def _web(replicas: int, memory_bytes: int = 32 << 20) -> workload_pb2.WorkloadSpec:
+def _web(name: str, replicas: int, memory_bytes: int = 32 << 20) -> workload_pb2.WorkloadSpec:
     return workload_pb2.WorkloadSpec(
+        name=name,
         replicas=replicas,
         application="katran",
-        memlock_bytes=-1,
+        memlock=rlimit_pb2.RlimitValue(unlimited=True),
         memory_request_bytes=memory_bytes,
     )
 
@@ -127,9 +128,9 @@ def _lose_the_leader_during_a_rollout(engine: DockerEngine, spec: ClusterSpec) -
     (other,) = set(places) - {leader}
     with Session(leader) as session:
         fleet = FleetClient(session)
-        fleet.create_workload("rolled", _web(8))
+        fleet.create_workload(_web("rolled", 8))
         _until(lambda: fleet.workload("rolled").status.running_count == 8, "8 replicas run")
-        fleet.update_workload("rolled", _web(8, memory_bytes=48 << 20))
+        fleet.update_workload(_web("rolled", 8, memory_bytes=48 << 20))
         engine.kill(spec.name, places[leader])
     with Session(other) as session:
         fleet = FleetClient(session)
@@ -146,19 +147,21 @@ def _lose_the_leader_during_a_rollout(engine: DockerEngine, spec: ClusterSpec) -
         told = Acknowledged(replicas={"rolled": 8})
         _until(lambda: all(c.holds for c in check_all(_survey(engine, spec), told)), "all is true")
         fleet.delete_workload("rolled")
-    _until(lambda: {i.state for i in ps(engine, spec.name)} == {State.READY}, "all are ready")
+    _until(
+        lambda: {i.state for i in ps(engine, spec.name)} == {InstanceState.READY}, "all are ready"
+    )
 
 
-def test_a_cluster_comes_up_survives_a_lost_leader_and_a_storm_and_goes(engine, spec) -> None:
+def test_a_cluster_comes_up_survives_a_lost_leader_and_chaos_and_goes(engine, spec) -> None:
     assert len(up(engine, spec).started) == 5
     assert up(engine, spec).is_empty
     assert scale(engine, spec.name, 3).started == [f"{spec.name}-agent-2"]
     _lose_the_leader_during_a_rollout(engine, spec)
-    report = run_storm(engine, spec.name, parse_scenario(STORM, "storm"))
+    report = run_chaos(engine, spec.name, parse_plan(CHAOS, "chaos"))
     assert report.clean, report.checks
     assert report.faults.total() == 4
     assert report.skipped == []
-    assert {each.state for each in ps(engine, spec.name)} == {State.READY}
+    assert {each.state for each in ps(engine, spec.name)} == {InstanceState.READY}
 
 
 def test_an_agent_the_real_kernel_kills_is_named_as_that_and_nothing_stays(engine, spec) -> None:
@@ -185,7 +188,7 @@ def test_nodes_of_an_agent_the_real_kernel_kills_are_lost_and_come_back_with_the
         def all_run() -> bool:
             return fleet.workload("web").status.running_count == 10
 
-        fleet.create_workload("web", _web(10))
+        fleet.create_workload(_web("web", 10))
         _until(all_run, "10 replicas run")
         addresses = [f"{spec.name}-agent-{number}:7071" for number in (0, 1)]
         told = run(
@@ -198,7 +201,7 @@ def test_nodes_of_an_agent_the_real_kernel_kills_are_lost_and_come_back_with_the
         assert ready_nodes("agent-0") == 5
         killed = {each.name: each for each in ps(engine, spec.name) if each.oom_killed}
         assert set(killed) == {victim}
-        assert (killed[victim].state, killed[victim].exit_code) == (State.EXITED, 137)
+        assert (killed[victim].state, killed[victim].exit_code) == (InstanceState.EXITED, 137)
 
         assert up(engine, spec).replaced == [victim]
         _until(lambda: ready_nodes("agent-1") == 5, "its nodes are back")

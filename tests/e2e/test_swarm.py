@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from docker_runs import leftovers, run
 
-from bpfleet.launcher.checks import Acknowledged, Check, check_all
+from bpfleet.launcher.chaos.checks import Acknowledged, Check, check_all
 from bpfleet.launcher.survey import Survey
 
 pytestmark = [pytest.mark.e2e, pytest.mark.docker, pytest.mark.slow]

@@ -50,15 +50,16 @@ LIKELY = {
 }
 REQUESTS = 150
 SPEC = workload_pb2.WorkloadSpec(
+    name="new",
     replicas=2,
     application=applications()[0],
-    spread=workload_pb2.SpreadConstraint(label="zone", max_skew=1),
+    spread=workload_pb2.Spread(topology_key="zone", max_skew=1),
 )
 NODE = registry.RegisteredNode(node="n9", profile="5.10", possible_cpus=1, ram_bytes=1 << 30)
 # What is right to begin with, so that few wrong fields are met behind the first check.
 RIGHT = {
-    "CreateWorkload": pb.CreateWorkloadRequest(workload="new", spec=SPEC),
-    "UpdateWorkload": pb.UpdateWorkloadRequest(name="web", spec=SPEC),
+    "CreateWorkload": pb.CreateWorkloadRequest(spec=SPEC),
+    "UpdateWorkload": pb.UpdateWorkloadRequest(name="new", spec=SPEC),
     "ExplainPlacement": pb.ExplainPlacementRequest(spec=SPEC),
     "RegisterAgent": registry.RegisterAgentRequest(
         agent="b", incarnation="1", address="127.0.0.1:1", nodes=[NODE]

@@ -56,7 +56,7 @@ class Bench:
         spec.setdefault("memory_request_bytes", GIB)
         if "application" not in spec:
             spec.setdefault("inventory", workload_pb2.Inventory(name="app"))
-        request = pb.CreateWorkloadRequest(workload=name, spec=workload_pb2.WorkloadSpec(**spec))
+        request = pb.CreateWorkloadRequest(spec=workload_pb2.WorkloadSpec(name=name, **spec))
         return (await self.fleet.CreateWorkload(request)).workload
 
     async def get(self, name: str) -> pb.Workload:
@@ -206,9 +206,8 @@ def test_agents_hear_a_leader_that_read_its_state_anew():
             await until(partial(bench.runs, name, 1))
         store.loses = True
         request = pb.CreateWorkloadRequest(
-            workload="four",
             spec=workload_pb2.WorkloadSpec(
-                replicas=1, inventory=workload_pb2.Inventory(name="app")
+                name="four", replicas=1, inventory=workload_pb2.Inventory(name="app")
             ),
             request_id="once",
         )
@@ -287,7 +286,7 @@ def test_an_explanation_covers_every_node_page_by_page():
         await bench.register("b", small)
         request = pb.ExplainPlacementRequest(
             spec=workload_pb2.WorkloadSpec(
-                memory_request_bytes=GIB, inventory=workload_pb2.Inventory(name="app")
+                name="asked", memory_request_bytes=GIB, inventory=workload_pb2.Inventory(name="app")
             ),
             policy=pb.PLACEMENT_POLICY_MOST_ALLOCATED,
             page_size=4,
@@ -384,10 +383,9 @@ test_a_watch_from_a_forgotten_revision_is_told_to_list = pytest.mark.slow(
 def test_a_repeated_request_id_answers_with_the_same_workload():
     async def body(bench: Bench) -> None:
         request = pb.CreateWorkloadRequest(
-            workload="web",
             request_id="r1",
             spec=workload_pb2.WorkloadSpec(
-                replicas=1, inventory=workload_pb2.Inventory(name="app")
+                name="web", replicas=1, inventory=workload_pb2.Inventory(name="app")
             ),
         )
         first = await bench.fleet.CreateWorkload(request)
@@ -413,15 +411,17 @@ BAD_SPECS = [
     ({"inventory": {"name": "x", "maps": [{"name": "m", "map_type": 9999}]}}, "map_type"),
     ({"restart_policy": 99}, "restart_policy"),
     ({"node_selector": {"": "x"}}, "node_selector"),
-    ({"required_affinity": [{"key": "k"}]}, "operator"),
-    ({"required_affinity": [{"key": "k", "operator": 5, "values": ["x"]}]}, "values"),
-    ({"preferred_affinity": [{"requirement": {"key": "k", "operator": 3}}]}, "weight"),
+    ({"scheduling": {"required": [{"key": "k"}]}}, "operator"),
+    ({"scheduling": {"required": [{"key": "k", "operator": 5, "values": ["x"]}]}}, "values"),
+    ({"scheduling": {"preferred": [{"requirement": {"key": "k", "operator": 3}}]}}, "weight"),
     ({"tolerations": [{"effect": 77}]}, "effect"),
-    ({"spread": {"label": ""}}, "topology_key"),
-    ({"gang": True, "one_per_node": True}, "gang"),
-    ({"rollout": {"max_unavailable": -3}}, "max_unavailable"),
-    ({"memlock_bytes": -7}, "memlock_bytes"),
-    ({"limit_capabilities": True, "capabilities": ["CAP_NONSENSE"]}, "capabilities"),
+    ({"spread": {"topology_key": ""}}, "topology_key"),
+    ({"scheduling": {"gang": True}, "per_node": True}, "scheduling.gang"),
+    ({"scheduling": {"max_unavailable": -3}}, "max_unavailable"),
+    ({"memlock": {"bytes": -7}}, "memlock.bytes"),
+    ({"memlock": {}}, "memlock"),
+    ({"memlock": {"unlimited": False}}, "memlock"),
+    ({"capabilities": {"names": ["CAP_NONSENSE"]}}, "capabilities"),
     ({"labels": {f"k{n}": "" for n in range(65)}}, "labels"),
     ({}, "spec.application"),
 ]
@@ -432,15 +432,13 @@ def test_bad_workloads_are_refused_by_field_and_change_nothing():
         for spec, field in BAD_SPECS:
             if spec and not {"application", "inventory"} & spec.keys():
                 spec = {**spec, "inventory": {"name": "app"}}
-            request = pb.CreateWorkloadRequest(workload="web", spec=spec)
+            request = pb.CreateWorkloadRequest(spec={"name": "web", **spec})
             told = await refused(bench.fleet.CreateWorkload(request))
             assert told.code is grpc.StatusCode.INVALID_ARGUMENT, (spec, told)
             assert field in told.message, (spec, told.message)
-        for name in ("", "Web", "-web", "web-", "w" * 51, "a/b", "nodes/web", "ü"):
-            spec = workload_pb2.WorkloadSpec(inventory={"name": "app"})
-            told = await refused(
-                bench.fleet.CreateWorkload(pb.CreateWorkloadRequest(workload=name, spec=spec))
-            )
+        for name in ("", "Web", "-web", "web-", "w" * 64, "a/b", "nodes/web", "ü"):
+            spec = workload_pb2.WorkloadSpec(name=name, inventory={"name": "app"})
+            told = await refused(bench.fleet.CreateWorkload(pb.CreateWorkloadRequest(spec=spec)))
             assert told.code is grpc.StatusCode.INVALID_ARGUMENT, name
         listed = await bench.fleet.ListWorkloads(pb.ListWorkloadsRequest())
         assert listed.total_size == 0

@@ -29,9 +29,9 @@ def run(body: Callable[[], Coroutine[object, object, None]]) -> None:
 
 def workload(name: str, replicas: int = 2) -> pb.CreateWorkloadRequest:
     return pb.CreateWorkloadRequest(
-        workload=name,
         request_id=f"create-{name}",
         spec=workload_pb2.WorkloadSpec(
+            name=name,
             replicas=replicas,
             memory_request_bytes=GIB // 10,
             inventory=workload_pb2.Inventory(name="app"),

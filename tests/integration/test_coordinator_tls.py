@@ -101,10 +101,8 @@ def test_a_fleet_under_mutual_tls_works_for_those_who_belong_to_it(certificates,
                 good = options(coordinator.target, certificates, "user", token)
                 async with aio_channel(good) as channel:
                     stub = FleetServiceStub(channel)
-                    spec = workload_pb2.WorkloadSpec(replicas=2, application="falco")
-                    await stub.CreateWorkload(
-                        pb.CreateWorkloadRequest(workload="web", spec=spec), timeout=5
-                    )
+                    spec = workload_pb2.WorkloadSpec(name="web", replicas=2, application="falco")
+                    await stub.CreateWorkload(pb.CreateWorkloadRequest(spec=spec), timeout=5)
 
                     async def runs() -> bool:
                         request = pb.GetWorkloadRequest(name="web")

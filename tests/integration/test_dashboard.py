@@ -106,9 +106,9 @@ async def _look_for_all(target: str, addresses: list[str]) -> None:
     await until(ready)
     for name, limit in LIMITS.items():
         spec = workload_pb2.WorkloadSpec(
-            application=name, one_per_node=True, memory_limit_bytes=limit
+            name=name, application=name, per_node=True, memory_limit_bytes=limit
         )
-        await calls.first.CreateWorkload(fleet.CreateWorkloadRequest(workload=name, spec=spec))
+        await calls.first.CreateWorkload(fleet.CreateWorkloadRequest(spec=spec))
     gone: list[str] = []
 
     async def all_found() -> bool:

@@ -62,9 +62,9 @@ async def _visit(target: str, url: str, dark: bool) -> None:
         assert await page.value("document.querySelector('#link').textContent") == "live"
         calls = Fleet(target)
         spec = workload_pb2.WorkloadSpec(
-            application="datadog-npm", replicas=4, memory_limit_bytes=256 << 20
+            name="probe", application="datadog-npm", replicas=4, memory_limit_bytes=256 << 20
         )
-        request = fleet.CreateWorkloadRequest(workload="probe", spec=spec)
+        request = fleet.CreateWorkloadRequest(spec=spec)
         await calls.first.CreateWorkload(request)
         await page.until("Number(document.querySelector('#f-replicas').textContent) >= 4")
         await page.until(f"{EVENTS}.includes('REPLICA_PLACED \u00d74, last: probe-')")

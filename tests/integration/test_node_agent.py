@@ -68,6 +68,16 @@ def test_a_receipt_tells_charge_estimate_payer_and_limit(process):
     assert receipt.estimate_bytes > 0
 
 
+def test_closing_a_map_has_a_receipt_of_its_own(process):
+    kept = small_hash(process)
+    closed = small_hash(process)
+    kept.update(b"\1\0\0\0", b"12345678")
+    receipt = process.close_file(closed.fd)
+    assert receipt.charged_to == "/app"
+    assert receipt.charged_bytes < 0
+    assert receipt.estimate_bytes == 0
+
+
 def test_a_memory_limit_is_enomem_here_and_the_reason_names_it(node):
     node.create_cgroup("/tight", {"memory.max": "64K"})
     process = node.create_process(cgroup="/tight")
@@ -188,7 +198,7 @@ def test_a_process_says_who_it_is(node):
     process = node.create_process(uid=1000, capabilities=["CAP_BPF", "PERFMON"], memlock_bytes=4096)
     info = process.info()
     assert list(info.credentials.capabilities) == ["CAP_BPF", "CAP_PERFMON"]
-    assert (info.memlock.soft_bytes, info.memlock.hard_bytes) == (4096, 4096)
+    assert (info.memlock.soft.bytes, info.memlock.hard.bytes) == (4096, 4096)
     with pytest.raises(Verdict) as caught:
         process.create_map("array", key_size=4, value_size=8, max_entries=0)
     assert caught.value.errno is Errno.EINVAL

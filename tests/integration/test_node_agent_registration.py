@@ -10,11 +10,12 @@ from node_agents import running, until
 
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import Session
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.rpc.channel import ChannelOptions
-from bpfleet.rpc.errors import ApiError, ControlReason, api_status
+from bpfleet.rpc.errors import ApiError, api_status
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
-from bpfleet.v1 import replica_pb2, runtime_service_pb2, runtime_service_pb2_grpc
+from bpfleet.v1 import replica_pb2, runtime_service_pb2, runtime_service_pb2_grpc, workload_pb2
 
 
 class Registry(pb_grpc.RegistryServiceServicer):
@@ -93,7 +94,9 @@ def coordinator():
 
 
 def replica(name="katran-0"):
-    return runtime_service_pb2.ReplicaSpec(replica=name, node="a1-00001", application="katran")
+    workload, _, serial = name.rpartition("-")
+    spec = workload_pb2.WorkloadSpec(name=workload, application="katran")
+    return runtime_service_pb2.ReplicaSpec(workload=spec, serial=int(serial), node="a1-00001")
 
 
 def run(agent, *replicas):

@@ -76,9 +76,12 @@ def inventory(max_entries=64, **churn):
     )
 
 
-def spec(replica="counter-0", **changes):
-    wanted = {"node": NODE, "workload": replica.rpartition("-")[0], "inventory": inventory()}
-    return pb.ReplicaSpec(replica=replica, **{**wanted, **changes})
+def spec(replica="counter-0", *, node=NODE, attempt=0, cgroup="", **changes):
+    name, _, serial = replica.rpartition("-")
+    workload = workload_pb2.WorkloadSpec(**{"name": name, "inventory": inventory(), **changes})
+    return pb.ReplicaSpec(
+        workload=workload, serial=int(serial), node=node, attempt=attempt, cgroup=cgroup
+    )
 
 
 def test_a_replica_starts_and_tells_what_it_has(runtime, client):
@@ -94,7 +97,7 @@ def test_a_replica_starts_and_tells_what_it_has(runtime, client):
 
 
 def test_an_application_of_the_catalogue_is_sized_for_its_node(runtime):
-    runtime.run(pb.ReplicaSpec(replica="katran-0", node=NODE, application="katran"))
+    runtime.run(spec("katran-0", inventory=None, application="katran"))
     status = runtime.settled("katran-0")
     assert status.phase == replica_pb2.REPLICA_PHASE_RUNNING, status.message
     assert status.map_count > 5
@@ -152,7 +155,7 @@ def test_a_replica_that_cannot_be_is_refused_and_hinders_no_other(runtime):
         spec("odd-0", application="katran"),
         spec("unknown-0", inventory=None, application="no-such-app"),
         spec("huge-0", uid=-1),
-        spec("privileged-0", limit_capabilities=True, capabilities=["CAP_MAGIC"]),
+        spec("privileged-0", capabilities={"names": ["CAP_MAGIC"]}),
         spec("relative-0", cgroup="workloads/x"),
         spec("deep-0", cgroup="/x" * 4096),
         spec("good-0"),
@@ -168,6 +171,18 @@ def test_a_replica_that_cannot_be_is_refused_and_hinders_no_other(runtime):
     ]
     assert all(r.message for r in answer.refused_replicas)
     assert [status.replica for status in answer.statuses] == ["good-0"]
+
+
+def test_serials_have_no_end(runtime):
+    numbers = (99_999, 100_000, 100_001, 1_000_000, 1_000_001, (1 << 63) - 1)
+    pinned = inventory()
+    pinned.maps[0].pinned = True
+    answer = runtime.run(*(spec(f"counter-{n}", inventory=pinned) for n in numbers))
+    assert not answer.refused_replicas
+    for number in numbers:
+        status = runtime.settled(f"counter-{number}")
+        assert status.phase == replica_pb2.REPLICA_PHASE_RUNNING, status.message
+        assert status.map_count == 1, "every replica pins a map of its own"
 
 
 def test_a_stopped_replica_leaves_nothing_behind(runtime, client):

@@ -4,7 +4,15 @@ import argparse
 
 import pytest
 
-from loadtest.options import LoadOptions, OptionError, add_arguments, early_shape, size_bytes
+from bpfleet.abi.limits import RLIM_INFINITY
+from loadtest.options import (
+    LoadOptions,
+    OptionError,
+    add_arguments,
+    early_shape,
+    memlock_of,
+    memory_max_of,
+)
 
 
 class _LocustParser:
@@ -37,16 +45,23 @@ def test_lists_sizes_and_thresholds_are_read() -> None:
     )
     assert options.models == ("5.10", "6.12:nobpf")
     assert options.limit_bytes == 1 << 30
-    assert options.memlock_bytes is None
+    assert options.memlock_bytes == RLIM_INFINITY
     assert options.fail_if == (("6.12:nobpf", "ENOMEM", 0.05), ("5.10", "EPERM", 1.0))
 
 
 @pytest.mark.parametrize(
-    ("text", "size"),
-    [("65536", 65536), ("64K", 65536), ("2m", 2 << 20), ("max", None), ("default", -1)],
+    ("text", "size"), [("65536", 65536), ("64K", 65536), ("2m", 2 << 20), ("max", None)]
 )
-def test_a_size_is_bytes_or_a_word(text, size) -> None:
-    assert size_bytes("--memory-max", text) == size
+def test_memory_max_is_bytes_or_none(text, size) -> None:
+    assert memory_max_of(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("default", None), ("unlimited", RLIM_INFINITY), ("max", RLIM_INFINITY), ("64K", 65536)],
+)
+def test_memlock_means_what_it_means_in_a_workload(text, limit) -> None:
+    assert memlock_of(text) == limit
 
 
 @pytest.mark.parametrize(
@@ -54,6 +69,11 @@ def test_a_size_is_bytes_or_a_word(text, size) -> None:
     [
         (("--memory-max", "lots"), "--memory-max 'lots': use a number of bytes"),
         (("--memory-max", "-1M"), "--memory-max '-1M'"),
+        (("--memory-max", "default"), "--memory-max 'default': use a number of bytes"),
+        (
+            ("--memlock", "-1"),
+            "--memlock '-1': use a number of bytes such as 65536, 64M, default or",
+        ),
         (("--batch", "0"), "--batch 0: use 1 to 4096"),
         (("--shape-steps", "0"), "--shape-steps 0: use 1 to 1000"),
         (("--fail-if", "6.12:EBANANA>0.5"), "--fail-if '6.12:EBANANA>0.5': use MODEL:ERRNO"),

@@ -1,4 +1,4 @@
-"""The table of outcomes: sums, percentiles, and that it does not matter how many workers kept it."""
+"""The table of outcomes: sums, and that it does not matter how many workers kept it."""
 
 import csv
 import io
@@ -8,25 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.outcomes import Latencies, Outcome, OutcomeTable
+from loadtest.outcomes import CallOutcome, OutcomeTable
 
 MODELS = ("5.10", "6.12", "6.12:nobpf")
 OUTCOMES = st.builds(
-    Outcome,
+    CallOutcome,
     st.sampled_from(MODELS),
     st.sampled_from(("map_create", "update_elem")),
     st.sampled_from(("OK", "EPERM", "ENOMEM", "ENOENT")),
     st.sampled_from(("", "RLIMIT_MEMLOCK_EXCEEDED", "MEMCG_LIMIT_EXCEEDED")),
 )
-RECORDS = st.lists(
-    st.tuples(OUTCOMES, st.floats(0, 1e4), st.integers(1, 9), st.integers(0, 8192)), max_size=30
-)
+RECORDS = st.lists(st.tuples(OUTCOMES, st.integers(1, 9), st.integers(0, 8192)), max_size=30)
 
 
 def _filled(records) -> OutcomeTable:
     table = OutcomeTable()
-    for outcome, milliseconds, count, elements in records:
-        table.record(outcome, milliseconds=milliseconds, count=count, elements=elements)
+    for outcome, count, elements in records:
+        table.record(outcome, count=count, elements=elements)
     return table
 
 
@@ -42,27 +40,10 @@ def test_the_sums_do_not_depend_on_the_number_of_workers(records, workers) -> No
 
 
 def test_what_was_drained_is_not_reported_again() -> None:
-    table = _filled([(Outcome("6.12", "map_create", "OK", ""), 1.0, 1, 0)])
+    table = _filled([(CallOutcome("6.12", "map_create", "OK", ""), 1, 0)])
     table.record_transport_failure("6.12", "UNAVAILABLE")
     assert table.drain()["calls"]
     assert table.drain() == OutcomeTable().as_data()
-
-
-@given(st.lists(st.floats(0.001, 1e5), min_size=1), st.sampled_from((0.5, 0.95, 0.99)))
-def test_a_percentile_is_at_most_nine_percent_above_the_true_one(values, share) -> None:
-    histogram = Latencies()
-    for value in values:
-        histogram.add(value)
-    ordered = sorted(values)
-    true = next(v for n, v in enumerate(ordered, 1) if n >= share * len(ordered) - 1e-9)
-    got = histogram.percentile(share)
-    assert got is not None
-    assert true <= got * (1 + 1e-9)
-    assert got <= true * 2 ** (1 / 8) * (1 + 1e-9)
-
-
-def test_an_empty_histogram_has_no_percentile() -> None:
-    assert Latencies().percentile(0.5) is None
 
 
 @pytest.mark.parametrize(
@@ -70,15 +51,15 @@ def test_an_empty_histogram_has_no_percentile() -> None:
     [("OK", False), ("ENOENT", False), ("EEXIST", False), ("EPERM", True), ("ENOMEM", True)],
 )
 def test_only_running_out_of_something_is_bad(errno, bad) -> None:
-    assert Outcome("5.10", "map_create", errno, "").is_bad is bad
+    assert CallOutcome("5.10", "map_create", errno, "").is_bad is bad
 
 
 def test_the_request_name_carries_model_call_and_errno() -> None:
-    assert Outcome("6.12", "map_create", "ENOMEM", "X").request_name == "6.12 map_create ENOMEM"
+    assert CallOutcome("6.12", "map_create", "ENOMEM", "X").request_name == "6.12 map_create ENOMEM"
 
 
 def test_the_csv_has_a_row_for_each_outcome_kill_and_transport_failure() -> None:
-    table = _filled([(Outcome("5.10", "map_create", "EPERM", "RLIMIT_MEMLOCK_EXCEEDED"), 1, 3, 0)])
+    table = _filled([(CallOutcome("5.10", "map_create", "EPERM", "RLIMIT_MEMLOCK_EXCEEDED"), 3, 0)])
     table.record_oom_kills("6.12", 2)
     table.record_transport_failure("6.12", "UNAVAILABLE")
     assert list(csv.reader(io.StringIO(table.as_csv()))) == [
@@ -89,3 +70,10 @@ def test_the_csv_has_a_row_for_each_outcome_kill_and_transport_failure() -> None
     ]
     assert table.transport_failures == 1
     assert table.models == ["5.10", "6.12"]
+
+
+def test_the_rows_of_locusts_table_are_found_by_model() -> None:
+    made, refused = (CallOutcome("6.12", "map_create", errno, "") for errno in ("OK", "ENOMEM"))
+    other = CallOutcome("5.10", "map_create", "OK", "")
+    table = _filled([(each, 1, 0) for each in (made, refused, other)])
+    assert table.request_names("6.12") == {"6.12 map_create OK", "6.12 map_create ENOMEM"}

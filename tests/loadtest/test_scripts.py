@@ -6,11 +6,9 @@ import pytest
 
 from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.spec import NodeShape
+from loadtest.calls import RESTART, Reply, name_of
 from loadtest.scripts import (
-    RESTART,
-    Do,
     FleetDo,
-    Reply,
     churn,
     fill_to_the_limit,
     fleet_steps,
@@ -20,7 +18,7 @@ from loadtest.scripts import (
 
 SHAPE = NodeShape(possible_cpus=4, ram_bytes=8 << 30)
 CPUS = 4
-MAKES_FD = {Do.MAP_CREATE, Do.PROG_LOAD, Do.OPEN_PINNED}
+MAKES_FD = {"map_create", "prog_load", "obj_get"}
 SMALL = ("katran", "bcc-execsnoop", "falco")
 
 
@@ -35,24 +33,31 @@ class Host:
 
     def replies(self, message):
         assert 1 <= len(message) <= 4096
-        assert sum(len(call.value) + len(call.key or b"") for call in message) < 8 << 20
+        assert sum(call.ByteSize() for call in message) < 8 << 20
         self.calls += message
-        if message == [RESTART]:
+        if message[0] is RESTART:
+            assert len(message) == 1
             self.open.clear()
+            return [Reply()]
         return [self._reply(call) for call in message]
 
     def _reply(self, call) -> Reply:
-        if call.fd >= 0:
-            assert call.fd in self.open, call
-        if call.do is Do.CLOSE:
-            self.open.discard(call.fd)
+        name, operation = name_of(call), _operation(call)
+        if name not in MAKES_FD and name != "touch":
+            assert operation.fd in self.open, call
+        if name == "close":
+            self.open.discard(operation.fd)
         if self.refuse(call):
             return Reply(errno=1, reason="RLIMIT_MEMLOCK_EXCEEDED")
-        if call.do not in MAKES_FD:
-            return Reply(elements=call.count)
+        if name not in MAKES_FD:
+            return Reply(elements=getattr(operation, "element_count", 1))
         fd = next(self.next_fd)
         self.open.add(fd)
         return Reply(fd=fd)
+
+
+def _operation(call):
+    return getattr(call, call.WhichOneof("operation"))
 
 
 def _run(script, host, messages):
@@ -66,11 +71,11 @@ def _scripts(application="katran", seed=7):
     inventory = inventory_for(application, SHAPE)
     same = {"cpus": CPUS, "elements": 256}
     return {
-        "element": churn(inventory, seed, calls=64, batched=False, **same),
-        "batch": churn(inventory, seed, calls=8, batched=True, **same),
+        "element": churn(inventory, seed, batch=64, batched=False, **same),
+        "batch": churn(inventory, seed, batch=8, batched=True, **same),
         "inventory": open_and_close([inventory], **same),
         "tenant": fill_to_the_limit(seed, limit_bytes=1 << 20, **same),
-        "rolling": rolling_restarts(inventory, seed, calls=64, prefix="x", **same),
+        "rolling": rolling_restarts(inventory, seed, batch=64, prefix="x", **same),
     }
 
 
@@ -98,19 +103,25 @@ def test_every_application_of_the_catalogue_can_be_played(kind, application) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_script_goes_on_where_everything_is_refused(kind) -> None:
-    host = Host(refuse=lambda call: call.do in MAKES_FD)
+    host = Host(refuse=lambda call: name_of(call) in MAKES_FD)
     _run(_scripts()[kind], host, 50)
     assert not host.open
 
 
 def test_single_elements_and_batches_are_told_apart() -> None:
-    batches = {Do.UPDATE_BATCH, Do.DELETE_BATCH, Do.LOOKUP_BATCH}
+    batches = {"map_update_batch", "map_delete_batch", "map_lookup_batch"}
+    elements = {
+        "map_lookup_elem",
+        "map_update_elem",
+        "map_delete_elem",
+        "map_lookup_and_delete_elem",
+    }
     inventory = inventory_for("bcc-execsnoop", SHAPE)
     start = len(inventory.maps) + 50
     element = _run(_scripts("katran")["element"], Host(), start)[-64:]
     batched = _run(_scripts("katran")["batch"], Host(), start)[-64:]
-    assert {call.do for call in element} <= {Do.LOOKUP, Do.UPDATE, Do.DELETE, Do.POP}
-    assert {call.do for call in batched} & batches
+    assert {name_of(call) for call in element} <= elements
+    assert {name_of(call) for call in batched} & batches
 
 
 @pytest.mark.parametrize("application", SMALL)
@@ -119,7 +130,7 @@ def test_opening_and_closing_leaves_nothing_open(application) -> None:
     script = _scripts(application)["inventory"]
     seen, message = 0, next(script)
     for _ in range(400):
-        created = any(call.do is Do.MAP_CREATE for call in message)
+        created = any(call.HasField("create_map") for call in message)
         if created and seen and not host.open:
             return
         seen += created
@@ -129,11 +140,11 @@ def test_opening_and_closing_leaves_nothing_open(application) -> None:
 
 def test_a_tenant_gives_everything_back_when_it_is_refused() -> None:
     budget = iter(range(20))
-    host = Host(refuse=lambda call: call.do is Do.MAP_CREATE and next(budget, None) is None)
+    host = Host(refuse=lambda call: call.HasField("create_map") and next(budget, None) is None)
     script = _scripts()["tenant"]
     message = next(script)
     for _ in range(400):
-        if message == [RESTART]:
+        if message[0] is RESTART:
             assert not host.open
             return
         message = script.send(host.replies(message))
@@ -142,14 +153,17 @@ def test_a_tenant_gives_everything_back_when_it_is_refused() -> None:
 
 def test_a_restarted_agent_opens_what_it_pinned_before_it_creates() -> None:
     inventory = inventory_for("katran", SHAPE)
-    host = Host(refuse=lambda call: call.do is Do.OPEN_PINNED)
+    host = Host(refuse=lambda call: name_of(call) == "obj_get")
     calls = _run(
-        rolling_restarts(inventory, 1, cpus=4, calls=8, elements=64, prefix="p"), host, 300
+        rolling_restarts(inventory, 1, cpus=4, batch=8, elements=64, prefix="p"), host, 300
     )
-    first = [call.do for call in islice(calls, 400)]
-    assert first.index(Do.OPEN_PINNED) < first.index(Do.MAP_CREATE) < first.index(Do.PIN)
-    pins = {call.path for call in calls if call.do is Do.PIN}
-    assert pins == {call.path for call in calls if call.do is Do.OPEN_PINNED}
+    made = [call for call in calls if call is not RESTART]
+    first = [name_of(call) for call in islice(made, 400)]
+    assert first.index("obj_get") < first.index("map_create") < first.index("obj_pin")
+    pins = {call.pin_object.path for call in made if call.HasField("pin_object")}
+    assert pins == {
+        call.open_pinned_object.path for call in made if call.HasField("open_pinned_object")
+    }
 
 
 def test_a_fleet_client_keeps_to_workloads_that_it_submitted_and_to_few() -> None:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from bpfleet.abi.bpf import F_NO_COMMON_LRU, F_NO_PREALLOC, F_ZERO_SEED, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.command import Taken
 from bpfleet.kernel.bpf.jhash import jhash
 from bpfleet.kernel.errors import KernelError
 from tests.kernels import ALL, boot
@@ -37,7 +38,7 @@ class _Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.kernel, self.task = boot(self.profile, cpus=CPUS)
-        self.fd = self.kernel.bpf.map_create(self.task, self.attr)
+        self.fd = self.kernel.bpf.map_create(self.task, self.attr).fd
         self.map = self.kernel.bpf.maps()[-1]
         self.per_cpu = self.map.user_value_size // 8 if self.map.percpu_values else 1
 
@@ -47,11 +48,14 @@ class _Machine(RuleBasedStateMachine):
         return number.to_bytes(8, "little")
 
     def answer(self, call: Any, *arguments: Any) -> Any:
-        """What a call answers: its result, or its errno."""
+        """What user space sees of a call: what it returns, or its errno."""
         try:
-            return call(self.task, self.fd, *arguments)
+            found = call(self.task, self.fd, *arguments)
         except KernelError as refused:
             return refused.errno
+        if isinstance(found, int):
+            return None  # what it charged
+        return found.value if isinstance(found, Taken) else found
 
     @invariant()
     def named_invariants_hold(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bpfleet.cli.incident import command
-from bpfleet.oracle.incidents import (
+from bpfleet.oracle.incidents.files import (
     Incident,
     IncidentError,
     matches,

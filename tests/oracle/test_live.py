@@ -18,10 +18,10 @@ from bpfleet.abi.bpf import Cmd, MapType
 from bpfleet.kernel.profile import PROFILES
 from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.oracle.capture import capture
-from bpfleet.oracle.live import ATTR_BYTES, bpf, map_create_attr
-from bpfleet.oracle.machine import Target
-from bpfleet.oracle.record_ops import Session
-from bpfleet.oracle.replay_errno import Script, alike
+from bpfleet.oracle.record.live import ATTR_BYTES, bpf, map_create_attr
+from bpfleet.oracle.record.ops import Session
+from bpfleet.oracle.replay.errno import CaseReplay, alike
+from bpfleet.oracle.replay.machine import Target
 from tests.oracle.random_cases import Operation, random_case, random_lru_case
 
 pytestmark = [pytest.mark.live_kernel, pytest.mark.slow]
@@ -73,7 +73,7 @@ class _LiveSession(Session):
                 os.close(fd)
 
 
-class _EmulatedScript(Script):
+class _EmulatedCase(CaseReplay):
     """The same on the emulator."""
 
     def _op_cpu(self, operation: Operation) -> int:
@@ -126,7 +126,7 @@ def test_random_operations_are_answered_as_by_this_kernel(
     for seed, (case, answers) in enumerate(
         zip(cases, _on_this_kernel(cases, target.possible_cpus), strict=True)
     ):
-        emulated = _EmulatedScript(target).run(case)
+        emulated = _EmulatedCase(target).run(case)
         for number, (want, have) in enumerate(zip(answers, emulated, strict=True)):
             assert alike(want, have), (
                 f"seed {seed}, operation {number} {case[number]} of {case[:number]}:"

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from bpfleet.cli.oracle import command
 from bpfleet.kernel.profile import PROFILES
-from bpfleet.oracle import live
-from bpfleet.oracle.cases import random_creations, random_sequences
-from bpfleet.oracle.record import kernel_name, possible_cpus, record_cases
-from bpfleet.oracle.record_meter import Meter, Unmeasurable, find_memory_cgroup
-from bpfleet.oracle.replay import check_file
+from bpfleet.oracle.record import live
+from bpfleet.oracle.record.cases import random_creations, random_sequences
+from bpfleet.oracle.record.files import kernel_name, possible_cpus, record_cases
+from bpfleet.oracle.record.meter import Meter, Unmeasurable, find_memory_cgroup
+from bpfleet.oracle.replay.files import check_file
 
 RECORDED = Path(__file__).parent / "recorded"
 

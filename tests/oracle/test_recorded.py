@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from bpfleet.oracle.machine import target_named
-from bpfleet.oracle.outcome import FileReport
-from bpfleet.oracle.replay import check_file, read_cases, render
-from bpfleet.oracle.replay_errno import replay_errno
+from bpfleet.oracle.format.report import FileReport, render
+from bpfleet.oracle.replay.errno import replay_errno
+from bpfleet.oracle.replay.files import check_file, read_cases
+from bpfleet.oracle.replay.machine import target_named
 
 RECORDED = Path(__file__).parent / "recorded"
 FILES = sorted(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bpfleet.kernel.profile import profile_named
-from bpfleet.oracle.scenarios import ODD_RECORDINGS, Replay, Scenario, read_scenarios
+from bpfleet.oracle.replay.stories import ODD_RECORDINGS, Story, StoryReplay, read_stories
 
 RECORDED = Path(__file__).parent / "recorded"
 KIBI = 1024
@@ -16,35 +16,35 @@ TARGETS = {
     "scenarios-memcg-6.12-smp2.jsonl": ("6.12", 2, 2_021_564 * KIBI),
 }
 STORIES = [
-    pytest.param(file, scenario, id=f"{TARGETS[file][0]}-{scenario.id}")
+    pytest.param(file, story, id=f"{TARGETS[file][0]}-{story.id}")
     for file in TARGETS
-    for scenario in read_scenarios(RECORDED / file)
+    for story in read_stories(RECORDED / file)
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "scenario"), STORIES)
-def test_the_emulator_answers_a_story_as_the_real_kernel_did(file: str, scenario: Scenario) -> None:
+@pytest.mark.parametrize(("file", "story"), STORIES)
+def test_the_emulator_answers_a_story_as_the_real_kernel_did(file: str, story: Story) -> None:
     profile, cpus, ram_bytes = TARGETS[file]
-    replay = Replay(profile_named(profile), cpus, ram_bytes)
-    differences = replay.run(scenario)
+    replay = StoryReplay(profile_named(profile), cpus, ram_bytes)
+    differences = replay.run(story)
     assert not differences, "\n".join(map(str, differences))
-    assert replay.steps_tried == len(scenario.steps), replay.unsupported
+    assert replay.steps_tried == len(story.steps), replay.unsupported
 
 
 def test_a_wrong_answer_in_a_story_is_found() -> None:
     story = next(
-        s for s in read_scenarios(RECORDED / "scenarios-memcg-6.12-smp2.jsonl") if s.id == "E4b"
+        s for s in read_stories(RECORDED / "scenarios-memcg-6.12-smp2.jsonl") if s.id == "E4b"
     )
     steps = [json.loads(json.dumps(step)) for step in story.steps]
     steps[5]["=>"] = 0  # the creation that did not fit
-    differences = Replay(profile_named("6.12"), 2, 2 << 30).run(Scenario("x", "", tuple(steps)))
+    differences = StoryReplay(profile_named("6.12"), 2, 2 << 30).run(Story("x", "", tuple(steps)))
     assert [(d.op, d.recorded, d.emulated) for d in differences] == [("create", 0, "ENOMEM")]
 
 
 def test_a_story_stops_at_a_step_the_emulator_does_not_have() -> None:
-    story = Scenario("x", "", ({"op": "note"}, {"op": "teleport", "=>": 0}, {"op": "note"}))
-    replay = Replay(profile_named("6.12"), 1, 1 << 30)
+    story = Story("x", "", ({"op": "note"}, {"op": "teleport", "=>": 0}, {"op": "note"}))
+    replay = StoryReplay(profile_named("6.12"), 1, 1 << 30)
     assert replay.run(story) == []
     assert (replay.steps_tried, replay.unsupported) == (1, "step 'teleport'")
 
@@ -61,7 +61,7 @@ def test_a_step_on_what_could_not_be_made_differs_rather_than_ends_the_replay() 
             {"op": "state", "cgroup": "/h", "=>": {"current": 0}},
         ],
     )
-    differences = Replay(profile_named("6.12"), 1, 1 << 30).run(Scenario("x", "", steps))
+    differences = StoryReplay(profile_named("6.12"), 1, 1 << 30).run(Story("x", "", steps))
     assert [(d.op, d.emulated) for d in differences] == [
         ("create", "ENOMEM"),
         ("pin", "EINVAL"),
@@ -71,6 +71,6 @@ def test_a_step_on_what_could_not_be_made_differs_rather_than_ends_the_replay() 
 
 
 def test_every_odd_recording_names_a_step_that_exists() -> None:
-    stories = {s.id: s for file in TARGETS for s in read_scenarios(RECORDED / file)}
+    stories = {s.id: s for file in TARGETS for s in read_stories(RECORDED / file)}
     for odd in ODD_RECORDINGS:
-        assert stories[odd.scenario].steps[odd.step]["op"] == "largest", odd
+        assert stories[odd.story].steps[odd.step]["op"] == "largest", odd

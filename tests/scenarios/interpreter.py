@@ -1,17 +1,29 @@
 """The language of the transcripts: one command a line, its answer as text; invariants are checked after each."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
 from typing import Final
 
-from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability, MapType, map_type_from_name
+from bpfleet.abi.bpf import (
+    ALL_CAPABILITIES,
+    Capability,
+    capabilities_of,
+    map_type_from_name,
+)
+from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
-from bpfleet.kernel import Kernel, KernelError, TaskKilled, profile_named
+from bpfleet.kernel import Kernel, KernelError, Reason, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.command import Cost, cost_on
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.proc.task import Task
 from bpfleet.runtime.probes import prepare_memlock
+from bpfleet.verbs import table as verbs
+from bpfleet.verbs.stage import KILLED, Run, Stage, answer_of, numbered_key, run_of
 from bpfleet.workload.quantity import parse_bytes, parse_limit
+from tests.kernels import read_pages, write_tmpfs
 from tests.scenarios.objects import ObjectCommands
 
 NS_PER_S: Final = 1_000_000_000
@@ -22,10 +34,9 @@ class Interpreter(ObjectCommands):
     """One kernel and the processes of a transcript, by name. ``kernel`` starts a new one."""
 
     def __init__(self) -> None:
-        self.kernel = Kernel(profile_named("6.12"))
-        self.tasks: dict[str, Task] = {}
-        self.fds: dict[tuple[str, str], int] = {}
+        self.stage = Stage(Kernel(profile_named("6.12")))
         self.last_error: KernelError | None = None
+        self.last_cost: Cost | None = None
         self.log_read = 0
 
     def run(self, line: str) -> str:
@@ -35,28 +46,22 @@ class Interpreter(ObjectCommands):
         options = dict(w.split("=", 1) for w in words[1:] if "=" in w and not w.startswith("/"))
         command = getattr(self, "do_" + words[0].replace("-", "_"), None)
         assert command is not None, f"unknown command {words[0]!r}"
-        try:
-            text = command(plain, options)
-        except TaskKilled as error:
-            self.last_error, text = error, "killed"
-        except KernelError as error:
-            self.last_error = error
-            text = f"{error.errno.name} {error.reason}: {error.detail}"
+        answer = answer_of(lambda: command(plain, options))
         self.kernel.check()
-        return (text if text is not None else "ok").rstrip("\n")
-
-    def task(self, name: str) -> Task:
-        return self.tasks[name]
+        if answer.refusal is None:
+            return str("ok" if answer.value is None else answer.value).rstrip("\n")
+        self.last_error = error = answer.refusal
+        return KILLED if answer.word == KILLED else f"{answer.word} {error.reason}: {error.detail}"
 
     # -- node --------------------------------------------------------------------------------------------------------
 
     def do_kernel(self, plain: Sequence[str], options: Options) -> str:
-        self.kernel = Kernel(
+        kernel = Kernel(
             profile_named(plain[0]),
             ram_bytes=parse_bytes(options.get("ram", "8G")),
             possible_cpus=int(options.get("cpus", "2")),
         )
-        self.tasks, self.fds, self.log_read = {}, {}, 0
+        self.stage, self.log_read = Stage(kernel), 0
         return f"{self.kernel.profile.release} booted"
 
     def do_settle(self, plain: Sequence[str], options: Options) -> str:
@@ -85,18 +90,20 @@ class Interpreter(ObjectCommands):
 
     def do_mkdir(self, plain: Sequence[str], options: Options) -> None:
         for path in plain:
-            self.kernel.mkdir(path, delegate="raw" not in options, cpu=int(options.get("cpu", 0)))
+            verbs.MKDIR(
+                self.kernel, path, delegate="raw" not in options, cpu=int(options.get("cpu", 0))
+            )
 
     def do_rmdir(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.rmdir(plain[0])
+        verbs.RMDIR(self.kernel, plain[0])
 
     def do_read(self, plain: Sequence[str], options: Options) -> str:
-        return self.kernel.read_file(plain[0], plain[1])
+        return verbs.READ_FILE(self.kernel, plain[0], plain[1])
 
     def do_write(self, plain: Sequence[str], options: Options) -> str:
         words = [*plain[2:], *(f"{name}={value}" for name, value in options.items())]
         text = " ".join(words).replace("\\n", "\n").replace("\\s", " ")
-        return f"{self.kernel.write_file(plain[0], plain[1], text)} bytes"
+        return f"{verbs.WRITE_FILE(self.kernel, plain[0], plain[1], text)} bytes"
 
     def do_ls(self, plain: Sequence[str], options: Options) -> str:
         return " ".join(self.kernel.list_files(plain[0]))
@@ -115,7 +122,8 @@ class Interpreter(ObjectCommands):
 
     def do_spawn(self, plain: Sequence[str], options: Options) -> None:
         memlock = options.get("memlock")
-        task = self.kernel.spawn(
+        task = verbs.SPAWN(
+            self.kernel,
             uid=int(options.get("uid", "0")),
             caps=_caps(options.get("caps")),
             memlock=None if memlock is None else (parse_limit(memlock),) * 2,
@@ -124,55 +132,60 @@ class Interpreter(ObjectCommands):
             comm=plain[0],
             cpu=int(options.get("cpu", "0")),
         )
-        self.tasks[plain[0]] = task
+        self.stage.enter(plain[0], task)
         if "rss" in options:
-            self.kernel.touch(task.pid, parse_bytes(options["rss"]))
+            verbs.TOUCH(self.kernel, task.pid, parse_bytes(options["rss"]))
 
     def do_touch(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.touch(self.task(plain[0]).pid, parse_bytes(plain[1]), shared="shared" in plain)
+        verbs.TOUCH(
+            self.kernel, self.task(plain[0]).pid, parse_bytes(plain[1]), shared="shared" in plain
+        )
 
     def do_release(self, plain: Sequence[str], options: Options) -> str:
-        return f"{self.kernel.release(self.task(plain[0]).pid, parse_bytes(plain[1]))} bytes"
+        return f"{verbs.RELEASE(self.kernel, self.task(plain[0]).pid, parse_bytes(plain[1]))} bytes"
 
     def do_file(self, plain: Sequence[str], options: Options) -> str:
         size = parse_bytes(plain[2])
-        return f"{self.kernel.read_pages(self.task(plain[0]).pid, plain[1], size)} bytes read"
+        return f"{read_pages(self.kernel, self.task(plain[0]).pid, plain[1], size)} bytes read"
 
     def do_tmpfs(self, plain: Sequence[str], options: Options) -> str:
         size = parse_bytes(plain[2])
-        return f"{self.kernel.write_tmpfs(self.task(plain[0]).pid, plain[1], size)} bytes"
+        return f"{write_tmpfs(self.kernel, self.task(plain[0]).pid, plain[1], size)} bytes"
 
     def do_rm_tmpfs(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.unlink_tmpfs(plain[0])
+        if not self.kernel.page_cache.unlink_tmpfs(plain[0]):
+            raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {plain[0]!r}")
 
     def do_exit(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.exit(self.task(plain[0]).pid)
+        verbs.EXIT(self.kernel, self.task(plain[0]).pid)
 
     def do_kill(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.kill(self.task(plain[0]).pid)
+        verbs.KILL(self.kernel, self.task(plain[0]).pid)
 
     def do_move(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.write_file(plain[1], "cgroup.procs", str(self.task(plain[0]).pid))
+        verbs.WRITE_FILE(self.kernel, plain[1], "cgroup.procs", str(self.task(plain[0]).pid))
 
     def do_alive(self, plain: Sequence[str], options: Options) -> str:
-        return " ".join(n for n, task in self.tasks.items() if task.alive) or "nobody"
+        return " ".join(n for n, actor in self.stage.actors.items() if actor.task.alive) or "nobody"
 
     def do_proc(self, plain: Sequence[str], options: Options) -> str:
         if plain[0] == "meminfo":
-            return self.kernel.read_proc(None, "meminfo")
-        return self.kernel.read_proc(self.task(plain[0]).pid, plain[1])
+            return verbs.READ_PROC(self.kernel, None, "meminfo")
+        return verbs.READ_PROC(self.kernel, self.task(plain[0]).pid, plain[1])
 
     def do_prlimit(self, plain: Sequence[str], options: Options) -> None:
         soft = parse_limit(plain[2])
         hard = parse_limit(plain[3]) if len(plain) > 3 else soft
-        self.kernel.prlimit(self.task(plain[0]).pid, plain[1], soft, hard)
+        verbs.PRLIMIT(self.kernel, self.task(plain[0]).pid, plain[1], soft, hard)
 
     def do_setresuid(self, plain: Sequence[str], options: Options) -> None:
         ids = {name: int(value) for name, value in options.items()}
-        self.kernel.setresuid(self.task(plain[0]).pid, ruid=ids.get("ruid"), euid=ids.get("euid"))
+        verbs.SETRESUID(
+            self.kernel, self.task(plain[0]).pid, ruid=ids.get("ruid"), euid=ids.get("euid")
+        )
 
     def do_capset(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.capset(self.task(plain[0]).pid, _caps(plain[1]) or frozenset())
+        verbs.CAPSET(self.kernel, self.task(plain[0]).pid, _caps(plain[1]) or frozenset())
 
     def do_prepare(self, plain: Sequence[str], options: Options) -> str:
         done = prepare_memlock(self.kernel, self.task(plain[0]), " ".join(plain[1:]))
@@ -182,30 +195,25 @@ class Interpreter(ObjectCommands):
 
     def do_perf(self, plain: Sequence[str], options: Options) -> None:
         task = self.task(plain[0])
-        fd = self.kernel.objects.perf_event(task)
-        self.kernel.locked.mmap_perf(task, fd, int(plain[1]))
+        fd = verbs.PERF_EVENT_OPEN(self.kernel, task)
+        verbs.MMAP_PERF(self.kernel, task, fd, int(plain[1]))
 
     def do_umem(self, plain: Sequence[str], options: Options) -> None:
         task = self.task(plain[0])
-        fd = self.kernel.objects.socket(task, "xsk")
-        self.kernel.locked.register_umem(task, fd, parse_bytes(plain[1]))
+        fd = verbs.SOCKET(self.kernel, task, "xsk")
+        verbs.XDP_UMEM_REG(self.kernel, task, fd, parse_bytes(plain[1]))
 
     def do_io_uring(self, plain: Sequence[str], options: Options) -> None:
         task = self.task(plain[0])
-        fd = self.kernel.locked.io_uring_setup(task, 8)
+        fd = verbs.IO_URING_SETUP(self.kernel, task, 8)
         huge = int(options.get("huge", "0"))
-        self.kernel.locked.register_buffers(task, fd, parse_bytes(plain[1]), huge_pages=huge)
-
-    def do_zerocopy(self, plain: Sequence[str], options: Options) -> None:
-        task = self.task(plain[0])
-        fd = self.kernel.objects.socket(task, "tcp_est")
-        self.kernel.locked.send_zerocopy(task, fd, parse_bytes(plain[1]))
+        verbs.IO_URING_REGISTER(self.kernel, task, fd, parse_bytes(plain[1]), huge_pages=huge)
 
     def do_mlock(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.locked.mlock(self.task(plain[0]), parse_bytes(plain[1]))
+        verbs.MLOCK(self.kernel, self.task(plain[0]), parse_bytes(plain[1]))
 
     def do_shm_lock(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.locked.shm_lock(self.task(plain[0]), parse_bytes(plain[1]))
+        verbs.SHM_LOCK(self.kernel, self.task(plain[0]), parse_bytes(plain[1]))
 
     def do_user(self, plain: Sequence[str], options: Options) -> str:
         self.kernel.run_deferred()
@@ -225,16 +233,26 @@ class Interpreter(ObjectCommands):
             map_flags=int(options.get("flags", "0"), 0),
             map_name=name[:15],
         )
-        count = int(options.get("count", "1"))
-        for done in range(count):
-            try:
-                self.fds[(plain[0], name)] = self.kernel.bpf.map_create(task, attr)
-            except KernelError as error:
-                if count == 1:
-                    raise
-                self.last_error = error
-                return f"{done} created, then {_verdict(error)}"
-        return "ok" if count == 1 else f"{count} created"
+
+        def call() -> None:
+            made = verbs.MAP_CREATE(self.kernel, task, attr)
+            self.stage.actor(plain[0]).fds[name] = made.fd
+            self.last_cost = made.cost
+
+        return self._times(int(options.get("count", "1")), call, "created")
+
+    def _times(self, count: int, call: Callable[[], object], what: str) -> str:
+        """A command alone answers as ever; one made ``count`` times says how often it was done."""
+        if count == 1:
+            call()
+            return "ok"
+        return self._counted(run_of(repeat(call, count)), what)
+
+    def _counted(self, run: Run, what: str) -> str:
+        if run.refusal is None:
+            return f"{run.done} {what}"
+        self.last_error = run.refusal
+        return f"{run.done} {what}, then {run.word}"
 
     def do_fill(self, plain: Sequence[str], options: Options) -> str:
         return self._each(plain, options, self._update)
@@ -245,71 +263,62 @@ class Interpreter(ObjectCommands):
     def _each(
         self, plain: Sequence[str], options: Options, call: Callable[[Task, int, bytes], None]
     ) -> str:
-        task, fd = self.task(plain[0]), self.fds[(plain[0], plain[1])]
+        task, fd = self.task(plain[0]), self.fd(plain[0], plain[1])
         info = self.kernel.bpf.map_info(task, fd)
         start, count = int(options.get("start", "0")), int(plain[2])
-        for number in range(start, start + count):
-            key = number.to_bytes(info.key_size, "little")
-            if info.map_type == MapType.LPM_TRIE:
-                data = info.key_size - 4
-                key = (8 * data).to_bytes(4, "little") + number.to_bytes(data, "big")
-            try:
-                call(task, fd, key)
-            except KernelError as error:
-                self.last_error = error
-                return f"{number - start} done, then {_verdict(error)}"
-        return f"{count} done"
+        keys = (
+            numbered_key(info.map_type, info.key_size, number)
+            for number in range(start, start + count)
+        )
+        return self._counted(run_of(partial(call, task, fd, key) for key in keys), "done")
 
     def _update(self, task: Task, fd: int, key: bytes) -> None:
         size = self.kernel.bpf.map_info(task, fd).value_size
-        self.kernel.bpf.map_update_elem(task, fd, key, bytes(size))
+        charged_bytes = verbs.MAP_UPDATE_ELEM(self.kernel, task, fd, key, bytes(size))
+        self.last_cost = cost_on(task, fd, charged_bytes)
 
     def _delete(self, task: Task, fd: int, key: bytes) -> None:
-        self.kernel.bpf.map_delete_elem(task, fd, key)
+        charged_bytes = verbs.MAP_DELETE_ELEM(self.kernel, task, fd, key)
+        self.last_cost = cost_on(task, fd, charged_bytes)
 
     def do_load(self, plain: Sequence[str], options: Options) -> str:
         task = self.task(plain[0])
-        count = int(options.get("count", "1"))
         attr = ProgAttr(1, insn_cnt=int(options.get("insns", "2")))
-        for done in range(count):
-            try:
-                self.kernel.bpf.prog_load(task, attr)
-            except KernelError as error:
-                if count == 1:
-                    raise
-                self.last_error = error
-                return f"{done} loaded, then {_verdict(error)}"
-        return "ok" if count == 1 else f"{count} loaded"
+
+        def call() -> None:
+            self.last_cost = verbs.PROG_LOAD(self.kernel, task, attr).cost
+
+        return self._times(int(options.get("count", "1")), call, "loaded")
 
     def do_pin(self, plain: Sequence[str], options: Options) -> None:
-        fd = self.fds[(plain[0], plain[1])]
-        self.kernel.bpf.obj_pin(self.task(plain[0]), f"/sys/fs/bpf/{plain[1]}", fd)
+        fd = self.fd(plain[0], plain[1])
+        verbs.OBJ_PIN(self.kernel, self.task(plain[0]), f"/sys/fs/bpf/{plain[1]}", fd)
 
     def do_open(self, plain: Sequence[str], options: Options) -> None:
         task = self.task(plain[0])
-        self.fds[(plain[0], plain[1])] = self.kernel.bpf.obj_get(task, f"/sys/fs/bpf/{plain[1]}")
+        self.stage.actor(plain[0]).fds[plain[1]] = verbs.OBJ_GET(
+            self.kernel, task, f"/sys/fs/bpf/{plain[1]}"
+        )
 
     def do_pass(self, plain: Sequence[str], options: Options) -> None:
         """SCM_RIGHTS: the second process gets the first one's descriptor."""
-        fd = self.fds[(plain[0], plain[2])]
-        self.fds[(plain[1], plain[2])] = self.kernel.files.dup(
-            self.task(plain[0]), fd, self.task(plain[1])
+        fd = self.fd(plain[0], plain[2])
+        self.stage.actor(plain[1]).fds[plain[2]] = verbs.DUP(
+            self.kernel, self.task(plain[0]), fd, self.task(plain[1])
         )
 
     def do_unpin(self, plain: Sequence[str], options: Options) -> None:
-        root = self.kernel.spawn(comm="rm")
-        self.kernel.bpf.unlink(root, f"/sys/fs/bpf/{plain[0]}")
-        self.kernel.exit(root.pid)
+        self.stage.unlink(f"/sys/fs/bpf/{plain[0]}").check()
 
     def do_close(self, plain: Sequence[str], options: Options) -> None:
-        fd = self.fds.pop((plain[0], plain[1]))
-        self.kernel.close(self.task(plain[0]).pid, fd)
+        fd = self.stage.actor(plain[0]).fds.pop(plain[1])
+        verbs.CLOSE(self.kernel, self.task(plain[0]).pid, fd)
 
     # -- views -------------------------------------------------------------------------------------------------------
 
     def do_receipt(self, plain: Sequence[str], options: Options) -> str:
-        receipt = self.kernel.last_receipt
-        assert receipt is not None, "nothing changed yet"
+        assert self.last_cost is not None, "nothing changed yet"
+        receipt = self.kernel.receipt(self.last_cost)
         return (
             f"estimate {receipt.estimate_bytes}, charged {receipt.charged_bytes} to {receipt.charged_to},"
             f" now {receipt.usage_bytes} of {receipt.limit_bytes or 'unlimited'}"
@@ -363,11 +372,7 @@ def _caps(names: str | None) -> frozenset[Capability] | None:
         return None
     if names == "all":
         return ALL_CAPABILITIES
-    return frozenset(Capability[name] for name in names.split(",") if name != "none")
-
-
-def _verdict(error: KernelError) -> str:
-    return "killed" if isinstance(error, TaskKilled) else error.errno.name
+    return capabilities_of(name for name in names.split(",") if name != "none")
 
 
 __all__ = ["Interpreter"]

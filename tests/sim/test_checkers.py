@@ -1,8 +1,7 @@
 """Each checker raises for what it is there for, and for nothing else."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from bpfleet.fleet.records import Kind, Replica, Workload, encode
 from bpfleet.fleet.settings import FleetSettings

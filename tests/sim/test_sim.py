@@ -1,8 +1,7 @@
 """A few hundred simulated fleets; and proof that the checkers would notice what they are there for."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet import nodes

@@ -16,7 +16,7 @@ IMPORTS = ("bpfleet/v1/", "google/protobuf/timestamp.proto", "google/protobuf/du
 UNITS = ("_bytes", "_count", "_ns", "_entries", "_size", "_percent")
 # int64 fields that are no quantities, or that keep the word of bpf_attr, Linux or etcd.
 NO_QUANTITY = re.compile(
-    r".*(flags|revision|sequence|map_extra|seed|nth|leader_epoch|bytes_(after|max))"
+    r".*(flags|revision|sequence|map_extra|seed|serial|uid|nth|leader_epoch|bytes(_(after|max))?)"
 )
 QUANTITIES_IN_OTHER_WORDS = {"operations_per_step", "fill_entries", "max_entries"}
 

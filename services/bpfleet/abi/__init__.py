@@ -1,1 +1,1 @@
-"""Numbers that user space sees: errno values, bpf(2) enumerations and flags. Enums only, no behaviour."""
+"""Numbers that user space sees: errno values, bpf(2) enumerations and flags. Enums and their names, no behaviour."""

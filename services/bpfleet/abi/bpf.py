@@ -1,5 +1,6 @@
 """bpf(2) enumerations and flags (include/uapi/linux/bpf.h, 6.12), spelled as bpftool prints them."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
@@ -184,6 +185,19 @@ class Capability(IntEnum):
 
 ALL_CAPABILITIES: Final = frozenset(Capability)
 
+
+def capabilities_of(names: Iterable[str]) -> frozenset[Capability]:
+    """The capabilities of these names: any case, with or without ``CAP_``. Raises ``ValueError`` for an unknown one."""
+    found = set()
+    for name in names:
+        capability = Capability.__members__.get(name.upper().removeprefix("CAP_"))
+        if capability is None:
+            known = ", ".join(f"CAP_{each.name}" for each in Capability)
+            raise ValueError(f"{name[:32]!r} is unknown; use {known}")
+        found.add(capability)
+    return frozenset(found)
+
+
 # map_flags of BPF_MAP_CREATE
 F_NO_PREALLOC: Final = 0x1
 F_NO_COMMON_LRU: Final = 0x2
@@ -216,11 +230,6 @@ BPF_F_ALLOW_OVERRIDE: Final = 1
 BPF_F_ALLOW_MULTI: Final = 2
 
 BPF_OBJ_NAME_LEN: Final = 16
-
-
-def map_type_name(map_type: int) -> str:
-    """bpftool's spelling of a map type: ``MapType.LRU_HASH`` → ``"lru_hash"``."""
-    return MapType(map_type).name.lower()
 
 
 def map_type_from_name(name: str) -> MapType:

@@ -7,8 +7,8 @@ import click
 
 from bpfleet.cli.clusters import cluster_options, engine_for, progress_lines
 from bpfleet.cli.output import print_json, print_table
-from bpfleet.launcher.chaos import parse_scenario
-from bpfleet.launcher.storm import StormReport, run_storm
+from bpfleet.launcher.chaos.plan import parse_plan
+from bpfleet.launcher.chaos.run import ChaosReport, run_chaos
 
 __all__ = ["command"]
 
@@ -16,17 +16,17 @@ EXIT_BROKEN = 1
 
 
 @click.command("chaos")
-@click.argument("scenario", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--seed", type=click.IntRange(0, 2**63), help="Instead of the scenario's.")
+@click.argument("plan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--seed", type=click.IntRange(0, 2**63), help="Instead of the plan's.")
 @click.option(
     "--load-users", type=click.IntRange(0, 100_000), default=0, help="Locust users meanwhile."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @cluster_options
 def command(
-    *, scenario: Path, seed: int | None, load_users: int, name: str, local: bool, as_json: bool
+    *, plan: Path, seed: int | None, load_users: int, name: str, local: bool, as_json: bool
 ) -> int:
-    """Carry out the faults of SCENARIO (TOML) on a running cluster, then check it.
+    """Carry out the faults of PLAN (TOML) on a running cluster, then check it.
 
     While the faults strike, a client creates, scales and deletes workloads and remembers what it was
     told. Afterwards the books of the coordinator are compared with that and with what every agent
@@ -39,8 +39,8 @@ def command(
       bpfleet chaos deploy/chaos/agents.toml --local --seed 7 --json
     """
     with engine_for(local) as engine, progress_lines(as_json) as progress:
-        planned = parse_scenario(scenario.read_text("utf-8"), str(scenario), seed=seed)
-        report = run_storm(engine, name, planned, progress, load_users=load_users)
+        planned = parse_plan(plan.read_text("utf-8"), str(plan), seed=seed)
+        report = run_chaos(engine, name, planned, progress, load_users=load_users)
     if as_json:
         print_json(_plain(report))
     else:
@@ -48,10 +48,10 @@ def command(
     return 0 if report.clean else EXIT_BROKEN
 
 
-def _plain(report: StormReport) -> dict[str, object]:
+def _plain(report: ChaosReport) -> dict[str, object]:
     told = report.told
     return {
-        "scenario": report.scenario,
+        "plan": report.plan,
         "seed": report.seed,
         "faults": dict(report.faults),
         "skipped": report.skipped,
@@ -65,9 +65,9 @@ def _plain(report: StormReport) -> dict[str, object]:
     }
 
 
-def _print(report: StormReport) -> None:
+def _print(report: ChaosReport) -> None:
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(report.faults.items()))
-    click.echo(f"{report.scenario}, seed {report.seed}: {faults or 'nothing struck'}")
+    click.echo(f"{report.plan}, seed {report.seed}: {faults or 'nothing struck'}")
     for line in report.skipped:
         click.echo(f"skipped: {line}")
     for name in report.real_oom_kills:

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from bpfleet.cli.output import print_json
-from bpfleet.oracle.cases import random_creations, random_sequences
-from bpfleet.oracle.record import RecordingRefused, kernel_name, record_cases, record_file
-from bpfleet.oracle.record_create import dump
-from bpfleet.oracle.replay import check_file, render
+from bpfleet.oracle.format.report import render
+from bpfleet.oracle.record.cases import random_creations, random_sequences
+from bpfleet.oracle.record.create import dump
+from bpfleet.oracle.record.files import RecordingRefused, kernel_name, record_cases, record_file
+from bpfleet.oracle.replay.files import check_file
 
 __all__ = ["command"]
 

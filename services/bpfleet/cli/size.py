@@ -9,7 +9,7 @@ import click
 from bpfleet.abi.bpf import MapType
 from bpfleet.cli.inputs import Size, read_inventories
 from bpfleet.cli.output import console, print_json, print_table
-from bpfleet.kernel import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, Use, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.catalogue import inventory_for
@@ -19,7 +19,7 @@ from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape
 
 __all__ = ["command"]
 
-_PROFILES = ("5.10", "5.11", "6.1", "6.12")
+_PROFILES = used_by(Use.SIZE)
 _TYPES = sorted(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
 
 

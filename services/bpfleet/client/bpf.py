@@ -9,9 +9,9 @@ from typing import Final, Self
 import grpc
 
 from bpfleet.abi.bpf import MapType, ProgType
-from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.client.session import CallError, Session, new_request_id, raise_typed
 from bpfleet.rpc import names
+from bpfleet.rpc.rlimits import resource_limit_message
 from bpfleet.v1 import (
     bpf_pb2,
     bpf_service_pb2,
@@ -128,7 +128,6 @@ class Node:
         comm: str = "script",
     ) -> "Process":
         """Starts a process. ``memlock_bytes`` None is the kernel's default; ``capabilities`` None those of its user."""
-        limit = None if memlock_bytes == RLIM_INFINITY else memlock_bytes
         modes = process_service_pb2.Credentials
         request = process_service_pb2.CreateProcessRequest(
             node=self.name,
@@ -143,7 +142,7 @@ class Node:
             ),
             cgroup=cgroup,
             memlock=(
-                process_service_pb2.ResourceLimit(soft_bytes=limit, hard_bytes=limit)
+                resource_limit_message(memlock_bytes, memlock_bytes)
                 if memlock_bytes is not None
                 else None
             ),

@@ -1,6 +1,6 @@
 """Handles for what a coordinator knows: workloads, nodes, decisions, events."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Final
 
 import grpc
@@ -22,11 +22,9 @@ class FleetClient:
 
     # -- workloads
 
-    def create_workload(self, workload: str, spec: workload_pb2.WorkloadSpec) -> pb.Workload:
-        """Creates a workload and places what fits."""
-        request = pb.CreateWorkloadRequest(
-            workload=workload, spec=spec, request_id=new_request_id()
-        )
+    def create_workload(self, spec: workload_pb2.WorkloadSpec) -> pb.Workload:
+        """Creates the workload ``spec.name`` and places what fits."""
+        request = pb.CreateWorkloadRequest(spec=spec, request_id=new_request_id())
         return self.session.call(self.stub.CreateWorkload, request, repeatable=True).workload
 
     def workload(self, workload: str) -> pb.Workload:
@@ -50,11 +48,11 @@ class FleetClient:
         return self.session.call(self.stub.UpdateWorkload, request, repeatable=True).workload
 
     def update_workload(
-        self, workload: str, spec: workload_pb2.WorkloadSpec, *, expected_revision: int = 0
+        self, spec: workload_pb2.WorkloadSpec, *, expected_revision: int = 0
     ) -> pb.Workload:
-        """Rolls out a new spec; fails where the workload no longer has ``expected_revision`` (0: any)."""
+        """Rolls out a new spec of ``spec.name``; fails where its revision is not ``expected_revision`` (0: any)."""
         request = pb.UpdateWorkloadRequest(
-            name=names.workload_name(names.workload_id(workload)),
+            name=names.workload_name(names.workload_id(spec.name)),
             spec=spec,
             expected_revision=expected_revision,
             request_id=new_request_id(),
@@ -169,7 +167,7 @@ class FleetClient:
 
     def watch(
         self, start_revision: int | None = None, *, workload: str = "", node: str = ""
-    ) -> Iterator[pb.WatchFleetResponse]:
+    ) -> Generator[pb.WatchFleetResponse]:
         """Events as they happen. Raises ``CallError``; to resume, start at the last revision plus 1."""
         request = pb.WatchFleetRequest(start_revision=start_revision, workload=workload, node=node)
         try:

@@ -1,8 +1,10 @@
 """One connection to an agent or a coordinator: deadlines, retries, and errors that carry errno and reason."""
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
 
@@ -12,7 +14,14 @@ from bpfleet.abi.errno import Errno
 from bpfleet.rpc.channel import ChannelOptions, blocking_channel
 from bpfleet.rpc.errors import RemoteError, decode_rpc_error
 
-__all__ = ["CallError", "Session", "Verdict", "new_request_id", "raise_typed"]
+__all__ = [
+    "CallError",
+    "Session",
+    "Verdict",
+    "channel_from_environment",
+    "new_request_id",
+    "raise_typed",
+]
 
 DEADLINE_SECONDS: Final = 10.0
 _ATTEMPTS_MAX: Final = 5
@@ -129,6 +138,28 @@ class Session:
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token
+
+
+def channel_from_environment(target: str) -> ChannelOptions:
+    """How a client without flags of its own reaches a server: by the variables that servers read, too.
+
+    BPFLEET_TLS_CA, BPFLEET_TLS_CERT, BPFLEET_TLS_KEY and BPFLEET_TOKEN_FILE; plain text where there is no CA. Raises
+    ``SettingsError``, ``OSError``.
+    """
+    ca_file = _path("BPFLEET_TLS_CA")
+    token_file = _path("BPFLEET_TOKEN_FILE")
+    return ChannelOptions(
+        target=target,
+        ca_file=ca_file,
+        certificate_file=_path("BPFLEET_TLS_CERT") if ca_file else None,
+        key_file=_path("BPFLEET_TLS_KEY") if ca_file else None,
+        token=token_file.read_text("utf-8").strip() if token_file else None,
+    )
+
+
+def _path(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
 
 
 def _is_away(error: grpc.RpcError) -> bool:

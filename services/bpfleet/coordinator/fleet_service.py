@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any, Final
 
 from google.protobuf.message import Message
 from grpc import aio
+from msgspec.structs import replace
 
 import bpfleet
 from bpfleet.coordinator.reconcile import Coordinator
@@ -21,15 +21,21 @@ from bpfleet.fleet.commands import (
 )
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.placement import NodeVerdict
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.fleet.records import Event, Workload
 from bpfleet.rpc import fleet as messages
+from bpfleet.rpc.convert import within
+from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import node_id, workload_id
 from bpfleet.rpc.paging import page_by_key, page_key, page_size, page_token
 from bpfleet.rpc.refusals import api_errors
+from bpfleet.rpc.workloads import spec_record
 from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
 from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import REPLICAS_MAX, WorkloadSpec
 
 __all__ = ["FleetServicer"]
 
@@ -51,16 +57,15 @@ class FleetServicer(FleetServiceServicer):
         self, request: pb.CreateWorkloadRequest, context: _Context
     ) -> pb.CreateWorkloadResponse:
         """Creates a workload and places what fits."""
-        name = workload_id(request.workload, "workload")
+        spec = spec_record(request.spec)
         command = CreateWorkload(
-            spec=messages.spec_record(name, request.spec),
-            scheduling=messages.scheduling_record(request.spec),
+            spec=spec,
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
         )
         with api_errors():
             await self._coordinator.submit(command)
-            return pb.CreateWorkloadResponse(workload=self._workload(name))
+            return pb.CreateWorkloadResponse(workload=self._workload(spec.name))
 
     async def GetWorkload(
         self, request: pb.GetWorkloadRequest, context: _Context
@@ -97,14 +102,12 @@ class FleetServicer(FleetServiceServicer):
         replicas = request.replicas if request.HasField("replicas") else None
         if not has_spec and replicas is None:
             raise invalid("spec", "nothing to change; give replicas, spec or both")
-        if replicas is not None and not 0 <= replicas <= messages.REPLICAS_PER_WORKLOAD_MAX:
-            limit = messages.REPLICAS_PER_WORKLOAD_MAX
-            raise invalid("replicas", f"{replicas} is out of range; use 0 to {limit}")
+        if replicas is not None:
+            within(replicas, "replicas", 0, REPLICAS_MAX)
         command = UpdateWorkload(
             name=name,
             replicas=replicas,
-            spec=messages.spec_record(name, request.spec) if has_spec else None,
-            scheduling=messages.scheduling_record(request.spec) if has_spec else None,
+            spec=_spec_named(name, request.spec) if has_spec else None,
             expected_revision=request.expected_revision,
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
@@ -225,7 +228,7 @@ class FleetServicer(FleetServiceServicer):
         with api_errors():
             coordinator = self._coordinator
             workload = self._asked(request)
-            policy = messages.policy_record(request.policy, coordinator.fleet.policy)
+            policy = POLICIES.record(request.policy, "policy", coordinator.fleet.policy)
             size = page_size(request.page_size)
             offset = _offset(request.page_token)
             verdicts, preemption = coordinator.state.explain(
@@ -241,7 +244,7 @@ class FleetServicer(FleetServiceServicer):
                 next_page_token=page_token(str(offset + size))
                 if offset + size < len(verdicts)
                 else "",
-                policy=messages.policy_message(policy),
+                policy=POLICIES.message(policy),
                 preempted_replicas=sorted(victim.name for victim in preemption.victims)
                 if preemption is not None
                 else (),
@@ -249,12 +252,8 @@ class FleetServicer(FleetServiceServicer):
 
     def _asked(self, request: pb.ExplainPlacementRequest) -> Workload:
         if request.HasField("spec"):
-            name = workload_id(request.name or "unnamed")
-            return Workload(
-                name=name,
-                spec=messages.spec_record(name, request.spec),
-                scheduling=messages.scheduling_record(request.spec),
-            )
+            spec = spec_record(request.spec)
+            return Workload(name=spec.name, spec=spec)
         if not request.name:
             raise invalid("name", "give a workload's name or a spec")
         return self._known(workload_id(request.name))
@@ -285,7 +284,7 @@ class FleetServicer(FleetServiceServicer):
                 revision=coordinator.log.last_revision,
                 store=coordinator.store.name,
                 store_available=coordinator.store_available,
-                policy=messages.policy_message(coordinator.fleet.policy),
+                policy=POLICIES.message(coordinator.fleet.policy),
                 version=bpfleet.__version__,
             )
 
@@ -341,7 +340,7 @@ class FleetServicer(FleetServiceServicer):
         workload = self._coordinator.state.tables.workloads.get(name)
         if workload is None:
             text = f"workload {name!r} does not exist; ListWorkloads lists those that do"
-            raise FleetError(Refused.NOT_FOUND, "WORKLOAD_UNKNOWN", text, workload=name)
+            raise FleetError(Refused.NOT_FOUND, ControlReason.WORKLOAD_UNKNOWN, text, workload=name)
         return workload
 
     def _node(self, name: str) -> pb.FleetNode:
@@ -349,8 +348,17 @@ class FleetServicer(FleetServiceServicer):
         node = state.tables.nodes.get(name)
         if node is None:
             text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
-            raise FleetError(Refused.NOT_FOUND, "NODE_UNKNOWN", text, node=name)
+            raise FleetError(Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, text, node=name)
         return messages.node_message(state, node, replicas=True)
+
+
+def _spec_named(name: str, message: workload_pb2.WorkloadSpec) -> WorkloadSpec:
+    """The new spec of a workload, which keeps its name."""
+    if message.name not in ("", name):
+        raise invalid("spec.name", f"{message.name[:80]!r} is another workload than {name!r}")
+    named = workload_pb2.WorkloadSpec(name=name)
+    named.MergeFrom(message)
+    return spec_record(named)
 
 
 def _request_id(text: str) -> str:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
+from msgspec.structs import replace
 
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.commands import Command, RegisterAgent, ReportNodes, UnregisterAgent

@@ -1,10 +1,9 @@
 """What can be asked of the fleet's state machine, as frozen records."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
-from bpfleet.fleet.records import Scheduling, Taint, TaintEffect
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import WorkloadSpec
+from bpfleet.workload.spec import Taint, TaintEffect, WorkloadSpec
 
 __all__ = [
     "AgentLost",
@@ -28,31 +27,26 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateWorkload:
+class CreateWorkload(Struct, frozen=True, kw_only=True):
     """A new workload. ``request_id`` "" for none."""
 
     spec: WorkloadSpec
-    scheduling: Scheduling
     request_id: str = ""
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateWorkload:
+class UpdateWorkload(Struct, frozen=True, kw_only=True):
     """A new number of replicas, a new spec, or both. ``expected_revision`` 0 for any."""
 
     name: str
     replicas: int | None = None
     spec: WorkloadSpec | None = None
-    scheduling: Scheduling | None = None
     expected_revision: int = 0
     request_id: str = ""
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteWorkload:
+class DeleteWorkload(Struct, frozen=True, kw_only=True):
     """Stop all replicas, then forget the workload."""
 
     name: str
@@ -60,29 +54,25 @@ class DeleteWorkload:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CordonNode:
+class CordonNode(Struct, frozen=True):
     """Place nothing new on a node."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class UncordonNode:
+class UncordonNode(Struct, frozen=True):
     """Place on a node again; ends a drain."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class DrainNode:
+class DrainNode(Struct, frozen=True):
     """Cordon a node and move its replicas away within the disruption budgets."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelNode:
+class LabelNode(Struct, frozen=True, kw_only=True):
     """Set and remove labels of a node; ``overwrite`` also those that have another value."""
 
     name: str
@@ -93,8 +83,7 @@ class LabelNode:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaintNode:
+class TaintNode(Struct, frozen=True, kw_only=True):
     """Set and remove taints of a node; a removal without an effect means all of the key."""
 
     name: str
@@ -105,16 +94,14 @@ class TaintNode:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveNode:
+class RemoveNode(Struct, frozen=True):
     """Forget a node; one that is Ready only with ``force``."""
 
     name: str
     force: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaNews:
+class ReplicaNews(Struct, frozen=True, kw_only=True):
     """What an agent says about one replica. ``errno`` is Linux's name, "" for none."""
 
     replica: str
@@ -127,8 +114,7 @@ class ReplicaNews:
     rss_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeAnnouncement:
+class NodeAnnouncement(Struct, frozen=True, kw_only=True):
     """A node and what runs on it. ``reserved_bytes`` 0 and ``max_replicas`` 0 for the defaults."""
 
     name: str
@@ -142,8 +128,7 @@ class NodeAnnouncement:
     replicas: tuple[ReplicaNews, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegisterAgent:
+class RegisterAgent(Struct, frozen=True, kw_only=True):
     """An agent with its nodes. Calls of one incarnation add nodes."""
 
     agent: str
@@ -153,8 +138,7 @@ class RegisterAgent:
     nodes: tuple[NodeAnnouncement, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeUsage:
+class NodeUsage(Struct, frozen=True, kw_only=True):
     """What an agent measured on one node, and news of its replicas."""
 
     node: str
@@ -166,8 +150,7 @@ class NodeUsage:
     replicas: tuple[ReplicaNews, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportNodes:
+class ReportNodes(Struct, frozen=True, kw_only=True):
     """Reports of an agent. ``measured`` False: only replicas are told about, usage is not."""
 
     agent: str
@@ -176,23 +159,20 @@ class ReportNodes:
     measured: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class UnregisterAgent:
+class UnregisterAgent(Struct, frozen=True):
     """An agent leaves with its nodes. ``incarnation`` "" for any."""
 
     agent: str
     incarnation: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentLost:
+class AgentLost(Struct, frozen=True):
     """An agent's lease ran out: its nodes are NotReady, their replicas are lost."""
 
     agent: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(Struct, frozen=True):
     """Time went by: due starts, drains and waiting replicas are looked at."""
 
 

@@ -3,18 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bpfleet.fleet.records import (
-    CPUS_LABEL,
-    NODE_LABEL,
-    PROFILE_LABEL,
-    LabelOperator,
-    Node,
-    Requirement,
-    Taint,
-    TaintEffect,
-    Toleration,
-    Workload,
-)
+from bpfleet.fleet.reasons import NodeReason
+from bpfleet.fleet.records import CPUS_LABEL, NODE_LABEL, PROFILE_LABEL, Node, Workload
+from bpfleet.workload.spec import LabelOperator, Requirement, Taint, TaintEffect
 
 __all__ = [
     "Refusal",
@@ -35,7 +26,7 @@ _NODE_KEYS = frozenset({NODE_LABEL, "node"})
 class Refusal:
     """Why a node was ruled out: a reason for programs, a sentence for people."""
 
-    reason: str
+    reason: NodeReason
     message: str
 
 
@@ -54,20 +45,22 @@ def judge(workload: Workload, node: Node) -> Verdict:
     labels = implied_labels(node)
     for key, value in workload.spec.node_selector.items():
         if key not in _NODE_KEYS and labels.get(key) != value:
-            return Verdict(Refusal("NODE_SELECTOR", f"label {key} is not {value!r}"))
-    for requirement in workload.scheduling.required:
+            return Verdict(Refusal(NodeReason.NODE_SELECTOR, f"label {key} is not {value!r}"))
+    for requirement in workload.spec.scheduling.required:
         if requirement.key not in _NODE_KEYS and not meets(requirement, labels):
-            return Verdict(Refusal("NODE_AFFINITY", f"label {requirement.key} does not qualify"))
+            return Verdict(
+                Refusal(NodeReason.NODE_AFFINITY, f"label {requirement.key} does not qualify")
+            )
     for taint in node.taints:
         if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not _tolerated(taint, workload):
             text = f"taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
-            return Verdict(Refusal("TAINT", text))
+            return Verdict(Refusal(NodeReason.TAINT, text))
     return Verdict(None, _bonus(workload, node, labels))
 
 
 def _bonus(workload: Workload, node: Node, labels: Mapping[str, str]) -> float:
     """Share of the wished-for points, up to 100; half of it is lost per unwelcoming taint."""
-    preferred = workload.scheduling.preferred
+    preferred = workload.spec.scheduling.preferred
     points = sum(wish.weight for wish in preferred if meets(wish.requirement, labels))
     offered = sum(wish.weight for wish in preferred)
     unwelcome = sum(
@@ -119,13 +112,13 @@ def named_nodes_allow(workload: Workload, name: str) -> bool:
     if any(value != name for value in wanted):
         return False
     own = dict.fromkeys(_NODE_KEYS, name)
-    return all(meets(r, own) for r in workload.scheduling.required if r.key in _NODE_KEYS)
+    return all(meets(r, own) for r in workload.spec.scheduling.required if r.key in _NODE_KEYS)
 
 
 def names_nodes(workload: Workload) -> bool:
     """Whether the workload has any condition on a node's own name."""
     return any(key in _NODE_KEYS for key in workload.spec.node_selector) or any(
-        requirement.key in _NODE_KEYS for requirement in workload.scheduling.required
+        requirement.key in _NODE_KEYS for requirement in workload.spec.scheduling.required
     )
 
 
@@ -149,28 +142,17 @@ def label_of(node: Node, key: str) -> str | None:
 
 def constraint_key(workload: Workload) -> object:
     """Equal for workloads on which ``judge`` cannot differ, so that they share its verdicts."""
-    spec, scheduling = workload.spec, workload.scheduling
-    declared = spec.node_selector or spec.tolerations or scheduling.required
-    if not (declared or scheduling.preferred or scheduling.tolerations):
+    spec, scheduling = workload.spec, workload.spec.scheduling
+    if not (spec.node_selector or spec.tolerations or scheduling.required or scheduling.preferred):
         return ()
     return (
         tuple(sorted(spec.node_selector.items())),
         spec.tolerations,
         scheduling.required,
         scheduling.preferred,
-        scheduling.tolerations,
     )
 
 
 def _tolerated(taint: Taint, workload: Workload) -> bool:
-    if any(t.tolerates(taint.key, taint.value) for t in workload.spec.tolerations):
-        return True
-    return any(_matches(toleration, taint) for toleration in workload.scheduling.tolerations)
-
-
-def _matches(toleration: Toleration, taint: Taint) -> bool:
-    return (
-        toleration.key in ("", taint.key)
-        and toleration.value in ("", taint.value)
-        and toleration.effect in (None, taint.effect)
-    )
+    tolerations = workload.spec.tolerations
+    return any(t.tolerates(taint.key, taint.value, taint.effect) for t in tolerations)

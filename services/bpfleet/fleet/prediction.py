@@ -6,18 +6,21 @@ limits are compared afterwards. Growth of maps beyond the first steps of churn i
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec.structs import replace
 
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.fleet.constraints import Refusal
 from bpfleet.fleet.placement import Need
+from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import Node, Workload
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.profile import KernelProfile, profile_named
 from bpfleet.runtime.replica import ReplicaRun
-from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.resolve import inventory_of
 from bpfleet.workload.spec import Inventory, NodeShape, ReplicaSpec, WorkloadSpec
 
 __all__ = ["KernelEstimator", "Trial", "try_out"]
@@ -109,12 +112,12 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
     try:
         inventory = _inventory(spec, shape)
     except SpecError as error:
-        return Trial(0, 0, 0, Refusal("BAD_APPLICATION", str(error)))
+        return Trial(0, 0, 0, Refusal(NodeReason.BAD_APPLICATION, str(error)))
     objects = inventory.map_count + inventory.program_count
     if objects > _OBJECTS_MAX:
         # Nothing else is decided while a trial runs, and a leader must renew its lease.
-        text = f"{objects} maps and programs are too many to try out, at most {_OBJECTS_MAX} are"
-        return Trial(0, 0, 0, Refusal("TOO_LARGE_TO_PREDICT", text))
+        text = f"{objects} maps and programs exceed the prediction limit of {_OBJECTS_MAX}"
+        return Trial(0, 0, 0, Refusal(NodeReason.TOO_LARGE_TO_PREDICT, text))
     kernel = Kernel(
         profile, node="trial", ram_bytes=_RAM_BYTES, possible_cpus=shape.possible_cpus, seed=0
     )
@@ -122,18 +125,16 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
     run = ReplicaRun(
         kernel,
         ReplicaSpec(
-            workload="trial",
-            ordinal=0,
+            workload=replace(spec, memory_limit_bytes=None, memlock_bytes=RLIM_INFINITY),
+            serial=0,
             inventory=inventory,
-            uid=spec.uid,
-            capabilities=spec.capabilities,
-            memlock_bytes=RLIM_INFINITY,
         ),
     )
     run.start()
     if run.failure is not None:
-        text = f"{run.failure.call} {run.failure.object}: {run.failure.detail or run.failure.errno}"
-        return Trial(0, 0, 0, Refusal(f"KERNEL_REFUSES_{run.failure.errno}", text))
+        failure = run.failure
+        text = f"{failure.call} {failure.object}: {failure.errno} {failure.detail}".rstrip()
+        return Trial(0, 0, 0, Refusal(NodeReason.KERNEL_REFUSES, text))
     operations = max(1, inventory.churn.operations_per_step)
     for _ in range(min(_STEPS, _OPERATIONS_MAX // operations)):
         run.step()
@@ -144,15 +145,8 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
 
 def _inventory(spec: WorkloadSpec, shape: NodeShape) -> Inventory:
     """What the replica creates on such a node, its heap at the peak from the start."""
-    if spec.inventory is not None:
-        inventory = spec.inventory
-    else:
-        assert spec.application is not None, "a spec has an application or an inventory"
-        inventory = inventory_for(spec.application, shape, spec.options)
-    if spec.user_memory_bytes is not None:
-        inventory = replace(inventory, user_memory_bytes=spec.user_memory_bytes)
-    churn = spec.churn or inventory.churn
-    return replace(inventory, churn=replace(churn, ramp_steps=0))
+    inventory = inventory_of(spec, shape)
+    return replace(inventory, churn=replace(inventory.churn, ramp_steps=0))
 
 
 def _memlock_limit_bytes(spec: WorkloadSpec, profile: KernelProfile) -> int | None:
@@ -165,9 +159,9 @@ def _memlock_limit_bytes(spec: WorkloadSpec, profile: KernelProfile) -> int | No
 def _over_limit(spec: WorkloadSpec, trial: Trial, memlock_bytes: int | None) -> Refusal | None:
     if memlock_bytes is not None and trial.locked_bytes > memlock_bytes:
         text = f"would lock {trial.locked_bytes} bytes, RLIMIT_MEMLOCK allows {memlock_bytes}"
-        return Refusal("MEMLOCK_LIMIT", text)
+        return Refusal(NodeReason.MEMLOCK_LIMIT, text)
     limit_bytes = spec.memory_limit_bytes
     if limit_bytes is not None and trial.charged_bytes > limit_bytes:
         text = f"would be charged {trial.charged_bytes} bytes, memory.max is {limit_bytes}"
-        return Refusal("MEMORY_LIMIT", text)
+        return Refusal(NodeReason.MEMORY_LIMIT, text)
     return None

@@ -3,11 +3,13 @@
 Which phase follows which is the table's business; here stand the bookings, the timers and the events of each step.
 """
 
-from dataclasses import replace
 from heapq import heappush
+
+from msgspec.structs import replace
 
 from bpfleet.fleet.commands import ReplicaNews
 from bpfleet.fleet.placement import Need, summary
+from bpfleet.fleet.reasons import FleetEventKind, ReplicaReason
 from bpfleet.fleet.records import Decision, Replica, Workload
 from bpfleet.fleet.transition import Transition
 from bpfleet.runtime.lifecycle import ENDED, HEARD, News, after
@@ -72,7 +74,7 @@ def bind(
         decision=decision,
     )
     t.tables.put(bound)
-    t.replica_event("REPLICA_PLACED", bound, message=summary(decision, node))
+    t.replica_event(FleetEventKind.REPLICA_PLACED, bound, message=summary(decision, node))
 
 
 def waits_because(t: Transition, replica: Replica, reason: str, decision: Decision | None) -> None:
@@ -83,17 +85,17 @@ def waits_because(t: Transition, replica: Replica, reason: str, decision: Decisi
     waiting = replace(replica, reason=reason, message=message, decision=decision)
     t.tables.put(waiting)
     if replica.reason != reason:
-        t.replica_event("REPLICA_WAITS", waiting, reason=reason, message=message)
+        t.replica_event(FleetEventKind.REPLICA_WAITS, waiting, reason=reason, message=message)
 
 
-def stop(t: Transition, replica: Replica, reason: str, message: str = "") -> None:
+def stop(t: Transition, replica: Replica, reason: ReplicaReason, message: str = "") -> None:
     """Has a replica stopped; one without a living node is gone at once."""
     _release_replacement(t, replica)
     t.dirty[replica.workload] = None
     node = t.tables.nodes.get(replica.node)
     if node is None or not node.ready:
         t.tables.remove(replica)
-        t.replica_event("REPLICA_STOPPED", replica, reason=reason, message=message)
+        t.replica_event(FleetEventKind.REPLICA_STOPPED, replica, reason=reason, message=message)
         return
     following = after(replica.phase, News.STOP)
     if following is None:
@@ -108,26 +110,26 @@ def stop(t: Transition, replica: Replica, reason: str, message: str = "") -> Non
         replaces="",
     )
     t.tables.put(stopping)
-    t.replica_event("REPLICA_STOPPING", stopping, reason=reason, message=message)
+    t.replica_event(FleetEventKind.REPLICA_STOPPING, stopping, reason=reason, message=message)
 
 
 def gone(t: Transition, replica: Replica) -> None:
     """Forgets a replica that its agent has stopped, and lets go who waited for its memory."""
     t.tables.remove(replica)
     t.dirty[replica.workload] = None
-    t.replica_event("REPLICA_STOPPED", replica, reason=replica.reason)
+    t.replica_event(FleetEventKind.REPLICA_STOPPED, replica, reason=replica.reason)
     _release_waiting(t, replica)
     book = t.books.nodes[replica.node]
     if book.node.draining and not book.replicas:
-        t.event("NODE_DRAINED", node=replica.node)
+        t.event(FleetEventKind.NODE_DRAINED, node=replica.node)
 
 
-def lose(t: Transition, replica: Replica, reason: str) -> None:
+def lose(t: Transition, replica: Replica, reason: ReplicaReason) -> None:
     """Forgets a replica whose node is gone; if it comes back, its agent is told to stop it."""
     _release_replacement(t, replica)
     t.tables.remove(replica)
     t.dirty[replica.workload] = None
-    t.replica_event("REPLICA_LOST", replica, reason=reason)
+    t.replica_event(FleetEventKind.REPLICA_LOST, replica, reason=reason)
     _release_waiting(t, replica)
 
 
@@ -162,11 +164,13 @@ def _told(heard: News, news: ReplicaNews) -> ReplicaNews:
     """The news with a reason of our own where the agent has none to give."""
     match heard:
         case News.GONE:
-            return replace(news, reason="VANISHED", message="its agent no longer has it")
+            return replace(
+                news, reason=ReplicaReason.VANISHED, message="its agent no longer has it"
+            )
         case News.EXITED:
-            return replace(news, reason="EXITED", message="it ended with status 0")
+            return replace(news, reason=ReplicaReason.EXITED, message="it ended with status 0")
         case _:
-            return replace(news, reason=news.reason or "FAILED")
+            return replace(news, reason=news.reason or ReplicaReason.FAILED)
 
 
 def start_due(t: Transition, replica: Replica) -> None:
@@ -178,7 +182,7 @@ def start_due(t: Transition, replica: Replica) -> None:
         _start_again(t, replica, News.DUE, replica.reason)
 
 
-def restart_now(t: Transition, replica: Replica, reason: str) -> None:
+def restart_now(t: Transition, replica: Replica, reason: ReplicaReason) -> None:
     """Starts a replica again that vanished through no fault of its own."""
     _start_again(t, replica, News.VANISHED, reason)
 
@@ -194,7 +198,7 @@ def _start_again(t: Transition, replica: Replica, news: News, reason: str) -> No
         reason=reason,
     )
     t.tables.put(again)
-    t.replica_event("REPLICA_RESTARTS", again, reason=reason)
+    t.replica_event(FleetEventKind.REPLICA_RESTARTS, again, reason=reason)
 
 
 def _next(replica: Replica, news: News) -> Phase:
@@ -214,10 +218,10 @@ def _runs(t: Transition, replica: Replica) -> None:
         message="",
     )
     t.tables.put(running)
-    t.replica_event("REPLICA_RUNNING", running)
+    t.replica_event(FleetEventKind.REPLICA_RUNNING, running)
     old = t.tables.replicas.get(replaces)
     if old is not None:
-        stop(t, old, "REPLACED", f"{replica.name} runs in its place")
+        stop(t, old, ReplicaReason.REPLACED, f"{replica.name} runs in its place")
     workload = t.tables.workloads[replica.workload]
     if replaces or workload.generation > 1:
         t.dirty[replica.workload] = None
@@ -228,7 +232,9 @@ def _failed(t: Transition, replica: Replica, following: Phase, news: ReplicaNews
     if following is Phase.SUCCEEDED:
         _ended(t, replica, following, replace(news, reason="", message=""))
         return
-    t.replica_event("REPLICA_FAILED", replica, reason=news.reason, message=news.message)
+    t.replica_event(
+        FleetEventKind.REPLICA_FAILED, replica, reason=news.reason, message=news.message
+    )
     if following in ENDED:
         _ended(t, replica, following, news)
         return
@@ -267,7 +273,7 @@ def _ended(t: Transition, replica: Replica, phase: Phase, news: ReplicaNews) -> 
         message=news.message,
     )
     t.tables.put(ended)
-    t.replica_event("REPLICA_ENDED", ended, reason=news.reason or phase.value)
+    t.replica_event(FleetEventKind.REPLICA_ENDED, ended, reason=news.reason or phase.value)
     t.dirty[replica.workload] = None
 
 
@@ -276,13 +282,13 @@ def _move(
 ) -> None:
     """Tries another node after repeated failures, and says so. The back-off goes on there."""
     text = f"failed {failures} times in a row on {replica.node} ({reason}): trying another node"
-    t.replica_event("REPLICA_MOVES", replica, reason=reason, message=text)
+    t.replica_event(FleetEventKind.REPLICA_MOVES, replica, reason=reason, message=text)
     kept = [entry for entry in workload.avoid if entry[1] > t.now_ms and entry[0] != replica.node]
     avoid = [*kept, (replica.node, t.now_ms + t.settings.avoid_ms)]
     workload = replace(workload, avoid=tuple(avoid[-t.settings.avoided_nodes_max :]))
     t.tables.put(workload)
     replaces = replica.replaces
-    stop(t, replica, "REPEATED_FAILURE", text)
+    stop(t, replica, ReplicaReason.REPEATED_FAILURE, text)
     (moved,) = add_pending(t, workload, 1, replaces=replaces)
     t.tables.put(
         replace(

@@ -5,9 +5,10 @@ fits). A replacement therefore books its own memory beside the old replica, on t
 fits there. Only where it fits nowhere is the old replica stopped first.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from bpfleet.fleet.placement import Search
+from bpfleet.fleet.reasons import ReplicaReason
 from bpfleet.fleet.records import Replica, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop
 from bpfleet.fleet.transition import Transition
@@ -32,13 +33,13 @@ def roll_out(t: Transition, workload: Workload) -> None:
     outdated = [t.tables.replicas[name] for age in sorted(ages) for name in book.generations[age]]
     for replica in outdated:
         if replica.phase is not Phase.RUNNING:
-            stop(t, replica, "OUTDATED")
+            stop(t, replica, ReplicaReason.OUTDATED)
             if workload.spec.per_node:
                 t.changed_nodes[replica.node or replica.target] = None
     coming = _coming(t, workload)
     search = t.search(workload)
     for replica in sorted(outdated, key=lambda r: r.serial):
-        if coming >= workload.scheduling.max_unavailable:
+        if coming >= workload.spec.scheduling.max_unavailable:
             return
         if replica.phase is Phase.RUNNING and replica.name not in book.replacing.values():
             _replace(t, t.tables.workloads[workload.name], search, replica)
@@ -66,4 +67,9 @@ def _replace(t: Transition, workload: Workload, search: Search, old: Replica) ->
             search.placed(choice.node)
             return
     t.tables.put(replace(new, replaces=""))
-    stop(t, old, "REPLACED", f"{new.name} fits nowhere beside it: {beside.refusal.message}")
+    stop(
+        t,
+        old,
+        ReplicaReason.REPLACED,
+        f"{new.name} fits nowhere beside it: {beside.refusal.message}",
+    )

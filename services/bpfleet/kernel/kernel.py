@@ -1,18 +1,16 @@
 """One emulated host: builds the subsystems, owns virtual time, and wires the OOM killer to the tasks it kills."""
 
-from collections.abc import Callable
 from typing import Final, final
 
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel import invariants
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.accounting.memcg import MemcgAccounting
-from bpfleet.kernel.bpf.accounting.none import NoAccounting
 from bpfleet.kernel.bpf.accounting.rlimit import RlimitAccounting
+from bpfleet.kernel.bpf.command import Cost
 from bpfleet.kernel.bpf.fdinfo import fdinfo_text
-from bpfleet.kernel.bpf.maps.base import Host
+from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.syscall import BpfSyscalls
 from bpfleet.kernel.cgroup import files as cgroup_files
 from bpfleet.kernel.cgroup.tree import Cgroup, CgroupTree
@@ -38,7 +36,7 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User, UserTable
 from bpfleet.kernel.profile import KernelProfile, Model
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import pages_for
+from bpfleet.kernel.units import bytes_of, pages_for
 from bpfleet.kernel.views.explain import Explanation, explain
 from bpfleet.kernel.views.ledger import LedgerLine, holders_of, ledger
 from bpfleet.kernel.views.orphans import Orphan, find_orphans
@@ -57,15 +55,12 @@ FAULT_KINDS: Final[dict[str, AllocKind | str]] = {
 LATE_REFILL: Final = "late_refill"
 RANDOM: Final = "random"
 
-# How a process reads or writes a file: (path, pages, payer, who) -> pages.
-FileOperation = Callable[[str, int, Memcg, Current], int]
-
 
 def _accounting(profile: KernelProfile) -> BpfAccounting:
     if profile.model is Model.RLIMIT:
         return RlimitAccounting()
     if profile.model is Model.NONE:
-        return NoAccounting()
+        return BpfAccounting()  # cgroup.memory=nobpf and nokmem
     return MemcgAccounting(profile)
 
 
@@ -110,10 +105,14 @@ class Kernel:
         self.host: Final = Host(profile, possible_cpus)
         self.accounting: Final[BpfAccounting] = _accounting(profile)
         self.bpf: Final = BpfSyscalls(
-            self.host, self.memory, self.accounting, self.files, self.timeline, seed=seed
+            self.host,
+            self.memory,
+            self.accounting,
+            self.files,
+            self.timeline,
+            self.leave,
+            seed=seed,
         )
-        self._receipt: Receipt | None = None
-        self._receipt_of = 0
         self._control_files: Final = cgroup_files.Host(self.cgroups, self.timeline, self)
         self._wire()
 
@@ -125,12 +124,11 @@ class Kernel:
         self.controller.throttle = self._throttle
         self.ram.reclaim = self.reclaimer.reclaim_node
         self.ram.oom = self.oom_killer.kill_on_node
-        self.bpf.leave = self.leave
         self.processes.on_exit = self._on_exit
         self.memory.fault_struck = self._fault_struck
 
     def _on_exit(self, task: Task) -> None:
-        """A process ends: what only its mappings and its own storage held goes with it."""
+        """A process ends: what only its mappings and its own storage held is freed."""
         self.locked.release_task(task)
         self.bpf.release_task(task)
 
@@ -310,9 +308,11 @@ class Kernel:
         """capset(2) of the effective and permitted set. Raises ESRCH, EPERM."""
         self.processes.capset(pid, caps)
 
-    def close(self, pid: int, fd: int) -> None:
-        """close(2). Raises ESRCH, EBADF."""
+    def close(self, pid: int, fd: int) -> int:
+        """close(2). Returns the bytes it charged: below 0 where it gave some back at once. Raises ESRCH, EBADF."""
+        before = self.memory.charged_bytes_total
         self.files.close(self.processes.find(pid), fd)
+        return self.memory.charged_bytes_total - before
 
     def dup(self, pid: int, fd: int) -> int:
         """dup(2). Raises ESRCH, EBADF, EMFILE."""
@@ -352,35 +352,7 @@ class Kernel:
         """A process gives up to ``nbytes`` of its newest memory back. Returns bytes given back."""
         task = self.processes.find(pid)
         kind = AllocKind.SHMEM if shared else AllocKind.ANON
-        return task.mm.release(kind, _pages_of(nbytes), task.cpu) * PAGE_SIZE
-
-    def read_pages(self, pid: int, path: str, nbytes: int) -> int:
-        """A process reads the first ``nbytes`` of a file through the page cache. Returns bytes read.
-
-        Raises ESRCH, EINVAL, ENOMEM (nothing could be read), TaskKilled.
-        """
-        task = self.processes.find(pid)
-        return self._file_io(task, self.page_cache.read, path, _pages_of(nbytes))
-
-    def write_tmpfs(self, pid: int, path: str, nbytes: int) -> int:
-        """A process writes a tmpfs file of ``nbytes``. Returns its length in bytes. Raises as `read_pages`."""
-        task = self.processes.find(pid)
-        return self._file_io(task, self.page_cache.write_tmpfs, path, _pages_of(nbytes))
-
-    def _file_io(self, task: Task, operation: FileOperation, path: str, pages: int) -> int:
-        try:
-            done = operation(path, pages, task.cgroup.memcg, task)
-            if pages and not done and not task.dying:
-                raise self.memory.failure()
-        finally:
-            if task.notify_resume:
-                self.leave(task)
-        return done * PAGE_SIZE
-
-    def unlink_tmpfs(self, path: str) -> None:
-        """Removes a tmpfs file with its pages. Raises ENOENT."""
-        if not self.page_cache.unlink_tmpfs(path):
-            raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {path!r}")
+        return bytes_of(task.mm.release(kind, _pages_of(nbytes), task.cpu))
 
     # -- faults --------------------------------------------------------------------------------------------------
 
@@ -424,13 +396,9 @@ class Kernel:
         """What each tool says about a cgroup's memory, and what it leaves out. Raises ENOENT."""
         return tool_views(self.cgroups.find(path), self.memory, self.bpf.maps(), self.profile)
 
-    @property
-    def last_receipt(self) -> Receipt | None:
-        """What the latest call that changed a map or loaded a program cost; None before the first."""
-        if self._receipt_of != self.bpf.changes:
-            self._receipt_of = self.bpf.changes
-            self._receipt = make_receipt(self.profile, self.bpf, self.controller.root)
-        return self._receipt
+    def receipt(self, cost: Cost) -> Receipt:
+        """The receipt of the call that has just returned ``cost``."""
+        return make_receipt(self.profile, cost, self.controller.root)
 
     def read_proc(self, pid: int | None, name: str) -> str:
         """The text of a /proc file: ``limits``, ``status``, ``cgroup``, ``fdinfo/N`` of a process; ``meminfo``.
@@ -479,6 +447,3 @@ def _pages_of(nbytes: int) -> int:
     if nbytes < 0:
         raise KernelError(Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"{nbytes} bytes: must be >= 0")
     return pages_for(nbytes)
-
-
-__all__ = ["Kernel", "LedgerLine", "Receipt"]

@@ -6,13 +6,20 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.kernel.profile import KernelProfile, Memlock, StructSizes, profile_named
+from bpfleet.kernel.profile import (
+    KernelProfile,
+    Memlock,
+    Provenance,
+    StructSizes,
+    profile_named,
+)
 
 _STRUCTS: Final = frozenset(field.name for field in fields(StructSizes))
+_NOT_FLAGS: Final = frozenset(
+    {"name", "release", "provenance", "source", "model", "structs", "map_types", "payer"}
+)
 _FLAGS: Final = {
-    field.name: field.type
-    for field in fields(KernelProfile)
-    if field.name not in ("name", "release", "model", "structs", "map_types", "payer")
+    field.name: field.type for field in fields(KernelProfile) if field.name not in _NOT_FLAGS
 }
 _SECTIONS: Final = frozenset({"name", "release", "base", "map_types", "structs", "flags"})
 
@@ -50,6 +57,8 @@ def profile_from_toml(text: str) -> KernelProfile:
         changes["map_types"] = _map_types(data["map_types"])
     return replace(
         base,
+        provenance=Provenance.NEAREST,
+        source=f"a file, behaviour of {base.name}",
         structs=replace(base.structs, **_structs(data.get("structs", {}), base)),
         **changes,
         **_flags(data.get("flags", {}), base),
@@ -73,7 +82,7 @@ def _map_types(names: object) -> frozenset[MapType]:
     found = set()
     for name in names:
         if str(name).upper() not in MapType.__members__:
-            raise ValueError(f"map_types: {name!r} is no map type")
+            raise ValueError(f"map_types: {name!r} is not a map type")
         found.add(MapType[str(name).upper()])
     return frozenset(found)
 
@@ -89,7 +98,7 @@ def _structs(table: object, base: KernelProfile) -> dict[str, int]:
         )  # no size where the kernel lacks the struct
         if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= _STRUCT_MAX:
             raise ValueError(
-                f"structs.{name}: {size!r} is no size in bytes, {least} to {_STRUCT_MAX}"
+                f"structs.{name}: {size!r} is not a size in bytes; use {least} to {_STRUCT_MAX}"
             )
     return table
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bpfleet.launcher import load
-from bpfleet.launcher.engine import Engine, Instance, State
+from bpfleet.launcher.engine import Engine, Instance, InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import ClusterSpec, Role, Service
 
@@ -166,7 +166,11 @@ def _start_stage(
 ) -> None:
     for service in stage:
         found = existing.get(service.name)
-        if found and found.digest == engine.digest(service) and found.state is not State.EXITED:
+        if (
+            found
+            and found.digest == engine.digest(service)
+            and found.state is not InstanceState.EXITED
+        ):
             progress(service.name, "unchanged")
             changes.kept.append(service.name)
             continue
@@ -188,11 +192,11 @@ def _wait_ready(
     waiting = {service.name for service in stage}
     while waiting:
         for instance in engine.instances(cluster):
-            if instance.name in waiting and instance.state is State.READY:
+            if instance.name in waiting and instance.state is InstanceState.READY:
                 progress(instance.name, "ready")
                 waiting.discard(instance.name)
             elif instance.name in waiting and (
-                instance.oom_killed or instance.state is State.EXITED
+                instance.oom_killed or instance.state is InstanceState.EXITED
             ):
                 raise LaunchError(_why_it_ended(engine, cluster, instance))
         if waiting and time.monotonic() > deadline:

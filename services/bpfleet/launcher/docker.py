@@ -16,7 +16,7 @@ import requests
 from docker.errors import APIError, ContainerError, DockerException, ImageNotFound, NotFound
 from docker.types import Healthcheck
 
-from bpfleet.launcher.engine import Instance, State
+from bpfleet.launcher.engine import Instance, InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import (
     AGENT_PORT,
@@ -339,7 +339,7 @@ def _healthcheck(service: Service) -> Healthcheck:
 
 def _instance(container: Container) -> Instance:
     facts, labels = container.attrs, container.labels
-    state = facts["State"]
+    state = facts["InstanceState"]
     ended = state["Status"] in ("exited", "dead")
     return Instance(
         name=container.name,
@@ -355,15 +355,17 @@ def _instance(container: Container) -> Instance:
     )
 
 
-def _state(state: dict[str, Any]) -> State:
+def _state(state: dict[str, Any]) -> InstanceState:
     if state["Status"] == "paused":
-        return State.PAUSED
+        return InstanceState.PAUSED
     if state["Status"] in ("exited", "dead"):
-        return State.EXITED
+        return InstanceState.EXITED
     if state["Status"] != "running":
-        return State.STARTING
+        return InstanceState.STARTING
     health = state.get("Health", {}).get("Status", "healthy")
-    return {"starting": State.STARTING, "unhealthy": State.UNHEALTHY}.get(health, State.READY)
+    return {"starting": InstanceState.STARTING, "unhealthy": InstanceState.UNHEALTHY}.get(
+        health, InstanceState.READY
+    )
 
 
 def _published(facts: dict[str, Any]) -> str:

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from bpfleet.launcher.spec import ClusterSpec, Role, Service
 
-__all__ = ["Engine", "Instance", "State"]
+__all__ = ["Engine", "Instance", "InstanceState"]
 
 
-class State(StrEnum):
+class InstanceState(StrEnum):
     """What an instance is doing."""
 
     STARTING = "starting"
@@ -31,7 +31,7 @@ class Instance:
     name: str
     role: Role
     index: int
-    state: State
+    state: InstanceState
     digest: str
     restart_count: int = 0
     exit_code: int | None = None

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from bpfleet.launcher.engine import Instance, State
+from bpfleet.launcher.engine import Instance, InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.probe import probe
 from bpfleet.launcher.spec import ClusterSpec, Role, Service, plan
@@ -263,7 +263,7 @@ class ProcessEngine:
             name=record.name,
             role=Role(record.role),
             index=record.index,
-            state=_state(record) if lives else State.EXITED,
+            state=_state(record) if lives else InstanceState.EXITED,
             digest=record.digest,
             restart_count=record.restart_count,
             exit_code=child.returncode if child and not lives else None,
@@ -347,10 +347,14 @@ def _working_folder(service: Service, folder: Path) -> Path:
     )
 
 
-def _state(record: _Record) -> State:
+def _state(record: _Record) -> InstanceState:
     if _run_state(record.pid) == "T":
-        return State.PAUSED
-    return State.READY if _READY[Role(record.role)](record.port or 0) else State.STARTING
+        return InstanceState.PAUSED
+    return (
+        InstanceState.READY
+        if _READY[Role(record.role)](record.port or 0)
+        else InstanceState.STARTING
+    )
 
 
 def _grpc_serves(port: int) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from bpfleet.kernel.profile import Use, used_by
 from bpfleet.launcher.errors import LaunchError
 
 __all__ = [
@@ -65,7 +66,7 @@ class ClusterSpec:
     name: str = "bpfleet"
     agents: int = 3
     nodes_per_agent: int = 100
-    models: tuple[str, ...] = ("5.10", "seed-v5", "6.12")
+    models: tuple[str, ...] = used_by(Use.CLUSTER)
     coordinators: int = 1
     workers: int = 1
     node_ram: str = "8G"

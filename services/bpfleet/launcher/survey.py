@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bpfleet.client.bpf import AgentClient
-from bpfleet.client.environment import channel_from_environment
 from bpfleet.client.fleet import FleetClient
-from bpfleet.client.session import CallError, Session
+from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.rpc.replicas import phase_record
 from bpfleet.v1 import fleet_service_pb2, node_service_pb2, runtime_service_pb2_grpc
 from bpfleet.v1 import runtime_service_pb2 as runtime_pb2

@@ -6,10 +6,11 @@ from typing import Final, final
 
 import grpc
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.node import HostedNode, NodeShape
 from bpfleet.rpc import names
-from bpfleet.rpc.errors import ApiError, ControlReason
+from bpfleet.rpc.errors import ApiError
 from bpfleet.v1 import bpf_pb2
 
 __all__ = ["Agent"]

@@ -2,38 +2,26 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from google.protobuf.message import Message
 from grpc import aio
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.info import MapInfo
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent, calling
 from bpfleet.node_agent.node import HostedNode
-from bpfleet.node_agent.syscalls import (
-    BATCH_ELEMENTS_MAX,
-    RESPONSE_BYTES_MAX,
-    Executor,
-    bpffs_path,
-    delete_arguments,
-    fitting,
-    key_of,
-    lookup_arguments,
-    pin,
-    runs,
-    update_arguments,
-)
+from bpfleet.node_agent.syscalls import BATCH_ELEMENTS_MAX, Executor, make
 from bpfleet.rpc.convert import (
     charges_by_owner,
-    map_attr,
     map_message,
     not_negative,
-    prog_attr,
     program_message,
     receipt_message,
     short,
@@ -44,11 +32,17 @@ from bpfleet.rpc.paging import page_by_key
 from bpfleet.v1 import bpf_pb2
 from bpfleet.v1 import bpf_service_pb2 as pb
 from bpfleet.v1 import bpf_service_pb2_grpc as pb_grpc
+from bpfleet.verbs import table as verbs
+from bpfleet.verbs.verb import Verb
 
 __all__ = ["BpfServicer"]
 
 # gRPC's contexts are generic over messages that no method of ours touches.
 _Context = aio.ServicerContext[Any, Any]
+_Receipt = bpf_pb2.ChargeReceipt | None
+Done = TypeVar("Done")
+Response = TypeVar("Response")
+Kept = TypeVar("Kept", bound=Message)
 
 
 class BpfServicer(pb_grpc.BpfServiceServicer):
@@ -67,26 +61,18 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.CreateMapRequest, context: _Context
     ) -> pb.CreateMapResponse:
         """BPF_MAP_CREATE."""
-        node = self._node(request.caller)
-        if kept := node.answers.find(request.request_id, request, pb.CreateMapResponse):
-            return kept
-        attr = map_attr(request.spec)
-        with node.guard() as kernel:
-            task = calling(node, request.caller)
-            fd = kernel.bpf.map_create(task, attr)
-            receipt = receipt_message(kernel)
-            answer = pb.CreateMapResponse(
-                fd=fd, map_id=kernel.bpf.obj_get_info_by_fd(task, fd).id, receipt=receipt
-            )
-            return node.answers.keep(request.request_id, request, answer)
+        return self._make_once(
+            verbs.MAP_CREATE,
+            request,
+            pb.CreateMapResponse,
+            lambda made, receipt: pb.CreateMapResponse(fd=made.fd, map_id=made.id, receipt=receipt),
+        )
 
     async def OpenMap(self, request: pb.OpenMapRequest, context: _Context) -> pb.OpenMapResponse:
         """BPF_MAP_GET_FD_BY_ID."""
-        node = self._node(request.caller)
-        map_id = within(request.map_id, "map_id", 0, 2**31 - 1)
-        with node.guard() as kernel:
-            fd = kernel.bpf.map_get_fd_by_id(calling(node, request.caller), map_id)
-            return pb.OpenMapResponse(fd=fd)
+        return self._make(
+            verbs.MAP_GET_FD_BY_ID, request, lambda done, receipt: pb.OpenMapResponse(fd=done)
+        )
 
     async def GetMapInfo(
         self, request: pb.GetMapInfoRequest, context: _Context
@@ -94,7 +80,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_OBJ_GET_INFO_BY_FD of a map."""
         node = self._node(request.caller)
         with node.guard() as kernel:
-            info = kernel.bpf.obj_get_info_by_fd(calling(node, request.caller), request.fd)
+            info = verbs.OBJ_GET_INFO_BY_FD(kernel, calling(node, request.caller), request.fd)
+            if not isinstance(info, MapInfo):
+                raise invalid("fd", f"{request.fd} is a program; use GetProgramInfo")
             found = kernel.bpf.map_table.ids.get(info.id)
             charges = charges_by_owner(kernel)
             return pb.GetMapInfoResponse(map=map_message(node.node_id, found, charges))
@@ -103,8 +91,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_MAP_GET_NEXT_ID, repeated; as process 0 the view of the emulator."""
         node = self._node(request.caller)
         with node.guard() as kernel:
-            if request.caller.pid:
-                _may_list(kernel.bpf.map_get_next_id, calling(node, request.caller))
+            _may_list(verbs.MAP_GET_NEXT_ID, node, request.caller)
             found, token = page_by_key(
                 kernel.bpf.maps(),
                 key=_id,
@@ -119,10 +106,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.FreezeMapRequest, context: _Context
     ) -> pb.FreezeMapResponse:
         """BPF_MAP_FREEZE."""
-        node = self._node(request.caller)
-        with node.guard() as kernel:
-            kernel.bpf.map_freeze(calling(node, request.caller), request.fd)
-            return pb.FreezeMapResponse()
+        return self._make(verbs.MAP_FREEZE, request, lambda done, receipt: pb.FreezeMapResponse())
 
     # -- elements
 
@@ -130,56 +114,53 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.LookupElementRequest, context: _Context
     ) -> pb.LookupElementResponse:
         """BPF_MAP_LOOKUP_ELEM."""
-        node = self._node(request.caller)
-        flags = not_negative(request.flags, "flags")
-        with node.guard() as kernel:
-            task = calling(node, request.caller)
-            fitting(task, request.fd, 1, RESPONSE_BYTES_MAX)
-            value = kernel.bpf.map_lookup_elem(task, request.fd, key_of(request), flags)
-            return pb.LookupElementResponse(value=value)
+        return self._make(
+            verbs.MAP_LOOKUP_ELEM,
+            request,
+            lambda done, receipt: pb.LookupElementResponse(value=done),
+        )
 
     async def UpdateElement(
         self, request: pb.UpdateElementRequest, context: _Context
     ) -> pb.UpdateElementResponse:
         """BPF_MAP_UPDATE_ELEM."""
-        node = self._node(request.caller)
-        flags = not_negative(request.mode, "mode")
-        with node.guard() as kernel:
-            task = calling(node, request.caller)
-            kernel.bpf.map_update_elem(task, request.fd, key_of(request), request.value, flags)
-            return pb.UpdateElementResponse(receipt=receipt_message(kernel))
+        return self._make(
+            verbs.MAP_UPDATE_ELEM,
+            request,
+            lambda done, receipt: pb.UpdateElementResponse(receipt=receipt),
+        )
 
     async def DeleteElement(
         self, request: pb.DeleteElementRequest, context: _Context
     ) -> pb.DeleteElementResponse:
         """BPF_MAP_DELETE_ELEM."""
-        node = self._node(request.caller)
-        with node.guard() as kernel:
-            kernel.bpf.map_delete_elem(calling(node, request.caller), request.fd, request.key)
-            return pb.DeleteElementResponse(receipt=receipt_message(kernel))
+        return self._make(
+            verbs.MAP_DELETE_ELEM,
+            request,
+            lambda done, receipt: pb.DeleteElementResponse(receipt=receipt),
+        )
 
     async def LookupAndDeleteElement(
         self, request: pb.LookupAndDeleteElementRequest, context: _Context
     ) -> pb.LookupAndDeleteElementResponse:
         """BPF_MAP_LOOKUP_AND_DELETE_ELEM."""
-        node = self._node(request.caller)
-        flags = not_negative(request.flags, "flags")
-        with node.guard() as kernel:
-            task = calling(node, request.caller)
-            fitting(task, request.fd, 1, RESPONSE_BYTES_MAX)
-            value = kernel.bpf.map_lookup_and_delete_elem(task, request.fd, key_of(request), flags)
-            return pb.LookupAndDeleteElementResponse(value=value, receipt=receipt_message(kernel))
+        return self._make(
+            verbs.MAP_LOOKUP_AND_DELETE_ELEM,
+            request,
+            lambda done, receipt: pb.LookupAndDeleteElementResponse(
+                value=done.value, receipt=receipt
+            ),
+        )
 
     async def GetNextKey(
         self, request: pb.GetNextKeyRequest, context: _Context
     ) -> pb.GetNextKeyResponse:
         """BPF_MAP_GET_NEXT_KEY."""
-        node = self._node(request.caller)
-        with node.guard() as kernel:
-            task = calling(node, request.caller)
-            return pb.GetNextKeyResponse(
-                next_key=kernel.bpf.map_get_next_key(task, request.fd, key_of(request))
-            )
+        return self._make(
+            verbs.MAP_GET_NEXT_KEY,
+            request,
+            lambda done, receipt: pb.GetNextKeyResponse(next_key=done),
+        )
 
     # -- kernel batches
 
@@ -187,45 +168,41 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.LookupBatchRequest, context: _Context
     ) -> pb.LookupBatchResponse:
         """BPF_MAP_LOOKUP_BATCH."""
-        node = self._node(request.caller)
-        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
-            task = calling(node, request.caller)
-            wanted = lookup_arguments(task, request, RESPONSE_BYTES_MAX)
-            done = _settled(node, kernel.bpf.map_lookup_batch(task, *wanted))
-            return pb.LookupBatchResponse(**_found(done))
+        return self._make_batch(
+            verbs.MAP_LOOKUP_BATCH,
+            request,
+            lambda done, receipt: pb.LookupBatchResponse(**_found(done)),
+        )
 
     async def UpdateBatch(
         self, request: pb.UpdateBatchRequest, context: _Context
     ) -> pb.UpdateBatchResponse:
         """BPF_MAP_UPDATE_BATCH."""
-        node = self._node(request.caller)
-        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
-            task = calling(node, request.caller)
-            wanted = update_arguments(request)
-            done = _settled(node, kernel.bpf.map_update_batch(task, *wanted))
-            return pb.UpdateBatchResponse(**_progress(done), receipt=receipt_message(kernel))
+        return self._make_batch(
+            verbs.MAP_UPDATE_BATCH,
+            request,
+            lambda done, receipt: pb.UpdateBatchResponse(**_progress(done), receipt=receipt),
+        )
 
     async def DeleteBatch(
         self, request: pb.DeleteBatchRequest, context: _Context
     ) -> pb.DeleteBatchResponse:
         """BPF_MAP_DELETE_BATCH."""
-        node = self._node(request.caller)
-        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
-            task = calling(node, request.caller)
-            wanted = delete_arguments(request)
-            done = _settled(node, kernel.bpf.map_delete_batch(task, *wanted))
-            return pb.DeleteBatchResponse(**_progress(done), receipt=receipt_message(kernel))
+        return self._make_batch(
+            verbs.MAP_DELETE_BATCH,
+            request,
+            lambda done, receipt: pb.DeleteBatchResponse(**_progress(done), receipt=receipt),
+        )
 
     async def LookupAndDeleteBatch(
         self, request: pb.LookupAndDeleteBatchRequest, context: _Context
     ) -> pb.LookupAndDeleteBatchResponse:
         """BPF_MAP_LOOKUP_AND_DELETE_BATCH."""
-        node = self._node(request.caller)
-        with node.guard(calls=_batch_calls(request.element_count)) as kernel:
-            task = calling(node, request.caller)
-            wanted = lookup_arguments(task, request, RESPONSE_BYTES_MAX)
-            done = _settled(node, kernel.bpf.map_lookup_and_delete_batch(task, *wanted))
-            return pb.LookupAndDeleteBatchResponse(**_found(done), receipt=receipt_message(kernel))
+        return self._make_batch(
+            verbs.MAP_LOOKUP_AND_DELETE_BATCH,
+            request,
+            lambda done, receipt: pb.LookupAndDeleteBatchResponse(**_found(done), receipt=receipt),
+        )
 
     # -- programs
 
@@ -233,27 +210,22 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.LoadProgramRequest, context: _Context
     ) -> pb.LoadProgramResponse:
         """BPF_PROG_LOAD."""
-        node = self._node(request.caller)
-        if kept := node.answers.find(request.request_id, request, pb.LoadProgramResponse):
-            return kept
-        attr = prog_attr(request.spec)
-        with node.guard() as kernel:
-            task = calling(node, request.caller)
-            fd = kernel.bpf.prog_load(task, attr)
-            answer = pb.LoadProgramResponse(
-                fd=fd, program_id=prog_of(task, fd).id, receipt=receipt_message(kernel)
-            )
-            return node.answers.keep(request.request_id, request, answer)
+        return self._make_once(
+            verbs.PROG_LOAD,
+            request,
+            pb.LoadProgramResponse,
+            lambda made, receipt: pb.LoadProgramResponse(
+                fd=made.fd, program_id=made.id, receipt=receipt
+            ),
+        )
 
     async def OpenProgram(
         self, request: pb.OpenProgramRequest, context: _Context
     ) -> pb.OpenProgramResponse:
         """BPF_PROG_GET_FD_BY_ID."""
-        node = self._node(request.caller)
-        program_id = not_negative(request.program_id, "program_id")
-        with node.guard() as kernel:
-            fd = kernel.bpf.prog_get_fd_by_id(calling(node, request.caller), program_id)
-            return pb.OpenProgramResponse(fd=fd)
+        return self._make(
+            verbs.PROG_GET_FD_BY_ID, request, lambda done, receipt: pb.OpenProgramResponse(fd=done)
+        )
 
     async def GetProgramInfo(
         self, request: pb.GetProgramInfoRequest, context: _Context
@@ -271,8 +243,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """BPF_PROG_GET_NEXT_ID, repeated; as process 0 the view of the emulator."""
         node = self._node(request.caller)
         with node.guard() as kernel:
-            if request.caller.pid:
-                _may_list(kernel.bpf.prog_get_next_id, calling(node, request.caller))
+            _may_list(verbs.PROG_GET_NEXT_ID, node, request.caller)
             progs, token = page_by_key(
                 kernel.bpf.progs(),
                 key=_id,
@@ -295,11 +266,11 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
             task = calling(node, request.caller)
             if place == "hook":
                 hook = short(request.hook, "hook")
-                link = kernel.bpf.open_hook(task, hook, request.fd)
+                link = verbs.OPEN_HOOK(kernel, task, hook, request.fd)
                 return pb.AttachProgramResponse(link_fd=link)
             flags = not_negative(request.flags, "flags")
             with _cgroup_fd(kernel, task, request.cgroup) as cgroup_fd:
-                kernel.bpf.prog_attach(task, cgroup_fd, request.fd, request.attach_type, flags)
+                verbs.PROG_ATTACH(kernel, task, cgroup_fd, request.fd, request.attach_type, flags)
             return pb.AttachProgramResponse()
 
     async def DetachProgram(
@@ -310,26 +281,23 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         with node.guard() as kernel:
             task = calling(node, request.caller)
             with _cgroup_fd(kernel, task, request.cgroup) as cgroup_fd:
-                kernel.bpf.prog_detach(task, cgroup_fd, request.fd, request.attach_type)
+                verbs.PROG_DETACH(kernel, task, cgroup_fd, request.fd, request.attach_type)
             return pb.DetachProgramResponse()
 
     async def RunProgram(
         self, request: pb.RunProgramRequest, context: _Context
     ) -> pb.RunProgramResponse:
         """BPF_PROG_TEST_RUN."""
-        node = self._node(request.caller)
-        with node.guard() as kernel:
-            task = calling(node, request.caller)
-            repeat = runs(task, request.fd, request.repeat_count)
-            done = kernel.bpf.prog_test_run(
-                task, request.fd, repeat=repeat, in_interrupt=request.in_interrupt
-            )
-            return pb.RunProgramResponse(
+        return self._make(
+            verbs.PROG_TEST_RUN,
+            request,
+            lambda done, receipt: pb.RunProgramResponse(
                 run_count=done.runs,
                 failed_operation_count=done.failed_ops,
                 errno=done.errno,
-                receipt=receipt_message(kernel),
-            )
+                receipt=receipt,
+            ),
+        )
 
     # -- pins
 
@@ -337,31 +305,21 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         self, request: pb.PinObjectRequest, context: _Context
     ) -> pb.PinObjectResponse:
         """BPF_OBJ_PIN."""
-        node = self._node(request.caller)
-        path = bpffs_path(request.path)
-        with node.guard() as kernel:
-            pin(kernel, calling(node, request.caller), path, request.fd)
-            return pb.PinObjectResponse()
+        return self._make(verbs.OBJ_PIN, request, lambda done, receipt: pb.PinObjectResponse())
 
     async def OpenPinnedObject(
         self, request: pb.OpenPinnedObjectRequest, context: _Context
     ) -> pb.OpenPinnedObjectResponse:
         """BPF_OBJ_GET."""
-        node = self._node(request.caller)
-        path = bpffs_path(request.path)
-        with node.guard() as kernel:
-            fd = kernel.bpf.obj_get(calling(node, request.caller), path)
-            return pb.OpenPinnedObjectResponse(fd=fd)
+        return self._make(
+            verbs.OBJ_GET, request, lambda done, receipt: pb.OpenPinnedObjectResponse(fd=done)
+        )
 
     async def UnpinObject(
         self, request: pb.UnpinObjectRequest, context: _Context
     ) -> pb.UnpinObjectResponse:
         """unlink(2) in the BPF file system."""
-        node = self._node(request.caller)
-        path = bpffs_path(request.path)
-        with node.guard() as kernel:
-            kernel.bpf.unlink(calling(node, request.caller), path)
-            return pb.UnpinObjectResponse()
+        return self._make(verbs.UNLINK, request, lambda done, receipt: pb.UnpinObjectResponse())
 
     # -- load
 
@@ -372,42 +330,80 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         async for request in request_iterator:
             yield await self._executor.execute(request)
 
+    # -- one call
+
+    def _make(
+        self,
+        verb: Verb[Any, ..., Done],
+        request: Any,  # a request with a caller and the fields this verb takes
+        respond: Callable[[Done, _Receipt], Response],
+        *,
+        calls: int = 1,
+    ) -> Response:
+        """Makes the call a request asks for, and the response of what it answered."""
+        node = self._node(request.caller)
+        with node.guard(calls=calls) as kernel:
+            done, cost = make(verb, kernel, calling(node, request.caller), request)
+            return respond(done, receipt_message(kernel, cost))
+
+    def _make_once(
+        self,
+        verb: Verb[Any, ..., Done],
+        request: Any,  # as above, with a spec and a request_id
+        kind: type[Kept],
+        respond: Callable[[Done, _Receipt], Kept],
+    ) -> Kept:
+        """A creation: a request that was answered before gets the same answer again."""
+        node = self._node(request.caller)
+        if kept := node.answers.find(request.request_id, request, kind):
+            return kept
+        with node.guard() as kernel:
+            done, cost = make(verb, kernel, calling(node, request.caller), request.spec)
+            answer = respond(done, receipt_message(kernel, cost))
+            return node.answers.keep(request.request_id, request, answer)
+
+    def _make_batch(
+        self,
+        verb: Verb[Any, ..., BatchResult],
+        request: Any,  # as above, with an element_count
+        respond: Callable[[BatchResult, _Receipt], Response],
+    ) -> Response:
+        """A batch that did nothing is a refused call; one that did something tells its errno beside the count."""
+        elements = within(request.element_count, "element_count", 0, BATCH_ELEMENTS_MAX)
+
+        def settle(done: BatchResult, receipt: _Receipt) -> Response:
+            if done.error is not None:
+                if not done.count:
+                    raise done.error
+                self._node(request.caller).count_verdict(done.error)
+            return respond(done, receipt)
+
+        return self._make(verb, request, settle, calls=1 + elements)
+
 
 @contextlib.contextmanager
 def _cgroup_fd(kernel: Kernel, task: Task, path: str) -> Iterator[int]:
     """A descriptor of a cgroup directory for the time of one call."""
-    fd = kernel.objects.cgroup(task, kernel.cgroup(short(path, "cgroup")))
+    fd = verbs.OPEN_CGROUP(kernel, task, kernel.cgroup(short(path, "cgroup")))
     try:
         yield fd
     finally:
-        kernel.close(task.pid, fd)
+        verbs.CLOSE(kernel, task.pid, fd)
 
 
 def _id(target: BpfMap | BpfProg) -> int:
     return target.id
 
 
-def _may_list(next_id: Callable[[Task, int], int], task: Task) -> None:
-    """Whether the process may walk the ids. Raises ``KernelError`` (EPERM); no id at all is fine."""
+def _may_list(verb: Verb[Any, [Task, int], int], node: HostedNode, caller: bpf_pb2.Caller) -> None:
+    """Whether the process may walk the ids; the emulator itself may. Raises ``KernelError`` (EPERM)."""
+    if not caller.pid:
+        return
     try:
-        next_id(task, 0)
+        verb(node.wake(), calling(node, caller), 0)
     except KernelError as error:
-        if error.errno is not Errno.ENOENT:
+        if error.errno is not Errno.ENOENT:  # no id at all is fine
             raise
-
-
-def _batch_calls(element_count: int) -> int:
-    """How many calls a batch counts as. Raises ``ApiError`` where it asks for too many elements."""
-    return 1 + within(element_count, "element_count", 0, BATCH_ELEMENTS_MAX)
-
-
-def _settled(node: HostedNode, done: BatchResult) -> BatchResult:
-    """A batch that did nothing is a refused call; one that did something tells its errno beside the count."""
-    if done.error is not None:
-        if not done.count:
-            raise done.error
-        node.count_verdict(done.error)
-    return done
 
 
 def _progress(done: BatchResult) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key
 from bpfleet.v1 import cgroup_service_pb2 as pb
 from bpfleet.v1 import cgroup_service_pb2_grpc as pb_grpc
+from bpfleet.verbs import table as verbs
 
 __all__ = ["CgroupServicer"]
 
@@ -35,7 +36,7 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
         """mkdir(2)."""
         node = self._agent.named(request.node, "node")
         with node.guard() as kernel:
-            kernel.mkdir(short(request.path, "path"))
+            verbs.MKDIR(kernel, short(request.path, "path"))
             cgroup = kernel.cgroup(request.path)
             return pb.CreateCgroupResponse(cgroup=_message(kernel, cgroup))
 
@@ -71,7 +72,7 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
         """rmdir(2)."""
         node = self._agent.named(request.node, "node")
         with node.guard() as kernel:
-            kernel.rmdir(short(request.path, "path"))
+            verbs.RMDIR(kernel, short(request.path, "path"))
             return pb.DeleteCgroupResponse()
 
     async def ReadControlFile(
@@ -80,7 +81,8 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
         """The exact text of a control file."""
         node = self._agent.named(request.node, "node")
         with node.guard() as kernel:
-            text = kernel.read_file(short(request.path, "path"), short(request.file, "file"))
+            path, file = short(request.path, "path"), short(request.file, "file")
+            text = verbs.READ_FILE(kernel, path, file)
             return pb.ReadControlFileResponse(content=text)
 
     async def WriteControlFile(
@@ -91,9 +93,8 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
         if len(request.content.encode()) > CONTENT_BYTES_MAX:
             raise invalid("content", f"longer than {CONTENT_BYTES_MAX} bytes")
         with node.guard() as kernel:
-            kernel.write_file(
-                short(request.path, "path"), short(request.file, "file"), request.content
-            )
+            path, file = short(request.path, "path"), short(request.file, "file")
+            verbs.WRITE_FILE(kernel, path, file, request.content)
             return pb.WriteControlFileResponse()
 
 

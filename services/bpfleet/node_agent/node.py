@@ -10,13 +10,14 @@ from typing import Final, Literal, final
 
 import grpc
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel import KernelError, KernelProfile
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.requests import AnswerLog
 from bpfleet.node_agent.sleep import ROUNDS_NEW, ROUNDS_WOKEN, freeze, thaw
-from bpfleet.rpc.errors import ApiError, ControlReason
+from bpfleet.rpc.errors import ApiError
 
 __all__ = ["HostedNode", "NodeShape"]
 
@@ -227,9 +228,11 @@ class _Guard:
         trace: TracebackType | None,
     ) -> Literal[False]:
         node = self._node
+        if isinstance(error, ApiError):
+            return False  # a request that cannot be used is no call, so no time passes
         if isinstance(error, KernelError):
             node.count_verdict(error)
-        elif isinstance(error, Exception) and not isinstance(error, ApiError):
+        elif isinstance(error, Exception):
             raise _broken(node, error) from error
         try:
             node.wake().advance(node.call_ns * self._calls)

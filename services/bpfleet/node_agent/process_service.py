@@ -10,10 +10,10 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent, calling
 from bpfleet.node_agent.node import HostedNode
+from bpfleet.node_agent.syscalls import SIZE_BYTES_MAX, make
 from bpfleet.rpc import names
 from bpfleet.rpc.convert import (
     capabilities_record,
-    memlock_record,
     not_negative,
     process_message,
     receipt_message,
@@ -22,15 +22,15 @@ from bpfleet.rpc.convert import (
 )
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key
+from bpfleet.rpc.rlimits import resource_limit_record
 from bpfleet.v1 import process_service_pb2 as pb
 from bpfleet.v1 import process_service_pb2_grpc as pb_grpc
+from bpfleet.verbs import table as verbs
 
 __all__ = ["ProcessServicer"]
 
 # gRPC's contexts are generic over messages that no method of ours touches.
 _Context = aio.ServicerContext[Any, Any]
-# More than any machine has; sums of such sizes stay within the numbers of the messages.
-SIZE_BYTES_MAX: Final = 1 << 50
 
 
 class ProcessServicer(pb_grpc.ProcessServiceServicer):
@@ -49,10 +49,12 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         not_negative(request.credentials.uid, "credentials.uid")
         within(request.oom_score_adj, "oom_score_adj", -1000, 1000)
         within(request.cpu, "cpu", 0, node.shape.possible_cpus - 1)
-        memlock = memlock_record(request.memlock) if request.HasField("memlock") else None
+        default = (node.shape.profile.default_memlock_bytes,) * 2
+        memlock = resource_limit_record(request.memlock, default)
         capabilities = capabilities_record(request.credentials)
         with node.guard() as kernel:
-            task = kernel.spawn(
+            task = verbs.SPAWN(
+                kernel,
                 uid=request.credentials.uid,
                 caps=capabilities,
                 memlock=memlock,
@@ -94,7 +96,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         node, pid = self._named(request.name)
         with node.guard() as kernel:
             task = kernel.task(pid)
-            kernel.kill(pid)
+            verbs.KILL(kernel, pid)
             return pb.KillProcessResponse(process=process_message(node.node_id, task))
 
     async def SetResourceLimit(
@@ -102,10 +104,11 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.SetResourceLimitResponse:
         """prlimit(2) of RLIMIT_MEMLOCK."""
         node = self._agent.named(request.caller.node, "caller.node")
-        soft, hard = memlock_record(request.memlock)
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            kernel.prlimit(task.pid, "memlock", soft, hard)
+            now = (task.memlock_soft_bytes, task.memlock_hard_bytes)
+            soft, hard = resource_limit_record(request.memlock, now)
+            verbs.PRLIMIT(kernel, task.pid, "memlock", soft, hard)
             return pb.SetResourceLimitResponse(process=process_message(node.node_id, task))
 
     async def OpenFile(self, request: pb.OpenFileRequest, context: _Context) -> pb.OpenFileResponse:
@@ -124,18 +127,17 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         """close(2)."""
         node = self._agent.named(request.caller.node, "caller.node")
         with node.guard() as kernel:
-            kernel.close(calling(node, request.caller).pid, request.fd)
-            return pb.CloseFileResponse(receipt=receipt_message(kernel))
+            _, cost = make(verbs.CLOSE, kernel, calling(node, request.caller), request)
+            return pb.CloseFileResponse(receipt=receipt_message(kernel, cost))
 
     async def AllocateMemory(
         self, request: pb.AllocateMemoryRequest, context: _Context
     ) -> pb.AllocateMemoryResponse:
         """Page faults on anonymous memory."""
         node = self._agent.named(request.caller.node, "caller.node")
-        within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            kernel.touch(task.pid, request.size_bytes)
+            make(verbs.TOUCH, kernel, task, request)
             return pb.AllocateMemoryResponse(process=process_message(node.node_id, task))
 
     async def ReleaseMemory(
@@ -143,10 +145,9 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.ReleaseMemoryResponse:
         """munmap(2) of anonymous memory."""
         node = self._agent.named(request.caller.node, "caller.node")
-        within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            kernel.release(task.pid, request.size_bytes)
+            make(verbs.RELEASE, kernel, task, request)
             return pb.ReleaseMemoryResponse(process=process_message(node.node_id, task))
 
     async def LockMemory(
@@ -171,7 +172,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            kernel.locked.munlock(task, request.size_bytes)
+            verbs.MUNLOCK(kernel, task, request.size_bytes)
             return pb.UnlockMemoryResponse(process=process_message(node.node_id, task))
 
     async def ReadProcFile(
@@ -180,7 +181,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         """The exact text of a file in /proc."""
         node = self._agent.named(request.node, "node")
         with node.guard() as kernel:
-            text = kernel.read_proc(request.pid or None, short(request.file, "file"))
+            text = verbs.READ_PROC(kernel, request.pid or None, short(request.file, "file"))
             return pb.ReadProcFileResponse(content=text)
 
     def _named(self, name: str) -> tuple[HostedNode, int]:
@@ -189,20 +190,20 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
 
 
 def _mlock(kernel: Kernel, task: Task, size_bytes: int) -> None:
-    kernel.locked.mlock(task, size_bytes)
+    verbs.MLOCK(kernel, task, size_bytes)
 
 
 def _shm_lock(kernel: Kernel, task: Task, size_bytes: int) -> None:
-    kernel.locked.shm_lock(task, size_bytes)
+    verbs.SHM_LOCK(kernel, task, size_bytes)
 
 
 def _register_buffers(kernel: Kernel, task: Task, size_bytes: int) -> int:
     """A ring for these buffers alone; it is closed again where they are over the limit."""
-    fd = kernel.locked.io_uring_setup(task, 1)
+    fd = verbs.IO_URING_SETUP(kernel, task, 1)
     try:
-        kernel.locked.register_buffers(task, fd, size_bytes)
+        verbs.IO_URING_REGISTER(kernel, task, fd, size_bytes)
     except KernelError:
-        kernel.close(task.pid, fd)
+        verbs.CLOSE(kernel, task.pid, fd)
         raise
     return fd
 
@@ -215,15 +216,15 @@ _LOCKS: Final[dict[int, Callable[[Kernel, Task, int], int | None]]] = {
 
 
 def _open_cgroup(kernel: Kernel, task: Task, request: pb.OpenFileRequest) -> int:
-    return kernel.objects.cgroup(task, kernel.cgroup(short(request.cgroup, "cgroup")))
+    return verbs.OPEN_CGROUP(kernel, task, kernel.cgroup(short(request.cgroup, "cgroup")))
 
 
 _OPENERS: Final[dict[str, Callable[[Kernel, Task, pb.OpenFileRequest], int]]] = {
-    "socket_kind": lambda k, task, r: k.objects.socket(task, short(r.socket_kind, "socket_kind")),
+    "socket_kind": lambda k, task, r: verbs.SOCKET(k, task, short(r.socket_kind, "socket_kind")),
     "cgroup": _open_cgroup,
-    "pid": lambda k, task, r: k.objects.pidfd(task, k.task(r.pid)),
-    "path": lambda k, task, r: k.objects.file(task, short(r.path, "path")),
-    "perf_event": lambda k, task, r: k.objects.perf_event(task),
+    "pid": lambda k, task, r: verbs.PIDFD_OPEN(k, task, k.task(r.pid)),
+    "path": lambda k, task, r: verbs.OPEN(k, task, short(r.path, "path")),
+    "perf_event": lambda k, task, r: verbs.PERF_EVENT_OPEN(k, task),
 }
 
 

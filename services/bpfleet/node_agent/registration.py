@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 from grpc import aio
 
 from bpfleet import __version__
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.node_agent.replicas import Attempt, Key, Replicas
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
-from bpfleet.rpc.errors import ControlReason, decode_rpc_error
+from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
 

@@ -299,7 +299,7 @@ def charged_bytes(attempt: Attempt) -> int:
     """What is charged to the replica's cgroup; under the rlimit model what its user has locked."""
     kernel, run = attempt.node.wake(), attempt.run
     if kernel.profile.is_rlimit:
-        return bytes_of(kernel.user(run.spec.uid).locked_vm_pages)
+        return bytes_of(kernel.user(run.spec.workload.uid).locked_vm_pages)
     try:
         return kernel.cgroup(run.cgroup).memcg.usage_bytes
     except KernelError:

@@ -3,37 +3,34 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, final
+from typing import Any, Final, TypeVar, final
 
 import grpc
 
 from bpfleet.abi.errno import Errno
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.command import Cost, Created, Taken, cost_on
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.bpf.program import BpfProg
+from bpfleet.kernel.bpf.prog import RunResult
+from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.rpc.convert import ReceiptSum, map_attr, not_negative, prog_attr, short, within
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
-from bpfleet.v1 import bpf_pb2
+from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.v1 import bpf_service_pb2 as pb
+from bpfleet.verbs import table
+from bpfleet.verbs.verb import Verb
 
 __all__ = [
     "BATCH_ELEMENTS_MAX",
-    "RESPONSE_BYTES_MAX",
+    "SIZE_BYTES_MAX",
     "Executor",
-    "bpffs_path",
-    "delete_arguments",
-    "element_bytes",
-    "fitting",
-    "key_of",
-    "lookup_arguments",
-    "pin",
-    "runs",
-    "update_arguments",
+    "make",
+    "served_arms",
 ]
 
 BPFFS: Final = "/sys/fs/bpf"
@@ -42,6 +39,8 @@ BATCH_ELEMENTS_MAX: Final = 8192
 ELEMENTS_PER_MESSAGE_MAX: Final = 1 << 18
 RESPONSE_BYTES_MAX: Final = 12 << 20
 RUNS_MAX: Final = 100_000
+# More than any machine has; sums of such sizes stay within the numbers of the messages.
+SIZE_BYTES_MAX: Final = 1 << 50
 SLICE_SECONDS: Final = 0.02
 # An RPC needs several turns of the event loop; one turn between two slices would let others starve.
 PAUSE_SECONDS: Final = 0.001
@@ -49,7 +48,7 @@ PAUSE_SECONDS: Final = 0.001
 # The message of one operation; each function below knows its own type.
 _Operation = Any
 _Result = pb.SyscallResult
-_Execute = Callable[[Kernel, Task, _Operation, _Result, int], None]
+R = TypeVar("R")
 
 
 @final
@@ -65,7 +64,7 @@ class Executor:
         calls = _checked(request.syscalls)
         response = pb.ExecuteSyscallsResponse(sequence=request.sequence)
         position, room = 0, RESPONSE_BYTES_MAX
-        charges = ReceiptSum(node.wake())
+        costs = ReceiptSum()
         while position < len(calls):
             if position:
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -74,13 +73,12 @@ class Executor:
                 while position < len(calls):
                     result = response.results.add()
                     room -= _execute(
-                        node, kernel, request.caller.pid, calls[position], result, room
+                        node, kernel, request.caller.pid, calls[position], result, room, costs
                     )
-                    charges.add(created=result.HasField("fd"))
                     position += 1
                     if time.monotonic() >= deadline:
                         break
-        if (receipt := charges.message()) is not None:
+        if (receipt := costs.message(node.wake())) is not None:
             response.receipt.CopyFrom(receipt)
         response.clock_ns = node.wake().now_ns
         return response
@@ -116,6 +114,7 @@ def _execute(
     call: pb.Syscall,
     result: _Result,
     room: int,
+    costs: ReceiptSum,
 ) -> int:
     """Makes one call; returns the bytes of its answer. ``room`` is what is left of the message."""
     if room <= 0:
@@ -127,7 +126,13 @@ def _execute(
     elements = 1
     try:
         task = kernel.task(call.pid if call.HasField("pid") else pid)
-        _OPERATIONS[name](kernel, task, getattr(call, name), result, room)
+        method, on_bpf, made, tell, weigh = _SERVED[name]
+        op = getattr(call, name)
+        done = made(method, kernel.bpf if on_bpf else kernel, task, op, room)
+        if tell is not None:
+            tell(done, result)
+        if weigh is not None and (cost := weigh(task, op, done)) is not None:
+            costs.add(cost)
         elements += result.element_count
         if result.errno:
             node.verdicts[Errno(result.errno).name] += 1
@@ -142,202 +147,246 @@ def _execute(
     return len(result.value) + len(result.keys) + len(result.values)
 
 
-# -- one function per operation --------------------------------------------------------------------------------------
+# -- what verbs are given, and what they answer, by their messages ----------------------------------------------------
+
+# A unary request and the operation of a stream name their fields alike, so one function serves both: it makes the call,
+# which is ``method`` of ``part``, with what the message says. ``room`` is what an answer may hold.
+_Made = Callable[[Callable[..., Any], Any, Task, _Operation, int], Any]
+_Method = Callable[..., Any]
 
 
-def _lookup_element(
-    kernel: Kernel, task: Task, op: pb.LookupElementOperation, result: _Result, room: int
-) -> None:
+def _lookup(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
     fitting(task, op.fd, 1, room)
-    flags = not_negative(op.flags, "flags")
-    result.value = kernel.bpf.map_lookup_elem(task, op.fd, key_of(op), flags)
+    flags = op.flags
+    if flags < 0:
+        not_negative(flags, "flags")
+    return method(bpf, task, op.fd, op.key if op.HasField("key") else None, flags)
 
 
-def _lookup_and_delete_element(
-    kernel: Kernel, task: Task, op: pb.LookupElementOperation, result: _Result, room: int
-) -> None:
-    fitting(task, op.fd, 1, room)
-    flags = not_negative(op.flags, "flags")
-    result.value = kernel.bpf.map_lookup_and_delete_elem(task, op.fd, key_of(op), flags)
+def _update(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    mode = op.mode
+    if mode < 0:
+        not_negative(mode, "mode")
+    return method(bpf, task, op.fd, op.key if op.HasField("key") else None, op.value, mode)
 
 
-def _update_element(
-    kernel: Kernel, task: Task, op: pb.UpdateElementOperation, result: _Result, room: int
-) -> None:
-    mode = not_negative(op.mode, "mode")
-    kernel.bpf.map_update_elem(task, op.fd, key_of(op), op.value, mode)
+def _delete(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, op.fd, op.key)
 
 
-def _delete_element(
-    kernel: Kernel, task: Task, op: pb.DeleteElementOperation, result: _Result, room: int
-) -> None:
-    kernel.bpf.map_delete_elem(task, op.fd, op.key)
+def _next_key(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, op.fd, op.key if op.HasField("key") else None)
 
 
-def _get_next_key(
-    kernel: Kernel, task: Task, op: pb.GetNextKeyOperation, result: _Result, room: int
-) -> None:
-    result.value = kernel.bpf.map_get_next_key(task, op.fd, key_of(op))
-
-
-def _update_batch(
-    kernel: Kernel, task: Task, op: pb.UpdateBatchOperation, result: _Result, room: int
-) -> None:
-    _tell(kernel.bpf.map_update_batch(task, *update_arguments(op)), result)
-
-
-def _delete_batch(
-    kernel: Kernel, task: Task, op: pb.DeleteBatchOperation, result: _Result, room: int
-) -> None:
-    _tell(kernel.bpf.map_delete_batch(task, *delete_arguments(op)), result)
-
-
-def _lookup_batch(
-    kernel: Kernel, task: Task, op: pb.LookupBatchOperation, result: _Result, room: int
-) -> None:
-    _tell(kernel.bpf.map_lookup_batch(task, *lookup_arguments(task, op, room)), result)
-
-
-def _lookup_and_delete_batch(
-    kernel: Kernel, task: Task, op: pb.LookupBatchOperation, result: _Result, room: int
-) -> None:
-    _tell(kernel.bpf.map_lookup_and_delete_batch(task, *lookup_arguments(task, op, room)), result)
-
-
-def _create_map(
-    kernel: Kernel, task: Task, op: bpf_pb2.MapSpec, result: _Result, room: int
-) -> None:
-    result.fd = kernel.bpf.map_create(task, map_attr(op))
-
-
-def _load_program(
-    kernel: Kernel, task: Task, op: bpf_pb2.ProgramSpec, result: _Result, room: int
-) -> None:
-    result.fd = kernel.bpf.prog_load(task, prog_attr(op))
-
-
-def _close_file(
-    kernel: Kernel, task: Task, op: pb.FileOperation, result: _Result, room: int
-) -> None:
-    kernel.close(task.pid, op.fd)
-
-
-def _freeze_map(
-    kernel: Kernel, task: Task, op: pb.FileOperation, result: _Result, room: int
-) -> None:
-    kernel.bpf.map_freeze(task, op.fd)
-
-
-def _allocate_memory(
-    kernel: Kernel, task: Task, op: pb.MemoryOperation, result: _Result, room: int
-) -> None:
-    kernel.touch(task.pid, not_negative(op.size_bytes, "size_bytes"))
-
-
-def _release_memory(
-    kernel: Kernel, task: Task, op: pb.MemoryOperation, result: _Result, room: int
-) -> None:
-    kernel.release(task.pid, not_negative(op.size_bytes, "size_bytes"))
-
-
-def _pin_object(
-    kernel: Kernel, task: Task, op: pb.PinOperation, result: _Result, room: int
-) -> None:
-    pin(kernel, task, bpffs_path(op.path), op.fd)
-
-
-def _open_pinned_object(
-    kernel: Kernel, task: Task, op: pb.PinOperation, result: _Result, room: int
-) -> None:
-    result.fd = kernel.bpf.obj_get(task, bpffs_path(op.path))
-
-
-def _unpin_object(
-    kernel: Kernel, task: Task, op: pb.PinOperation, result: _Result, room: int
-) -> None:
-    kernel.bpf.unlink(task, bpffs_path(op.path))
-
-
-def _run_program(
-    kernel: Kernel, task: Task, op: pb.RunProgramOperation, result: _Result, room: int
-) -> None:
-    repeat = runs(task, op.fd, op.repeat_count)
-    kernel.bpf.prog_test_run(task, op.fd, repeat=repeat, in_interrupt=op.in_interrupt)
-
-
-_OPERATIONS: Final[dict[str, _Execute]] = {
-    "lookup_element": _lookup_element,
-    "update_element": _update_element,
-    "delete_element": _delete_element,
-    "update_batch": _update_batch,
-    "delete_batch": _delete_batch,
-    "lookup_batch": _lookup_batch,
-    "lookup_and_delete_batch": _lookup_and_delete_batch,
-    "lookup_and_delete_element": _lookup_and_delete_element,
-    "get_next_key": _get_next_key,
-    "create_map": _create_map,
-    "load_program": _load_program,
-    "close_file": _close_file,
-    "allocate_memory": _allocate_memory,
-    "release_memory": _release_memory,
-    "freeze_map": _freeze_map,
-    "pin_object": _pin_object,
-    "open_pinned_object": _open_pinned_object,
-    "unpin_object": _unpin_object,
-    "run_program": _run_program,
-}
-
-
-# -- what the messages of element calls hold, alone or in a stream ----------------------------------------------------
-
-
-def key_of(op: _Operation) -> bytes | None:
-    """The key; None where the caller passes no pointer."""
-    return op.key if op.HasField("key") else None
-
-
-def update_arguments(op: _Operation) -> tuple[int, bytes, bytes, int, int, int]:
-    """What BPF_MAP_UPDATE_BATCH is given. Raises ``ApiError`` for negative flags."""
+def _update_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
     mode, flags = not_negative(op.mode, "mode"), not_negative(op.flags, "flags")
-    return op.fd, op.keys, op.values, op.element_count, mode, flags
+    return method(bpf, task, op.fd, op.keys, op.values, op.element_count, mode, flags)
 
 
-def delete_arguments(op: _Operation) -> tuple[int, bytes, int, int, int]:
-    """What BPF_MAP_DELETE_BATCH is given. Raises ``ApiError`` for negative flags."""
-    return op.fd, op.keys, op.element_count, *_batch_flags(op)
+def _delete_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, op.fd, op.keys, op.element_count, *_batch_flags(op))
 
 
-def lookup_arguments(
-    task: Task, op: _Operation, room: int
-) -> tuple[int, bytes | None, int, int, int]:
-    """What the batch lookups are given, with no more elements than fit into ``room`` bytes. Raises ``ApiError``."""
+def _lookup_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
     in_batch = op.in_batch if op.HasField("in_batch") else None
-    return op.fd, in_batch, fitting(task, op.fd, op.element_count, room), *_batch_flags(op)
+    count = fitting(task, op.fd, op.element_count, room)
+    return method(bpf, task, op.fd, in_batch, count, *_batch_flags(op))
 
 
 def _batch_flags(op: _Operation) -> tuple[int, int]:
     return not_negative(op.element_flags, "element_flags"), not_negative(op.flags, "flags")
 
 
-# -- the BPF file system ---------------------------------------------------------------------------------------------
+def _create_map(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, map_attr(op))
 
 
-def bpffs_path(path: str) -> str:
-    """A path below the mount point, which clients may name or leave out. Raises ``ApiError`` for one too long."""
-    return short(path, "path").removeprefix(BPFFS).lstrip("/")
+def _load_program(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, prog_attr(op))
 
 
-def pin(kernel: Kernel, task: Task, path: str, fd: int) -> None:
-    """BPF_OBJ_PIN, after mkdir -p of its directory, as loaders do."""
+def _run_program(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    repeat = runs(task, op.fd, op.repeat_count)
+    return method(bpf, task, op.fd, repeat=repeat, in_interrupt=op.in_interrupt)
+
+
+def _map_by_id(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, within(op.map_id, "map_id", 0, 2**31 - 1))
+
+
+def _program_by_id(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, not_negative(op.program_id, "program_id"))
+
+
+def _descriptor(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, op.fd)
+
+
+def _close(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> Any:
+    """Answers the cost itself: afterwards nobody knows what the descriptor was of."""
+    cost = cost_on(task, op.fd, 0)
+    charged_bytes = method(kernel, task.pid, op.fd)
+    return cost and cost._replace(charged_bytes=charged_bytes)
+
+
+def _size(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(kernel, task.pid, within(op.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX))
+
+
+def _pin(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    """After mkdir -p of the pin's directory, as loaders do; a client of this service has no mkdir for that."""
+    path = _bpffs_path(op.path)
     directory = ""
     for name in path.split("/")[:-1]:
         directory = f"{directory}/{name}".lstrip("/")
         try:
-            kernel.bpf.mkdir(task, directory)
+            bpf.mkdir(task, directory)
         except KernelError as error:
             if error.errno is not Errno.EEXIST:
                 raise
-    kernel.bpf.obj_pin(task, path, fd)
+    return method(bpf, task, path, op.fd)
+
+
+def _path(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+    return method(bpf, task, _bpffs_path(op.path))
+
+
+def _bpffs_path(path: str) -> str:
+    """A path below the mount point, which clients may name or leave out. Raises ``ApiError`` for one too long."""
+    return short(path, "path").removeprefix(BPFFS).lstrip("/")
+
+
+_MADE: Final[dict[Verb[Any, ..., Any], _Made]] = {
+    table.MAP_CREATE: _create_map,
+    table.MAP_GET_FD_BY_ID: _map_by_id,
+    table.OBJ_GET_INFO_BY_FD: _descriptor,
+    table.MAP_FREEZE: _descriptor,
+    table.MAP_LOOKUP_ELEM: _lookup,
+    table.MAP_LOOKUP_AND_DELETE_ELEM: _lookup,
+    table.MAP_UPDATE_ELEM: _update,
+    table.MAP_DELETE_ELEM: _delete,
+    table.MAP_GET_NEXT_KEY: _next_key,
+    table.MAP_LOOKUP_BATCH: _lookup_batch,
+    table.MAP_LOOKUP_AND_DELETE_BATCH: _lookup_batch,
+    table.MAP_UPDATE_BATCH: _update_batch,
+    table.MAP_DELETE_BATCH: _delete_batch,
+    table.PROG_LOAD: _load_program,
+    table.PROG_GET_FD_BY_ID: _program_by_id,
+    table.PROG_TEST_RUN: _run_program,
+    table.OBJ_PIN: _pin,
+    table.OBJ_GET: _path,
+    table.UNLINK: _path,
+    table.CLOSE: _close,
+    table.TOUCH: _size,
+    table.RELEASE: _size,
+}
+
+
+def make(
+    verb: Verb[Any, ..., R], kernel: Kernel, task: Task, op: _Operation
+) -> tuple[R, Cost | None]:
+    """One call with what a unary request gives to it: its answer, and its cost where it is about a map or a program.
+
+    Raises ``ApiError`` for a field out of bounds.
+    """
+    done: R = _MADE[verb](verb.method, verb.part.of(kernel), task, op, RESPONSE_BYTES_MAX)
+    weigh = _WEIGH.get(verb)
+    return done, None if weigh is None else weigh(task, op, done)
+
+
+def _made_cost(task: Task, op: _Operation, made: Created) -> Cost | None:
+    return made.cost
+
+
+def _element_cost(task: Task, op: _Operation, charged_bytes: int) -> Cost | None:
+    return cost_on(task, op.fd, charged_bytes)
+
+
+def _elements_cost(task: Task, op: _Operation, done: Taken | BatchResult) -> Cost | None:
+    return cost_on(task, op.fd, done.charged_bytes)
+
+
+def _run_cost(task: Task, op: _Operation, done: RunResult) -> Cost | None:
+    """The payer is that of the program's first map."""
+    prog = prog_of(task, op.fd)
+    maps = (held for held in prog.maps if isinstance(held, BpfMap))
+    return Cost(task, next(maps, prog), done.charged_bytes)
+
+
+def _close_cost(task: Task, op: _Operation, cost: Cost | None) -> Cost | None:
+    return cost
+
+
+# What is not listed costs nothing that a receipt could show.
+_WEIGH: Final[dict[Verb[Any, ..., Any], Callable[[Task, _Operation, Any], Cost | None]]] = {
+    table.MAP_CREATE: _made_cost,
+    table.PROG_LOAD: _made_cost,
+    table.MAP_UPDATE_ELEM: _element_cost,
+    table.MAP_DELETE_ELEM: _element_cost,
+    table.MAP_LOOKUP_AND_DELETE_ELEM: _elements_cost,
+    table.MAP_UPDATE_BATCH: _elements_cost,
+    table.MAP_DELETE_BATCH: _elements_cost,
+    table.MAP_LOOKUP_AND_DELETE_BATCH: _elements_cost,
+    table.PROG_TEST_RUN: _run_cost,
+    table.CLOSE: _close_cost,
+}
+
+
+def _tell_made(made: Created, result: _Result) -> None:
+    result.fd = made.fd
+
+
+def _tell_taken(taken: Taken, result: _Result) -> None:
+    result.value = taken.value
+
+
+def _tell_fd(fd: int, result: _Result) -> None:
+    result.fd = fd
+
+
+def _tell_value(value: bytes, result: _Result) -> None:
+    result.value = value
+
+
+def _tell_batch(done: BatchResult, result: _Result) -> None:
+    result.element_count = done.count
+    result.keys = done.keys
+    result.values = done.values
+    if done.out_batch is not None:
+        result.out_batch = done.out_batch
+    if done.error is not None:
+        result.errno = done.error.errno
+        result.reason = done.error.reason
+
+
+# What is not listed answers nothing but its errno.
+_TELL: Final[dict[Verb[Any, ..., Any], Callable[[Any, _Result], None]]] = {
+    table.MAP_CREATE: _tell_made,
+    table.PROG_LOAD: _tell_made,
+    table.OBJ_GET: _tell_fd,
+    table.MAP_LOOKUP_ELEM: _tell_value,
+    table.MAP_LOOKUP_AND_DELETE_ELEM: _tell_taken,
+    table.MAP_GET_NEXT_KEY: _tell_value,
+    table.MAP_LOOKUP_BATCH: _tell_batch,
+    table.MAP_LOOKUP_AND_DELETE_BATCH: _tell_batch,
+    table.MAP_UPDATE_BATCH: _tell_batch,
+    table.MAP_DELETE_BATCH: _tell_batch,
+}
+
+
+# A row as the stream needs it: method, whether of bpf(2), what makes the call, what tells its answer, what it cost. A
+# plain tuple, since it is unpacked for every call.
+_Served = tuple[
+    _Method,
+    bool,
+    _Made,
+    Callable[[Any, _Result], None] | None,
+    Callable[[Task, _Operation, Any], Cost | None] | None,
+]
+
+
+def _served(verb: Verb[Any, ..., Any]) -> _Served:
+    return verb.method, verb.part is table.BPF, _MADE[verb], _TELL.get(verb), _WEIGH.get(verb)
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
@@ -373,12 +422,9 @@ def runs(task: Task, fd: int, repeat_count: int) -> int:
     return within(repeat_count or 1, "repeat_count", 1, RUNS_MAX // max(1, operations))
 
 
-def _tell(done: BatchResult, result: _Result) -> None:
-    result.element_count = done.count
-    result.keys = done.keys
-    result.values = done.values
-    if done.out_batch is not None:
-        result.out_batch = done.out_batch
-    if done.error is not None:
-        result.errno = done.error.errno
-        result.reason = done.error.reason
+_SERVED: Final = {arm: _served(verb) for arm, verb in table.BY_ARM.items()}
+
+
+def served_arms() -> frozenset[str]:
+    """The fields of a ``Syscall`` that are served."""
+    return frozenset(_SERVED)

@@ -5,10 +5,11 @@ from typing import Final, final
 
 import grpc
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.events import Event, EventKind
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import HostedNode
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
+from bpfleet.rpc.errors import ApiError, invalid
 
 __all__ = ["Watches", "compacted"]
 

@@ -6,10 +6,12 @@ import json
 from importlib.resources import files
 from typing import Any, Final
 
+from bpfleet.kernel.profile import recorded_kernels
+
 __all__ = ["RECORDED_KERNELS", "measured_fidelity"]
 
-# Releases with recordings of a real kernel; the others follow from source and type information.
-RECORDED_KERNELS: Final = ("5.10", "6.1", "6.12", "6.18")
+# Kernels with recordings of a real one; the others follow from source and type information.
+RECORDED_KERNELS: Final = recorded_kernels()
 
 # JSON values of any type.
 Plain = Any

@@ -9,8 +9,10 @@ is found by running the workload alone under smaller and smaller limits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.workers import Mapper
@@ -18,7 +20,8 @@ from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.quantity import format_bytes
-from bpfleet.workload.scenario import Scenario, replica_for
+from bpfleet.workload.resolve import resolve
+from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import NodeShape, ReplicaSpec
 
 __all__ = ["LimitAdvice", "LimitTask", "advice_data", "advise", "advise_all", "least_passing_bytes"]
@@ -75,7 +78,7 @@ def _tasks(scenario: Scenario, model: str) -> Sequence[LimitTask]:
             model=model,
             shape=group.shape,
             group=group.name,
-            spec=replica_for(workload, 0, group.name, group.shape, seed=scenario.seed),
+            spec=resolve(workload, 0, group.name, group.shape, seed=scenario.seed),
             steps=scenario.steps,
             step_ns=scenario.step_ns,
         )
@@ -91,11 +94,11 @@ def advise(task: LimitTask) -> LimitAdvice:
     needed = sum(parts)
     recommended = _whole_mib(needed + needed * HEAD_ROOM_PERCENT // 100)
     return LimitAdvice(
-        workload=task.spec.workload,
+        workload=task.spec.workload.name,
         application=task.spec.inventory.name,
         group=task.group,
         shape=task.shape,
-        now_bytes=task.spec.memory_limit_bytes,
+        now_bytes=task.spec.workload.memory_limit_bytes,
         parts_bytes=parts,
         recommended_bytes=recommended,
         least_bytes=least_passing_bytes(task, high_bytes=2 * recommended),
@@ -103,7 +106,7 @@ def advise(task: LimitTask) -> LimitAdvice:
 
 
 def _parts(task: LimitTask) -> tuple[int, ...]:
-    free = replace(task.spec, memory_limit_bytes=None)
+    free = _limited(task.spec, None)
     heap = free.inventory.user_memory_bytes
     kernel, run = _started(task, _without_elements(free))
     created = _kernel_bytes(kernel, run)
@@ -113,6 +116,10 @@ def _parts(task: LimitTask) -> tuple[int, ...]:
     grown = max(0, _kernel_bytes(kernel, run) - created)
     stocks = CHARGE_BATCH_BYTES * task.shape.possible_cpus
     return heap, created, grown, LOADER_PEAK_BYTES, stocks, pinned
+
+
+def _limited(spec: ReplicaSpec, memory_limit_bytes: int | None) -> ReplicaSpec:
+    return replace(spec, workload=replace(spec.workload, memory_limit_bytes=memory_limit_bytes))
 
 
 def _without_elements(spec: ReplicaSpec) -> ReplicaSpec:
@@ -145,7 +152,7 @@ def least_passing_bytes(task: LimitTask, *, high_bytes: int) -> int | None:
 
 
 def _passes(task: LimitTask, limit_bytes: int) -> bool:
-    kernel, run = _started(task, replace(task.spec, memory_limit_bytes=limit_bytes))
+    kernel, run = _started(task, _limited(task.spec, limit_bytes))
     return run.phase is Phase.RUNNING and _churn(task, kernel, run)
 
 

@@ -18,7 +18,8 @@ from bpfleet.report.results import ABSENT, KILLED, SUCCESS, Divergence, NodeResu
 from bpfleet.runtime import Outcome, ReplicaRun, Supervisor
 from bpfleet.workload.churn import ChurnStream
 from bpfleet.workload.ops import Operation
-from bpfleet.workload.scenario import EventAction, Scenario, replica_for
+from bpfleet.workload.resolve import resolve
+from bpfleet.workload.scenario import EventAction, Scenario
 from bpfleet.workload.seeding import seed_for
 from bpfleet.workload.spec import ReplicaSpec
 
@@ -66,7 +67,7 @@ class _Node:
         self._scenario: Final = scenario
         self._plan: Final = plan
         self._specs: Final = [
-            replica_for(a.workload, a.ordinal, node.name, node.shape, seed=scenario.seed)
+            resolve(a.workload, a.serial, node.name, node.shape, seed=scenario.seed)
             for a in plan.assignments
         ]
         seed = seed_for(scenario.seed, node.name, "kernel")
@@ -101,7 +102,7 @@ class _Node:
                 continue
             for lane in self._lanes:
                 for replica in lane.replicas:
-                    if replica.spec.workload == event.workload:
+                    if replica.spec.workload.name == event.workload:
                         _carry_out(event.action, replica)
 
     def _start_due(self, index: int) -> None:
@@ -188,7 +189,7 @@ class _Node:
         }
         self._divergences[index] = Divergence(
             node=self._plan.node.name,
-            workload=spec.workload,
+            workload=spec.workload.name,
             replica=spec.name,
             application=spec.inventory.name,
             step=self._step,

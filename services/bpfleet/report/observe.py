@@ -4,8 +4,9 @@ of each replica.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final, final
+
+from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import KernelError, Reason, TaskKilled
@@ -31,13 +32,13 @@ _EVENTS_PER_KILL: Final = 64  # what the death of a process may log after it
 def counters_of(kernel: Kernel, spec: ReplicaSpec, run: ReplicaRun | None) -> Counters:
     """Both counters a replica is up against, now. After a refusal they are given back already: see ``counters_at``."""
     task = run.task if run is not None else None
-    limit = task.memlock_soft_bytes if task is not None else spec.memlock_bytes
+    limit = task.memlock_soft_bytes if task is not None else spec.workload.memlock_bytes
     path = run.cgroup if run is not None else spec.cgroup_path
     usage_bytes, limit_bytes = _usage(kernel, path)
     return Counters(
         model=str(kernel.profile.model),
-        uid=spec.uid,
-        locked_bytes=bytes_of(kernel.user(spec.uid).locked_vm_pages),
+        uid=spec.workload.uid,
+        locked_bytes=bytes_of(kernel.user(spec.workload.uid).locked_vm_pages),
         memlock_bytes=None if limit is None or limit >= RLIM_INFINITY else limit,
         cgroup=path,
         usage_bytes=usage_bytes,
@@ -165,7 +166,7 @@ class ModelObserver:
         """Rollouts live in ``PATH-rN``."""
         for replica in self._replicas:
             if _belongs(cgroup, replica.spec):
-                return replica.spec.workload
+                return replica.spec.workload.name
         return OTHERS
 
     # -- kills
@@ -194,7 +195,7 @@ class ModelObserver:
         first = replica.first_failure
         return ReplicaResult(
             name=replica.spec.name,
-            workload=replica.spec.workload,
+            workload=replica.spec.workload.name,
             application=replica.spec.inventory.name,
             phase=status.phase,
             starts=status.starts,
@@ -216,7 +217,7 @@ class ModelObserver:
             ),
             usage_bytes=_usage_of(replica),
             peak_bytes=self._peaks[index],
-            limit_bytes=replica.spec.memory_limit_bytes,
+            limit_bytes=replica.spec.workload.memory_limit_bytes,
         )
 
 

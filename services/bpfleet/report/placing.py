@@ -1,40 +1,54 @@
-"""Where a scenario's replicas go: decided once, by the coordinator's own placement, before any
-kernel runs.
+"""Where a scenario's replicas go: decided once, before any kernel runs, by the coordinator's own state machine.
 
-Memory requests do not depend on the accounting model, so every model gets the same placement and
-differences are the kernels'.
+Workloads are submitted in the scenario's order, as ``bpfleet fleet apply`` submits them, so gangs, affinity,
+spread, taints, disruption budgets and preemption mean what they mean on a running fleet. Memory requests do not
+depend on the accounting model: every model gets the same placement, and differences are the kernels'.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from bpfleet.fleet.books import FleetBooks
-from bpfleet.fleet.placement import RequestEstimator, Search, VerdictCache
-from bpfleet.fleet.records import Node, Policy, Replica, Workload
+from bpfleet.fleet.commands import (
+    Command,
+    CreateWorkload,
+    NodeUsage,
+    ReplicaNews,
+    ReportNodes,
+    Tick,
+)
+from bpfleet.fleet.records import Agent, Node, Replica
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.state import FleetState
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import FleetNode, Scenario
 from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = ["Assignment", "NodePlan", "Placement", "place"]
 
-_POLICY: Final = Policy.LEAST_ALLOCATED
-_AGENT: Final = "compare"
+_AGENT: Final = Agent(name="compare", incarnation="1", address="")
 # The models run on the same hardware; the profile is not known to placement.
 _ANY_PROFILE: Final = "any"
+_NOW_MS: Final = 1
+_NO_LIMIT: Final = 1 << 40
+_SETTINGS: Final = FleetSettings(
+    workloads_max=_NO_LIMIT,
+    replicas_max=_NO_LIMIT,
+    waiting_tried_per_tick=_NO_LIMIT,
+    placements_per_tick=_NO_LIMIT,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Replica ``ordinal`` of a workload."""
+    """Replica ``serial`` of a workload."""
 
     workload: WorkloadSpec
-    ordinal: int
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """One node and what was placed on it, in placement order. ``index`` counts the fleet's nodes."""
+    """One node and what was placed on it, in the scenario's order. ``index`` counts the fleet's nodes."""
 
     index: int
     node: FleetNode
@@ -43,7 +57,7 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Every node's plan, and per workload the reasons of replicas that fit nowhere."""
+    """Every node's plan, and the replicas that fit nowhere, each with the reasons."""
 
     nodes: tuple[NodePlan, ...]
     unplaced: tuple[tuple[str, str], ...]
@@ -55,86 +69,75 @@ class Placement:
 
 
 def place(scenario: Scenario) -> Placement:
-    """Places every workload, the most important first, equals in the scenario's order."""
+    """Places every workload. What is preempted stops at once and goes elsewhere where it can."""
     fleet = scenario.fleet()
-    books = FleetBooks()
-    for node in fleet:
-        books.set_node(None, _record(node))
+    state = FleetState(_SETTINGS)
+    state.load([_AGENT, *(_record(node) for node in fleet)])
+    for spec in scenario.workloads:
+        _apply(state, CreateWorkload(spec=spec))
+        _let_victims_go(state)
     assigned: dict[str, list[Assignment]] = {node.name: [] for node in fleet}
     unplaced: list[tuple[str, str]] = []
-    for spec in sorted(scenario.workloads, key=lambda w: -w.priority):
-        for ordinal, chosen, reason in _choices(spec, books, fleet):
-            if chosen is None:
-                unplaced.append((f"{spec.name}-{ordinal}", reason))
-            else:
-                assigned[chosen].append(Assignment(spec, ordinal))
+    for spec in scenario.workloads:
+        replicas = state.tables.books.workload(spec.name).replicas.values()
+        reasons = ""
+        for replica in sorted(replicas, key=lambda replica: replica.serial):
+            if replica.node:
+                assigned[replica.node].append(Assignment(spec, replica.serial))
+                continue
+            # Of those that wait alike, the first says why.
+            reasons = _reasons(replica) or reasons
+            unplaced.append((replica.name, reasons))
     plans = (NodePlan(index, node, tuple(assigned[node.name])) for index, node in enumerate(fleet))
     return Placement(tuple(plans), tuple(unplaced))
 
 
-def _choices(
-    spec: WorkloadSpec, books: FleetBooks, fleet: tuple[FleetNode, ...]
-) -> Iterator[tuple[int, str | None, str]]:
-    verdicts: VerdictCache = {}
-    search = Search(
-        books,
-        Workload(name=spec.name, spec=spec),
-        policy=_POLICY,
-        estimator=RequestEstimator(),
-        verdicts=verdicts,
-        now_ms=0,
-    )
-    places = _every_node(spec, search, fleet) if spec.per_node else _anywhere(spec, search)
-    for ordinal, node, reason in places:
-        if node is not None:
-            books.set_replica(None, _booking(spec, ordinal, node))
-            search.placed(node)
-        yield ordinal, node, reason
+def _let_victims_go(state: FleetState) -> None:
+    """Reports what was preempted as stopped, and lets what waits be placed, until nothing stops any more."""
+    while True:
+        stopping = [r for r in state.tables.replicas.values() if r.phase is Phase.STOPPING]
+        if not stopping:
+            return
+        reports = tuple(
+            NodeUsage(node=replica.node, replicas=(_stopped(replica),)) for replica in stopping
+        )
+        _apply(
+            state,
+            ReportNodes(
+                agent=_AGENT.name,
+                incarnation=_AGENT.incarnation,
+                reports=reports,
+                measured=False,
+            ),
+        )
+        _apply(state, Tick())
 
 
-def _every_node(
-    spec: WorkloadSpec, search: Search, fleet: tuple[FleetNode, ...]
-) -> Iterator[tuple[int, str | None, str]]:
-    """One replica per eligible node; nodes the workload does not select are skipped, not counted."""
-    for index, node in enumerate(fleet):
-        refusal = search.admit(node.name).refusal
-        if refusal is None:
-            yield index, node.name, ""
-        elif refusal.reason in _SHORTAGES:
-            yield index, None, refusal.reason
+def _stopped(replica: Replica) -> ReplicaNews:
+    return ReplicaNews(replica=replica.name, attempt=replica.attempt, phase=Phase.STOPPED)
 
 
-_SHORTAGES: Final = frozenset({"INSUFFICIENT_MEMORY", "NO_FREE_SLOT"})
+def _apply(state: FleetState, command: Command) -> None:
+    """Carries a command out for good: nothing here is ever taken back, and nobody reads the events."""
+    state.apply(command, _NOW_MS)
+    state.tables.log.clear()
+    state.events.clear()
 
 
-def _anywhere(spec: WorkloadSpec, search: Search) -> Iterator[tuple[int, str | None, str]]:
-    for ordinal in range(spec.replicas):
-        choice = search.choose(f"{spec.name}-{ordinal}")
-        reasons = ", ".join(f"{reason} on {n}" for reason, n in choice.decision.rejections)
-        yield ordinal, choice.node, reasons
+def _reasons(replica: Replica) -> str:
+    if replica.decision is None:
+        return replica.reason
+    return ", ".join(f"{reason} on {n}" for reason, n in replica.decision.rejections)
 
 
 def _record(node: FleetNode) -> Node:
     return Node(
         name=node.name,
-        agent=_AGENT,
+        agent=_AGENT.name,
         profile=_ANY_PROFILE,
         possible_cpus=node.shape.possible_cpus,
         ram_bytes=node.shape.ram_bytes,
         allocatable_bytes=node.allocatable_bytes,
-        labels=tuple(sorted(node.labels.items())),
-    )
-
-
-def _booking(spec: WorkloadSpec, ordinal: int, node: str) -> Replica:
-    return Replica(
-        name=f"{spec.name}-{ordinal}",
-        workload=spec.name,
-        serial=ordinal,
-        generation=1,
-        phase=Phase.RUNNING,
-        node=node,
-        booked_bytes=spec.memory_request_bytes,
-        uid=spec.uid,
-        priority=spec.priority,
+        announced_labels=tuple(sorted(node.labels.items())),
+        announced_taints=node.taints,
     )

@@ -3,9 +3,11 @@ matters.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from bpfleet.report.compare import Comparison
 from bpfleet.report.summary import ROWS, Row

@@ -6,10 +6,11 @@ many processes took part.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bpfleet.workload.codec import to_data
+from msgspec import field
+
+from bpfleet.workload.codec import Record, to_data
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import KILLED
 
@@ -32,8 +33,7 @@ SUCCESS: Final = "ok"
 ABSENT: Final = "not running"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counters:
+class Counters(Record, frozen=True, kw_only=True):
     """The two counters a replica can run into, in bytes, and their limits (None: no limit).
 
     ``model`` is the kernel's (rlimit, memcg, none). ``locked_bytes`` is the user's, which only the rlimit model
@@ -50,8 +50,7 @@ class Counters:
     node_free_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Record, frozen=True, kw_only=True):
     """What one model answered at a call: ``errno`` is ``ok``, an errno's name, ``SIGKILL`` or ``not
     running``.
     """
@@ -59,12 +58,11 @@ class Verdict:
     errno: str
     reason: str = ""
     detail: str = ""
-    numbers: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    numbers: Mapping[str, int | str] = field(default_factory=dict)
     counters: Counters | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Divergence:
+class Divergence(Record, frozen=True, kw_only=True):
     """The first call of a replica that the models did not answer alike.
 
     ``position`` orders divergences over the fleet: (step, node index, replica index, call index).
@@ -83,8 +81,7 @@ class Divergence:
     position: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OomKill:
+class OomKill(Record, frozen=True, kw_only=True):
     """One kill by the OOM killer: who, where, and who else could have been chosen, badness in
     pages.
     """
@@ -92,11 +89,10 @@ class OomKill:
     time_ns: int
     workload: str
     cgroup: str
-    fields: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    fields: Mapping[str, int | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(Record, frozen=True, kw_only=True):
     """Charged bytes at the end of a step, by class of allocation and by workload, and in all."""
 
     step: int
@@ -105,8 +101,7 @@ class Sample:
     by_workload: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaResult:
+class ReplicaResult(Record, frozen=True, kw_only=True):
     """How one replica ended up under one model. ``failure`` is the last one, in one line.
 
     ``first_start`` and ``later_starts`` say how starts ended (``ok`` or an errno);
@@ -134,8 +129,7 @@ class ReplicaResult:
     limit_bytes: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOnNode:
+class ModelOnNode(Record, frozen=True, kw_only=True):
     """One node under one model. ``refused`` counts calls by ``call errno reason``; bytes are those
     at the end.
     """
@@ -164,8 +158,7 @@ class ModelOnNode:
         return sum(replica.phase is phase for replica in self.replicas)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeResult:
+class NodeResult(Record, frozen=True, kw_only=True):
     """One node under all models."""
 
     node: str

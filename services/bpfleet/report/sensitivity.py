@@ -3,8 +3,10 @@ size.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.kernel import Kernel
@@ -13,7 +15,8 @@ from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.scenario import Scenario, replica_for
+from bpfleet.workload.resolve import resolve
+from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import NodeShape, WorkloadSpec
 
 __all__ = ["CPU_COUNTS", "CpuTask", "charged_after_start", "cpu_data"]
@@ -44,9 +47,10 @@ def charged_after_start(task: CpuTask) -> int | None:
     shape = NodeShape(
         possible_cpus=task.possible_cpus, ram_bytes=task.possible_cpus * RAM_BYTES_PER_CPU
     )
-    spec = replica_for(task.workload, 0, "host", shape, seed=task.seed)
+    spec = resolve(task.workload, 0, "host", shape, seed=task.seed)
     bare = replace(spec.inventory, user_memory_bytes=0)
-    spec = replace(spec, inventory=bare, memory_limit_bytes=None, memlock_bytes=RLIM_INFINITY)
+    free = replace(spec.workload, memory_limit_bytes=None, memlock_bytes=RLIM_INFINITY)
+    spec = replace(spec, workload=free, inventory=bare)
     kernel = Kernel(
         profile_from(task.model), ram_bytes=shape.ram_bytes, possible_cpus=task.possible_cpus
     )
@@ -55,7 +59,7 @@ def charged_after_start(task: CpuTask) -> int | None:
     if run.phase is not Phase.RUNNING:
         return None
     if kernel.profile.is_rlimit:
-        return bytes_of(kernel.user(spec.uid).locked_vm_pages)
+        return bytes_of(kernel.user(spec.workload.uid).locked_vm_pages)
     return int(kernel.cgroup(run.cgroup).memcg.usage_bytes)
 
 

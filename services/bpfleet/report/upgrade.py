@@ -4,9 +4,11 @@ another.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from bpfleet.report.compare import Comparison
 from bpfleet.report.limits import LimitAdvice

@@ -4,20 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bpfleet.abi.bpf import ALL_CAPABILITIES, Capability
-from bpfleet.abi.limits import RLIM_INFINITY, U32_MAX
+from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.accounting.base import Charge
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.command import Cost
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, ProgOp
 from bpfleet.kernel.events import Event, EventKind
-from bpfleet.kernel.kernel import Kernel, Receipt
+from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.mm.memcg import ObjCgroup
 from bpfleet.kernel.mm.memory import Owner
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile, Model
 from bpfleet.kernel.units import bytes_of
+from bpfleet.kernel.views.receipt import charged_bytes, estimate_bytes
 from bpfleet.rpc import names
 from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.rlimits import resource_limit_message
 from bpfleet.v1 import bpf_pb2, event_pb2, node_service_pb2, process_service_pb2
 
 __all__ = [
@@ -30,7 +33,6 @@ __all__ = [
     "event_message",
     "map_attr",
     "map_message",
-    "memlock_record",
     "not_negative",
     "process_message",
     "profile_message",
@@ -222,13 +224,11 @@ def _image_payer(prog: BpfProg) -> str:
 # -- receipts --------------------------------------------------------------------------------------------------------
 
 
-def receipt_message(kernel: Kernel) -> bpf_pb2.ChargeReceipt | None:
-    """What the last call that changed something cost; None before the first."""
-    receipt = kernel.last_receipt
-    return _receipt(receipt) if receipt is not None else None
-
-
-def _receipt(receipt: Receipt) -> bpf_pb2.ChargeReceipt:
+def receipt_message(kernel: Kernel, cost: Cost | None) -> bpf_pb2.ChargeReceipt | None:
+    """What the call that has just returned cost; None where it was about neither a map nor a program."""
+    if cost is None:
+        return None
+    receipt = kernel.receipt(cost)
     return bpf_pb2.ChargeReceipt(
         model=_MODELS[Model(receipt.model)],
         estimate_bytes=receipt.estimate_bytes,
@@ -242,34 +242,24 @@ def _receipt(receipt: Receipt) -> bpf_pb2.ChargeReceipt:
 class ReceiptSum:
     """What several calls of one node cost together."""
 
-    __slots__ = ("_changes", "_charged_bytes", "_estimate_bytes", "_kernel", "_start")
+    __slots__ = ("_charged_bytes", "_estimate_bytes", "_last")
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel: Final = kernel
-        self._start: Final = kernel.bpf.changes
-        self._changes = self._start
+    def __init__(self) -> None:
+        self._last: Cost | None = None
         self._estimate_bytes = 0
         self._charged_bytes = 0
 
-    def add(self, *, created: bool) -> None:
-        """Takes in the call just made, if it changed something; ``created``: it made a map or a program."""
-        bpf = self._kernel.bpf
-        if bpf.changes == self._changes:
-            return
-        self._changes = bpf.changes
-        self._charged_bytes += bpf.last_charged_bytes
-        receipt = self._kernel.last_receipt if created else None
-        if receipt is not None:
-            self._estimate_bytes += receipt.estimate_bytes
-            if self._kernel.profile.is_rlimit:
-                self._charged_bytes += receipt.charged_bytes
+    def add(self, cost: Cost) -> None:
+        """Adds what a call cost."""
+        self._last = cost
+        self._charged_bytes += charged_bytes(cost)
+        self._estimate_bytes += estimate_bytes(cost)
 
-    def message(self) -> bpf_pb2.ChargeReceipt | None:
-        """The sums, and where usage and limit stand after the last change; None where nothing changed."""
-        receipt = self._kernel.last_receipt
-        if receipt is None or self._changes == self._start:
+    def message(self, kernel: Kernel) -> bpf_pb2.ChargeReceipt | None:
+        """The sums, and where usage and limit of the last payer stand; None where nothing changed."""
+        message = receipt_message(kernel, self._last)
+        if message is None:
             return None
-        message = _receipt(receipt)
         message.estimate_bytes = self._estimate_bytes
         message.charged_bytes = self._charged_bytes
         return message
@@ -300,24 +290,9 @@ def capability_set(words: Sequence[str], field: str) -> frozenset[Capability]:
     return frozenset(found)
 
 
-def memlock_record(
-    limit: process_service_pb2.ResourceLimit, field: str = "memlock"
-) -> tuple[int, int]:
-    """Soft and hard RLIMIT_MEMLOCK; absent is RLIM_INFINITY. Raises ``ApiError`` for negative ones."""
-    soft = limit.soft_bytes if limit.HasField("soft_bytes") else RLIM_INFINITY
-    hard = limit.hard_bytes if limit.HasField("hard_bytes") else RLIM_INFINITY
-    not_negative(soft, f"{field}.soft_bytes")
-    not_negative(hard, f"{field}.hard_bytes")
-    if soft > hard:
-        raise invalid(f"{field}.soft_bytes", f"{soft} is over the hard limit; use at most {hard}")
-    return soft, hard
-
-
 def process_message(node: str, task: Task) -> process_service_pb2.Process:
     """A process as its node sees it."""
     by_user = task.caps == (ALL_CAPABILITIES if task.uid == 0 else frozenset())
-    limits = (task.memlock_soft_bytes, task.memlock_hard_bytes)
-    soft, hard = (None if limit == RLIM_INFINITY else limit for limit in limits)
     return process_service_pb2.Process(
         name=names.process_name(node, task.pid),
         pid=task.pid,
@@ -331,7 +306,7 @@ def process_message(node: str, task: Task) -> process_service_pb2.Process:
             capabilities=sorted(f"CAP_{capability.name}" for capability in task.caps),
         ),
         cgroup=task.cgroup.path,
-        memlock=process_service_pb2.ResourceLimit(soft_bytes=soft, hard_bytes=hard),
+        memlock=resource_limit_message(task.memlock_soft_bytes, task.memlock_hard_bytes),
         oom_score_adj=task.oom_score_adj,
         comm=task.comm,
         alive=task.alive,

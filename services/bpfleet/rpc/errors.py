@@ -7,7 +7,6 @@ kernels, and showing this confusion is what the project is for. ``reason`` tells
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 import grpc
@@ -16,21 +15,20 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.kernel.errors import KernelError
+from bpfleet.verbs.table import CALLS
 
 __all__ = [
-    "CALLS",
     "CODE_BY_ERRNO",
     "CONTROL_DOMAIN",
     "KERNEL_DOMAIN",
     "ApiError",
-    "ControlReason",
     "RemoteError",
     "api_status",
     "call_name",
     "decode_rpc_error",
     "invalid",
-    "kernel_error",
     "kernel_status",
     "status_of",
 ]
@@ -65,82 +63,16 @@ CODE_BY_ERRNO: Final[dict[Errno, grpc.StatusCode]] = {
     errno: code for code, errnos in _CODES.items() for errno in errnos
 }
 
-# The system call behind each method that can be refused by the kernel: what ``call`` says in the ErrorInfo.
-CALLS: Final[dict[str, str]] = {
-    "CreateMap": "BPF_MAP_CREATE",
-    "OpenMap": "BPF_MAP_GET_FD_BY_ID",
-    "GetMapInfo": "BPF_OBJ_GET_INFO_BY_FD",
-    "ListMaps": "BPF_MAP_GET_NEXT_ID",
-    "FreezeMap": "BPF_MAP_FREEZE",
-    "LookupElement": "BPF_MAP_LOOKUP_ELEM",
-    "UpdateElement": "BPF_MAP_UPDATE_ELEM",
-    "DeleteElement": "BPF_MAP_DELETE_ELEM",
-    "LookupAndDeleteElement": "BPF_MAP_LOOKUP_AND_DELETE_ELEM",
-    "GetNextKey": "BPF_MAP_GET_NEXT_KEY",
-    "LookupBatch": "BPF_MAP_LOOKUP_BATCH",
-    "UpdateBatch": "BPF_MAP_UPDATE_BATCH",
-    "DeleteBatch": "BPF_MAP_DELETE_BATCH",
-    "LookupAndDeleteBatch": "BPF_MAP_LOOKUP_AND_DELETE_BATCH",
-    "LoadProgram": "BPF_PROG_LOAD",
-    "OpenProgram": "BPF_PROG_GET_FD_BY_ID",
-    "GetProgramInfo": "BPF_OBJ_GET_INFO_BY_FD",
-    "ListPrograms": "BPF_PROG_GET_NEXT_ID",
-    "AttachProgram": "BPF_PROG_ATTACH",
-    "DetachProgram": "BPF_PROG_DETACH",
-    "RunProgram": "BPF_PROG_TEST_RUN",
-    "PinObject": "BPF_OBJ_PIN",
-    "OpenPinnedObject": "BPF_OBJ_GET",
-    "UnpinObject": "unlink",
-    "CreateCgroup": "mkdir",
-    "DeleteCgroup": "rmdir",
-    "ReadControlFile": "read",
-    "WriteControlFile": "write",
-    "CreateProcess": "fork",
-    "KillProcess": "kill",
-    "SetResourceLimit": "prlimit",
-    "OpenFile": "open",
-    "CloseFile": "close",
-    "AllocateMemory": "page fault",
-    "ReleaseMemory": "munmap",
-    "LockMemory": "mlock",
-    "UnlockMemory": "munlock",
-    "ReadProcFile": "read",
-}
-
-
-class ControlReason(StrEnum):
-    """Why the agent or the coordinator itself, not the emulated kernel, refused a call."""
-
-    BAD_REQUEST = "BAD_REQUEST"
-    BAD_PAGE_TOKEN = "BAD_PAGE_TOKEN"
-    NODE_UNKNOWN = "NODE_UNKNOWN"
-    NODE_EXISTS = "NODE_EXISTS"
-    NODE_CRASHED = "NODE_CRASHED"
-    TOO_MANY_NODES = "TOO_MANY_NODES"
-    TOO_MANY_WATCHES = "TOO_MANY_WATCHES"
-    NO_FEASIBLE_NODE = "NO_FEASIBLE_NODE"
-    LEASE_EXPIRED = "LEASE_EXPIRED"
-    REVISION_COMPACTED = "REVISION_COMPACTED"
-    WATCH_LAGGED = "WATCH_LAGGED"
-    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
-    STALE_COMMAND = "STALE_COMMAND"
-    BAD_REPLICA = "BAD_REPLICA"
-    RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
-    SYSCALL_UNSUPPORTED = "SYSCALL_UNSUPPORTED"
-    SHUTTING_DOWN = "SHUTTING_DOWN"
-    UNAUTHENTICATED = "UNAUTHENTICATED"
-    INTERNAL = "INTERNAL"
-
 
 class ApiError(Exception):
     """A refusal of our own control plane, with the status code, the reason and further facts for the ErrorInfo."""
 
     def __init__(
-        self, code: grpc.StatusCode, reason: str, message: str, **facts: int | str
+        self, code: grpc.StatusCode, reason: ControlReason, message: str, **facts: int | str
     ) -> None:
         super().__init__(message)
         self.code: Final = code
-        self.reason: Final = str(reason)
+        self.reason: Final = reason
         self.message: Final = message
         self.facts: Final = facts
 
@@ -254,21 +186,3 @@ def _details(call: grpc.Call) -> list[any_pb2.Any]:
     except ValueError:  # a proxy rewrote code or message: the details no longer belong to it
         return []
     return list(status.details) if status is not None else []
-
-
-def kernel_error(error: RemoteError) -> KernelError | None:
-    """The verdict a server answered with, as the kernel raised it; None for everything else."""
-    errno = error.errno
-    if errno is None:
-        return None
-    detail = error.message.partition("): ")[2]
-    numbers: dict[str, int | str] = {
-        _snake(name): int(value) if value.lstrip("-").isdigit() else value
-        for name, value in error.metadata.items()
-        if name not in {"errno", "errnoNumber", "call"}
-    }
-    return KernelError(errno, Reason(error.reason), detail, **numbers)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)

@@ -4,9 +4,19 @@ import re
 from typing import Final, NamedTuple
 
 from bpfleet.rpc.errors import invalid
+from bpfleet.workload.names import (
+    LABEL_KEY_RULE,
+    LABEL_VALUE_RULE,
+    NAME_RULE,
+    is_label_key,
+    is_label_value,
+    is_name,
+)
 
 __all__ = [
     "ProcessName",
+    "label_key",
+    "label_value",
     "map_name",
     "node_id",
     "node_name",
@@ -17,8 +27,6 @@ __all__ = [
     "workload_name",
 ]
 
-_ID: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,61}[A-Za-z0-9])?")
-_ID_RULE: Final = "1 to 63 letters, digits, '-' and '.', a letter or digit at both ends"
 _PROCESS: Final = re.compile(r"nodes/([^/]+)/processes/([1-9][0-9]{0,9})")
 _SHOWN_CHARS_MAX: Final = 80
 
@@ -75,9 +83,23 @@ def process_id(text: str, field: str = "name") -> ProcessName:
 
 def _bare(text: str, collection: str, field: str) -> str:
     bare = text.removeprefix(collection)
-    if _ID.fullmatch(bare) is None:
-        raise invalid(field, f"{_shown(text)} is not a name; write {collection}ID, ID {_ID_RULE}")
+    if not is_name(bare):
+        raise invalid(field, f"{_shown(text)} is not a name; write {collection}ID, ID {NAME_RULE}")
     return bare
+
+
+def label_key(key: str, field: str) -> str:
+    """``key``, where it may be the key of a label or a taint. Raises ``ApiError`` naming ``field``."""
+    if not is_label_key(key):
+        raise invalid(field, f"{_shown(key)} is not a label key; use {LABEL_KEY_RULE}")
+    return key
+
+
+def label_value(value: str, field: str) -> str:
+    """``value``, where it may be the value of a label or a taint. Raises ``ApiError`` naming ``field``."""
+    if not is_label_value(value):
+        raise invalid(field, f"{_shown(value)} is not a label value; use {LABEL_VALUE_RULE}")
+    return value
 
 
 def _shown(text: str) -> str:

@@ -1,19 +1,19 @@
 """Orders to an agent and what it answers: the coordinator's records, and messages of RuntimeService."""
 
 from collections.abc import Mapping
-from typing import Final
 
 from bpfleet.fleet.commands import ReplicaNews
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.records import Replica, Workload
 from bpfleet.rpc.replicas import news_record
-from bpfleet.rpc.workloads import churn_message, inventory_message, restart_policy_message
+from bpfleet.rpc.workloads import (
+    replica_order_message,
+)
 from bpfleet.v1 import runtime_service_pb2
 from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import ReplicaOrder
 
 __all__ = ["last_command", "news_of", "order_messages"]
-
-_INT64_MAX: Final = (1 << 63) - 1
 
 
 def order_messages(
@@ -33,7 +33,7 @@ def order_messages(
     )
     runs = runtime_service_pb2.RunReplicasRequest(
         replicas=[
-            _replica_spec(replica, workloads[replica.workload])
+            replica_order_message(_order(replica, workloads[replica.workload]))
             for replica in orders.runs
             if _agrees(replica, workloads)
         ],
@@ -53,33 +53,13 @@ def _agrees(replica: Replica, workloads: Mapping[str, Workload]) -> bool:
     return workload is not None and workload.generation == replica.generation
 
 
-def _replica_spec(replica: Replica, workload: Workload) -> runtime_service_pb2.ReplicaSpec:
-    spec = workload.spec
-    message = runtime_service_pb2.ReplicaSpec(
-        replica=replica.name,
+def _order(replica: Replica, workload: Workload) -> ReplicaOrder:
+    return ReplicaOrder(
+        workload=workload.spec,
+        serial=replica.serial,
         attempt=replica.attempt,
         node=replica.node,
-        workload=workload.name,
-        application=spec.application or "",
-        inventory=inventory_message(spec.inventory) if spec.inventory is not None else None,
-        churn=churn_message(spec.churn) if spec.churn is not None else None,
-        uid=spec.uid,
-        memory_request_bytes=spec.memory_request_bytes,
-        oom_score_adj=spec.oom_score_adj,
-        seed=replica.serial,
-        restart_policy=restart_policy_message(spec.restart_policy),
-        options=spec.options,
-        limit_capabilities=spec.capabilities is not None,
-        capabilities=[f"CAP_{c.name}" for c in sorted(spec.capabilities or ())],
     )
-    if spec.memory_limit_bytes is not None:
-        message.memory_limit_bytes = spec.memory_limit_bytes
-    if spec.memlock_bytes is not None:
-        unlimited = spec.memlock_bytes > _INT64_MAX
-        message.memlock_limit_bytes = -1 if unlimited else spec.memlock_bytes
-    if spec.user_memory_bytes is not None:
-        message.user_memory_bytes = spec.user_memory_bytes
-    return message
 
 
 def news_of(

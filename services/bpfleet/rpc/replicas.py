@@ -5,6 +5,7 @@ from typing import Final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.fleet.commands import ReplicaNews
+from bpfleet.fleet.reasons import ReplicaReason
 from bpfleet.runtime import ReplicaRun
 from bpfleet.v1 import replica_pb2 as pb
 from bpfleet.workload.phase import Phase
@@ -66,7 +67,7 @@ def status_message(
         replica=replica,
         attempt=attempt,
         node=node,
-        workload=run.spec.workload,
+        workload=run.spec.workload.name,
         phase=phase_message(phase),
         pid=task.pid if task is not None else 0,
         cgroup=run.cgroup,
@@ -79,13 +80,13 @@ def status_message(
     for (_, errno, _), count in run.outcomes.items():
         message.outcomes[errno] += count
     if failure is not None:
-        message.reason = "OOM_KILLED" if failure.oom_killed else failure.reason
+        message.reason = ReplicaReason.OOM_KILLED if failure.oom_killed else failure.reason
         message.errno = errno_message(failure.errno)
         message.call = failure.call
         message.object = failure.object
         message.message = _sentence(message, failure.detail)
     elif crash_message:
-        message.reason = "NODE_CRASHED"
+        message.reason = ReplicaReason.NODE_CRASHED
         message.message = crash_message
     return message
 

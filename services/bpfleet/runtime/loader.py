@@ -51,7 +51,7 @@ class Loader:
         """The calls of the start, in order."""
         spec = self._spec
         yield Step("mkdir", self._cgroup, self._make_cgroup)
-        if spec.memory_limit_bytes is not None:
+        if spec.workload.memory_limit_bytes is not None:
             yield Step("write memory.max", self._cgroup, self._set_limit)
         yield Step("clone", spec.name, self._spawn)
         if self._heap_bytes:
@@ -79,19 +79,19 @@ class Loader:
                     raise
 
     def _set_limit(self) -> None:
-        limit = str(self._spec.memory_limit_bytes)
+        limit = str(self._spec.workload.memory_limit_bytes)
         self._kernel.write_file(self._cgroup, "memory.max", limit)
 
     def _spawn(self) -> None:
         spec = self._spec
-        limit = spec.memlock_bytes
+        limit = spec.workload.memlock_bytes
         self.task = self._kernel.spawn(
-            uid=spec.uid,
-            caps=spec.capabilities,
+            uid=spec.workload.uid,
+            caps=spec.workload.capabilities,
             memlock=None if limit is None else (limit, limit),
             cgroup=self._cgroup,
-            oom_score_adj=spec.oom_score_adj,
-            comm=spec.workload[:15],
+            oom_score_adj=spec.workload.oom_score_adj,
+            comm=spec.workload.name[:15],
         )
         self.task.nofile = _NOFILE
 
@@ -173,7 +173,7 @@ class Loader:
     def _load(self, program: ProgramDeclaration, ordinal: int, loaded: list[int]) -> None:
         fds = tuple(self._copy_of(name, ordinal).fd for name in program.map_names)
         attr = prog_attr(program, fds)
-        loaded.append(self._kernel.bpf.prog_load(self._running, attr))
+        loaded.append(self._kernel.bpf.prog_load(self._running, attr).fd)
         self.programs_loaded += 1
 
     def _copy_of(self, name: str, ordinal: int) -> OpenMap:

@@ -43,10 +43,10 @@ def create_map(kernel: Kernel, task: Task, declared: MapDeclaration) -> int:
     Returns the descriptor. Raises what map creation raises; then nothing is left open.
     """
     if declared.inner is None:
-        return kernel.bpf.map_create(task, map_attr(declared))
-    template = kernel.bpf.map_create(task, map_attr(declared.inner))
+        return kernel.bpf.map_create(task, map_attr(declared)).fd
+    template = kernel.bpf.map_create(task, map_attr(declared.inner)).fd
     try:
-        return kernel.bpf.map_create(task, map_attr(declared, template))
+        return kernel.bpf.map_create(task, map_attr(declared, template)).fd
     finally:
         if task.alive:
             kernel.close(task.pid, template)

@@ -63,7 +63,7 @@ def probe_by_helper(kernel: Kernel, task: Task) -> bool:
     if not kernel.profile.has_ktime_get_coarse_ns:
         return False
     try:
-        fd = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, insn_cnt=2))
+        fd = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, insn_cnt=2)).fd
     except KernelError:
         return False
     kernel.close(task.pid, fd)
@@ -77,7 +77,7 @@ def probe_by_limit(kernel: Kernel, task: Task) -> bool:
     try:
         fd = kernel.bpf.map_create(
             task, MapAttr(MapType.ARRAY, key_size=4, value_size=4, max_entries=1)
-        )
+        ).fd
     except KernelError:
         return False
     else:

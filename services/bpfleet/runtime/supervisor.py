@@ -167,7 +167,7 @@ class Supervisor:
             self.restart_at_ns = now + self._back_off.pause(self._failures)
 
     def _hear(self, news: News) -> None:
-        self._phase = after(self._phase, news, self.spec.restart_policy) or self._phase
+        self._phase = after(self._phase, news, self.spec.workload.restart_policy) or self._phase
 
     def _retire(self, run: ReplicaRun) -> None:
         """Keeps the counters of an attempt that is over."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from bpfleet.fleet.records import Kind, Node, Record, Replica, Workload, decode, decode_event
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
@@ -17,6 +19,8 @@ from bpfleet.node_agent.replicas import Attempt
 from bpfleet.rpc.replicas import phase_record
 from bpfleet.v1 import registry_service_pb2, runtime_service_pb2
 from bpfleet.workload.phase import Phase
+from bpfleet.workload.resolve import inventory_of
+from bpfleet.workload.spec import NodeShape
 
 __all__ = [
     "Acknowledged",
@@ -311,7 +315,7 @@ class _Drained:
                 continue
             if name in self._updated:
                 continue  # it was scaled in the same batch, before or after
-            spare = workload.scheduling.disruption_budget
+            spare = workload.spec.scheduling.disruption_budget
             spare += self._running.get(name, 0) - workload.spec.replicas
             if count > max(0, spare):
                 raise Violation(f"a drain takes {count} of {name}, which can spare {spare}")
@@ -321,35 +325,19 @@ def what_runs_is_what_was_asked(attempt: Attempt, workload: Workload | None) -> 
     """*every word of a spec arrives*: an attempt runs what its workload says, in every field."""
     if workload is None or workload.deleting:
         return
-    wanted, found = workload.spec, attempt.run.spec
-    asked = {
-        "workload": workload.name,
-        "uid": wanted.uid,
-        "capabilities": wanted.capabilities,
-        "memory_limit_bytes": wanted.memory_limit_bytes,
-        "memlock_bytes": wanted.memlock_bytes,
-        "oom_score_adj": wanted.oom_score_adj,
-        "restart_policy": wanted.restart_policy,
-        "seed": int(attempt.key.replica.rpartition("-")[2]),
-    }
-    runs: dict[str, object] = {name: getattr(found, name) for name in asked}
-    inventory = found.inventory
-    asked |= {"program": wanted.program_name}
-    runs |= {"program": inventory.name}
-    if wanted.churn is not None:
-        asked |= {"churn": wanted.churn}
-        runs |= {"churn": inventory.churn}
-    if wanted.user_memory_bytes is not None:
-        asked |= {"user_memory_bytes": wanted.user_memory_bytes}
-        runs |= {"user_memory_bytes": inventory.user_memory_bytes}
-    if wanted.inventory is not None:
-        asked |= {"maps": wanted.inventory.maps}
-        runs |= {"maps": inventory.maps}
-    for name, value in asked.items():
-        if runs[name] != value:
-            raise Violation(
-                f"{attempt.key.replica} runs with {name} {runs[name]}, asked was {value}"
-            )
+    found, shape = attempt.run.spec, attempt.node.shape
+    # Clients change these two from one version to the next; an order may be older than the last change.
+    wanted = replace(workload.spec, replicas=found.workload.replicas, labels=found.workload.labels)
+    sized = inventory_of(
+        wanted, NodeShape(possible_cpus=shape.possible_cpus, ram_bytes=shape.ram_bytes)
+    )
+    for what, asked, runs in (
+        ("replica", attempt.key.replica, found.name),
+        ("workload", wanted, found.workload),
+        ("inventory", sized, found.inventory),
+    ):
+        if runs != asked:
+            raise Violation(f"{attempt.key.replica} runs with {what} {runs}, asked was {asked}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Node, Policy
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch
+from bpfleet.kernel.profile import Use, used_by
 from bpfleet.node_agent.replicas import Attempt
 from bpfleet.runtime.lifecycle import BackOff
 from bpfleet.sim.agent import NodePlan, SimAgent, SimAgents
@@ -71,7 +72,7 @@ _LEASE_ANSWERS: Final = (
 )
 # What may be on its way for so long in a fleet at rest.
 _STUCK_MS: Final = 20_000
-_PROFILES: Final = ("5.10", "6.1", "6.12")
+_PROFILES: Final = used_by(Use.SIMULATION)
 # Shared by all seeds: a prediction depends on nothing but the workload and the kind of node.
 _ESTIMATOR: Final = KernelEstimator()
 

@@ -48,6 +48,7 @@ def spec_of(name: str, wanted: Promise) -> workload_pb2.WorkloadSpec:
     """The spec of the workload of this kind."""
     kind = KINDS[name]
     spec = workload_pb2.WorkloadSpec(
+        name=name,
         replicas=wanted.replicas,
         memory_request_bytes=SLOT_BYTES,
         memory_limit_bytes=SLOT_BYTES,
@@ -62,16 +63,16 @@ def spec_of(name: str, wanted: Promise) -> workload_pb2.WorkloadSpec:
     spec.labels["version"] = str(wanted.version)
     match name:
         case "plain":
-            spec.rollout.disruption_budget = 2
+            spec.scheduling.disruption_budget = 2
         case "spread":
-            spec.spread.label = "zone"
+            spec.spread.topology_key = "zone"
             spec.spread.best_effort = True
         case "gang":
-            spec.gang = True
+            spec.scheduling.gang = True
         case "probe":
             _be_a_probe(spec)
         case "daemon":
-            spec.one_per_node = True
+            spec.per_node = True
             spec.memory_request_bytes = _SMALL_BYTES
             spec.ClearField("memory_limit_bytes")
         case "frail":
@@ -93,9 +94,8 @@ def _be_a_probe(spec: workload_pb2.WorkloadSpec) -> None:
         workload_pb2.Churn(updates=3, lookups=1, operations_per_step=4, step_ns=3_000_000_000)
     )
     spec.uid = _USER
-    spec.limit_capabilities = True
-    spec.capabilities.extend(["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"])
-    spec.memlock_bytes = -1
+    spec.capabilities.names.extend(["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"])
+    spec.memlock.unlimited = True
     spec.oom_score_adj = 500
 
 

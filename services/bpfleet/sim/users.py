@@ -105,7 +105,7 @@ class Users(Process):
     async def _create(self, name: str, wanted: Promise) -> None:
         self._promises.asked(name, wanted)
         request = pb.CreateWorkloadRequest(
-            workload=name, spec=spec_of(name, wanted), request_id=self._request_id()
+            spec=spec_of(name, wanted), request_id=self._request_id()
         )
         self._acknowledged(name, wanted, await self._insist("CreateWorkload", request))
 

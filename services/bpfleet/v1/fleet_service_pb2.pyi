@@ -218,7 +218,7 @@ class WorkloadStatus(_message.Message):
     RESTART_COUNT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     wanted_count: _builtins.int
-    """Replicas wanted now (with one_per_node: nodes that qualify)."""
+    """Replicas wanted now (with per_node: nodes that qualify)."""
     pending_count: _builtins.int
     """Replicas waiting for a node."""
     assigned_count: _builtins.int
@@ -575,27 +575,23 @@ class CreateWorkloadRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    WORKLOAD_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    workload: _builtins.str
-    """Name of the workload: letters, digits, '-', at most 63, starting with a letter."""
     request_id: _builtins.str
     """Makes the call safe to repeat; at most 64 characters."""
     @_builtins.property
     def spec(self) -> _workload_pb2.WorkloadSpec:
-        """What to run."""
+        """What to run, under which name."""
 
     def __init__(
         self,
         *,
-        workload: _builtins.str = ...,
         spec: _workload_pb2.WorkloadSpec | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -750,7 +746,7 @@ class UpdateWorkloadRequest(_message.Message):
     """Makes the call safe to repeat."""
     @_builtins.property
     def spec(self) -> _workload_pb2.WorkloadSpec:
-        """New spec; its `replicas` counts unless the field above is given."""
+        """New spec; its `replicas` counts unless the field above is given. Its name is empty or that of the workload."""
 
     def __init__(
         self,
@@ -1291,7 +1287,7 @@ class ExplainPlacementRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """An existing workload; or give `spec`."""
+    """An existing workload, where no `spec` is given."""
     policy: Global___PlacementPolicy.ValueType
     """Policy to ask; unspecified for the coordinator's."""
     page_size: _builtins.int

@@ -5,6 +5,7 @@ isort:skip_file
 Processes of an emulated node."""
 
 from bpfleet.v1 import bpf_pb2 as _bpf_pb2
+from bpfleet.v1 import rlimit_pb2 as _rlimit_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -98,34 +99,31 @@ Global___Credentials: _TypeAlias = Credentials  # noqa: Y015
 
 @_typing.final
 class ResourceLimit(_message.Message):
-    """A resource limit. An absent field is RLIM_INFINITY."""
+    """A resource limit. A value that is absent stays what it is: the node's default for a new process."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SOFT_BYTES_FIELD_NUMBER: _builtins.int
-    HARD_BYTES_FIELD_NUMBER: _builtins.int
-    soft_bytes: _builtins.int
-    """What is enforced."""
-    hard_bytes: _builtins.int
-    """What the soft limit may be raised to."""
+    SOFT_FIELD_NUMBER: _builtins.int
+    HARD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def soft(self) -> _rlimit_pb2.RlimitValue:
+        """What is enforced."""
+
+    @_builtins.property
+    def hard(self) -> _rlimit_pb2.RlimitValue:
+        """What the soft limit may be raised to."""
+
     def __init__(
         self,
         *,
-        soft_bytes: _builtins.int | None = ...,
-        hard_bytes: _builtins.int | None = ...,
+        soft: _rlimit_pb2.RlimitValue | None = ...,
+        hard: _rlimit_pb2.RlimitValue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_hard_bytes", b"_hard_bytes", "_soft_bytes", b"_soft_bytes", "hard_bytes", b"hard_bytes", "soft_bytes", b"soft_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hard", b"hard", "soft", b"soft"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hard_bytes", b"_hard_bytes", "_soft_bytes", b"_soft_bytes", "hard_bytes", b"hard_bytes", "soft_bytes", b"soft_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hard", b"hard", "soft", b"soft"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__hard_bytes: _TypeAlias = _typing.Literal["hard_bytes"]  # noqa: Y015
-    _WhichOneofArgType__hard_bytes: _TypeAlias = _typing.Literal["_hard_bytes", b"_hard_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__soft_bytes: _TypeAlias = _typing.Literal["soft_bytes"]  # noqa: Y015
-    _WhichOneofArgType__soft_bytes: _TypeAlias = _typing.Literal["_soft_bytes", b"_soft_bytes"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__hard_bytes) -> _WhichOneofReturnType__hard_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__soft_bytes) -> _WhichOneofReturnType__soft_bytes | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResourceLimit: _TypeAlias = ResourceLimit  # noqa: Y015
 

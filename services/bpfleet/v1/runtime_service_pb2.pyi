@@ -23,134 +23,45 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ReplicaSpec(_message.Message):
-    """One replica with all that is needed to start it."""
+    """One replica to start: which of which workload, and where. The agent sizes the application for the node."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class OptionsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.int
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    REPLICA_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
-    WORKLOAD_FIELD_NUMBER: _builtins.int
-    APPLICATION_FIELD_NUMBER: _builtins.int
-    INVENTORY_FIELD_NUMBER: _builtins.int
-    CHURN_FIELD_NUMBER: _builtins.int
-    UID_FIELD_NUMBER: _builtins.int
-    MEMORY_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
-    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
-    MEMLOCK_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
-    OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
-    USER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CGROUP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    RESTART_POLICY_FIELD_NUMBER: _builtins.int
-    OPTIONS_FIELD_NUMBER: _builtins.int
-    CAPABILITIES_FIELD_NUMBER: _builtins.int
-    LIMIT_CAPABILITIES_FIELD_NUMBER: _builtins.int
-    replica: _builtins.str
-    """Id the coordinator gave it: a-z, 0-9, '-' and '.', at most 63."""
+    serial: _builtins.int
+    """Number of the replica within its workload; its id is `WORKLOAD-SERIAL`."""
     attempt: _builtins.int
     """0 for the first start, one more for each restart."""
     node: _builtins.str
     """Node to start it on."""
-    workload: _builtins.str
-    """Workload it belongs to."""
-    application: _builtins.str
-    """Name of an application in the catalogue, sized for the node. Either this or `inventory`."""
-    uid: _builtins.int
-    """User it runs as."""
-    memory_request_bytes: _builtins.int
-    """Memory set aside for it when it was placed: memory.low is not touched, the number is only kept."""
-    memory_limit_bytes: _builtins.int
-    """memory.max of its cgroup; absent for none."""
-    memlock_limit_bytes: _builtins.int
-    """RLIMIT_MEMLOCK, soft and hard; absent for the default of the profile, -1 for none."""
-    oom_score_adj: _builtins.int
-    """oom_score_adj of its process, from -1000 to 1000."""
-    user_memory_bytes: _builtins.int
-    """Highest anonymous memory; absent for the figure of the application or the inventory."""
     cgroup: _builtins.str
     """Cgroup; empty for one of its own below `/workloads`."""
     seed: _builtins.int
-    """Seed of its churn."""
-    restart_policy: _workload_pb2.RestartPolicy.ValueType
-    """What the coordinator does when it ends; the agent only keeps it."""
-    limit_capabilities: _builtins.bool
-    """True: the process has only `capabilities`. False: all for uid 0, none for others."""
+    """Seed of the fleet, from which each replica derives the seed of its churn."""
     @_builtins.property
-    def inventory(self) -> _workload_pb2.Inventory:
-        """What the replica creates. Either this or `application`."""
-
-    @_builtins.property
-    def churn(self) -> _workload_pb2.Churn:
-        """What it does to its maps; absent for the mix of the application or the inventory."""
-
-    @_builtins.property
-    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Options of the catalogue application, in place of its defaults."""
-
-    @_builtins.property
-    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Capabilities of its process, with `limit_capabilities`."""
+    def workload(self) -> _workload_pb2.WorkloadSpec:
+        """The workload."""
 
     def __init__(
         self,
         *,
-        replica: _builtins.str = ...,
+        workload: _workload_pb2.WorkloadSpec | None = ...,
+        serial: _builtins.int = ...,
         attempt: _builtins.int = ...,
         node: _builtins.str = ...,
-        workload: _builtins.str = ...,
-        application: _builtins.str = ...,
-        inventory: _workload_pb2.Inventory | None = ...,
-        churn: _workload_pb2.Churn | None = ...,
-        uid: _builtins.int = ...,
-        memory_request_bytes: _builtins.int = ...,
-        memory_limit_bytes: _builtins.int | None = ...,
-        memlock_limit_bytes: _builtins.int | None = ...,
-        oom_score_adj: _builtins.int = ...,
-        user_memory_bytes: _builtins.int | None = ...,
         cgroup: _builtins.str = ...,
         seed: _builtins.int = ...,
-        restart_policy: _workload_pb2.RestartPolicy.ValueType = ...,
-        options: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-        capabilities: _abc.Iterable[_builtins.str] | None = ...,
-        limit_capabilities: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "churn", b"churn", "inventory", b"inventory", "memlock_limit_bytes", b"memlock_limit_bytes", "memory_limit_bytes", b"memory_limit_bytes", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "attempt", b"attempt", "capabilities", b"capabilities", "cgroup", b"cgroup", "churn", b"churn", "inventory", b"inventory", "limit_capabilities", b"limit_capabilities", "memlock_limit_bytes", b"memlock_limit_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "node", b"node", "oom_score_adj", b"oom_score_adj", "options", b"options", "replica", b"replica", "restart_policy", b"restart_policy", "seed", b"seed", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cgroup", b"cgroup", "node", b"node", "seed", b"seed", "serial", b"serial", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__memlock_limit_bytes: _TypeAlias = _typing.Literal["memlock_limit_bytes"]  # noqa: Y015
-    _WhichOneofArgType__memlock_limit_bytes: _TypeAlias = _typing.Literal["_memlock_limit_bytes", b"_memlock_limit_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__memory_limit_bytes: _TypeAlias = _typing.Literal["memory_limit_bytes"]  # noqa: Y015
-    _WhichOneofArgType__memory_limit_bytes: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes"]  # noqa: Y015
-    _WhichOneofReturnType__user_memory_bytes: _TypeAlias = _typing.Literal["user_memory_bytes"]  # noqa: Y015
-    _WhichOneofArgType__user_memory_bytes: _TypeAlias = _typing.Literal["_user_memory_bytes", b"_user_memory_bytes"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__memlock_limit_bytes) -> _WhichOneofReturnType__memlock_limit_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_limit_bytes) -> _WhichOneofReturnType__memory_limit_bytes | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_memory_bytes) -> _WhichOneofReturnType__user_memory_bytes | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaSpec: _TypeAlias = ReplicaSpec  # noqa: Y015
 

@@ -5,6 +5,7 @@ isort:skip_file
 What runs on the fleet: a workload, its BPF inventory and where it may go."""
 
 from bpfleet.v1 import bpf_pb2 as _bpf_pb2
+from bpfleet.v1 import rlimit_pb2 as _rlimit_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -429,7 +430,7 @@ class Churn(_message.Message):
 Global___Churn: _TypeAlias = Churn  # noqa: Y015
 
 @_typing.final
-class LabelRequirement(_message.Message):
+class Requirement(_message.Message):
     """One condition on a node's labels. The keys `bpfleet/node`, `bpfleet/profile` and `bpfleet/cpus` always exist."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -458,10 +459,10 @@ class LabelRequirement(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___LabelRequirement: _TypeAlias = LabelRequirement  # noqa: Y015
+Global___Requirement: _TypeAlias = Requirement  # noqa: Y015
 
 @_typing.final
-class PreferredRequirement(_message.Message):
+class Preference(_message.Message):
     """A condition that is wished for, with the points (1 to 100) a node earns by meeting it."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -471,13 +472,13 @@ class PreferredRequirement(_message.Message):
     weight: _builtins.int
     """Points, 1 to 100."""
     @_builtins.property
-    def requirement(self) -> Global___LabelRequirement:
+    def requirement(self) -> Global___Requirement:
         """The condition."""
 
     def __init__(
         self,
         *,
-        requirement: Global___LabelRequirement | None = ...,
+        requirement: Global___Requirement | None = ...,
         weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["requirement", b"requirement"]  # noqa: Y015
@@ -486,7 +487,7 @@ class PreferredRequirement(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PreferredRequirement: _TypeAlias = PreferredRequirement  # noqa: Y015
+Global___Preference: _TypeAlias = Preference  # noqa: Y015
 
 @_typing.final
 class Taint(_message.Message):
@@ -549,15 +550,15 @@ class Toleration(_message.Message):
 Global___Toleration: _TypeAlias = Toleration  # noqa: Y015
 
 @_typing.final
-class SpreadConstraint(_message.Message):
+class Spread(_message.Message):
     """Keeps the replicas of a workload apart."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    LABEL_FIELD_NUMBER: _builtins.int
+    TOPOLOGY_KEY_FIELD_NUMBER: _builtins.int
     MAX_SKEW_FIELD_NUMBER: _builtins.int
     BEST_EFFORT_FIELD_NUMBER: _builtins.int
-    label: _builtins.str
+    topology_key: _builtins.str
     """A node label, or `bpfleet/node` for one domain per node."""
     max_skew: _builtins.int
     """Largest difference allowed between the fullest and the emptiest domain; 0 means 1."""
@@ -566,49 +567,109 @@ class SpreadConstraint(_message.Message):
     def __init__(
         self,
         *,
-        label: _builtins.str = ...,
+        topology_key: _builtins.str = ...,
         max_skew: _builtins.int = ...,
         best_effort: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_effort", b"best_effort", "label", b"label", "max_skew", b"max_skew"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_effort", b"best_effort", "max_skew", b"max_skew", "topology_key", b"topology_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SpreadConstraint: _TypeAlias = SpreadConstraint  # noqa: Y015
+Global___Spread: _TypeAlias = Spread  # noqa: Y015
 
 @_typing.final
-class RolloutStrategy(_message.Message):
-    """How an update replaces replicas."""
+class Scheduling(_message.Message):
+    """How a workload is placed and changed, beyond its selector, tolerations and spread."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    PREFERRED_FIELD_NUMBER: _builtins.int
+    GANG_FIELD_NUMBER: _builtins.int
     MAX_UNAVAILABLE_FIELD_NUMBER: _builtins.int
     DISRUPTION_BUDGET_FIELD_NUMBER: _builtins.int
+    gang: _builtins.bool
+    """All replicas at once or none; not with `per_node`."""
     max_unavailable: _builtins.int
     """Replicas that may be missing during an update; 0 means 1."""
     disruption_budget: _builtins.int
     """How many of the workload's replicas drain, eviction and preemption may take away at one time; 0 means 1."""
+    @_builtins.property
+    def required(self) -> _containers.RepeatedCompositeFieldContainer[Global___Requirement]:
+        """Conditions a node must meet."""
+
+    @_builtins.property
+    def preferred(self) -> _containers.RepeatedCompositeFieldContainer[Global___Preference]:
+        """Conditions a node should meet."""
+
     def __init__(
         self,
         *,
+        required: _abc.Iterable[Global___Requirement] | None = ...,
+        preferred: _abc.Iterable[Global___Preference] | None = ...,
+        gang: _builtins.bool = ...,
         max_unavailable: _builtins.int = ...,
         disruption_budget: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disruption_budget", b"disruption_budget", "max_unavailable", b"max_unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disruption_budget", b"disruption_budget", "gang", b"gang", "max_unavailable", b"max_unavailable", "preferred", b"preferred", "required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RolloutStrategy: _TypeAlias = RolloutStrategy  # noqa: Y015
+Global___Scheduling: _TypeAlias = Scheduling  # noqa: Y015
+
+@_typing.final
+class CapabilitySet(_message.Message):
+    """The capabilities of a process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names as in `CAP_BPF`."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapabilitySet: _TypeAlias = CapabilitySet  # noqa: Y015
 
 @_typing.final
 class WorkloadSpec(_message.Message):
-    """What a user wants to run."""
+    """What a user wants to run: the workload as files and the library spell it too."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class LabelsEntry(_message.Message):
@@ -650,160 +711,122 @@ class WorkloadSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-    @_typing.final
-    class OptionsEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.int
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    REPLICAS_FIELD_NUMBER: _builtins.int
-    UID_FIELD_NUMBER: _builtins.int
-    MEMORY_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
-    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
-    CHURN_FIELD_NUMBER: _builtins.int
-    PRIORITY_FIELD_NUMBER: _builtins.int
-    OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
-    RESTART_POLICY_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    PER_NODE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    MEMORY_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    MEMLOCK_FIELD_NUMBER: _builtins.int
+    OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
+    USER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CHURN_FIELD_NUMBER: _builtins.int
+    RESTART_POLICY_FIELD_NUMBER: _builtins.int
     NODE_SELECTOR_FIELD_NUMBER: _builtins.int
-    REQUIRED_AFFINITY_FIELD_NUMBER: _builtins.int
-    PREFERRED_AFFINITY_FIELD_NUMBER: _builtins.int
     TOLERATIONS_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
-    ONE_PER_NODE_FIELD_NUMBER: _builtins.int
-    GANG_FIELD_NUMBER: _builtins.int
-    ROLLOUT_FIELD_NUMBER: _builtins.int
-    USER_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
-    MEMLOCK_BYTES_FIELD_NUMBER: _builtins.int
-    CAPABILITIES_FIELD_NUMBER: _builtins.int
-    LIMIT_CAPABILITIES_FIELD_NUMBER: _builtins.int
-    OPTIONS_FIELD_NUMBER: _builtins.int
+    SCHEDULING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name, unique on the fleet: 1 to 63 of a-z, 0-9, '-' and '.', a letter or digit at both ends."""
+    application: _builtins.str
+    """Name of an application in the catalogue, sized for the node. Either this or `inventory`."""
     replicas: _builtins.int
-    """Replicas wanted. Ignored with `one_per_node`."""
+    """Replicas wanted. Ignored with `per_node`."""
+    per_node: _builtins.bool
+    """One replica on every node that qualifies, as a DaemonSet does."""
+    priority: _builtins.int
+    """Higher goes first and may take the place of lower."""
     uid: _builtins.int
     """User the replicas run as."""
     memory_request_bytes: _builtins.int
     """Memory set aside for one replica when placing it."""
     memory_limit_bytes: _builtins.int
     """memory.max of one replica's cgroup; absent for no limit."""
-    application: _builtins.str
-    """Name of an application in the catalogue. Either this or `inventory`."""
-    priority: _builtins.int
-    """Higher goes first and may take the place of lower."""
     oom_score_adj: _builtins.int
     """oom_score_adj of the process, -1000 to 1000."""
-    restart_policy: Global___RestartPolicy.ValueType
-    """What happens when a replica dies."""
-    one_per_node: _builtins.bool
-    """One replica on every node that qualifies, as a DaemonSet does."""
-    gang: _builtins.bool
-    """All replicas at once or none."""
     user_memory_bytes: _builtins.int
     """Peak of a replica's anonymous memory; absent for the application's own figure."""
-    memlock_bytes: _builtins.int
-    """RLIMIT_MEMLOCK of the process; absent for the profile's default, -1 for unlimited."""
-    limit_capabilities: _builtins.bool
-    """True: the process has only `capabilities`. False: all for uid 0, none for others."""
+    restart_policy: Global___RestartPolicy.ValueType
+    """What happens when a replica dies."""
     @_builtins.property
     def inventory(self) -> Global___Inventory:
         """The BPF objects one replica creates. Either this or `application`."""
 
     @_builtins.property
-    def churn(self) -> Global___Churn:
-        """What a replica does to its maps."""
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Options of the catalogue application, in place of its defaults."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the workload itself."""
 
     @_builtins.property
+    def capabilities(self) -> Global___CapabilitySet:
+        """What the process may do; absent: all for uid 0, nothing for others."""
+
+    @_builtins.property
+    def memlock(self) -> _rlimit_pb2.RlimitValue:
+        """RLIMIT_MEMLOCK of the process, soft and hard; absent for the node's default."""
+
+    @_builtins.property
+    def churn(self) -> Global___Churn:
+        """What a replica does to its maps; absent for the mix of the application or the inventory."""
+
+    @_builtins.property
     def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Node labels that must be equal."""
-
-    @_builtins.property
-    def required_affinity(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelRequirement]:
-        """Conditions a node must meet."""
-
-    @_builtins.property
-    def preferred_affinity(self) -> _containers.RepeatedCompositeFieldContainer[Global___PreferredRequirement]:
-        """Conditions a node should meet."""
 
     @_builtins.property
     def tolerations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Toleration]:
         """Taints to ignore."""
 
     @_builtins.property
-    def spread(self) -> Global___SpreadConstraint:
+    def spread(self) -> Global___Spread:
         """Keeps the replicas apart."""
 
     @_builtins.property
-    def rollout(self) -> Global___RolloutStrategy:
-        """How updates and disruptions go."""
-
-    @_builtins.property
-    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Capabilities of the process by name ("CAP_BPF"); ignored unless `limit_capabilities`."""
-
-    @_builtins.property
-    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Options of the catalogue application, in place of its defaults."""
+    def scheduling(self) -> Global___Scheduling:
+        """How it is placed and changed."""
 
     def __init__(
         self,
         *,
-        replicas: _builtins.int = ...,
-        uid: _builtins.int = ...,
-        memory_request_bytes: _builtins.int = ...,
-        memory_limit_bytes: _builtins.int | None = ...,
+        name: _builtins.str = ...,
         application: _builtins.str = ...,
         inventory: Global___Inventory | None = ...,
-        churn: Global___Churn | None = ...,
-        priority: _builtins.int = ...,
-        oom_score_adj: _builtins.int = ...,
-        restart_policy: Global___RestartPolicy.ValueType = ...,
-        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        node_selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        required_affinity: _abc.Iterable[Global___LabelRequirement] | None = ...,
-        preferred_affinity: _abc.Iterable[Global___PreferredRequirement] | None = ...,
-        tolerations: _abc.Iterable[Global___Toleration] | None = ...,
-        spread: Global___SpreadConstraint | None = ...,
-        one_per_node: _builtins.bool = ...,
-        gang: _builtins.bool = ...,
-        rollout: Global___RolloutStrategy | None = ...,
-        user_memory_bytes: _builtins.int | None = ...,
-        memlock_bytes: _builtins.int | None = ...,
-        capabilities: _abc.Iterable[_builtins.str] | None = ...,
-        limit_capabilities: _builtins.bool = ...,
         options: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        replicas: _builtins.int = ...,
+        per_node: _builtins.bool = ...,
+        priority: _builtins.int = ...,
+        uid: _builtins.int = ...,
+        capabilities: Global___CapabilitySet | None = ...,
+        memory_request_bytes: _builtins.int = ...,
+        memory_limit_bytes: _builtins.int | None = ...,
+        memlock: _rlimit_pb2.RlimitValue | None = ...,
+        oom_score_adj: _builtins.int = ...,
+        user_memory_bytes: _builtins.int | None = ...,
+        churn: Global___Churn | None = ...,
+        restart_policy: Global___RestartPolicy.ValueType = ...,
+        node_selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tolerations: _abc.Iterable[Global___Toleration] | None = ...,
+        spread: Global___Spread | None = ...,
+        scheduling: Global___Scheduling | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_memlock_bytes", b"_memlock_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "churn", b"churn", "inventory", b"inventory", "memlock_bytes", b"memlock_bytes", "memory_limit_bytes", b"memory_limit_bytes", "rollout", b"rollout", "spread", b"spread", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "capabilities", b"capabilities", "churn", b"churn", "inventory", b"inventory", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "scheduling", b"scheduling", "spread", b"spread", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memlock_bytes", b"_memlock_bytes", "_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "gang", b"gang", "inventory", b"inventory", "labels", b"labels", "limit_capabilities", b"limit_capabilities", "memlock_bytes", b"memlock_bytes", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "node_selector", b"node_selector", "one_per_node", b"one_per_node", "oom_score_adj", b"oom_score_adj", "options", b"options", "preferred_affinity", b"preferred_affinity", "priority", b"priority", "replicas", b"replicas", "required_affinity", b"required_affinity", "restart_policy", b"restart_policy", "rollout", b"rollout", "spread", b"spread", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "inventory", b"inventory", "labels", b"labels", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "name", b"name", "node_selector", b"node_selector", "oom_score_adj", b"oom_score_adj", "options", b"options", "per_node", b"per_node", "priority", b"priority", "replicas", b"replicas", "restart_policy", b"restart_policy", "scheduling", b"scheduling", "spread", b"spread", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__memlock_bytes: _TypeAlias = _typing.Literal["memlock_bytes"]  # noqa: Y015
-    _WhichOneofArgType__memlock_bytes: _TypeAlias = _typing.Literal["_memlock_bytes", b"_memlock_bytes"]  # noqa: Y015
     _WhichOneofReturnType__memory_limit_bytes: _TypeAlias = _typing.Literal["memory_limit_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_limit_bytes: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes"]  # noqa: Y015
     _WhichOneofReturnType__user_memory_bytes: _TypeAlias = _typing.Literal["user_memory_bytes"]  # noqa: Y015
     _WhichOneofArgType__user_memory_bytes: _TypeAlias = _typing.Literal["_user_memory_bytes", b"_user_memory_bytes"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__memlock_bytes) -> _WhichOneofReturnType__memlock_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_limit_bytes) -> _WhichOneofReturnType__memory_limit_bytes | None: ...
     @_typing.overload

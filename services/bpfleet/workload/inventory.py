@@ -9,8 +9,9 @@ them. Wrong input raises ``SpecError`` naming file, field and value.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from bpfleet.abi.bpf import (
     BPF_OBJ_NAME_LEN,

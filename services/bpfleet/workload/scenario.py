@@ -6,17 +6,19 @@ seed are identical.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+from msgspec import field
+from msgspec.structs import replace
+
 from bpfleet.workload.catalogue import inventory_for
-from bpfleet.workload.codec import from_data
+from bpfleet.workload.checks import check_entries, check_labels, check_name
+from bpfleet.workload.codec import Record, from_data
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.seeding import seed_for
-from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
+from bpfleet.workload.spec import NodeShape, Taint, WorkloadSpec
 
 __all__ = [
     "NODES_MAX",
@@ -26,7 +28,6 @@ __all__ = [
     "ScenarioEvent",
     "builtin_scenario",
     "builtin_scenarios",
-    "replica_for",
     "scenario_from_toml",
 ]
 
@@ -38,8 +39,7 @@ STEPS_MAX: Final = 1_000_000
 _FOLDER: Final = "scenarios"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeGroup:
+class NodeGroup(Record, frozen=True, kw_only=True):
     """``count`` equal nodes. ``reserved_bytes`` is memory no workload may request (system daemons)."""
 
     name: str
@@ -47,9 +47,13 @@ class NodeGroup:
     possible_cpus: int = 4
     ram_bytes: int = 8 << 30
     reserved_bytes: int = 512 << 20
-    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name("name", self.name)
+        check_labels("labels", self.labels)
+        check_entries("taints", self.taints)
         if not 0 <= self.count <= NODES_MAX:
             raise SpecError(
                 "scenario", "count", self.count, "out of range", f"use 0 to {NODES_MAX}"
@@ -70,15 +74,15 @@ class NodeGroup:
         return NodeShape(possible_cpus=self.possible_cpus, ram_bytes=self.ram_bytes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FleetNode:
+class FleetNode(Record, frozen=True, kw_only=True):
     """One node of a scenario. ``labels`` hold the group's and ``node``, ``group``, ``cpus``."""
 
     name: str
     group: str
     shape: NodeShape
     allocatable_bytes: int
-    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
 
 
 class EventAction(StrEnum):
@@ -88,8 +92,7 @@ class EventAction(StrEnum):
     STOP = "stop"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScenarioEvent:
+class ScenarioEvent(Record, frozen=True, kw_only=True):
     """At ``step`` every replica of ``workload`` restarts (a rollout: pinned maps survive) or stops."""
 
     step: int
@@ -101,8 +104,7 @@ class ScenarioEvent:
             raise SpecError("scenario", "step", self.step, "out of range", f"use 0 to {STEPS_MAX}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
+class Scenario(Record, frozen=True, kw_only=True):
     """A fleet and what runs on it for ``steps`` steps of ``step_ns`` virtual time."""
 
     name: str
@@ -154,6 +156,7 @@ class Scenario:
                     "group": group.name,
                     "cpus": str(group.possible_cpus),
                 },
+                taints=group.taints,
             )
             for group in self.nodes
             for ordinal in range(1, group.count + 1)
@@ -178,36 +181,6 @@ class Scenario:
             for w in self.workloads
         )
         return replace(self, nodes=tuple(groups), workloads=workloads)
-
-
-def replica_for(
-    workload: WorkloadSpec, ordinal: int, node: str, shape: NodeShape, *, seed: int
-) -> ReplicaSpec:
-    """Replica ``ordinal`` of ``workload`` on a node: the application sized for it, the seed
-    derived.
-
-    The seed depends on the scenario's seed, the node and the replica only. Raises ``SpecError``
-    where the application cannot be sized.
-    """
-    inventory = workload.inventory
-    if inventory is None:
-        inventory = inventory_for(workload.program_name, shape, workload.options)
-    if workload.user_memory_bytes is not None:
-        inventory = replace(inventory, user_memory_bytes=workload.user_memory_bytes)
-    if workload.churn is not None:
-        inventory = replace(inventory, churn=workload.churn)
-    return ReplicaSpec(
-        workload=workload.name,
-        ordinal=ordinal,
-        inventory=inventory,
-        uid=workload.uid,
-        capabilities=workload.capabilities,
-        memory_limit_bytes=workload.memory_limit_bytes,
-        memlock_bytes=workload.memlock_bytes,
-        oom_score_adj=workload.oom_score_adj,
-        restart_policy=workload.restart_policy,
-        seed=seed_for(seed, node, workload.name, ordinal),
-    )
 
 
 def scenario_from_toml(text: str, source: str) -> Scenario:

@@ -9,63 +9,87 @@ them must not be changed either.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from bpfleet.abi.bpf import BPF_OBJ_NAME_LEN, Capability, MapType, ProgType
+from msgspec import field
+
+from bpfleet.abi.bpf import Capability, MapType, ProgType
 from bpfleet.abi.limits import RLIM_INFINITY, U32_MAX
+from bpfleet.workload.checks import (
+    check_cgroup,
+    check_entries,
+    check_label_key,
+    check_label_value,
+    check_labels,
+    check_map_type,
+    check_member,
+    check_name,
+    check_object_name,
+    check_optional,
+    check_range,
+    check_share,
+)
+from bpfleet.workload.codec import Record
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.phase import Phase
 
 __all__ = [
     "KILLED",
     "MEMORY_BYTES_MAX",
+    "REPLICAS_MAX",
+    "SERIAL_MAX",
     "Churn",
     "Failure",
     "Inventory",
     "KeyDistribution",
+    "LabelOperator",
     "MapDeclaration",
     "NodeShape",
+    "Preference",
     "ProgramDeclaration",
+    "ReplicaOrder",
     "ReplicaSpec",
     "ReplicaStatus",
+    "Requirement",
     "RestartPolicy",
+    "Scheduling",
     "Spread",
+    "Taint",
+    "TaintEffect",
     "Toleration",
     "WorkloadSpec",
+    "replica_name",
 ]
 
 MEMORY_BYTES_MAX: Final = 1 << 50
+# A larger number would not travel in an int64; ``unlimited`` is RLIM_INFINITY.
+MEMLOCK_BYTES_MAX: Final = (1 << 63) - 1
 CPUS_MAX: Final = 8192
 MAPS_PER_INVENTORY_MAX: Final = 65_536
 COUNT_MAX: Final = 65_536
 REPLICAS_MAX: Final = 100_000
+SERIAL_MAX: Final = (1 << 63) - 1
 INSNS_MAX: Final = 1_000_000
 OPERATIONS_PER_STEP_MAX: Final = 1_000_000
-CGROUP_PATH_CHARS_MAX: Final = 4096
 KILLED: Final = "SIGKILL"
 
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
-_OBJECT_NAME: Final = re.compile(r"[A-Za-z0-9_.]{0,15}")
-_LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?")
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _RECORD: Final = "declaration"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeShape:
+class NodeShape(Record, frozen=True, kw_only=True):
     """The two facts by which applications size their maps."""
 
     possible_cpus: int
     ram_bytes: int
 
     def __post_init__(self) -> None:
-        _check_range("possible_cpus", self.possible_cpus, 1, CPUS_MAX)
-        _check_range("ram_bytes", self.ram_bytes, 1 << 20, MEMORY_BYTES_MAX)
+        check_range("possible_cpus", self.possible_cpus, 1, CPUS_MAX)
+        check_range("ram_bytes", self.ram_bytes, 1 << 20, MEMORY_BYTES_MAX)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapDeclaration:
+class MapDeclaration(Record, frozen=True, kw_only=True):
     """One BPF map an application creates, or ``count`` equal ones.
 
     ``fill_entries`` elements are inserted when the application starts (0: it starts empty). A
@@ -90,15 +114,15 @@ class MapDeclaration:
     churn_weight: int = 1
 
     def __post_init__(self) -> None:
-        _check_object_name("name", self.name)
-        _check_range("churn_weight", self.churn_weight, 0, 1000)
-        _check_map_type(self.map_type)
+        check_object_name("name", self.name)
+        check_range("churn_weight", self.churn_weight, 0, 1000)
+        check_map_type(self.map_type)
         for name in ("key_size", "value_size", "max_entries", "map_flags"):
-            _check_range(name, getattr(self, name), 0, U32_MAX)
-        _check_range("map_extra", self.map_extra, 0, RLIM_INFINITY)
-        _check_range("count", self.count, 1, COUNT_MAX)
-        _check_range("fill_entries", self.fill_entries, 0, max(self.max_entries, 0))
-        _check_range("inner_count", self.inner_count, 0, min(self.max_entries, COUNT_MAX))
+            check_range(name, getattr(self, name), 0, U32_MAX)
+        check_range("map_extra", self.map_extra, 0, RLIM_INFINITY)
+        check_range("count", self.count, 1, COUNT_MAX)
+        check_range("fill_entries", self.fill_entries, 0, max(self.max_entries, 0))
+        check_range("inner_count", self.inner_count, 0, min(self.max_entries, COUNT_MAX))
         self._check_inner()
 
     def _check_inner(self) -> None:
@@ -141,8 +165,7 @@ class MapDeclaration:
         return self.count * (1 + self.inner_count)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramDeclaration:
+class ProgramDeclaration(Record, frozen=True, kw_only=True):
     """One BPF program an application loads, or ``count`` equal ones: its size and the maps it uses,
     by name.
     """
@@ -155,9 +178,9 @@ class ProgramDeclaration:
     pinned: bool = False
 
     def __post_init__(self) -> None:
-        _check_object_name("name", self.name)
-        _check_range("insn_cnt", self.insn_cnt, 1, INSNS_MAX)
-        _check_range("count", self.count, 1, COUNT_MAX)
+        check_object_name("name", self.name)
+        check_range("insn_cnt", self.insn_cnt, 1, INSNS_MAX)
+        check_range("count", self.count, 1, COUNT_MAX)
 
 
 class KeyDistribution(StrEnum):
@@ -168,8 +191,7 @@ class KeyDistribution(StrEnum):
     SEQUENTIAL = "sequential"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Churn:
+class Churn(Record, frozen=True, kw_only=True):
     """What an application does to its maps and its heap while it runs.
 
     The four weights share out ``operations_per_step`` (an operation may be a batch of
@@ -194,17 +216,17 @@ class Churn:
 
     def __post_init__(self) -> None:
         for name in ("lookups", "updates", "deletes", "creates"):
-            _check_range(name, getattr(self, name), 0, 1_000_000)
+            check_range(name, getattr(self, name), 0, 1_000_000)
         if self.operations_per_step and not self.weight:
             raise SpecError(_RECORD, "lookups", 0, "all weights are 0", "give one of them a weight")
-        _check_range("operations_per_step", self.operations_per_step, 0, OPERATIONS_PER_STEP_MAX)
-        _check_range("step_ns", self.step_ns, 1, 1 << 62)
-        _check_range("batch_size", self.batch_size, 1, 65_536)
-        _check_range("extra_maps_max", self.extra_maps_max, 0, COUNT_MAX)
-        _check_range("ramp_steps", self.ramp_steps, 0, 1_000_000)
-        _check_share("working_set", self.working_set)
-        _check_share("start_share", self.start_share)
-        _check_member("key_distribution", self.key_distribution, KeyDistribution)
+        check_range("operations_per_step", self.operations_per_step, 0, OPERATIONS_PER_STEP_MAX)
+        check_range("step_ns", self.step_ns, 1, 1 << 62)
+        check_range("batch_size", self.batch_size, 1, 65_536)
+        check_range("extra_maps_max", self.extra_maps_max, 0, COUNT_MAX)
+        check_range("ramp_steps", self.ramp_steps, 0, 1_000_000)
+        check_share("working_set", self.working_set)
+        check_share("start_share", self.start_share)
+        check_member("key_distribution", self.key_distribution, KeyDistribution)
 
     @property
     def weight(self) -> int:
@@ -212,8 +234,7 @@ class Churn:
         return self.lookups + self.updates + self.deletes + self.creates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
+class Inventory(Record, frozen=True, kw_only=True):
     """The maps and programs of one application on one node shape, its heap and its churn.
 
     ``user_memory_bytes`` is the peak of its anonymous memory. ``source`` says where the figures
@@ -226,13 +247,13 @@ class Inventory:
     maps: tuple[MapDeclaration, ...] = ()
     programs: tuple[ProgramDeclaration, ...] = ()
     user_memory_bytes: int = 0
-    churn: Churn = field(default_factory=Churn)
+    churn: Churn = Churn()
 
     def __post_init__(self) -> None:
-        _check_name("name", self.name)
-        _check_range("user_memory_bytes", self.user_memory_bytes, 0, MEMORY_BYTES_MAX)
-        _check_range("maps", sum(m.maps for m in self.maps), 0, MAPS_PER_INVENTORY_MAX)
-        _check_range("programs", sum(p.count for p in self.programs), 0, MAPS_PER_INVENTORY_MAX)
+        check_name("name", self.name)
+        check_range("user_memory_bytes", self.user_memory_bytes, 0, MEMORY_BYTES_MAX)
+        check_range("maps", sum(m.maps for m in self.maps), 0, MAPS_PER_INVENTORY_MAX)
+        check_range("programs", sum(p.count for p in self.programs), 0, MAPS_PER_INVENTORY_MAX)
         declared = {m.name for m in self.maps}
         for index, program in enumerate(self.programs):
             for name in program.map_names:
@@ -264,37 +285,124 @@ class RestartPolicy(StrEnum):
     NEVER = "Never"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Toleration:
-    """Lets a workload onto nodes with a matching taint; an empty ``value`` matches every value of
-    ``key``.
-    """
+class TaintEffect(StrEnum):
+    """What a taint does to workloads that do not tolerate it (Kubernetes' words)."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class LabelOperator(StrEnum):
+    """How a requirement compares a node label with its values (Kubernetes' words)."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+    GREATER_THAN = "Gt"
+    LESS_THAN = "Lt"
+
+
+class Taint(Record, frozen=True):
+    """A mark on a node that keeps workloads away which do not tolerate it."""
 
     key: str
     value: str = ""
+    effect: TaintEffect = TaintEffect.NO_SCHEDULE
 
     def __post_init__(self) -> None:
-        _check_label("key", self.key)
-
-    def tolerates(self, key: str, value: str) -> bool:
-        """Whether the taint ``key=value`` is accepted."""
-        return self.key == key and self.value in ("", value)
+        check_label_key("key", self.key)
+        check_label_value("value", self.value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Keeps the replica counts of the values of a node label within ``max_skew`` of each other."""
+class Toleration(Record, frozen=True):
+    """Lets a workload onto nodes with a matching taint; an empty or absent field matches everything."""
+
+    key: str = ""
+    value: str = ""
+    effect: TaintEffect | None = None
+
+    def __post_init__(self) -> None:
+        if self.key:
+            check_label_key("key", self.key)
+        check_label_value("value", self.value)
+
+    def tolerates(self, key: str, value: str, effect: TaintEffect) -> bool:
+        """Whether the taint ``key=value:effect`` is accepted."""
+        return self.key in ("", key) and self.value in ("", value) and self.effect in (None, effect)
+
+
+class Requirement(Record, frozen=True):
+    """A condition on a node's labels. ``Gt`` and ``Lt`` take one whole number."""
+
+    key: str
+    operator: LabelOperator
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_label_key("key", self.key)
+        check_entries("values", self.values)
+        for position, value in enumerate(self.values):
+            check_label_value(f"values[{position}]", value)
+        if self.operator in (LabelOperator.GREATER_THAN, LabelOperator.LESS_THAN):
+            if len(self.values) != 1 or _INTEGER.fullmatch(self.values[0]) is None:
+                self._refuse_values("needs one whole number")
+        elif self.operator in (LabelOperator.IN, LabelOperator.NOT_IN) and not self.values:
+            self._refuse_values("needs at least one value")
+
+    def _refuse_values(self, problem: str) -> None:
+        shown = list(self.values)
+        raise SpecError(_RECORD, "values", shown, f"{self.operator} {problem}", "correct it")
+
+
+class Preference(Record, frozen=True):
+    """A wished-for condition and the points (1 to 100) a node earns by meeting it."""
+
+    requirement: Requirement
+    weight: int
+
+    def __post_init__(self) -> None:
+        check_range("weight", self.weight, 1, 100)
+
+
+class Spread(Record, frozen=True, kw_only=True):
+    """Keeps the replica counts of the values of a node label within ``max_skew`` of each other.
+
+    With ``best_effort`` a replica that cannot keep to it goes to the least bad value.
+    """
 
     topology_key: str = "node"
     max_skew: int = 1
+    best_effort: bool = False
 
     def __post_init__(self) -> None:
-        _check_label("topology_key", self.topology_key)
-        _check_range("max_skew", self.max_skew, 1, REPLICAS_MAX)
+        check_label_key("topology_key", self.topology_key)
+        check_range("max_skew", self.max_skew, 1, REPLICAS_MAX)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadSpec:
+class Scheduling(Record, frozen=True, kw_only=True):
+    """How a workload is placed and changed, beyond its selector, tolerations and spread.
+
+    ``required`` and ``preferred`` are node affinity. A ``gang`` is placed as a whole or not at all.
+    ``max_unavailable`` replicas may be missing during an update; drains, evictions and preemption may
+    take away ``disruption_budget`` of them at one time.
+    """
+
+    required: tuple[Requirement, ...] = ()
+    preferred: tuple[Preference, ...] = ()
+    gang: bool = False
+    max_unavailable: int = 1
+    disruption_budget: int = 1
+
+    def __post_init__(self) -> None:
+        check_entries("required", self.required)
+        check_entries("preferred", self.preferred)
+        check_range("max_unavailable", self.max_unavailable, 1, REPLICAS_MAX)
+        check_range("disruption_budget", self.disruption_budget, 1, REPLICAS_MAX)
+
+
+class WorkloadSpec(Record, frozen=True, kw_only=True):
     """A workload as its owner wishes it: what runs, how often, where it may run and under which
     limits.
 
@@ -308,8 +416,8 @@ class WorkloadSpec:
     name: str
     application: str | None = None
     inventory: Inventory | None = None
-    options: Mapping[str, int] = field(default_factory=dict, hash=False)
-    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    options: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     replicas: int = 1
     per_node: bool = False
     priority: int = 0
@@ -322,28 +430,39 @@ class WorkloadSpec:
     user_memory_bytes: int | None = None
     churn: Churn | None = None
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
-    node_selector: Mapping[str, str] = field(default_factory=dict, hash=False)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     spread: Spread | None = None
+    scheduling: Scheduling = Scheduling()
 
     def __post_init__(self) -> None:
-        _check_name("name", self.name)
+        check_name("name", self.name)
         self._check_program()
-        _check_range("replicas", self.replicas, 0, REPLICAS_MAX)
-        _check_range("priority", self.priority, -(1 << 31), (1 << 31) - 1)
-        _check_range("uid", self.uid, 0, U32_MAX - 1)
-        _check_range("memory_request_bytes", self.memory_request_bytes, 0, MEMORY_BYTES_MAX)
-        _check_optional("memory_limit_bytes", self.memory_limit_bytes, 0, MEMORY_BYTES_MAX)
-        _check_optional("memlock_bytes", self.memlock_bytes, 0, RLIM_INFINITY)
-        _check_range("oom_score_adj", self.oom_score_adj, -1000, 1000)
-        _check_optional("user_memory_bytes", self.user_memory_bytes, 0, MEMORY_BYTES_MAX)
-        _check_member("restart_policy", self.restart_policy, RestartPolicy)
-        for key in (*self.labels, *self.node_selector):
-            _check_label("labels", key)
+        check_range("replicas", self.replicas, 0, REPLICAS_MAX)
+        check_range("priority", self.priority, -(1 << 31), (1 << 31) - 1)
+        check_range("uid", self.uid, 0, U32_MAX - 1)
+        check_range("memory_request_bytes", self.memory_request_bytes, 0, MEMORY_BYTES_MAX)
+        check_optional("memory_limit_bytes", self.memory_limit_bytes, 0, MEMORY_BYTES_MAX)
+        if self.memlock_bytes != RLIM_INFINITY:
+            check_optional("memlock_bytes", self.memlock_bytes, 0, MEMLOCK_BYTES_MAX)
+        check_range("oom_score_adj", self.oom_score_adj, -1000, 1000)
+        check_optional("user_memory_bytes", self.user_memory_bytes, 0, MEMORY_BYTES_MAX)
+        check_member("restart_policy", self.restart_policy, RestartPolicy)
+        check_labels("labels", self.labels)
+        check_labels("node_selector", self.node_selector)
+        check_entries("tolerations", self.tolerations)
+        if self.per_node and self.scheduling.gang:
+            raise SpecError(
+                _RECORD,
+                "scheduling.gang",
+                None,
+                "a workload that is per_node cannot be a gang",
+                "give one of them",
+            )
 
     def _check_program(self) -> None:
         if self.application is not None:
-            _check_name("application", self.application)
+            check_name("application", self.application)
         if (self.application is None) == (self.inventory is None):
             raise SpecError(
                 _RECORD,
@@ -362,36 +481,29 @@ class WorkloadSpec:
         return self.application
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaSpec:
-    """One replica bound to a node, all resolved: the runtime needs nothing else to start it."""
+class ReplicaSpec(Record, frozen=True, kw_only=True):
+    """One replica bound to a node, all resolved (see ``resolve``): the runtime needs nothing else to start it.
 
-    workload: str
-    ordinal: int
+    ``serial`` numbers the replicas of a workload, from 0 on; a number is never given twice. ``inventory``
+    is what this replica creates on its node, with the heap and churn the workload asks for. ``seed``
+    starts its churn. ``cgroup`` is set where it lives elsewhere than in a cgroup of its own.
+    """
+
+    workload: WorkloadSpec
+    serial: int
     inventory: Inventory
-    uid: int = 0
-    capabilities: frozenset[Capability] | None = None
     cgroup: str = ""
-    memory_limit_bytes: int | None = None
-    memlock_bytes: int | None = None
-    oom_score_adj: int = 0
-    restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_name("workload", self.workload)
-        _check_range("ordinal", self.ordinal, 0, REPLICAS_MAX)
-        _check_cgroup(self.cgroup)
-        _check_range("uid", self.uid, 0, U32_MAX - 1)
-        _check_optional("memory_limit_bytes", self.memory_limit_bytes, 0, MEMORY_BYTES_MAX)
-        _check_optional("memlock_bytes", self.memlock_bytes, 0, RLIM_INFINITY)
-        _check_range("oom_score_adj", self.oom_score_adj, -1000, 1000)
-        _check_range("seed", self.seed, 0, (1 << 64) - 1)
+        check_range("serial", self.serial, 0, SERIAL_MAX)
+        check_cgroup("cgroup", self.cgroup)
+        check_range("seed", self.seed, 0, (1 << 64) - 1)
 
     @property
     def name(self) -> str:
-        """``workload-ordinal``, unique on the fleet."""
-        return f"{self.workload}-{self.ordinal}"
+        """``workload-serial``, unique on the fleet."""
+        return replica_name(self.workload.name, self.serial)
 
     @property
     def cgroup_path(self) -> str:
@@ -399,8 +511,42 @@ class ReplicaSpec:
         return self.cgroup or f"/workloads/{self.name}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class ReplicaOrder(Record, frozen=True, kw_only=True):
+    """Replica ``serial`` of a workload, to be started on ``node`` for the ``attempt``-th time, 0 the first.
+
+    ``seed`` is the fleet's. What it comes to on the node is found by ``resolve``.
+    """
+
+    workload: WorkloadSpec
+    serial: int
+    node: str
+    attempt: int = 0
+    cgroup: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("serial", self.serial, 0, SERIAL_MAX)
+        check_name("node", self.node)
+        check_range("attempt", self.attempt, 0, (1 << 31) - 1)
+        check_cgroup("cgroup", self.cgroup)
+        check_range("seed", self.seed, 0, (1 << 63) - 1)
+
+    @property
+    def name(self) -> str:
+        """The replica's name."""
+        return replica_name(self.workload.name, self.serial)
+
+
+def replica_name(workload: str, serial: int) -> str:
+    """The one way from a workload's name and a serial to a replica's name.
+
+    >>> replica_name("web", 1000000)
+    'web-1000000'
+    """
+    return f"{workload}-{serial}"
+
+
+class Failure(Record, frozen=True, kw_only=True):
     """Why a call of a replica failed: the call, Linux's errno by name (``KILLED`` where a signal
     ended the process), the true reason, the object and the numbers.
     """
@@ -410,7 +556,7 @@ class Failure:
     reason: str
     object: str = ""
     detail: str = ""
-    numbers: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    numbers: Mapping[str, int | str] = field(default_factory=dict)
     time_ns: int = 0
     oom_killed: bool = False
 
@@ -420,8 +566,7 @@ class Failure:
         return self.errno == KILLED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaStatus:
+class ReplicaStatus(Record, frozen=True, kw_only=True):
     """What a replica is doing now. ``exit_code`` 137 with ``last_failure.oom_killed`` is what users
     know as OOMKilled.
 
@@ -440,78 +585,9 @@ class ReplicaStatus:
     maps_created: int = 0
     programs_loaded: int = 0
     operations: int = 0
-    outcomes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    outcomes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def restarts(self) -> int:
         """Starts after the first one."""
         return max(0, self.starts - 1)
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise SpecError(_RECORD, name, value, "not a whole number", "write an integer")
-    if not low <= value <= high:
-        raise SpecError(_RECORD, name, value, "out of range", f"use {low} to {high}")
-
-
-def _check_optional(name: str, value: int | None, low: int, high: int) -> None:
-    if value is not None:
-        _check_range(name, value, low, high)
-
-
-def _check_share(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise SpecError(_RECORD, name, value, "not a share", "use a number from 0 to 1")
-
-
-def _check_member(name: str, value: object, kind: type[StrEnum]) -> None:
-    if not isinstance(value, kind):
-        known = ", ".join(member.value for member in kind)
-        raise SpecError(_RECORD, name, value, "unknown", f"use one of {known}")
-
-
-def _check_map_type(value: object) -> None:
-    if not isinstance(value, MapType) or value is MapType.UNSPEC:
-        raise SpecError(_RECORD, "map_type", value, "unknown map type", "use bpftool's name")
-
-
-def _check_name(name: str, value: object) -> None:
-    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
-        raise SpecError(
-            _RECORD,
-            name,
-            value,
-            "not a name",
-            "use 1 to 63 of a-z, 0-9, '-' and '.', letter or digit at the ends",
-        )
-
-
-def _check_cgroup(path: str) -> None:
-    """Empty, or a path that mkdir(2) would take."""
-    if path and (not path.startswith("/") or len(path) > CGROUP_PATH_CHARS_MAX):
-        raise SpecError(
-            _RECORD,
-            "cgroup",
-            path,
-            "not a cgroup path",
-            f"start it with '/', at most {CGROUP_PATH_CHARS_MAX} characters",
-        )
-
-
-def _check_label(name: str, value: object) -> None:
-    if not isinstance(value, str) or _LABEL.fullmatch(value) is None:
-        raise SpecError(
-            _RECORD, name, value, "not a label key", "use letters, digits, '-', '_', '.' and '/'"
-        )
-
-
-def _check_object_name(name: str, value: object) -> None:
-    if not isinstance(value, str) or _OBJECT_NAME.fullmatch(value) is None:
-        raise SpecError(
-            _RECORD,
-            name,
-            value,
-            "not a BPF object name",
-            f"use at most {BPF_OBJ_NAME_LEN - 1} of A-Z, a-z, 0-9, '_' and '.'",
-        )

@@ -148,7 +148,7 @@ def test_a_scenario_file_is_applied(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet.run("apply", str(file))[:2] == (0, "falco: configured\n")
     spec = fleet.data("show", "falco")["spec"]
     assert spec["tolerations"][0]["key"] == "repair"
-    assert spec["rollout"]["max_unavailable"] == 2
+    assert spec["scheduling"]["max_unavailable"] == 2
     assert fleet.run("apply", str(file))[:2] == (0, "falco: unchanged\n")
     assert fleet.run("delete", "falco")[0] == 0
 
@@ -168,7 +168,7 @@ def test_nodes_are_labelled_and_tainted_as_kubectl_does_it(fleet: Fleet) -> None
         0,
         f"{node}: taints gpu:NoSchedule,repair=disk:NoExecute\n",
     )
-    assert "gpu:NoSchedule,repair=disk:NoExecute" in fleet.run("nodes", "--show-labels")[1]
+    assert "gpu:NoSchedule,repair=disk:NoExecute" in fleet.run("nodes", "-o", "wide")[1]
     assert fleet.run("taint", node, "repair:NoExecute-", "gpu-")[:2] == (
         0,
         f"{node}: taints none\n",

@@ -17,10 +17,10 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.dispatch import Dispatch
 from bpfleet.fleet.engine import Engine
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.records import Kind, Scheduling, decode, encode
+from bpfleet.fleet.records import Kind, decode, encode
 from bpfleet.fleet.state import FleetState
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import Spread, WorkloadSpec
+from bpfleet.workload.spec import Scheduling, Spread, WorkloadSpec
 
 AWAY = FleetError(Refused.UNAVAILABLE, "STORE_UNAVAILABLE", "away")
 
@@ -50,7 +50,7 @@ class Bench:
         spec = WorkloadSpec(
             name=name, inventory=INVENTORY, replicas=replicas, memory_request_bytes=GIB
         )
-        return self.submit(name, CreateWorkload(spec=spec, scheduling=Scheduling()))
+        return self.submit(name, CreateWorkload(spec=spec))
 
 
 def test_a_command_is_acknowledged_only_once_its_group_is_stored():
@@ -184,8 +184,9 @@ def created(name, replicas, size, priority, flags):
         priority=priority,
         per_node=per_node,
         spread=Spread(topology_key="node") if spread else None,
+        scheduling=Scheduling(gang=gang and not per_node),
     )
-    return CreateWorkload(spec=spec, scheduling=Scheduling(gang=gang and not per_node))
+    return CreateWorkload(spec=spec)
 
 
 FLAGS = st.tuples(st.booleans(), st.booleans(), st.booleans())

@@ -14,10 +14,10 @@ from bpfleet.fleet.commands import (
     UpdateWorkload,
 )
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import Policy, Scheduling, Taint, TaintEffect
+from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import RestartPolicy, Spread
+from bpfleet.workload.spec import RestartPolicy, Spread, Taint, TaintEffect
 
 
 @pytest.fixture
@@ -430,7 +430,6 @@ def test_a_repeated_request_changes_nothing_and_a_reused_id_is_refused(small):
 
     command = CreateWorkload(
         spec=WorkloadSpec(name="one", inventory=INVENTORY),
-        scheduling=Scheduling(),
         request_id="r1",
         fingerprint="f1",
     )
@@ -440,7 +439,6 @@ def test_a_repeated_request_changes_nothing_and_a_reused_id_is_refused(small):
     assert small.state.tables.meta.revision == revision
     other = CreateWorkload(
         spec=WorkloadSpec(name="two", inventory=INVENTORY),
-        scheduling=Scheduling(),
         request_id="r1",
         fingerprint="f2",
     )
@@ -458,11 +456,7 @@ def test_request_ids_and_retired_names_are_bounded():
 
     for number in range(6):
         spec = WorkloadSpec(name=f"w{number}", inventory=INVENTORY, replicas=0)
-        small.apply(
-            CreateWorkload(
-                spec=spec, scheduling=Scheduling(), request_id=str(number), fingerprint="f"
-            )
-        )
+        small.apply(CreateWorkload(spec=spec, request_id=str(number), fingerprint="f"))
         small.delete(f"w{number}")
     small.settle()
     assert list(small.state.tables.requests) == ["3", "4", "5"]

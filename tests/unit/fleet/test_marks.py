@@ -5,17 +5,9 @@ from small_fleet import SmallFleet
 
 from bpfleet.fleet.commands import LabelNode, TaintNode
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import (
-    Kind,
-    Scheduling,
-    Taint,
-    TaintEffect,
-    Toleration,
-    decode,
-    encode,
-)
+from bpfleet.fleet.records import Kind, decode, encode
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import Spread
+from bpfleet.workload.spec import Spread, Taint, TaintEffect, Toleration
 
 NO_EXECUTE = TaintEffect.NO_EXECUTE
 NO_SCHEDULE = TaintEffect.NO_SCHEDULE
@@ -130,9 +122,9 @@ def test_a_spread_counts_by_the_labels_as_they_are_now(small):
 
 
 def test_no_execute_moves_away_what_does_not_tolerate_it(small):
-    patient = Scheduling(tolerations=(Toleration("repair", "", NO_EXECUTE),))
+    patient = (Toleration("repair", "", NO_EXECUTE),)
     small.create("web", 2, node_selector={"node": "a"})
-    small.create("patient", node_selector={"node": "a"}, scheduling=patient)
+    small.create("patient", node_selector={"node": "a"}, tolerations=patient)
     small.create("anywhere", 1)
     small.settle()
     taint(small, "a", Taint("repair", "", NO_EXECUTE))

@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_fleet import GIB, INVENTORY, SmallFleet
 
-from bpfleet.fleet.records import (
+from bpfleet.fleet.records import Policy, Workload
+from bpfleet.fleet.settings import FleetSettings
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import (
     LabelOperator,
-    Policy,
     Preference,
     Requirement,
     Scheduling,
+    Spread,
     Taint,
     TaintEffect,
     Toleration,
-    Workload,
+    WorkloadSpec,
 )
-from bpfleet.fleet.settings import FleetSettings
-from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import Spread, WorkloadSpec
 
 
 def fleet(policy: Policy = Policy.LEAST_ALLOCATED, **settings) -> SmallFleet:
@@ -28,12 +28,10 @@ def fleet(policy: Policy = Policy.LEAST_ALLOCATED, **settings) -> SmallFleet:
 
 
 def explained(small: SmallFleet, policy: Policy = Policy.LEAST_ALLOCATED, **spec):
-    scheduling = spec.pop("scheduling", Scheduling())
     spec.setdefault("memory_request_bytes", GIB)
     workload = Workload(
         name="asked",
         spec=WorkloadSpec(name="asked", inventory=INVENTORY, **spec),
-        scheduling=scheduling,
     )
     verdicts, preemption = small.state.explain(workload, policy, small.now_ms)
     reasons = {v.node: v.refusal.reason if v.refusal else "" for v in verdicts}
@@ -104,8 +102,7 @@ def test_selector_affinity_and_taints_refuse_with_their_own_reasons():
         "low": "NODE_AFFINITY",
         "tainted": "TAINT",
     }
-    tolerant = Scheduling(required=(above,), tolerations=(Toleration("team", "net"),))
-    _, reasons, _ = explained(small, node_selector={"disk": "ssd"}, scheduling=tolerant)
+    _, reasons, _ = explained(small, **asked, tolerations=(Toleration("team", "net"),))
     assert reasons["tainted"] == ""
 
 
@@ -179,8 +176,7 @@ def test_spread_by_label_counts_domains_and_waits_rather_than_crowd():
     small.create(
         "two",
         6,
-        spread=Spread(topology_key="zone"),
-        scheduling=Scheduling(spread_best_effort=True),
+        spread=Spread(topology_key="zone", best_effort=True),
     )
     small.settle()
     assert len(small.where("two")) == 6

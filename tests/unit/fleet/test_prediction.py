@@ -11,9 +11,9 @@ from bpfleet.fleet.settings import FleetSettings
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun
-from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape, ReplicaSpec, WorkloadSpec
+from bpfleet.workload.resolve import resolve
+from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape, WorkloadSpec
 
 APPLICATIONS = ("cilium", "falco", "tetragon", "datadog-npm", "aws-network-policy-agent")
 SHAPE = NodeShape(possible_cpus=8, ram_bytes=32 * GIB)
@@ -36,12 +36,16 @@ def test_a_limit_of_exactly_the_prediction_is_enough_to_start(profile, name):
     kernel = Kernel(profile_named(profile), node="n", ram_bytes=32 * GIB, possible_cpus=8, seed=0)
     run = ReplicaRun(
         kernel,
-        ReplicaSpec(
-            workload="w",
-            ordinal=0,
-            inventory=inventory_for(name, SHAPE),
-            memory_limit_bytes=trial.charged_bytes + 4095 & ~4095,
-            memlock_bytes=max(trial.locked_bytes, 4096),
+        resolve(
+            application(
+                name,
+                memory_limit_bytes=trial.charged_bytes + 4095 & ~4095,
+                memlock_bytes=max(trial.locked_bytes, 4096),
+            ),
+            0,
+            "n",
+            SHAPE,
+            seed=0,
         ),
     )
     run.start()
@@ -64,7 +68,7 @@ def test_a_kernel_that_refuses_a_map_is_avoided():
     small.create("parca", inventory=None, application="parca-2022", memlock_bytes=RLIM_INFINITY)
     (replica,) = small.replicas("parca")
     assert replica.node == "new"
-    assert dict(replica.decision.rejections) == {"KERNEL_REFUSES_E2BIG": 1}
+    assert dict(replica.decision.rejections) == {"KERNEL_REFUSES": 1}
 
 
 def test_users_share_their_memlock_on_rlimit_nodes_only():

@@ -12,7 +12,7 @@ from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import FAULT_KINDS, Kernel
-from tests.kernels import ALL, MEMCG, boot, refused, settle
+from tests.kernels import ALL, MEMCG, boot, read_pages, refused, settle
 
 MB = 1 << 20
 HASH = MapAttr(MapType.HASH, 4, 8, 1000, F_NO_PREALLOC)
@@ -92,7 +92,7 @@ def test_unknown_faults_name_those_there_are() -> None:
 def test_late_refills_fail_a_batch_and_not_the_next_call() -> None:
     kernel, task = boot("6.12")
     keys = b"".join(map(key, range(1000)))
-    fd = kernel.bpf.map_create(task, HASH)
+    fd = kernel.bpf.map_create(task, HASH).fd
     kernel.inject_fault("late_refill")
     found = kernel.bpf.map_update_batch(task, fd, keys, bytes(8000), 1000)
     assert found.errno == Errno.ENOMEM
@@ -161,10 +161,10 @@ def history(profile: str) -> str:
         path = ("/a/x", "/a/y", "/b")[round_number % 3]
         task = kernel.spawn(cgroup=path, cpu=round_number % 4, memlock=(64 * MB, 64 * MB))
         try:
-            fd = kernel.bpf.map_create(task, HASH)
+            fd = kernel.bpf.map_create(task, HASH).fd
             for number in range(400):
                 kernel.bpf.map_update_elem(task, fd, key(number * 31), bytes(8))
-            kernel.read_pages(task.pid, f"/file{round_number}", 3 * MB)
+            read_pages(kernel, task.pid, f"/file{round_number}", 3 * MB)
             kernel.touch(task.pid, 9 * MB)
         except TaskKilled:
             continue

@@ -1,4 +1,4 @@
-"""Chaos scenarios: what is understood, what is refused, and schedules that repeat."""
+"""Chaos plans: what is understood, what is refused, and schedules that repeat."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfleet.launcher.chaos import FaultKind, parse_scenario, schedule
+from bpfleet.launcher.chaos.plan import FaultKind, parse_plan, schedule
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import Role
 
@@ -18,9 +18,9 @@ TARGETS = {
 SHIPPED = sorted((Path(__file__).parents[3] / "deploy" / "chaos").glob("*.toml"))
 
 
-def _scenario(*faults: str, seed: int = 1, duration: float = 60):
+def _plan(*faults: str, seed: int = 1, duration: float = 60):
     text = f"seed = {seed}\nduration_seconds = {duration}\n"
-    return parse_scenario(text + "".join(f"[[faults]]\n{fault}\n" for fault in faults), "x.toml")
+    return parse_plan(text + "".join(f"[[faults]]\n{fault}\n" for fault in faults), "x.toml")
 
 
 KILL = 'kind = "kill"\nrole = "agent"\nevery_seconds = 5\nfor_seconds = 2'
@@ -28,19 +28,19 @@ KILL = 'kind = "kill"\nrole = "agent"\nevery_seconds = 5\nfor_seconds = 2'
 
 @given(seed=st.integers(0, 2**32))
 def test_a_schedule_follows_from_its_seed(seed) -> None:
-    first, again = (schedule(_scenario(KILL, seed=seed), TARGETS) for _ in range(2))
+    first, again = (schedule(_plan(KILL, seed=seed), TARGETS) for _ in range(2))
     assert first == again
     assert len(first) >= 9
 
 
 def test_another_seed_strikes_others_at_other_times() -> None:
-    assert schedule(_scenario(KILL, seed=1), TARGETS) != schedule(_scenario(KILL, seed=2), TARGETS)
+    assert schedule(_plan(KILL, seed=1), TARGETS) != schedule(_plan(KILL, seed=2), TARGETS)
 
 
 @given(seed=st.integers(0, 2**32))
 def test_a_service_is_struck_by_one_fault_at_a_time_and_all_end_in_time(seed) -> None:
     pause = 'kind = "pause"\nrole = "agent"\nevery_seconds = 3\nfor_seconds = 10'
-    actions = schedule(_scenario(KILL, pause, seed=seed), TARGETS)
+    actions = schedule(_plan(KILL, pause, seed=seed), TARGETS)
     assert list(actions) == sorted(actions, key=lambda action: action.at_seconds)
     until: dict[str, float] = {}
     for action in actions:
@@ -50,7 +50,7 @@ def test_a_service_is_struck_by_one_fault_at_a_time_and_all_end_in_time(seed) ->
 
 def test_times_that_are_given_are_kept() -> None:
     fault = 'kind = "fill-redis"\nat_seconds = [7, 3, 99]\nfor_seconds = 1'
-    actions = schedule(_scenario(fault), TARGETS)
+    actions = schedule(_plan(fault), TARGETS)
     assert [(a.at_seconds, a.until_seconds, a.target) for a in actions] == [
         (3, 4, "redis-0"),
         (7, 8, "redis-0"),
@@ -58,26 +58,26 @@ def test_times_that_are_given_are_kept() -> None:
 
 
 def test_the_leader_is_only_known_when_the_time_has_come() -> None:
-    (action,) = schedule(_scenario('kind = "lose-leader"\nat_seconds = [5]'), TARGETS)
+    (action,) = schedule(_plan('kind = "lose-leader"\nat_seconds = [5]'), TARGETS)
     assert (action.kind, action.target) == (FaultKind.LOSE_LEADER, "")
 
 
 def test_a_role_that_is_not_there_is_refused() -> None:
     fault = 'kind = "kill"\nrole = "load"\nat_seconds = [5]'
     with pytest.raises(LaunchError, match="kill: the cluster has no load"):
-        schedule(_scenario(fault), TARGETS)
+        schedule(_plan(fault), TARGETS)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_the_scenarios_that_are_shipped_are_valid(path) -> None:
-    scenario = parse_scenario(path.read_text(), path.name)
-    assert schedule(scenario, TARGETS)
-    assert parse_scenario(path.read_text(), path.name, seed=9).seed == 9
+def test_the_plans_that_are_shipped_are_valid(path) -> None:
+    plan = parse_plan(path.read_text(), path.name)
+    assert schedule(plan, TARGETS)
+    assert parse_plan(path.read_text(), path.name, seed=9).seed == 9
 
 
 def test_one_of_them_has_every_kind_of_fault() -> None:
     (path,) = [path for path in SHIPPED if path.name == "every-fault.toml"]
-    actions = schedule(parse_scenario(path.read_text(), path.name), TARGETS)
+    actions = schedule(parse_plan(path.read_text(), path.name), TARGETS)
     assert {action.kind for action in actions} == set(FaultKind)
 
 
@@ -115,8 +115,8 @@ def test_one_of_them_has_every_kind_of_fault() -> None:
         ("faults = [1]", "x.toml: faults[0]: not a table"),
     ],
 )
-def test_a_bad_scenario_is_refused_in_one_line(text, says) -> None:
+def test_a_bad_plan_is_refused_in_one_line(text, says) -> None:
     with pytest.raises(LaunchError) as caught:
-        parse_scenario(text, "x.toml")
+        parse_plan(text, "x.toml")
     assert str(caught.value).startswith(says)
     assert "\n" not in str(caught.value)

@@ -1,10 +1,10 @@
-"""The checks after a storm: each finds the damage it is for, and none where there is none."""
+"""The checks after a chaos run: each finds the damage it is for, and none where there is none."""
 
 from dataclasses import replace
 
 import pytest
 
-from bpfleet.launcher.checks import Acknowledged, check_all
+from bpfleet.launcher.chaos.checks import Acknowledged, check_all
 from bpfleet.launcher.survey import Booked, Running, Survey
 
 WELL = Survey(

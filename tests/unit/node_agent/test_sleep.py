@@ -41,7 +41,7 @@ def work(kernel: Kernel, start: int) -> list[object]:
     seen: list[object] = []
     for kind, flags in TYPES:
         key = 0 if kind is MapType.QUEUE else 4
-        fd = kernel.bpf.map_create(task, MapAttr(kind, key, 8, 32, flags))
+        fd = kernel.bpf.map_create(task, MapAttr(kind, key, 8, 32, flags)).fd
         width = 16 if kind in (MapType.PERCPU_HASH, MapType.PERCPU_ARRAY) else 8
         for number in range(start, start + 40):
             name = number.to_bytes(4, "little") if key else None
@@ -50,7 +50,7 @@ def work(kernel: Kernel, start: int) -> list[object]:
             except KernelError as error:
                 seen.append((kind, number, error.errno, error.reason))
     kernel.touch(task.pid, 3 << 20)
-    fd = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, 2))
+    fd = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, 2)).fd
     kernel.close(task.pid, fd)
     kernel.advance(10**9)
     return [*seen, kernel.ledger(), kernel.now_ns, kernel.events.since(0, 500)]
@@ -85,14 +85,14 @@ def test_a_sleeping_node_takes_a_few_kib():
 def test_deferred_work_many_elements_watchers_and_a_crash_keep_a_node_awake():
     node = hosted("6.12")
     kernel, task = node.wake(), node.wake().tasks()[0]
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1)).fd
     kernel.close(task.pid, fd)
     assert not node.fall_asleep()
     kernel.run_deferred()
     node.watches = 1
     assert not node.fall_asleep()
     node.watches = 0
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 2 * ELEMENTS_MAX))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 2 * ELEMENTS_MAX)).fd
     keys = b"".join(n.to_bytes(4, "little") for n in range(ELEMENTS_MAX + 1))
     kernel.bpf.map_update_batch(task, fd, keys, bytes(2 * len(keys)), ELEMENTS_MAX + 1)
     assert not node.fall_asleep()

@@ -1,8 +1,7 @@
 """Recommended limits are enough, and the least passing limit is just that."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from sample_fleet import small_scenario
 
 from bpfleet.kernel import profile_named
@@ -10,7 +9,7 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.limits import PARTS, LimitTask, advice_data, advise, advise_all
 from bpfleet.runtime import ReplicaRun
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.scenario import replica_for
+from bpfleet.workload.resolve import resolve
 from bpfleet.workload.spec import NodeShape
 
 MIB = 1 << 20
@@ -25,7 +24,7 @@ def task(workload: str, cpus: int = 4) -> LimitTask:
         model="6.12",
         shape=shape,
         group="small",
-        spec=replica_for(spec, 0, "small", shape, seed=1),
+        spec=resolve(spec, 0, "small", shape, seed=1),
         steps=5,
         step_ns=1_000_000_000,
     )
@@ -33,7 +32,8 @@ def task(workload: str, cpus: int = 4) -> LimitTask:
 
 def survives(wanted: LimitTask, limit_bytes: int) -> bool:
     kernel = Kernel(profile_named("6.12"), ram_bytes=8 << 30, possible_cpus=4)
-    run = ReplicaRun(kernel, replace(wanted.spec, memory_limit_bytes=limit_bytes))
+    limited = replace(wanted.spec.workload, memory_limit_bytes=limit_bytes)
+    run = ReplicaRun(kernel, replace(wanted.spec, workload=limited))
     run.start()
     for _ in range(wanted.steps):
         kernel.advance(wanted.step_ns)

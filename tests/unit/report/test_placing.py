@@ -1,10 +1,17 @@
 """Placement for a comparison: by requests, the same for every model."""
 
-from dataclasses import replace
-
+from msgspec.structs import replace
 from sample_fleet import small_scenario
 
 from bpfleet.report.placing import place
+from bpfleet.workload.spec import (
+    LabelOperator,
+    Requirement,
+    Scheduling,
+    Spread,
+    Taint,
+    Toleration,
+)
 
 
 def test_per_node_workloads_go_everywhere_they_may() -> None:
@@ -33,6 +40,79 @@ def test_requests_are_never_overbooked() -> None:
         booked = sum(a.workload.memory_request_bytes for a in plan.assignments)
         assert booked <= plan.node.allocatable_bytes
     assert placement.replicas + len(placement.unplaced) == 400
+
+
+def test_a_gang_that_does_not_fit_is_placed_nowhere() -> None:
+    scenario = small_scenario()
+    gang = replace(
+        scenario.workloads[0],
+        replicas=40,
+        memory_request_bytes=4 << 30,
+        scheduling=Scheduling(gang=True),
+    )
+    placement = place(replace(scenario, workloads=(gang,), events=()))
+    assert placement.replicas == 0
+    assert [name for name, _ in placement.unplaced] == [f"bpftrace-{n}" for n in range(40)]
+    small = replace(gang, replicas=3)
+    assert place(replace(scenario, workloads=(small,), events=())).replicas == 3
+
+
+def test_affinity_decides_as_on_a_running_fleet() -> None:
+    scenario = small_scenario()
+    large = Requirement("tier", LabelOperator.IN, ("large",))
+    picky = replace(scenario.workloads[0], replicas=4, scheduling=Scheduling(required=(large,)))
+    placement = place(replace(scenario, workloads=(picky,), events=()))
+    assert {p.node.name for p in placement.nodes if p.assignments} == {"large-0001"}
+
+
+def test_spread_keeps_replicas_apart_and_best_effort_lets_them_crowd() -> None:
+    scenario = small_scenario()
+    strict = replace(
+        scenario.workloads[0],
+        replicas=9,
+        memory_request_bytes=6 << 30,
+        spread=Spread(topology_key="tier"),
+    )
+    crowded = replace(strict, spread=Spread(topology_key="tier", best_effort=True))
+    placed = [
+        place(replace(scenario, workloads=(workload,), events=())).replicas
+        for workload in (strict, crowded)
+    ]
+    # Each small node has room for one; the large one may have one more than they.
+    assert placed == [5, 9]
+
+
+def test_taints_keep_away_what_does_not_tolerate_them() -> None:
+    scenario = small_scenario()
+    small, large = scenario.nodes
+    tainted = replace(small, taints=(Taint("dedicated", "net"),))
+    patient = replace(
+        scenario.workloads[0], name="patient", tolerations=(Toleration("dedicated", "net"),)
+    )
+    other = replace(patient, name="other", tolerations=())
+    everywhere = tuple(replace(w, per_node=True) for w in (patient, other))
+    scenario = replace(scenario, nodes=(tainted, large), workloads=everywhere, events=())
+    where = {
+        name: [
+            p.node.group
+            for p in place(scenario).nodes
+            for a in p.assignments
+            if a.workload.name == name
+        ]
+        for name in ("patient", "other")
+    }
+    assert where == {"patient": ["small", "small", "large"], "other": ["large"]}
+
+
+def test_the_important_take_the_place_of_the_less_important() -> None:
+    scenario = small_scenario()
+    low = replace(scenario.workloads[0], replicas=11, memory_request_bytes=5 << 30)
+    high = replace(low, name="high", replicas=3, priority=10)
+    placement = place(replace(scenario, workloads=(low, high), events=()))
+    placed = [a.workload.name for p in placement.nodes for a in p.assignments]
+    assert placed.count("high") == 3
+    assert placed.count("bpftrace") + len(placement.unplaced) == 11
+    assert all(name.startswith("bpftrace") for name, _ in placement.unplaced)
 
 
 def test_important_workloads_are_placed_first() -> None:

@@ -1,8 +1,7 @@
 """The upgrade question, answered per workload."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from sample_fleet import small_scenario
 
 from bpfleet.cli.inputs import read_scenario

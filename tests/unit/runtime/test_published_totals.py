@@ -6,9 +6,8 @@ excluded, sparse maps empty), both in MiB for the whole application. Published f
 to whole MiB; docs/experiments.md explains the few that differ by more than rounding.
 """
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import profile_named
@@ -16,7 +15,7 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime import ReplicaRun
 from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import NodeShape, ReplicaSpec
+from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
 
 MIB = 1 << 20
 ROUNDING_MIB = 0.75
@@ -64,7 +63,11 @@ def created(application: str, options: dict[str, int], cpus: int, profile: str) 
     kernel = Kernel(profile_named(profile), ram_bytes=64 << 30, possible_cpus=cpus)
     run = ReplicaRun(
         kernel,
-        ReplicaSpec(workload="app", ordinal=0, inventory=inventory, memlock_bytes=RLIM_INFINITY),
+        ReplicaSpec(
+            workload=WorkloadSpec(name="app", inventory=inventory, memlock_bytes=RLIM_INFINITY),
+            serial=0,
+            inventory=inventory,
+        ),
     )
     run.start()
     assert run.phase is Phase.RUNNING, run.failure

@@ -1,8 +1,7 @@
 """What a replica does to a kernel, and what it makes of the answers."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from sample_replicas import APP, MIB, PROGRAM, SPARSE, TABLE, WRITES, boot, replica
 
 from bpfleet.abi.bpf import MapType, ProgType

@@ -1,7 +1,6 @@
 """Restarts: when, in which cgroup, and what pinned maps do to the next start."""
 
-from dataclasses import replace
-
+from msgspec.structs import replace
 from sample_replicas import APP, MIB, TABLE, boot, replica
 
 from bpfleet.abi.limits import RLIM_INFINITY

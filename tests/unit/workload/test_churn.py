@@ -1,11 +1,11 @@
 """Churn is a function of inventory and seed; its keys and mix are what was asked for."""
 
 from collections import Counter
-from dataclasses import replace
 from itertools import chain
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
 from bpfleet.workload.churn import ChurnStream, HeapRamp, targets_of

@@ -3,10 +3,10 @@
 import pytest
 
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.resolve import resolve
 from bpfleet.workload.scenario import (
     builtin_scenario,
     builtin_scenarios,
-    replica_for,
     scenario_from_toml,
 )
 
@@ -58,25 +58,25 @@ def test_an_application_is_sized_for_the_node_it_lands_on() -> None:
     scenario = scenario_from_toml(TEXT, "f.toml")
     small, *_, large = scenario.fleet()
     falco = scenario.workloads[0]
-    on_small = replica_for(falco, 0, small.name, small.shape, seed=scenario.seed)
-    on_large = replica_for(falco, 0, large.name, large.shape, seed=scenario.seed)
+    on_small = resolve(falco, 0, small.name, small.shape, seed=scenario.seed)
+    on_large = resolve(falco, 0, large.name, large.shape, seed=scenario.seed)
     assert on_small.inventory.maps[0].inner_count == 2
     assert on_large.inventory.maps[0].inner_count == 32
-    assert on_small.memory_limit_bytes == 512 << 20
+    assert on_small.workload.memory_limit_bytes == 512 << 20
 
 
-def test_seeds_differ_by_node_workload_and_ordinal_and_by_nothing_else() -> None:
+def test_seeds_differ_by_node_workload_and_serial_and_by_nothing_else() -> None:
     scenario = scenario_from_toml(TEXT, "f.toml")
     node = scenario.fleet()[0]
     falco, web = scenario.workloads
     seeds = {
-        replica_for(workload, ordinal, name, node.shape, seed=5).seed
+        resolve(workload, serial, name, node.shape, seed=5).seed
         for workload in (falco, web)
-        for ordinal in (0, 1)
+        for serial in (0, 1)
         for name in ("a", "b")
     }
     assert len(seeds) == 8
-    assert replica_for(falco, 0, "a", node.shape, seed=5).seed in seeds
+    assert resolve(falco, 0, "a", node.shape, seed=5).seed in seeds
 
 
 @pytest.mark.parametrize(

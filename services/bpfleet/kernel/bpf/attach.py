@@ -15,11 +15,12 @@ from bpfleet.abi.bpf import (
     ProgType,
 )
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel.bpf.maps.base import OpContext, refuse
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.cgroup_storage import CgroupStorageMap
 from bpfleet.kernel.bpf.prog import Programs, RunResult
 from bpfleet.kernel.bpf.prog_types import CGROUP_PROG_OF, EXACT_ATTACH
 from bpfleet.kernel.bpf.program import BpfProg, prog_of, prog_of_type
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Owner
@@ -238,7 +239,7 @@ class Attachments:
 
     def fire(self, hook: str, task: Task, times: int = 1) -> RunResult:
         """Runs the hook's programs as ``task`` meets it ``times`` times; perf events run in interrupt context."""
-        runs = failed = errno = 0
+        runs = failed = errno = charged_bytes = 0
         for link in list(self._links.get(hook, ())):
             if link.pid is not None and link.pid != task.pid:
                 continue
@@ -248,7 +249,8 @@ class Attachments:
             runs += result.runs
             failed += result.failed_ops
             errno = result.errno or errno
-        return RunResult(runs, failed, errno)
+            charged_bytes += result.charged_bytes
+        return RunResult(runs, failed, errno, charged_bytes)
 
     def _close_link(self, link: _Link) -> None:
         links = self._links[link.hook]

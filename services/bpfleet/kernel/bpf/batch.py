@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from bpfleet.abi.bpf import BPF_F_LOCK
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import Address, UserBytes
-from bpfleet.kernel.bpf.maps.base import BpfMap, OpContext, check_value_lock, refuse
+from bpfleet.kernel.bpf.host import OpContext
+from bpfleet.kernel.bpf.maps.base import BpfMap, check_value_lock
 from bpfleet.kernel.bpf.maps.hash import HashTable
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
 
 
@@ -18,7 +20,8 @@ from bpfleet.kernel.errors import KernelError, Reason
 class BatchResult:
     """What a batch command answers. ``error`` None is success; ``count`` elements were done in either case.
 
-    ``keys`` and ``values`` hold what a lookup returned, one after the other; ``out_batch`` is where to go on.
+    ``keys`` and ``values`` hold what a lookup returned, one after the other; ``out_batch`` is where to go on;
+    ``charged_bytes`` is below 0 where the batch gave memory back at once.
     """
 
     count: int
@@ -26,6 +29,7 @@ class BatchResult:
     keys: bytes = b""
     values: bytes = b""
     out_batch: bytes | None = None
+    charged_bytes: int = 0
 
     @property
     def errno(self) -> int:

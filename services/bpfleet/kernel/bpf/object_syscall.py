@@ -9,14 +9,17 @@ from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.attach import Attachments
 from bpfleet.kernel.bpf.bpffs import BpfFs, Pinnable
 from bpfleet.kernel.bpf.btf import BtfTable, BtfType
+from bpfleet.kernel.bpf.command import Boundary, Cost, Created, command, system_call
+from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.info import MapInfo, map_info
 from bpfleet.kernel.bpf.map_create import check_unprivileged
-from bpfleet.kernel.bpf.maps.base import BpfMap, Host, refuse
+from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.local_storage import destroy_storage
 from bpfleet.kernel.bpf.mmap import PROT_READ, Mappings
 from bpfleet.kernel.bpf.object import MapTable, map_file
 from bpfleet.kernel.bpf.prog import ProgInfo, Programs, RunResult
 from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, prog_of
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memcg import ObjCgroup
@@ -28,12 +31,8 @@ from bpfleet.kernel.timeline import Timeline
 INT_MAX: Final = (1 << 31) - 1
 
 
-class ObjectSyscalls:
-    """Commands on objects of any kind. The first argument is the calling task; every refusal is a KernelError.
-
-    ``leave`` is called when a call returns to user space with something to settle there (a pending SIGKILL, the
-    debts of memory.high); the kernel wires it in.
-    """
+class ObjectSyscalls(Boundary):
+    """Commands on objects of any kind. The first argument is the calling task; every refusal is a KernelError."""
 
     def __init__(
         self,
@@ -42,6 +41,7 @@ class ObjectSyscalls:
         accounting: BpfAccounting,
         files: FileTable,
         timeline: Timeline,
+        leave: Callable[[Task], None],
     ) -> None:
         self.host: Final = host
         self.memory: Final = memory
@@ -54,92 +54,62 @@ class ObjectSyscalls:
         self.programs: Final = Programs(host, memory, accounting, files, timeline)
         self.attachments: Final = Attachments(self.programs, files)
         self.mappings: Final = Mappings(memory)
-        self.leave: Callable[[Task], None] = _stay
-        # The last call that changed something: how many there were, what it changed, what it charged, for whom.
-        self.changes = 0
-        self.last_map: BpfMap | None = None
-        self.last_prog: BpfProg | None = None
-        self.last_charged_bytes = 0
-        self.last_task: Task | None = None
-        self.last_created = False
+        self.leave = leave
 
     # -- programs ------------------------------------------------------------------------------------------------
 
-    def prog_load(self, task: Task, attr: ProgAttr) -> int:
-        """BPF_PROG_LOAD. Returns a descriptor; see `Programs.load` for what it refuses."""
+    @command
+    def prog_load(self, task: Task, attr: ProgAttr) -> Created:
+        """BPF_PROG_LOAD. See `Programs.load` for what it refuses."""
         before = self.memory.charged_bytes_total
-        try:
-            fd = self.programs.load(task, attr)
-            self.changes += 1
-            self.last_map = None
-            self.last_prog = prog_of(task, fd)
-            self.last_charged_bytes = self.memory.charged_bytes_total - before
-            self.last_task = task
-            self.last_created = True
-            return fd
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        fd = self.programs.load(task, attr)
+        charged_bytes = self.memory.charged_bytes_total - before
+        return Created(fd, Cost(task, prog_of(task, fd), charged_bytes, created=True))
 
+    @command
     def prog_attach(
         self, task: Task, target_fd: int, prog_fd: int, attach_type: int, flags: int = 0
     ) -> None:
         """BPF_PROG_ATTACH to a cgroup; makes its cgroup storage. See `Attachments.attach`."""
-        try:
-            self._enter(task)
-            self.attachments.attach(task, target_fd, prog_fd, attach_type, flags)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        self.attachments.attach(task, target_fd, prog_fd, attach_type, flags)
 
+    @command
     def prog_detach(
         self, task: Task, target_fd: int, prog_fd: int | None, attach_type: int
     ) -> None:
         """BPF_PROG_DETACH from a cgroup."""
-        self._enter(task)
         self.attachments.detach(task, target_fd, prog_fd, attach_type)
 
+    @command
     def prog_test_run(
         self, task: Task, fd: int, *, repeat: int = 1, in_interrupt: bool = False
     ) -> RunResult:
         """BPF_PROG_TEST_RUN: the program's map operations, performed for the caller or as if it were interrupted."""
-        try:
-            self._enter(task)
-            return self.programs.test_run(task, fd, repeat=repeat, in_interrupt=in_interrupt)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        return self.programs.test_run(task, fd, repeat=repeat, in_interrupt=in_interrupt)
 
+    @command
     def open_hook(self, task: Task, hook: str, prog_fd: int, pid: int | None = None) -> int:
         """BPF_RAW_TRACEPOINT_OPEN and its like: puts a program on a named hook; the descriptor is the link."""
-        self._enter(task)
         return self.attachments.open_hook(task, hook, prog_fd, pid)
 
+    @system_call
     def fire(self, hook: str, task: Task, times: int = 1) -> RunResult:
         """``task`` passes a hook ``times`` times: its programs run."""
-        try:
-            return self.attachments.fire(hook, task, times)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        return self.attachments.fire(hook, task, times)
 
+    @command
     def prog_get_next_id(self, task: Task, start_id: int) -> int:
         """BPF_PROG_GET_NEXT_ID. Raises EINVAL, EPERM, ENOENT after the last."""
-        self._enter(task)
         if not 0 <= start_id < INT_MAX:
             raise refuse(Errno.EINVAL, f"id {start_id} is out of range")
         require_sys_admin(task, "walking ids")
         return self.programs.ids.after(start_id)
 
+    @command
     def prog_get_fd_by_id(self, task: Task, prog_id: int) -> int:
         """BPF_PROG_GET_FD_BY_ID. Raises EPERM, ENOENT, EMFILE, ENOMEM."""
-        try:
-            self._enter(task)
-            require_sys_admin(task, "opening by id")
-            return self.programs.open(task, self.programs.ids.get(prog_id))
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        require_sys_admin(task, "opening by id")
+        return self.programs.open(task, self.programs.ids.get(prog_id))
 
     def progs(self) -> list[BpfProg]:
         """Every program that still has its id, by id."""
@@ -147,18 +117,14 @@ class ObjectSyscalls:
 
     # -- BTF and information -------------------------------------------------------------------------------------
 
+    @command
     def btf_load(self, task: Task, types: tuple[BtfType, ...], size_bytes: int = 0) -> int:
         """BPF_BTF_LOAD. Raises EPERM, E2BIG, EMFILE, ENOMEM."""
-        try:
-            self._enter(task)
-            return self.btf.load(task, types, size_bytes)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        return self.btf.load(task, types, size_bytes)
 
+    @command
     def obj_get_info_by_fd(self, task: Task, fd: int) -> MapInfo | ProgInfo:
         """BPF_OBJ_GET_INFO_BY_FD of a map or program. Raises EBADF, EINVAL."""
-        self._enter(task)
         file = task.file(fd)
         if isinstance(file.target, BpfMap):
             return map_info(file.target, file)
@@ -168,44 +134,34 @@ class ObjectSyscalls:
 
     # -- pins ----------------------------------------------------------------------------------------------------
 
+    @command
     def obj_pin(self, task: Task, path: str, fd: int) -> None:
         """BPF_OBJ_PIN. Raises EINVAL, for a bad descriptor too, EEXIST, ENOENT, EPERM (a dot), ENAMETOOLONG, ENOMEM."""
-        try:
-            self._enter(task)
-            file = task.fds.get(fd)
-            target = None if file is None else file.target
-            if not isinstance(target, BpfMap | BpfProg):
-                raise _no_object(fd)
-            self.fs.pin(task, path, target)
-            if isinstance(target, BpfMap):
-                target.get_with_uref()
-            else:
-                target.get()
-            self._recharge(
-                target, self.accounting.pin_payer(self.memory.controller.root.objcg), task
-            )
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        file = task.fds.get(fd)
+        target = None if file is None else file.target
+        if not isinstance(target, BpfMap | BpfProg):
+            raise _no_object(fd)
+        self.fs.pin(task, path, target)
+        if isinstance(target, BpfMap):
+            target.get_with_uref()
+        else:
+            target.get()
+        self._recharge(target, self.accounting.pin_payer(self.memory.controller.root.objcg), task)
 
+    @command
     def obj_get(self, task: Task, path: str, open_flags: int = 0) -> int:
         """BPF_OBJ_GET. Raises EINVAL, ENOENT, EACCES, EMFILE, ENOMEM."""
-        try:
-            self._enter(task)
-            if open_flags & ~(F_RDONLY | F_WRONLY):
-                raise refuse(Errno.EINVAL, f"open flags {open_flags:#x} are not valid")
-            readable, writable = access_of(open_flags)
-            target = self.fs.find(path)
-            self._recharge(target, self.accounting.reopen_payer(task), task)
-            if isinstance(target, BpfMap):
-                return self._get_map(task, target, readable=readable, writable=writable)
-            assert isinstance(target, BpfProg)
-            if open_flags:
-                raise refuse(Errno.EINVAL, "a program is opened without flags")
-            return self.programs.open(task, target)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        if open_flags & ~(F_RDONLY | F_WRONLY):
+            raise refuse(Errno.EINVAL, f"open flags {open_flags:#x} are not valid")
+        readable, writable = access_of(open_flags)
+        target = self.fs.find(path)
+        self._recharge(target, self.accounting.reopen_payer(task), task)
+        if isinstance(target, BpfMap):
+            return self._get_map(task, target, readable=readable, writable=writable)
+        assert isinstance(target, BpfProg)
+        if open_flags:
+            raise refuse(Errno.EINVAL, "a program is opened without flags")
+        return self.programs.open(task, target)
 
     def _recharge(self, target: Pinnable, payer: ObjCgroup | None, task: Task) -> None:
         """Moves all charges of an object to another payer, if a policy says so. Raises ENOMEM, then nothing moved."""
@@ -260,13 +216,10 @@ class ObjectSyscalls:
         """munmap(2) of a whole mapping."""
         self.mappings.munmap(task, address)
 
+    @system_call
     def touch_arena(self, task: Task, address: int, pages: int, first_page: int = 0) -> None:
         """Page faults of ``task`` on a mapped arena. Raises EFAULT, ENOMEM."""
-        try:
-            self.mappings.touch(task, address, first_page, pages)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        self.mappings.touch(task, address, first_page, pages)
 
     # -- other subsystems' ends ----------------------------------------------------------------------------------
 
@@ -281,17 +234,16 @@ class ObjectSyscalls:
         self.attachments.release_cgroup(cgroup)
         destroy_storage(cgroup)
 
+    @command
     def unknown_command(self, task: Task, command: int) -> None:
         """bpf(2) with a command number no kernel here knows, or of one that asks for what it does not have: EINVAL."""
-        self._enter(task)
         raise refuse(Errno.EINVAL, f"bpf command {command} is not known")
 
     # -- shared --------------------------------------------------------------------------------------------------
 
-    def _enter(self, task: Task) -> None:
-        """The entry of every command but map_create and prog_load."""
-        if self.host.unprivileged_bpf_disabled:
-            check_unprivileged(self.host, task, creates=False)
+    def enter(self, task: Task) -> None:
+        """kernel.unprivileged_bpf_disabled at the entry of bpf(2), where it closes every command (up to 5.18)."""
+        check_unprivileged(self.host, task, creates=False)
 
 
 def access_of(open_flags: int) -> tuple[bool, bool]:
@@ -319,7 +271,3 @@ def _no_object(fd: int) -> KernelError:
     return KernelError(
         Errno.EINVAL, Reason.BAD_FILE_DESCRIPTOR, f"descriptor {fd} is neither map nor program"
     )
-
-
-def _stay(task: Task) -> None:
-    """Stands in until the kernel wires its own."""

@@ -3,6 +3,7 @@
 The first argument is the calling task; descriptors are its own. Every refusal is a KernelError.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final, final
@@ -16,6 +17,9 @@ from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
 from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.btf import check_map_btf
+from bpfleet.kernel.bpf.command import Cost, Created, Taken, command
+from bpfleet.kernel.bpf.cost import Creation
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.info import MapInfo, map_info
 from bpfleet.kernel.bpf.map_create import (
     allocate,
@@ -24,15 +28,7 @@ from bpfleet.kernel.bpf.map_create import (
     check_unprivileged,
     without_token,
 )
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    check_value_lock,
-    refuse,
-    unsupported,
-)
+from bpfleet.kernel.bpf.maps.base import BpfMap, check_value_lock, unsupported
 from bpfleet.kernel.bpf.maps.bloom_filter import BloomFilterMap
 from bpfleet.kernel.bpf.maps.queue_stack import QueueStackMap
 from bpfleet.kernel.bpf.object_syscall import (
@@ -41,6 +37,8 @@ from bpfleet.kernel.bpf.object_syscall import (
     access_of,
     require_sys_admin,
 )
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.memory import Memory, Owner
@@ -61,28 +59,19 @@ class BpfSyscalls(ObjectSyscalls):
         accounting: BpfAccounting,
         files: FileTable,
         timeline: Timeline,
+        leave: Callable[[Task], None],
         *,
         seed: int = 0,
     ) -> None:
-        super().__init__(host, memory, accounting, files, timeline)
+        super().__init__(host, memory, accounting, files, timeline, leave)
         self._seed: Final = seed
 
     # -- creation ------------------------------------------------------------------------------------------------
 
-    def map_create(self, task: Task, attr: MapAttr) -> int:
-        """BPF_MAP_CREATE. Returns a descriptor."""
+    @command
+    def map_create(self, task: Task, attr: MapAttr) -> Created:
+        """BPF_MAP_CREATE."""
         before = self.memory.charged_bytes_total
-        try:
-            fd = self._create(task, attr)
-            self._changed(self._map(task, fd), before)
-            self.last_task = task
-            self.last_created = True
-            return fd
-        finally:
-            if task.notify_resume:
-                self.leave(task)
-
-    def _create(self, task: Task, attr: MapAttr) -> int:
         host = self.host
         check_unprivileged(host, task, creates=True)
         flags = without_token(attr.map_flags, host.profile)
@@ -99,17 +88,19 @@ class BpfSyscalls(ObjectSyscalls):
             raise
         self._publish(task, bpf_map)
         bpf_map.get_with_uref()
-        return self.open_map(
+        fd = self.open_map(
             task,
             bpf_map,
             readable=not attr.map_flags & F_WRONLY,
             writable=not attr.map_flags & F_RDONLY,
         )
+        charged_bytes = self.memory.charged_bytes_total - before
+        return Created(fd, Cost(task, bpf_map, charged_bytes, created=True))
 
     def _allocate(self, task: Task, attr: MapAttr, cls: type[BpfMap]) -> BpfMap:
         host, profile = self.host, self.host.profile
         attr = cls.effective(attr, host.possible_cpus)
-        plan = cls.plan(attr, profile, host.possible_cpus, perfmon=task.perfmon_capable())
+        plan = cls.plan(Creation(attr, profile, host.possible_cpus, task.perfmon_capable()))
         owner = Owner("map", 0, attr.map_name)
         site = AllocSite(self.memory, self.accounting, profile, owner, self.timeline)
         holder = f"map {self.map_table.ids.next_id}"
@@ -138,170 +129,136 @@ class BpfSyscalls(ObjectSyscalls):
             cgroup=task.cgroup.path,
         )
 
-    def _changed(self, bpf_map: BpfMap, charged_before: int) -> None:
-        self.changes += 1
-        self.last_map = bpf_map
-        self.last_charged_bytes = self.memory.charged_bytes_total - charged_before
-        self.last_created = False
-
     # -- elements ------------------------------------------------------------------------------------------------
 
+    @command
     def map_lookup_elem(
         self,
         task: Task,
         fd: int,
         key: UserBytes,
         flags: int = 0,
-        *,
         value: UserBytes = b"",
         out: Address = Address.GOOD,
     ) -> bytes:
         """BPF_MAP_LOOKUP_ELEM. ``value`` is what the value pointer holds before, which only bloom filters read."""
-        try:
-            self._enter(task)
-            if flags & ~BPF_F_LOCK:
-                raise refuse(Errno.EINVAL, f"lookup flags {flags:#x} are not valid")
-            bpf_map, file = self._map_and_file(task, fd)
-            if not file.readable:
-                raise _access(fd, "read")
-            if flags:
-                check_value_lock(bpf_map, flags)
-            copied = _copy_key(bpf_map, key)
-            if isinstance(bpf_map, BloomFilterMap):
-                wanted = _copy_value(bpf_map, bytes(bpf_map.value_size) if value == b"" else value)
-                bpf_map.peek(wanted)
-                return wanted
-            found = bpf_map.lookup(copied, OpContext(task, map_file=file))
-            if out is not Address.GOOD:
-                raise _fault()
-            return found
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        if flags & ~BPF_F_LOCK:
+            raise refuse(Errno.EINVAL, f"lookup flags {flags:#x} are not valid")
+        bpf_map, file = self._map_and_file(task, fd)
+        if not file.readable:
+            raise _access(fd, "read")
+        if flags:
+            check_value_lock(bpf_map, flags)
+        copied = _copy_key(bpf_map, key)
+        if isinstance(bpf_map, BloomFilterMap):
+            wanted = _copy_value(bpf_map, bytes(bpf_map.value_size) if value == b"" else value)
+            bpf_map.peek(wanted)
+            return wanted
+        found = bpf_map.lookup(copied, OpContext(task, map_file=file))
+        if out is not Address.GOOD:
+            raise _fault()
+        return found
 
+    @command
     def map_update_elem(
         self, task: Task, fd: int, key: UserBytes, value: UserBytes, flags: int = 0
-    ) -> None:
-        """BPF_MAP_UPDATE_ELEM; push for queues, stacks and bloom filters."""
+    ) -> int:
+        """BPF_MAP_UPDATE_ELEM; push for queues, stacks and bloom filters. Returns the bytes it charged."""
         memory = self.memory
         before = memory.charged_bytes_total
-        try:
-            self._enter(task)
-            bpf_map, file = self._map_and_file(task, fd)
-            self._check_writable(bpf_map, file, fd)
-            if flags & BPF_F_LOCK:
-                check_value_lock(bpf_map, flags)
-            copied = _copy_key(bpf_map, key)
-            bpf_map.update(
-                copied, _copy_value(bpf_map, value), flags, OpContext(task, map_file=file)
-            )
-            self.changes += 1
-            self.last_map = bpf_map
-            self.last_charged_bytes = memory.charged_bytes_total - before
-            self.last_task = task
-            self.last_created = False
-            if self.host.late_refill:
-                self._refill(bpf_map, task)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        bpf_map, file = self._map_and_file(task, fd)
+        self._check_writable(bpf_map, file, fd)
+        if flags & BPF_F_LOCK:
+            check_value_lock(bpf_map, flags)
+        copied = _copy_key(bpf_map, key)
+        bpf_map.update(copied, _copy_value(bpf_map, value), flags, OpContext(task, map_file=file))
+        charged_bytes = memory.charged_bytes_total - before
+        if self.host.late_refill:
+            self._refill(bpf_map, task)
+        return charged_bytes
 
-    def map_delete_elem(self, task: Task, fd: int, key: UserBytes, flags: int = 0) -> None:
-        """BPF_MAP_DELETE_ELEM. It has no flags: anything in the fields after the key is EINVAL."""
+    @command
+    def map_delete_elem(self, task: Task, fd: int, key: UserBytes, flags: int = 0) -> int:
+        """BPF_MAP_DELETE_ELEM. It has no flags: anything in the fields after the key is EINVAL.
+
+        Returns the bytes it charged: below 0 where it gave some back at once.
+        """
         before = self.memory.charged_bytes_total
-        try:
-            self._enter(task)
-            if flags:
-                raise refuse(Errno.EINVAL, "map_delete_elem takes neither value nor flags")
-            bpf_map, file = self._map_and_file(task, fd)
-            self._check_writable(bpf_map, file, fd)
-            bpf_map.delete(_copy_key(bpf_map, key), OpContext(task, map_file=file))
-            self._changed(bpf_map, before)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        if flags:
+            raise refuse(Errno.EINVAL, "map_delete_elem takes neither value nor flags")
+        bpf_map, file = self._map_and_file(task, fd)
+        self._check_writable(bpf_map, file, fd)
+        bpf_map.delete(_copy_key(bpf_map, key), OpContext(task, map_file=file))
+        return self.memory.charged_bytes_total - before
 
+    @command
     def map_get_next_key(
-        self, task: Task, fd: int, key: UserBytes, *, out: Address = Address.GOOD
+        self, task: Task, fd: int, key: UserBytes, out: Address = Address.GOOD
     ) -> bytes:
         """BPF_MAP_GET_NEXT_KEY; a NULL key asks for the first."""
-        try:
-            self._enter(task)
-            bpf_map, file = self._map_and_file(task, fd)
-            if not file.readable:
-                raise _access(fd, "read")
-            following = bpf_map.next_key(None if key is None else _copy_key(bpf_map, key))
-            if out is not Address.GOOD:
-                raise _fault()
-            return following
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        bpf_map, file = self._map_and_file(task, fd)
+        if not file.readable:
+            raise _access(fd, "read")
+        following = bpf_map.next_key(None if key is None else _copy_key(bpf_map, key))
+        if out is not Address.GOOD:
+            raise _fault()
+        return following
 
+    @command
     def map_lookup_and_delete_elem(
         self,
         task: Task,
         fd: int,
         key: UserBytes,
         flags: int = 0,
-        *,
         out: Address = Address.GOOD,
-    ) -> bytes:
+    ) -> Taken:
         """BPF_MAP_LOOKUP_AND_DELETE_ELEM; pop for queues and stacks. A bad out pointer still loses the value."""
         before = self.memory.charged_bytes_total
-        try:
-            self._enter(task)
-            profile = self.host.profile
-            if flags & (~BPF_F_LOCK if profile.hash_lookup_and_delete else ~0):
-                raise refuse(Errno.EINVAL, f"lookup_and_delete flags {flags:#x} are not valid")
-            bpf_map, file = self._map_and_file(task, fd)
-            self._check_writable(bpf_map, file, fd, also_read=True)
-            queue = isinstance(bpf_map, QueueStackMap)
-            if flags and queue:
-                raise refuse(Errno.EINVAL, "a queue or stack takes no flags")
-            check_value_lock(bpf_map, flags)
-            copied = _copy_key(bpf_map, key)
-            if not bpf_map.has_lookup_and_delete(profile):
-                raise unsupported(bpf_map, "lookup_and_delete")
-            context = OpContext(task, map_file=file)
-            found = bpf_map.lookup_and_delete(copied, flags, context)
-            self._changed(bpf_map, before)
-            if out is not Address.GOOD:
-                raise _fault()
-            return found
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        profile = self.host.profile
+        if flags & (~BPF_F_LOCK if profile.hash_lookup_and_delete else ~0):
+            raise refuse(Errno.EINVAL, f"lookup_and_delete flags {flags:#x} are not valid")
+        bpf_map, file = self._map_and_file(task, fd)
+        self._check_writable(bpf_map, file, fd, also_read=True)
+        queue = isinstance(bpf_map, QueueStackMap)
+        if flags and queue:
+            raise refuse(Errno.EINVAL, "a queue or stack takes no flags")
+        check_value_lock(bpf_map, flags)
+        copied = _copy_key(bpf_map, key)
+        if not bpf_map.has_lookup_and_delete(profile):
+            raise unsupported(bpf_map, "lookup_and_delete")
+        context = OpContext(task, map_file=file)
+        found = bpf_map.lookup_and_delete(copied, flags, context)
+        if out is not Address.GOOD:
+            raise _fault()
+        return Taken(found, self.memory.charged_bytes_total - before)
 
+    @command
     def map_freeze(self, task: Task, fd: int, flags: int = 0) -> None:
         """BPF_MAP_FREEZE: no system call writes any more. Raises EINVAL, ENOTSUPP, EPERM, EBUSY."""
-        try:
-            self._enter(task)
-            if flags:
-                raise refuse(Errno.EINVAL, "map_freeze takes a descriptor only")
-            bpf_map, file = self._map_and_file(task, fd)
-            if bpf_map.map_type is MapType.STRUCT_OPS:
+        if flags:
+            raise refuse(Errno.EINVAL, "map_freeze takes a descriptor only")
+        bpf_map, file = self._map_and_file(task, fd)
+        if bpf_map.map_type is MapType.STRUCT_OPS:
+            raise unsupported(bpf_map, "freeze")
+        by_access = self.host.profile.freeze_checks_access
+        if by_access:
+            if bpf_map.has_spin_lock:
                 raise unsupported(bpf_map, "freeze")
-            by_access = self.host.profile.freeze_checks_access
-            if by_access:
-                if bpf_map.has_spin_lock:
-                    raise unsupported(bpf_map, "freeze")
-                self._check_writable(bpf_map, file, fd)
-            if bpf_map.write_mappings or bpf_map.frozen:
-                raise KernelError(
-                    Errno.EBUSY, Reason.OBJECT_BUSY, f"map {bpf_map.id} is frozen or being written"
-                )
-            if not by_access and not task.bpf_capable():
-                raise KernelError(
-                    Errno.EPERM, Reason.CAPABILITY_MISSING, "freezing a map needs CAP_BPF"
-                )
-            bpf_map.frozen = True
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+            self._check_writable(bpf_map, file, fd)
+        if bpf_map.write_mappings or bpf_map.frozen:
+            raise KernelError(
+                Errno.EBUSY, Reason.OBJECT_BUSY, f"map {bpf_map.id} is frozen or being written"
+            )
+        if not by_access and not task.bpf_capable():
+            raise KernelError(
+                Errno.EPERM, Reason.CAPABILITY_MISSING, "freezing a map needs CAP_BPF"
+            )
+        bpf_map.frozen = True
 
     # -- batches -------------------------------------------------------------------------------------------------
 
+    @command
     def map_update_batch(
         self,
         task: Task,
@@ -314,17 +271,14 @@ class BpfSyscalls(ObjectSyscalls):
     ) -> BatchResult:
         """BPF_MAP_UPDATE_BATCH: keys and values one after the other, up to the first error, which is in the result."""
         before = self.memory.charged_bytes_total
-        try:
-            bpf_map, context = self._batch(task, fd, Cmd.MAP_UPDATE_BATCH)
-            done = batch.update_batch(bpf_map, keys, values, count, elem_flags, context)
-            self._changed(bpf_map, before)
-            if self.host.late_refill:
-                self._refill(bpf_map, task)
-            return done
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        bpf_map, context = self._batch(task, fd, Cmd.MAP_UPDATE_BATCH)
+        done = batch.update_batch(bpf_map, keys, values, count, elem_flags, context)
+        done.charged_bytes = self.memory.charged_bytes_total - before
+        if self.host.late_refill:
+            self._refill(bpf_map, task)
+        return done
 
+    @command
     def map_delete_batch(
         self,
         task: Task,
@@ -336,15 +290,12 @@ class BpfSyscalls(ObjectSyscalls):
     ) -> BatchResult:
         """BPF_MAP_DELETE_BATCH. Stops at the first error, which is in the result."""
         before = self.memory.charged_bytes_total
-        try:
-            bpf_map, context = self._batch(task, fd, Cmd.MAP_DELETE_BATCH)
-            done = batch.delete_batch(bpf_map, keys, count, elem_flags, context)
-            self._changed(bpf_map, before)
-            return done
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        bpf_map, context = self._batch(task, fd, Cmd.MAP_DELETE_BATCH)
+        done = batch.delete_batch(bpf_map, keys, count, elem_flags, context)
+        done.charged_bytes = self.memory.charged_bytes_total - before
+        return done
 
+    @command
     def map_lookup_batch(
         self,
         task: Task,
@@ -357,15 +308,12 @@ class BpfSyscalls(ObjectSyscalls):
         out: Address = Address.GOOD,
     ) -> BatchResult:
         """BPF_MAP_LOOKUP_BATCH: up to ``count`` elements from ``in_batch`` on, ENOENT in the result at the end."""
-        try:
-            bpf_map, context = self._batch(task, fd, Cmd.MAP_LOOKUP_BATCH)
-            return batch.lookup_batch(
-                bpf_map, in_batch, count, elem_flags, flags, context, delete=False, out=out
-            )
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        bpf_map, context = self._batch(task, fd, Cmd.MAP_LOOKUP_BATCH)
+        return batch.lookup_batch(
+            bpf_map, in_batch, count, elem_flags, flags, context, delete=False, out=out
+        )
 
+    @command
     def map_lookup_and_delete_batch(
         self,
         task: Task,
@@ -379,20 +327,15 @@ class BpfSyscalls(ObjectSyscalls):
     ) -> BatchResult:
         """BPF_MAP_LOOKUP_AND_DELETE_BATCH: as lookup, removing what it returns."""
         before = self.memory.charged_bytes_total
-        try:
-            bpf_map, context = self._batch(task, fd, Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
-            done = batch.lookup_batch(
-                bpf_map, in_batch, count, elem_flags, flags, context, delete=True, out=out
-            )
-            self._changed(bpf_map, before)
-            return done
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        bpf_map, context = self._batch(task, fd, Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
+        done = batch.lookup_batch(
+            bpf_map, in_batch, count, elem_flags, flags, context, delete=True, out=out
+        )
+        done.charged_bytes = self.memory.charged_bytes_total - before
+        return done
 
     def _batch(self, task: Task, fd: int, command: Cmd) -> tuple[BpfMap, OpContext]:
         """The map of a batch, after the checks all batches share [bpf_map_do_batch]."""
-        self._enter(task)
         bpf_map, file = self._map_and_file(task, fd)
         reads = command in (Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
         if reads and not file.readable:
@@ -405,36 +348,28 @@ class BpfSyscalls(ObjectSyscalls):
 
     # -- ids and information -------------------------------------------------------------------------------------
 
+    @command
     def map_get_next_id(self, task: Task, start_id: int) -> int:
         """BPF_MAP_GET_NEXT_ID. Raises EINVAL, EPERM, ENOENT after the last."""
-        try:
-            self._enter(task)
-            if not 0 <= start_id < INT_MAX:
-                raise refuse(Errno.EINVAL, f"id {start_id} is out of range")
-            require_sys_admin(task, "walking ids")
-            return self.map_table.ids.after(start_id)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        if not 0 <= start_id < INT_MAX:
+            raise refuse(Errno.EINVAL, f"id {start_id} is out of range")
+        require_sys_admin(task, "walking ids")
+        return self.map_table.ids.after(start_id)
 
+    @command
     def map_get_fd_by_id(self, task: Task, map_id: int, open_flags: int = 0) -> int:
         """BPF_MAP_GET_FD_BY_ID. Raises EINVAL, EPERM, ENOENT, EMFILE, ENOMEM."""
-        try:
-            self._enter(task)
-            if open_flags & ~(F_RDONLY | F_WRONLY):
-                raise refuse(Errno.EINVAL, f"open flags {open_flags:#x} are not valid")
-            require_sys_admin(task, "opening by id")
-            readable, writable = access_of(open_flags)
-            bpf_map = self.map_table.ids.get(map_id)
-            bpf_map.get_with_uref()
-            return self.open_map(task, bpf_map, readable=readable, writable=writable)
-        finally:
-            if task.notify_resume:
-                self.leave(task)
+        if open_flags & ~(F_RDONLY | F_WRONLY):
+            raise refuse(Errno.EINVAL, f"open flags {open_flags:#x} are not valid")
+        require_sys_admin(task, "opening by id")
+        readable, writable = access_of(open_flags)
+        bpf_map = self.map_table.ids.get(map_id)
+        bpf_map.get_with_uref()
+        return self.open_map(task, bpf_map, readable=readable, writable=writable)
 
+    @command
     def map_info(self, task: Task, fd: int) -> MapInfo:
         """BPF_OBJ_GET_INFO_BY_FD of a map, and the lines of its fdinfo. Raises EBADF, EINVAL."""
-        self._enter(task)
         return map_info(*self._map_and_file(task, fd))
 
     def maps(self) -> list[BpfMap]:
@@ -442,9 +377,6 @@ class BpfSyscalls(ObjectSyscalls):
         return self.map_table.ids.all()
 
     # -- shared --------------------------------------------------------------------------------------------------
-
-    def _map(self, task: Task, fd: int) -> BpfMap:
-        return self._map_and_file(task, fd)[0]
 
     def _map_and_file(self, task: Task, fd: int) -> tuple[BpfMap, File]:
         """The map behind a descriptor. Raises EBADF, EINVAL [__bpf_map_get]."""

@@ -1,10 +1,10 @@
-"""The receipt of the latest call: what was asked, what was charged, to whom."""
+"""The receipt of a call: what was asked, what was charged, to whom."""
 
 from dataclasses import dataclass
 
-from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
-from bpfleet.kernel.bpf.accounting.base import Charge
-from bpfleet.kernel.bpf.object_syscall import ObjectSyscalls
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.kernel.bpf.command import Cost
+from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.mm.memcg import Memcg
 from bpfleet.kernel.profile import KernelProfile, Payer
 from bpfleet.kernel.units import bytes_of
@@ -12,7 +12,7 @@ from bpfleet.kernel.units import bytes_of
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the last call that changed something cost.
+    """What a call cost.
 
     ``estimate_bytes`` is what a kernel up to 5.10 precharges for a creation or load, 0 for other calls;
     ``charged_bytes`` what this kernel charged (negative where the call gave back); ``charged_to`` a cgroup path or
@@ -27,44 +27,50 @@ class Receipt:
     limit_bytes: int | None
 
 
-def make_receipt(profile: KernelProfile, bpf: ObjectSyscalls, root: Memcg) -> Receipt:
-    """The receipt of the latest call that changed a map or loaded a program."""
-    estimate, charge = _precharge(bpf)
-    task = bpf.last_task
-    if charge is not None and charge.user is not None:
-        limit = task.memlock_soft_bytes if task is not None else RLIM_INFINITY
+def make_receipt(profile: KernelProfile, cost: Cost, root: Memcg) -> Receipt:
+    """The receipt of the call that has just returned ``cost``."""
+    user = cost.target.charge.user
+    if user is not None:
+        limit = cost.task.memlock_soft_bytes
         return Receipt(
             profile.model.value,
-            estimate,
-            bytes_of(charge.pages) if bpf.last_created else 0,
-            f"uid {charge.user.uid}",
-            bytes_of(charge.user.locked_vm_pages),
+            estimate_bytes(cost),
+            charged_bytes(cost),
+            f"uid {user.uid}",
+            bytes_of(user.locked_vm_pages),
             None if limit == RLIM_INFINITY else limit,
         )
-    memcg = _payer(profile, bpf) or root
+    memcg = _payer(profile, cost) or root
     return Receipt(
         profile.model.value,
-        estimate,
-        bpf.last_charged_bytes,
+        estimate_bytes(cost),
+        charged_bytes(cost),
         memcg.path,
         memcg.usage_bytes,
         memcg.limit_bytes,
     )
 
 
-def _precharge(bpf: ObjectSyscalls) -> tuple[int, Charge | None]:
-    """(estimate of what the call made, the object's precharge record)."""
-    bpf_map, prog = bpf.last_map, bpf.last_prog
-    if bpf_map is not None:
-        return (bpf_map.estimate_bytes if bpf.last_created else 0), bpf_map.charge
-    if prog is not None:
-        return prog.image_pages * PAGE_SIZE, prog.charge
-    return 0, None
+def estimate_bytes(cost: Cost) -> int:
+    """What a kernel up to 5.10 precharges for what the call made."""
+    if not cost.created:
+        return 0
+    if isinstance(cost.target, BpfMap):
+        return cost.target.estimate_bytes
+    return bytes_of(cost.target.image_pages)
 
 
-def _payer(profile: KernelProfile, bpf: ObjectSyscalls) -> Memcg | None:
+def charged_bytes(cost: Cost) -> int:
+    """What the payer of the object was charged: a user where it was precharged, else a memory cgroup."""
+    charge = cost.target.charge
+    if charge.user is None:
+        return cost.charged_bytes
+    return bytes_of(charge.pages) if cost.created else 0
+
+
+def _payer(profile: KernelProfile, cost: Cost) -> Memcg | None:
     """The map's owner; the updater where the policy says so; the loader of a program."""
-    task, bpf_map = bpf.last_task, bpf.last_map
-    if bpf_map is not None and profile.payer is not Payer.UPDATER:
-        return bpf_map.site.creator.memcg if bpf_map.site.creator is not None else None
-    return task.objcg.memcg if task is not None and task.objcg is not None else None
+    target, task = cost.target, cost.task
+    if isinstance(target, BpfMap) and profile.payer is not Payer.UPDATER:
+        return target.site.creator.memcg if target.site.creator is not None else None
+    return task.objcg.memcg if task.objcg is not None else None

@@ -21,8 +21,8 @@ SKB = ProgType.CGROUP_SKB
 
 
 def _storage_prog(kernel, task, map_type=MapType.CGROUP_STORAGE, value=8, key=16):
-    storage = kernel.bpf.map_create(task, MapAttr(map_type, key, value))
-    prog = kernel.bpf.prog_load(task, ProgAttr(SKB, map_fds=(storage,)))
+    storage = kernel.bpf.map_create(task, MapAttr(map_type, key, value)).fd
+    prog = kernel.bpf.prog_load(task, ProgAttr(SKB, map_fds=(storage,))).fd
     return storage, prog
 
 
@@ -64,10 +64,10 @@ def test_5_10_charges_the_creator_against_the_attachers_limit_and_says_enomem():
     user = kernel.spawn(
         uid=1000, caps=frozenset({Capability.BPF, Capability.NET_ADMIN}), memlock=UNLIMITED
     )
-    storage = kernel.bpf.map_create(user, MapAttr(MapType.CGROUP_STORAGE, 16, 4096))
+    storage = kernel.bpf.map_create(user, MapAttr(MapType.CGROUP_STORAGE, 16, 4096)).fd
     kernel.bpf.obj_pin(user, "m", storage)
     mine = kernel.bpf.obj_get(root, "m")
-    prog = kernel.bpf.prog_load(root, ProgAttr(SKB, map_fds=(mine,)))
+    prog = kernel.bpf.prog_load(root, ProgAttr(SKB, map_fds=(mine,))).fd
     kernel.prlimit(root.pid, "memlock", 4096, 4096)
     with refused(Errno.ENOMEM) as caught:
         kernel.bpf.prog_attach(root, _target(kernel, root), prog, INGRESS)
@@ -87,11 +87,11 @@ def test_5_10_charges_the_creator_against_the_attachers_limit_and_says_enomem():
 )
 def test_the_maps_owner_pays_for_storage_not_the_attacher(profile, map_type, kinds):
     kernel, creator = boot(profile)
-    storage = kernel.bpf.map_create(creator, MapAttr(map_type, 16, 16))
+    storage = kernel.bpf.map_create(creator, MapAttr(map_type, 16, 16)).fd
     kernel.bpf.obj_pin(creator, "m", storage)
     attacher = kernel.spawn(cgroup="/b")
     mine = kernel.bpf.obj_get(attacher, "m")
-    prog = kernel.bpf.prog_load(attacher, ProgAttr(SKB, map_fds=(mine,)))
+    prog = kernel.bpf.prog_load(attacher, ProgAttr(SKB, map_fds=(mine,))).fd
     before = charged(kernel, "map 1", "/a")
     kernel.bpf.prog_attach(attacher, _target(kernel, attacher), prog, INGRESS)
     payer = "/b" if profile == "seed-v5" else "/a"
@@ -138,7 +138,7 @@ def test_short_keys_share_one_storage_between_attach_types(profile):
 def test_the_rules_of_attach_flags():
     kernel, task = boot("6.12")
     kernel.mkdir("/b/c")
-    first, second = (kernel.bpf.prog_load(task, ProgAttr(SKB)) for _ in range(2))
+    first, second = (kernel.bpf.prog_load(task, ProgAttr(SKB)).fd for _ in range(2))
     parent, child = _target(kernel, task), _target(kernel, task, "/b/c")
     attach = kernel.bpf.prog_attach
     with refused(Errno.EINVAL):
@@ -168,8 +168,8 @@ def test_the_rules_of_attach_flags():
 
 def test_what_cannot_be_attached():
     kernel, task = boot("6.12")
-    skb = kernel.bpf.prog_load(task, ProgAttr(SKB))
-    sock = kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SOCK))
+    skb = kernel.bpf.prog_load(task, ProgAttr(SKB)).fd
+    sock = kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SOCK)).fd
     target = _target(kernel, task)
     attach = kernel.bpf.prog_attach
     with refused(Errno.EBADF):
@@ -184,7 +184,7 @@ def test_what_cannot_be_attached():
         attach(task, target, skb, AttachType.XDP)
     attach(task, target, sock, AttachType.CGROUP_INET_SOCK_CREATE)
     user = kernel.spawn(uid=1000, caps=frozenset({Capability.BPF}))
-    mine = kernel.bpf.prog_load(user, ProgAttr(SKB))
+    mine = kernel.bpf.prog_load(user, ProgAttr(SKB)).fd
     with refused(Errno.EINVAL):
         attach(user, _target(kernel, user), mine, INGRESS)
 
@@ -223,11 +223,11 @@ def test_a_storage_map_can_go_while_its_cgroup_stays(profile):
 def test_a_hook_runs_as_whoever_meets_it_perf_events_as_an_interrupt(prog_type, payer):
     kernel, creator = boot("seed-v5")
     other = kernel.spawn(cgroup="/b")
-    hash_map = kernel.bpf.map_create(creator, MapAttr(MapType.LPM_TRIE, 8, 8, 64, map_flags=1))
+    hash_map = kernel.bpf.map_create(creator, MapAttr(MapType.LPM_TRIE, 8, 8, 64, map_flags=1)).fd
     key = (32).to_bytes(4, "little") + b"abcd"
     attr = ProgAttr(prog_type, map_fds=(hash_map,), ops=(ProgOp("update", key=key),))
     link = kernel.bpf.open_hook(
-        creator, "sys_enter", kernel.bpf.prog_load(creator, attr), other.pid
+        creator, "sys_enter", kernel.bpf.prog_load(creator, attr).fd, other.pid
     )
     before = charged(kernel, "map", "/a")
     assert kernel.bpf.fire("sys_enter", creator).runs == 0
@@ -242,4 +242,4 @@ def test_a_hook_runs_as_whoever_meets_it_perf_events_as_an_interrupt(prog_type, 
 def test_only_tracing_programs_go_on_hooks():
     kernel, task = boot("6.12")
     with refused(Errno.EINVAL):
-        kernel.bpf.open_hook(task, "sys_enter", kernel.bpf.prog_load(task, ProgAttr(SKB)))
+        kernel.bpf.open_hook(task, "sys_enter", kernel.bpf.prog_load(task, ProgAttr(SKB)).fd)

@@ -16,7 +16,7 @@ def key(number):
 
 def table(profile, entries=16, flags=F_ZERO_SEED):
     kernel, task = boot(profile)
-    return kernel, task, kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, entries, flags))
+    return kernel, task, kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, entries, flags)).fd
 
 
 def store(kernel, task, fd, numbers):
@@ -104,7 +104,7 @@ def test_flags_access_and_types_are_refused_before_anything_is_counted(profile):
     readable = kernel.bpf.map_get_fd_by_id(task, 1, F_RDONLY)
     with refused(Errno.EPERM):
         kernel.bpf.map_delete_batch(task, readable, key(1), 1)
-    queue = kernel.bpf.map_create(task, MapAttr(MapType.QUEUE, 0, 8, 4))
+    queue = kernel.bpf.map_create(task, MapAttr(MapType.QUEUE, 0, 8, 4)).fd
     with refused(Errno.ENOTSUPP):
         kernel.bpf.map_lookup_batch(task, queue, None, 1)
     with refused(Errno.EINVAL):
@@ -114,7 +114,7 @@ def test_flags_access_and_types_are_refused_before_anything_is_counted(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_tries_and_per_cpu_arrays_have_batches_from_5_13_on(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 8, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 8, 4)).fd
     if profile in LATER:
         read = kernel.bpf.map_lookup_batch(task, fd, None, 10)
         assert (read.count, read.errno) == (4, Errno.ENOENT)

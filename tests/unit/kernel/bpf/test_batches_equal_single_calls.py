@@ -29,7 +29,7 @@ class Side:
         self.kernel.mkdir("/group")
         self.task: Task = self.kernel.spawn(cgroup="/group", memlock=(RLIM_INFINITY,) * 2)
         map_type, flags = KINDS[kind]
-        self.fd = self.kernel.bpf.map_create(self.task, MapAttr(map_type, 8, 8, ENTRIES, flags))
+        self.fd = self.kernel.bpf.map_create(self.task, MapAttr(map_type, 8, 8, ENTRIES, flags)).fd
         self.value_bytes = 16 if map_type is MapType.PERCPU_HASH else 8
         self.batches = batches
 

@@ -19,7 +19,7 @@ def _create(kernel, task, map_type, key, value, *, key_type=INT4, value_type=INT
     btf = kernel.bpf.btf_load(task, (key_type, value_type))
     ids = {"btf_key_type_id": 1, "btf_value_type_id": 2}
     attr = {"max_entries": 4, "btf_fd": btf, **ids, **changes}
-    return kernel.bpf.map_create(task, MapAttr(map_type, key, value, **attr))
+    return kernel.bpf.map_create(task, MapAttr(map_type, key, value, **attr)).fd
 
 
 @pytest.mark.parametrize("profile", ALL)

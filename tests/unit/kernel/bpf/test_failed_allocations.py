@@ -8,7 +8,7 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.map_create import class_of
 from bpfleet.kernel.errors import KernelError, Reason
-from bpfleet.oracle.outcome import answer_of
+from bpfleet.verbs.stage import answer_of
 from tests.kernels import ALL, boot
 
 KINDS = ("slab", "percpu", "vmalloc", "page")
@@ -67,7 +67,7 @@ def _prepared(profile, attr):
         return None
     inner = btf = None
     if attr.map_type in NESTED:
-        inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4))
+        inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
     if attr.map_type in STORAGES:
         btf = kernel.bpf.btf_load(task, (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, 8, members=1)))
     return (
@@ -101,7 +101,7 @@ def _held(kernel):
 def _created(kernel, task, attr):
     """(descriptor, None) or (-1, the refusal)."""
     try:
-        return kernel.bpf.map_create(task, attr), None
+        return kernel.bpf.map_create(task, attr).fd, None
     except KernelError as refused:
         return -1, refused
 
@@ -148,7 +148,7 @@ def test_a_failure_at_any_allocation_of_a_creation_leaves_nothing(profile, attr)
 )
 def test_a_failure_while_elements_are_made_leaves_the_map_whole(profile, attr):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, attr)
+    fd = kernel.bpf.map_create(task, attr).fd
     bpf_map = kernel.bpf.maps()[-1]
     value = bytes(bpf_map.user_value_size)
     present = 0
@@ -157,7 +157,7 @@ def test_a_failure_while_elements_are_made_leaves_the_map_whole(profile, attr):
             kernel.inject_fault(KINDS[number % 2], 1 + number % 5)
         key = (32).to_bytes(4, "little") if attr.map_type == MapType.LPM_TRIE else b""
         key += number.to_bytes(4, "big")
-        answer = answer_of(lambda k=key: kernel.bpf.map_update_elem(task, fd, k, value))
+        answer = answer_of(lambda k=key: kernel.bpf.map_update_elem(task, fd, k, value)).word or 0
         assert answer in (0, "ENOMEM")
         present += answer == 0
         assert bpf_map.entries() == present

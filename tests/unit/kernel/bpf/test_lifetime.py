@@ -22,7 +22,7 @@ def _alive(kernel):
 def test_the_last_of_several_descriptors_frees_the_map(profile):
     kernel, task = boot(profile)
     other = kernel.spawn(cgroup="/b")
-    first = kernel.bpf.map_create(task, ARRAY)
+    first = kernel.bpf.map_create(task, ARRAY).fd
     second = kernel.dup(task.pid, first)
     third = kernel.bpf.map_get_fd_by_id(other, 1)
     kernel.close(task.pid, first)
@@ -37,7 +37,7 @@ def test_the_last_of_several_descriptors_frees_the_map(profile):
 def test_exit_closes_descriptors_and_pins_survive_it(profile):
     kernel, task = boot(profile)
     kernel.bpf.map_create(task, ARRAY)
-    pinned = kernel.bpf.map_create(task, ARRAY)
+    pinned = kernel.bpf.map_create(task, ARRAY).fd
     kernel.bpf.obj_pin(task, "kept", pinned)
     kernel.exit(task.pid)
     assert _alive(kernel) == [2]
@@ -53,7 +53,7 @@ def test_a_pinned_map_stays_charged_to_its_dead_creators_user():
     kernel, task = boot("5.10", uid=1000)
     kernel.host.unprivileged_bpf_disabled = 0
     root = kernel.spawn()
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 1024))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 1024)).fd
     kernel.bpf.obj_pin(task, "m", fd)
     kernel.exit(task.pid)
     kernel.run_deferred()
@@ -66,8 +66,10 @@ def test_a_pinned_map_stays_charged_to_its_dead_creators_user():
 @pytest.mark.parametrize("profile", ALL)
 def test_an_outer_map_keeps_its_inner_map(profile):
     kernel, task = boot(profile)
-    inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4))
-    outer = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY_OF_MAPS, 4, 4, 2, inner_map_fd=inner))
+    inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
+    outer = kernel.bpf.map_create(
+        task, MapAttr(MapType.ARRAY_OF_MAPS, 4, 4, 2, inner_map_fd=inner)
+    ).fd
     kernel.bpf.map_update_elem(task, outer, bytes(4), inner.to_bytes(4, "little"))
     kernel.close(task.pid, inner)
     assert _alive(kernel) == [1, 2]
@@ -79,7 +81,7 @@ def test_an_outer_map_keeps_its_inner_map(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_a_socket_in_an_xskmap_keeps_the_map(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.XSKMAP, 4, 4, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.XSKMAP, 4, 4, 4)).fd
     sock = kernel.objects.socket(task, "xsk")
     for slot in (0, 1):
         kernel.bpf.map_update_elem(task, fd, slot.to_bytes(4, "little"), sock.to_bytes(4, "little"))
@@ -93,7 +95,7 @@ def test_a_socket_in_an_xskmap_keeps_the_map(profile):
 def test_a_mapping_keeps_the_map_until_munmap_or_exit(profile):
     kernel, task = boot(profile)
     for way in ("munmap", "exit"):
-        fd = kernel.bpf.map_create(task, MapAttr(MapType.RINGBUF, 0, 0, 4096))
+        fd = kernel.bpf.map_create(task, MapAttr(MapType.RINGBUF, 0, 0, 4096)).fd
         address = kernel.bpf.mmap(task, fd, 4096)
         kernel.close(task.pid, fd)
         assert len(_alive(kernel)) == 1
@@ -109,8 +111,8 @@ def test_a_map_that_holds_a_program_keeps_it(profile):
     kernel, task = boot(profile)
     prog = kernel.bpf.prog_load(
         task, ProgAttr(ProgType.XDP, expected_attach_type=AttachType.XDP_DEVMAP)
-    )
-    devmap = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP, 4, 8, 4))
+    ).fd
+    devmap = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP, 4, 8, 4)).fd
     value = (1).to_bytes(4, "little") + prog.to_bytes(4, "little")
     kernel.bpf.map_update_elem(task, devmap, bytes(4), value)
     kernel.close(task.pid, prog)
@@ -136,7 +138,7 @@ def test_a_map_that_holds_a_program_keeps_it(profile):
 def test_the_budget_comes_back_when_the_type_has_waited(map_type, waits_ns):
     kernel, task = boot("5.10")
     value = 8 if map_type is MapType.ARRAY else 4
-    fd = kernel.bpf.map_create(task, MapAttr(map_type, 4, value, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(map_type, 4, value, 4)).fd
     kernel.close(task.pid, fd)
     assert not kernel.bpf.maps()
     if waits_ns > 1_000_000:
@@ -152,13 +154,13 @@ def test_churn_at_the_limit_meets_the_pending_uncharge():
     answers = []
     for _ in range(5):
         try:
-            kernel.close(task.pid, kernel.bpf.map_create(task, attr))
+            kernel.close(task.pid, kernel.bpf.map_create(task, attr).fd)
             answers.append("ok")
         except KernelError as error:
             answers.append(error.errno.name)
     assert answers == ["ok"] + ["EPERM"] * 4
     kernel.run_deferred()
-    kernel.close(task.pid, kernel.bpf.map_create(task, attr))
+    kernel.close(task.pid, kernel.bpf.map_create(task, attr).fd)
 
 
 @pytest.mark.parametrize("profile", MEMCG)
@@ -179,8 +181,8 @@ def test_pinning_costs_the_pinner_a_dentry_and_an_inode(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_pin_paths_and_their_errors(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, ARRAY)
-    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER))
+    fd = kernel.bpf.map_create(task, ARRAY).fd
+    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER)).fd
     bpf = kernel.bpf
     bpf.mkdir(task, "dir")
     bpf.obj_pin(task, "dir/m", fd)
@@ -221,13 +223,13 @@ def test_pin_paths_and_their_errors(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_no_descriptor_left_undoes_everything(profile):
     kernel, task = boot(profile)
-    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER))
+    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER)).fd
     kernel.bpf.obj_pin(task, "p", prog)
     task.nofile = 4
     for attempt in (
         lambda: kernel.bpf.obj_get(task, "p"),
         lambda: kernel.bpf.prog_get_fd_by_id(task, 1),
-        lambda: kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER)),
+        lambda: kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER)).fd,
         lambda: kernel.bpf.btf_load(task, ()),
         lambda: kernel.objects.socket(task, "udp"),
     ):

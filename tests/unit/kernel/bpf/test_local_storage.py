@@ -30,7 +30,7 @@ def _create(kernel, task, map_type, value=8, **changes):
     btf = kernel.bpf.btf_load(task, (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, value)))
     fields = {"key_size": 4, "value_size": value, "map_flags": F_NO_PREALLOC, **changes}
     attr = MapAttr(map_type, **fields, btf_fd=btf, btf_key_type_id=1, btf_value_type_id=2)
-    return kernel.bpf.map_create(task, attr)
+    return kernel.bpf.map_create(task, attr).fd
 
 
 def _owner(kernel, task, map_type):

@@ -53,7 +53,7 @@ def test_64_kib_and_four_cpus_allow_what_a_real_kernel_allows(attr, refused_at):
         n: MapAttr(attr.map_type, attr.key_size, 8, n, attr.map_flags)
         for n in (refused_at - 1, refused_at)
     }
-    kernel.close(task.pid, kernel.bpf.map_create(task, sized[refused_at - 1]))
+    kernel.close(task.pid, kernel.bpf.map_create(task, sized[refused_at - 1]).fd)
     kernel.run_deferred()
     with refused(Errno.EPERM):
         kernel.bpf.map_create(task, sized[refused_at])
@@ -186,7 +186,7 @@ def test_a_per_cpu_array_passes_any_limit_from_6_0_on(profile):
 
 def test_churn_at_the_limit_fails_while_uncharges_are_pending():
     kernel, task = limited(21)
-    kernel.close(task.pid, kernel.bpf.map_create(task, HASH))
+    kernel.close(task.pid, kernel.bpf.map_create(task, HASH).fd)
     for _ in range(49):
         with refused(Errno.EPERM):
             kernel.bpf.map_create(task, HASH)

@@ -120,7 +120,7 @@ def test_late_refills_leave_the_prefill_only():
 
 def test_a_refill_that_does_not_fit_takes_what_fits_and_says_which_limit():
     kernel, task = boot("6.1")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 100_000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 100_000, F_NO_PREALLOC)).fd
     limit = int(kernel.read_file("/a", "memory.current")) + 64 * 1024
     kernel.write_file("/a", "memory.max", str(limit))
     stored = 0
@@ -148,7 +148,7 @@ def test_destroying_frees_elements_and_caches_alike():
 def test_charges_follow_the_creator_even_for_elements_of_others():
     kernel, creator = boot("6.1")
     other = kernel.spawn(cgroup="/b")
-    fd = kernel.bpf.map_create(creator, MapAttr(MapType.HASH, 4, 8, 10_000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(creator, MapAttr(MapType.HASH, 4, 8, 10_000, F_NO_PREALLOC)).fd
     assert fd >= 0
     theirs = kernel.bpf.map_get_fd_by_id(other, kernel.bpf.maps()[-1].id)
     before = charged(kernel, "map", "/a")["slab"]

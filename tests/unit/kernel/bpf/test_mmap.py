@@ -11,7 +11,7 @@ READ, WRITE = 1, 3
 
 
 def _array(kernel, task, flags=F_MMAPABLE):
-    return kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1024, flags))
+    return kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1024, flags)).fd
 
 
 @pytest.mark.parametrize("profile", ALL)
@@ -40,7 +40,7 @@ def test_the_access_rules_of_an_array(profile):
     with refused(Errno.ENODEV):
         mmap(task, kernel.objects.epoll(task), 4096)
     with refused(Errno.ENOTSUPP):
-        mmap(task, kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 4)), 4096)
+        mmap(task, kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 4)).fd, 4096)
     settle(kernel)
 
 
@@ -64,7 +64,7 @@ def _arena(kernel, task, pages=1024, **attr):
     flags = attr.pop("flags", F_MMAPABLE)
     return kernel.bpf.map_create(
         task, MapAttr(MapType.ARENA, max_entries=pages, map_flags=flags, **attr)
-    )
+    ).fd
 
 
 @pytest.mark.parametrize("profile", ["6.12", "6.18"])

@@ -28,7 +28,7 @@ def test_ids_grow_and_are_not_reused():
 @pytest.mark.parametrize("profile", MEMCG)
 def test_the_last_descriptor_takes_the_id_and_only_later_the_memory(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, HASH)
+    fd = kernel.bpf.map_create(task, HASH).fd
     ident = kernel.bpf.map_get_next_id(task, 0)
     kernel.close(task.pid, fd)
     with refused(Errno.ENOENT):
@@ -36,14 +36,14 @@ def test_the_last_descriptor_takes_the_id_and_only_later_the_memory(profile):
     assert any(line.owner.startswith("map") for line in kernel.ledger())
     kernel.run_deferred()
     assert not any(line.owner.startswith("map") for line in kernel.ledger())
-    assert kernel.bpf.map_create(task, HASH) >= 0
+    assert kernel.bpf.map_create(task, HASH).fd >= 0
     assert kernel.bpf.map_get_next_id(task, 0) == ident + 1
 
 
 @pytest.mark.parametrize("profile", MEMCG)
 def test_a_second_descriptor_keeps_map_and_charge(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, HASH)
+    fd = kernel.bpf.map_create(task, HASH).fd
     other = kernel.spawn(cgroup="/b")
     theirs = kernel.bpf.map_get_fd_by_id(other, kernel.bpf.map_get_next_id(other, 0))
     kernel.close(task.pid, fd)
@@ -58,17 +58,17 @@ def test_a_second_descriptor_keeps_map_and_charge(profile):
 def test_an_rlimit_charge_is_returned_with_the_work_item_not_with_close():
     kernel, task = boot("5.10", memlock=(1 << 20, 1 << 20))
     array = MapAttr(MapType.ARRAY, 4, 8, 100_000)
-    fd = kernel.bpf.map_create(task, array)
+    fd = kernel.bpf.map_create(task, array).fd
     kernel.close(task.pid, fd)
     with refused(Errno.EPERM):
         kernel.bpf.map_create(task, array)
     kernel.run_deferred()
-    assert kernel.bpf.map_create(task, array) >= 0
+    assert kernel.bpf.map_create(task, array).fd >= 0
 
 
 def test_a_map_with_on_demand_elements_is_freed_whole():
     kernel, task = boot("6.1")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 1024, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 1024, F_NO_PREALLOC)).fd
     for number in range(200):
         kernel.bpf.map_update_elem(task, fd, number.to_bytes(4, "little"), bytes(8))
     kernel.close(task.pid, fd)
@@ -79,7 +79,7 @@ def test_a_map_with_on_demand_elements_is_freed_whole():
 
 def test_freeing_is_told_by_id_type_and_name():
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 16, 0, map_name="conns"))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 16, 0, map_name="conns")).fd
     kernel.close(task.pid, fd)
     kernel.run_deferred()
     freed = [event for event in kernel.events.since(0) if event.kind is EventKind.MAP_FREED]

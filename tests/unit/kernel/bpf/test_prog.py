@@ -96,7 +96,7 @@ def test_the_limit_comes_before_every_verifier_error():
 def test_jit_blinding_that_hits_the_limit_leaks_its_growth(room, image, leak, leaks):
     kernel, task = boot("5.10", memlock=(room * PAGE,) * 2)
     kernel.bpf.programs.blinding_leaks = leaks
-    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER, 702, blinded_insn_cnt=2104))
+    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER, 702, blinded_insn_cnt=2104)).fd
     prog = kernel.bpf.progs()[0]
     assert (prog.image_pages, prog.jited) == (image, room == 5)
     kernel.close(task.pid, fd)
@@ -110,7 +110,7 @@ def test_jit_blinding_that_hits_the_limit_leaks_its_growth(room, image, leak, le
 def test_5_10_gives_the_budget_back_before_the_memory():
     kernel, task = boot("5.10")
     free = kernel.ram.free_bytes
-    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER))
+    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER)).fd
     kernel.close(task.pid, fd)
     assert kernel.user(0).locked_vm_pages == 1
     assert not kernel.bpf.progs()
@@ -124,8 +124,8 @@ def test_5_10_gives_the_budget_back_before_the_memory():
 @pytest.mark.parametrize("profile", ALL)
 def test_a_program_keeps_its_maps_after_their_descriptors(profile):
     kernel, task = boot(profile)
-    bpf_map = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4))
-    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER, map_fds=(bpf_map,)))
+    bpf_map = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
+    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER, map_fds=(bpf_map,))).fd
     kernel.close(task.pid, bpf_map)
     kernel.run_deferred()
     assert [each.id for each in kernel.bpf.maps()] == [1]
@@ -140,9 +140,9 @@ def test_a_program_keeps_its_maps_after_their_descriptors(profile):
 def test_one_cgroup_storage_map_of_a_kind(profile):
     kernel, task = boot(profile)
     first, second = (
-        kernel.bpf.map_create(task, MapAttr(MapType.CGROUP_STORAGE, 16, 8)) for _ in range(2)
+        kernel.bpf.map_create(task, MapAttr(MapType.CGROUP_STORAGE, 16, 8)).fd for _ in range(2)
     )
-    percpu = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_CGROUP_STORAGE, 16, 8))
+    percpu = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_CGROUP_STORAGE, 16, 8)).fd
     kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SKB, map_fds=(first, percpu, first)))
     with refused(Errno.EBUSY):
         kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SKB, map_fds=(first, second)))
@@ -151,7 +151,7 @@ def test_one_cgroup_storage_map_of_a_kind(profile):
 @pytest.mark.parametrize(("profile", "errno"), [("5.10", Errno.EINVAL), ("6.1", None)])
 def test_perf_programs_and_sparse_hashes(profile, errno):
     kernel, task = boot(profile)
-    sparse = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 4, map_flags=1))
+    sparse = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 4, map_flags=1)).fd
     attr = ProgAttr(ProgType.PERF_EVENT, map_fds=(sparse,))
     if errno is None:
         kernel.bpf.prog_load(task, attr)
@@ -239,7 +239,7 @@ def test_without_an_interpreter_the_jit_limit_is_errno_524():
 def test_a_test_run_charges_whom_the_kernel_charges(profile, payer):
     kernel, creator = boot(profile)
     runner = kernel.spawn(cgroup="/b")
-    sparse = kernel.bpf.map_create(creator, MapAttr(MapType.HASH, 8, 64, 4096, map_flags=1))
+    sparse = kernel.bpf.map_create(creator, MapAttr(MapType.HASH, 8, 64, 4096, map_flags=1)).fd
     update = ProgOp("update", value=b"v")
     kernel.bpf.prog_load(creator, ProgAttr(SOCKET_FILTER, map_fds=(sparse,), ops=(update,)))
     before = {path: charged(kernel, "map", path)["slab"] for path in ("/a", "/b")}
@@ -254,7 +254,7 @@ def test_a_test_run_charges_whom_the_kernel_charges(profile, payer):
 def test_in_interrupt_context_the_series_charges_the_creator_too():
     kernel, creator = boot("seed-v5")
     runner = kernel.spawn(cgroup="/b")
-    sparse = kernel.bpf.map_create(creator, MapAttr(MapType.HASH, 8, 64, 4096, map_flags=1))
+    sparse = kernel.bpf.map_create(creator, MapAttr(MapType.HASH, 8, 64, 4096, map_flags=1)).fd
     update = ProgOp("update", value=b"v")
     kernel.bpf.prog_load(creator, ProgAttr(SOCKET_FILTER, map_fds=(sparse,), ops=(update,)))
     fd = kernel.bpf.prog_get_fd_by_id(runner, 1)
@@ -265,13 +265,13 @@ def test_in_interrupt_context_the_series_charges_the_creator_too():
 
 def test_a_run_reports_what_its_operations_were_refused():
     kernel, task = boot("6.12")
-    full = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 8, 8, 4))
+    full = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 8, 8, 4)).fd
     ops = (
         ProgOp("update", value=b"v"),
         ProgOp("lookup", key=bytes(8)),
         ProgOp("delete", key=b"\x09" * 8),
     )
-    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER, map_fds=(full,), ops=ops))
+    fd = kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER, map_fds=(full,), ops=ops)).fd
     result = kernel.bpf.prog_test_run(task, fd, repeat=6)
     assert (result.runs, result.failed_ops, result.errno) == (6, 2 + 6, Errno.ENOENT)
 
@@ -279,7 +279,7 @@ def test_a_run_reports_what_its_operations_were_refused():
 @pytest.mark.parametrize("profile", ALL)
 def test_ids_rise_and_go_with_the_last_reference(profile):
     kernel, task = boot(profile)
-    fds = [kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER)) for _ in range(3)]
+    fds = [kernel.bpf.prog_load(task, ProgAttr(SOCKET_FILTER)).fd for _ in range(3)]
     assert [kernel.bpf.prog_get_next_id(task, start) for start in (0, 1, 2)] == [1, 2, 3]
     kernel.close(task.pid, fds[1])
     assert kernel.bpf.prog_get_next_id(task, 1) == 3

@@ -48,7 +48,7 @@ def test_they_need_cap_net_admin(profile, map_type):
 @pytest.mark.parametrize("profile", ALL)
 def test_devmap_hash_walks_its_buckets_newest_first(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP_HASH, 4, 4, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP_HASH, 4, 4, 4)).fd
     for number in (9, 1, 5, 2):
         kernel.bpf.map_update_elem(task, fd, _key(number), LO)
     keys, key = [], None
@@ -68,7 +68,7 @@ def test_devmap_hash_walks_its_buckets_newest_first(profile):
 @pytest.mark.parametrize("profile", MEMCG)
 def test_a_replaced_device_is_freed_after_a_grace_period(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP, 4, 4, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP, 4, 4, 4)).fd
     created = charged(kernel, "map")["slab"]
     kernel.bpf.map_update_elem(task, fd, _key(0), LO)
     one = charged(kernel, "map")["slab"] - created
@@ -81,9 +81,9 @@ def test_a_replaced_device_is_freed_after_a_grace_period(profile):
 
 def test_a_wrong_program_is_einval_and_leaves_nothing():
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP, 4, 8, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.DEVMAP, 4, 8, 4)).fd
     created = charged(kernel, "map")
-    plain = kernel.bpf.prog_load(task, ProgAttr(ProgType.XDP))
+    plain = kernel.bpf.prog_load(task, ProgAttr(ProgType.XDP)).fd
     for prog in (plain, 99, fd):
         with refused(Errno.EINVAL):
             kernel.bpf.map_update_elem(task, fd, _key(0), LO + _key(prog))
@@ -95,7 +95,7 @@ def test_a_wrong_program_is_einval_and_leaves_nothing():
 
 
 def _cpumap(kernel, task, entries=2):
-    return kernel.bpf.map_create(task, MapAttr(MapType.CPUMAP, 4, 8, entries))
+    return kernel.bpf.map_create(task, MapAttr(MapType.CPUMAP, 4, 8, entries)).fd
 
 
 @pytest.mark.parametrize("profile", MEMCG)
@@ -129,7 +129,7 @@ def test_a_cpumap_entry_charges_three_objects_and_takes_more(profile):
 )
 def test_cpumap_refusals_in_order(key, value, flags, errno):
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.CPUMAP, 4, 4, 8))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.CPUMAP, 4, 4, 8)).fd
     with refused(errno):
         kernel.bpf.map_update_elem(task, fd, _key(key), _key(value), flags)
 
@@ -147,7 +147,7 @@ def test_any_failure_of_a_cpumap_entry_is_enomem_and_undone():
     assert (charged(kernel, "map"), kernel.ram.free_bytes) == (before, free)
     prog = kernel.bpf.prog_load(
         task, ProgAttr(ProgType.XDP, expected_attach_type=AttachType.XDP_CPUMAP)
-    )
+    ).fd
     kernel.bpf.map_update_elem(task, fd, _key(0), _key(192) + _key(prog))
     assert kernel.bpf.map_lookup_elem(task, fd, _key(0)) == _key(192) + _key(1)
     settle(kernel)
@@ -157,7 +157,7 @@ def test_any_failure_of_a_cpumap_entry_is_enomem_and_undone():
 @pytest.mark.parametrize("profile", ALL)
 def test_xskmap_slots(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.XSKMAP, 4, 4, 2))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.XSKMAP, 4, 4, 2)).fd
     first, second, udp = (kernel.objects.socket(task, kind) for kind in ("xsk", "xsk", "udp"))
     update = kernel.bpf.map_update_elem
     with refused(Errno.ENOENT):
@@ -183,7 +183,7 @@ def test_xskmap_slots(profile):
 def test_xskmap_nodes_are_forced_over_the_limit(profile):
     kernel, task = boot(profile)
     task.nofile = 10_000
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.XSKMAP, 4, 4, 4096))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.XSKMAP, 4, 4, 4096)).fd
     sockets = [kernel.objects.socket(task, "xsk") for _ in range(4)]
     kernel.write_file("/a", "memory.max", "64K")
     for slot in range(4096):

@@ -15,7 +15,7 @@ def _key(number):
 
 
 def _create(kernel, task, map_type, value=8, entries=4):
-    return kernel.bpf.map_create(task, MapAttr(map_type, 4, value, entries))
+    return kernel.bpf.map_create(task, MapAttr(map_type, 4, value, entries)).fd
 
 
 def _value(fd):

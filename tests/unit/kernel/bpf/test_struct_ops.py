@@ -16,7 +16,7 @@ def _create(kernel, task, **changes):
     kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER))
     btf = kernel.bpf.btf_load(task, ())
     fields = {"value_size": 256, "max_entries": 1, "btf_vmlinux_value_type_id": 1, **changes}
-    return kernel.bpf.map_create(task, MapAttr(MapType.STRUCT_OPS, 4, btf_fd=btf, **fields))
+    return kernel.bpf.map_create(task, MapAttr(MapType.STRUCT_OPS, 4, btf_fd=btf, **fields)).fd
 
 
 @pytest.mark.parametrize("profile", ALL)

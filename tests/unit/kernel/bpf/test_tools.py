@@ -6,9 +6,9 @@ import pytest
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType, ProgType
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.bpftool import map_plain, map_record, prog_plain, prog_record, to_json
 from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.program import ProgAttr
+from tests.bpftool import map_plain, map_record, prog_plain, prog_record, to_json
 from tests.kernels import boot
 
 HASH = MapAttr(MapType.HASH, 8, 16, 65536, map_name="flows")
@@ -16,7 +16,7 @@ HASH = MapAttr(MapType.HASH, 8, 16, 65536, map_name="flows")
 
 def _fdinfo(profile, attr=HASH):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, attr)
+    fd = kernel.bpf.map_create(task, attr).fd
     return fdinfo_text(task.file(fd), kernel.profile)
 
 
@@ -45,9 +45,9 @@ def test_fdinfo_from_5_16_on_has_map_extra_and_another_memlock(profile, memlock)
 
 def test_fdinfo_of_a_prog_array_names_its_owner():
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.PROG_ARRAY, 4, 4, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.PROG_ARRAY, 4, 4, 4)).fd
     assert "owner" not in fdinfo_text(task.file(fd), kernel.profile)
-    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.XDP))
+    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.XDP)).fd
     kernel.bpf.map_update_elem(task, fd, bytes(4), prog.to_bytes(4, "little"))
     assert fdinfo_text(task.file(fd), kernel.profile).endswith(
         "owner_prog_type:\t6\nowner_jited:\t1\n"
@@ -57,7 +57,7 @@ def test_fdinfo_of_a_prog_array_names_its_owner():
 @pytest.mark.parametrize(("profile", "more"), [("5.10", 0), ("6.12", 2)])
 def test_fdinfo_of_a_program(profile, more):
     kernel, task = boot(profile)
-    fd = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, 600))
+    fd = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, 600)).fd
     lines = fdinfo_text(task.file(fd), kernel.profile).partition("prog_type")[1:]
     lines = "".join(lines).splitlines()
     names = [line.partition(":\t")[0] for line in lines]
@@ -94,7 +94,7 @@ def test_old_bpftool_parses_memlock_with_atoi(profile, shown):
 
 def test_bpftool_map_plain():
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, HASH)
+    fd = kernel.bpf.map_create(task, HASH).fd
     kernel.bpf.obj_pin(task, "flows", fd)
     kernel.bpf.map_freeze(task, fd)
     bpf_map = kernel.bpf.maps()[0]
@@ -111,7 +111,7 @@ def test_bpftool_map_plain():
 @pytest.mark.parametrize(("profile", "orphaned"), [("5.10", False), ("6.1", False), ("6.12", True)])
 def test_bpftool_prog_json(profile, orphaned):
     kernel, task = boot(profile)
-    bpf_map = kernel.bpf.map_create(task, HASH)
+    bpf_map = kernel.bpf.map_create(task, HASH).fd
     kernel.advance(5_000_000_000)
     kernel.bpf.prog_load(
         task, ProgAttr(ProgType.XDP, 524, "balancer", map_fds=(bpf_map,), jited_bytes=2673)

@@ -103,7 +103,7 @@ def test_cap_sys_resource_raises_the_hard_limit_and_cap_bpf_does_not() -> None:
 
 def test_a_limit_below_what_is_held_refuses_only_new_charges() -> None:
     kernel, task = boot("5.10", uid=0, memlock=(4 * MB, 4 * MB))
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 1024, 1000))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 1024, 1000)).fd
     held = kernel.user(0).locked_vm_pages
     kernel.prlimit(task.pid, "memlock", 4096, 4 * MB)
     assert kernel.user(0).locked_vm_pages == held
@@ -145,7 +145,7 @@ def test_descriptors_are_limited_too() -> None:
 def test_new_charges_go_to_the_new_real_uid_and_old_ones_stay() -> None:
     kernel, task = boot("5.10")
     attr = MapAttr(MapType.ARRAY, 4, 8, 100)
-    first = kernel.bpf.map_create(task, attr)
+    first = kernel.bpf.map_create(task, attr).fd
     before = kernel.user(0).locked_vm_pages
     kernel.setresuid(task.pid, ruid=1000)  # root's capabilities stay: the effective uid is 0
     kernel.bpf.map_create(task, attr)
@@ -244,7 +244,7 @@ def test_the_end_of_a_process_gives_everything_back(profile: str) -> None:
 
 def test_a_descriptor_elsewhere_keeps_a_map_when_its_creator_ends() -> None:
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1)).fd
     other = kernel.spawn(cgroup="/b")
     copy = kernel.files.dup(task, fd, other)
     kernel.exit(task.pid)

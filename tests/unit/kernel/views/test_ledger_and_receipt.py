@@ -4,11 +4,13 @@ import pytest
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, AttachType, MapType, ProgType
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel import PROFILES
+from bpfleet.kernel import PROFILES, Kernel, Receipt
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.command import cost_on
 from bpfleet.kernel.bpf.program import ProgAttr
+from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.views.orphans import CGROUP_GONE, ONLY_PINNED
-from tests.kernels import ALL, MEMCG, boot, refused
+from tests.kernels import ALL, MEMCG, boot, read_pages, refused
 
 MB = 1 << 20
 ARRAY = MapAttr(MapType.ARRAY, 4, 64, 1000, map_name="stats")
@@ -28,12 +30,12 @@ def test_the_lines_of_a_subtree_sum_to_its_usage(profile: str) -> None:
     kernel.mkdir("/a/y")
     for cpu, path in enumerate(("/a/x", "/a/y")):
         task = kernel.spawn(cgroup=path, cpu=cpu, memlock=(1 << 62, 1 << 62))
-        fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 500, F_NO_PREALLOC))
+        fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 500, F_NO_PREALLOC)).fd
         kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 8, 100))
         for number in range(300):
             kernel.bpf.map_update_elem(task, fd, key(number), bytes(8))
         kernel.touch(task.pid, 3 * MB + 5)
-        kernel.read_pages(task.pid, f"/file{cpu}", MB)
+        read_pages(kernel, task.pid, f"/file{cpu}", MB)
     lines = kernel.ledger()
     for path in ("/a", "/a/x", "/a/y"):
         below = sum(x.bytes for x in lines if x.cgroup == path or x.cgroup.startswith(path + "/"))
@@ -48,7 +50,7 @@ def test_charges_of_a_removed_cgroup_stand_under_the_one_that_answers_for_them(
     kernel, _ = boot(profile, cgroup="/")
     kernel.mkdir("/a/x")
     task = kernel.spawn(cgroup="/a/x")
-    fd = kernel.bpf.map_create(task, ARRAY)
+    fd = kernel.bpf.map_create(task, ARRAY).fd
     kernel.bpf.obj_pin(task, "pin", fd)
     kernel.exit(task.pid)
     kernel.rmdir("/a/x")
@@ -67,21 +69,13 @@ def test_a_rlimit_kernel_charges_no_cgroup_for_maps() -> None:
 # -- receipts --------------------------------------------------------------------------------------------------------
 
 
-def test_no_call_no_receipt() -> None:
-    kernel, task = boot("6.12")
-    assert kernel.last_receipt is None
-    with refused(Errno.EINVAL):
-        kernel.bpf.map_create(task, MapAttr(MapType.ARRAY))
-    assert kernel.last_receipt is None
-
-
 @pytest.mark.parametrize("profile", ALL)
 def test_a_creation_has_an_estimate_a_charge_and_a_payer(profile: str) -> None:
     kernel, task = boot(profile, memlock=(8 * MB, 8 * MB))
     kernel.write_file("/a", "memory.max", "64M")
-    kernel.bpf.map_create(task, ARRAY)
-    receipt = kernel.last_receipt
-    assert receipt is not None
+    made = kernel.bpf.map_create(task, ARRAY)
+    receipt = kernel.receipt(made.cost)
+    assert made.id == kernel.bpf.map_info(task, made.fd).id
     assert receipt.model == PROFILES[profile].model.value
     assert receipt.charged_bytes > 64_000
     if profile == "5.10":
@@ -93,38 +87,57 @@ def test_a_creation_has_an_estimate_a_charge_and_a_payer(profile: str) -> None:
         assert receipt.charged_to == "/a"
         assert receipt.usage_bytes == kernel.cgroup("/a").memcg.usage_bytes
         assert receipt.limit_bytes == 64 * MB
-    assert kernel.last_receipt is receipt
 
 
 @pytest.mark.parametrize("profile", ["6.1", "6.12"])
 def test_an_update_is_charged_to_the_maps_creator_and_a_delete_gives_back(profile: str) -> None:
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.LPM_TRIE, 8, 64, 100, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.LPM_TRIE, 8, 64, 100, F_NO_PREALLOC)).fd
     other = kernel.spawn(cgroup="/b")
     copy = kernel.files.dup(task, fd, other)
     entry = (32).to_bytes(4, "little") + key(1)
-    kernel.bpf.map_update_elem(other, copy, entry, bytes(64))
-    receipt = kernel.last_receipt
-    assert receipt is not None
+    charged = kernel.bpf.map_update_elem(other, copy, entry, bytes(64))
+    receipt = receipt_on(kernel, other, copy, charged)
     assert receipt.charged_to == "/a"
     assert receipt.charged_bytes > 64
     assert receipt.estimate_bytes == 0
     if profile == "6.1":  # later, freed nodes wait in a cache
-        kernel.bpf.map_delete_elem(other, copy, entry)
+        charged = kernel.bpf.map_delete_elem(other, copy, entry)
         kernel.run_deferred()
-        deleted = kernel.last_receipt
-        assert deleted is not None
+        deleted = receipt_on(kernel, other, copy, charged)
         assert deleted.charged_bytes <= 0
 
 
 def test_a_program_load_has_a_receipt_too() -> None:
     for profile, payer in (("5.10", "uid 0"), ("6.12", "/a")):
         kernel, task = boot(profile)
-        kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SKB, 2000))
-        receipt = kernel.last_receipt
-        assert receipt is not None
+        made = kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SKB, 2000))
+        receipt = kernel.receipt(made.cost)
         assert receipt.charged_to == payer
         assert receipt.charged_bytes >= 16_000
+
+
+def test_a_closed_map_gives_back_at_once_what_its_descriptor_held() -> None:
+    kernel, task = boot("6.12")
+    fd = kernel.bpf.map_create(task, ARRAY).fd
+    cost = cost_on(task, fd, 0)
+    assert cost is not None
+    receipt = kernel.receipt(cost._replace(charged_bytes=kernel.close(task.pid, fd)))
+    assert receipt.charged_to == "/a"
+    assert receipt.charged_bytes < 0
+    assert receipt.estimate_bytes == 0
+
+
+def test_a_call_on_no_map_or_program_has_no_cost() -> None:
+    kernel, task = boot("6.12")
+    assert cost_on(task, kernel.objects.cgroup(task, kernel.cgroup("/a")), 0) is None
+    assert cost_on(task, 99, 0) is None
+
+
+def receipt_on(kernel: Kernel, task: Task, fd: int, charged_bytes: int) -> Receipt:
+    cost = cost_on(task, fd, charged_bytes)
+    assert cost is not None
+    return kernel.receipt(cost)
 
 
 # -- orphans ---------------------------------------------------------------------------------------------------------
@@ -133,9 +146,9 @@ def test_a_program_load_has_a_receipt_too() -> None:
 @pytest.mark.parametrize("profile", ALL)
 def test_maps_without_their_cgroup_come_first_then_those_only_a_pin_holds(profile: str) -> None:
     kernel, task = boot(profile)
-    held = kernel.bpf.map_create(task, ARRAY)
+    held = kernel.bpf.map_create(task, ARRAY).fd
     for path in ("gone", "pinned"):
-        fd = kernel.bpf.map_create(task, ARRAY)
+        fd = kernel.bpf.map_create(task, ARRAY).fd
         kernel.bpf.obj_pin(task, path, fd)
         kernel.close(task.pid, fd)
         if path == "gone":
@@ -160,9 +173,9 @@ def test_maps_without_their_cgroup_come_first_then_those_only_a_pin_holds(profil
 
 def test_a_map_in_use_by_a_program_is_no_orphan() -> None:
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, ARRAY)
+    fd = kernel.bpf.map_create(task, ARRAY).fd
     kernel.bpf.obj_pin(task, "pin", fd)
-    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SKB, 20, map_fds=(fd,)))
+    prog = kernel.bpf.prog_load(task, ProgAttr(ProgType.CGROUP_SKB, 20, map_fds=(fd,))).fd
     target = kernel.objects.cgroup(task, kernel.cgroup("/b"))
     kernel.bpf.prog_attach(task, target, prog, AttachType.CGROUP_INET_INGRESS)
     for each in (fd, prog, target):
@@ -179,7 +192,7 @@ def test_every_tool_has_another_number(profile: str) -> None:
     kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 4000))
     kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 8, 500))
     kernel.touch(task.pid, MB)
-    kernel.read_pages(task.pid, "/file", 2 * MB)
+    read_pages(kernel, task.pid, "/file", 2 * MB)
     views = {(view.tool, view.field): view.bytes for view in kernel.tool_views("/a")}
     usage = kernel.cgroup("/a").memcg.usage_bytes
     assert views["memory.current", ""] == usage

@@ -24,9 +24,12 @@ from bpfleet.abi.bpf import (
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.maps.base import AllocSite, BpfMap, Host, OpContext, not_found, refuse
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf, SpinLocks
 from bpfleet.kernel.bpf.maps.local_storage import VALUE_SIZE_MAX
+from bpfleet.kernel.bpf.refusals import not_found, refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account, AllocSize
@@ -70,6 +73,9 @@ def _ignore(storage_map: "CgroupStorageMap") -> None:
 class CgroupStorageMap(BpfMap):
     """CGROUP_STORAGE; the per-CPU variant below differs in its buffer."""
 
+    key_btf = KeyBtf.CGROUP
+    spin_locks = SpinLocks.ALWAYS
+
     @classmethod
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """Start of cgroup_storage_map_alloc. Raises EINVAL, E2BIG. No capability is asked for."""
@@ -86,15 +92,14 @@ class CgroupStorageMap(BpfMap):
             raise refuse(Errno.EINVAL, "max_entries must be 0")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct; storages when programs are attached.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> CgroupStorageMap.plan(MapAttr(19, 16, 64), PROFILES["5.10"], 2).estimate_bytes
+        >>> CgroupStorageMap.plan(Creation(MapAttr(19, 16, 64), PROFILES["5.10"], 2)).estimate_bytes
         320
         """
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
         buffer = structs.bpf_storage_buffer + attr.value_size
         if attr.map_type == MapType.PERCPU_CGROUP_STORAGE:
@@ -247,6 +252,7 @@ class CgroupStorageMap(BpfMap):
 class PercpuCgroupStorageMap(CgroupStorageMap):
     """PERCPU_CGROUP_STORAGE: updates write in place."""
 
+    spin_locks = SpinLocks.NEVER
     percpu_values: ClassVar[bool] = True
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:

@@ -7,26 +7,17 @@ Replacing takes the new node first. Nodes go back after a grace period, all with
 
 from typing import Final, TypeAlias, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_NUMA_NODE, Cmd
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_NUMA_NODE, Capability, Cmd
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags
-from bpfleet.kernel.bpf.maps.base import (
-    BATCH_NO_LOOKUP_AND_DELETE,
-    BATCH_NONE,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    map_full,
-    not_found,
-    refuse,
-    require_bpf,
-)
+from bpfleet.kernel.bpf.maps.base import BATCH_NO_LOOKUP_AND_DELETE, BATCH_NONE, BpfMap, KeyBtf
 from bpfleet.kernel.bpf.memalloc import prefill, unit_bytes
+from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account, AllocSize
@@ -63,6 +54,9 @@ class _Node:
 class LpmTrieMap(BpfMap):
     """Longest-prefix match over keys of a prefix length and data bytes."""
 
+    capability = Capability.BPF
+    key_btf = KeyBtf.STRUCT
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self._data_bits: Final = (attr.key_size - PREFIX_BYTES) * 8
@@ -90,15 +84,14 @@ class LpmTrieMap(BpfMap):
             )
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct, allocated before the precharge of all possible nodes."""
+        attr, profile = creation.attr, creation.profile
         structs, leaf = profile.structs, leaf_bytes(attr, profile)
         trie = Allocation("trie", struct_how(profile), structs.lpm_trie)
         estimate = structs.lpm_trie + attr.max_entries * leaf
         if profile.lpm_uses_mem_alloc:
-            caches = prefill(profile, possible_cpus, leaf, label="node")
+            caches = prefill(profile, creation.possible_cpus, leaf, label="node")
             unit = unit_bytes(leaf, percpu=False)
             node = Allocation("node", How.MEM_ALLOC, unit, 2)
             return CostPlan(estimate, (trie, caches), 1, (node,))
@@ -195,7 +188,7 @@ class LpmTrieMap(BpfMap):
     def _admit(self, flags: int) -> None:
         """Counts one more prefix. Raises ENOENT for BPF_EXIST, ENOSPC when full [trie_check_add_elem]."""
         if flags == BPF_EXIST:
-            raise not_found("BPF_EXIST was given and the prefix is not there")
+            raise not_found("BPF_EXIST was given and the prefix does not exist")
         if self._count == self.max_entries:
             raise map_full(Errno.ENOSPC, self.max_entries)
         self._count += 1
@@ -290,7 +283,7 @@ class LpmTrieMap(BpfMap):
         return parent, side, node
 
     def _path(self, prefixlen: int, bits: int) -> list[_Node]:
-        """Nodes from the root to the one with exactly this prefix; empty when there is none."""
+        """Nodes from the root to the one with exactly this prefix; empty if no node has it."""
         path: list[_Node] = []
         node = self._root
         while node is not None:

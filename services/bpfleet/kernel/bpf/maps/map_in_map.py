@@ -11,25 +11,26 @@ from typing import Final
 from bpfleet.abi.bpf import BPF_EXIST, F_INNER_MAP, Cmd, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import check_slots
 from bpfleet.kernel.bpf.maps.base import (
     BATCH_ALL,
     BATCH_LOOKUP_UPDATE,
     BATCH_NONE,
-    AllocSite,
     BpfMap,
-    Host,
-    OpContext,
-    refuse,
+    KeyBtf,
+    SpinLocks,
 )
 from bpfleet.kernel.bpf.maps.fd_array import FdArrayMap, Held, check_fd_array
 from bpfleet.kernel.bpf.maps.hash import HashMap, check_hash
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 
-# Types without map_meta_equal: two maps of them cannot be told alike.
+# Types without map_meta_equal: two maps of them never count as alike.
 _NEVER_INNER: Final = (
     MapType.PROG_ARRAY,
     MapType.CGROUP_STORAGE,
@@ -76,6 +77,8 @@ class InnerTemplate:
 class ArrayOfMaps(FdArrayMap):
     """Inner maps by index."""
 
+    key_btf = KeyBtf.REFUSED
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self.template: InnerTemplate | None = None
@@ -92,11 +95,10 @@ class ArrayOfMaps(FdArrayMap):
         check_slots(attr, task)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The template, then the slots."""
-        array = super().plan(attr, profile, possible_cpus, perfmon=perfmon)
+        profile = creation.profile
+        array = super().plan(creation)
         return CostPlan(array.estimate_bytes, (template(profile), *array.allocations), 1)
 
     @classmethod
@@ -121,6 +123,8 @@ class ArrayOfMaps(FdArrayMap):
 class HashOfMaps(HashMap):
     """Inner maps by key."""
 
+    key_btf = KeyBtf.REFUSED
+    spin_locks = SpinLocks.NEVER
     holds_fds = True
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
@@ -142,11 +146,10 @@ class HashOfMaps(HashMap):
         super().check_alloc(attr, host, task)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The template, then as HASH."""
-        table = super().plan(attr, profile, possible_cpus, perfmon=perfmon)
+        profile = creation.profile
+        table = super().plan(creation)
         return CostPlan(
             table.estimate_bytes, (template(profile), *table.allocations), 2, table.per_element
         )
@@ -179,7 +182,7 @@ class HashOfMaps(HashMap):
             release_inner(old, deferred=True)
 
     def _store(self, key: bytes, ident: bytes, flags: int, context: OpContext) -> None:
-        """As HASH up to 6.14; later a key that is there changes in place, which takes no second element."""
+        """As HASH up to 6.14; later an existing key changes in place, without a second element."""
         if self.host.profile.hash_of_maps_spare_elements or key not in self.inner:
             super().update(key, ident, flags, context)
             return

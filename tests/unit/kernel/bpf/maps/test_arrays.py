@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import F_PRESERVE_ELEMS, MapType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import OpContext
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.program import ProgAttr
 from tests.kernels import ALL, boot, refused
 
@@ -17,7 +17,7 @@ def key(number):
 @pytest.mark.parametrize("profile", ALL)
 def test_an_array_of_33_million_entries_holds_only_what_was_written(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 33_000_000))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 33_000_000)).fd
     kernel.bpf.map_update_elem(task, fd, key(32_999_999), b"the last")
     assert kernel.bpf.map_lookup_elem(task, fd, key(0)) == bytes(8)
     assert kernel.bpf.map_lookup_elem(task, fd, key(32_999_999)) == b"the last"
@@ -37,7 +37,7 @@ def test_a_creator_without_perfmon_pays_for_a_power_of_two(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_a_program_writes_its_own_cpus_value_only(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 4, 2))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 4, 2)).fd
     task.cpu = 1
     kernel.bpf.maps()[-1].update(key(1), b"abcd", 0, OpContext(task, from_prog=True))
     assert kernel.bpf.map_lookup_elem(task, fd, key(1)) == bytes(8) + b"abcd" + bytes(4)
@@ -46,7 +46,7 @@ def test_a_program_writes_its_own_cpus_value_only(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_a_batch_stops_at_the_first_bad_index(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
     keys = b"".join(map(key, (0, 1, 9, 2)))
     result = kernel.bpf.map_update_batch(task, fd, keys, b"".join([b"12345678"] * 4), 4)
     assert (result.count, result.errno) == (2, Errno.E2BIG)
@@ -58,10 +58,10 @@ def test_a_batch_stops_at_the_first_bad_index(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_a_program_array_takes_one_kind_and_lets_go_with_its_last_descriptor(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.PROG_ARRAY, 4, 4, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.PROG_ARRAY, 4, 4, 4)).fd
     bpf_map = kernel.bpf.maps()[-1]
-    first = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, 2))
-    other = kernel.bpf.prog_load(task, ProgAttr(ProgType.XDP, 2))
+    first = kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, 2)).fd
+    other = kernel.bpf.prog_load(task, ProgAttr(ProgType.XDP, 2)).fd
     kernel.bpf.map_update_elem(task, fd, key(0), key(first))
     with refused(Errno.EINVAL):
         kernel.bpf.map_update_elem(task, fd, key(1), key(other))
@@ -82,7 +82,7 @@ def test_a_program_array_takes_one_kind_and_lets_go_with_its_last_descriptor(pro
 def test_events_leave_with_the_descriptor_they_came_through(profile, preserved):
     kernel, task = boot(profile)
     flags = F_PRESERVE_ELEMS if preserved else 0
-    kept = kernel.bpf.map_create(task, MapAttr(MapType.PERF_EVENT_ARRAY, 4, 4, 4, flags))
+    kept = kernel.bpf.map_create(task, MapAttr(MapType.PERF_EVENT_ARRAY, 4, 4, 4, flags)).fd
     second = kernel.bpf.map_get_fd_by_id(task, 1)
     event = kernel.objects.perf_event(task)
     kernel.bpf.map_update_elem(task, second, key(0), key(event))
@@ -103,6 +103,6 @@ def test_events_leave_with_the_descriptor_they_came_through(profile, preserved):
 def test_lookups_in_arrays_of_events_and_cgroups_are_not_supported(profile):
     kernel, task = boot(profile)
     for map_type in (MapType.PERF_EVENT_ARRAY, MapType.CGROUP_ARRAY):
-        fd = kernel.bpf.map_create(task, MapAttr(map_type, 4, 4, 4))
+        fd = kernel.bpf.map_create(task, MapAttr(map_type, 4, 4, 4)).fd
         with refused(Errno.ENOTSUPP):
             kernel.bpf.map_lookup_elem(task, fd, key(0))

@@ -16,7 +16,7 @@ NEWER = ["6.1", "6.12", "6.18"]
 @pytest.mark.parametrize("profile", NEWER)
 def test_a_pushed_value_is_always_found_and_an_empty_filter_finds_nothing(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.BLOOM_FILTER, 0, 6, 50))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.BLOOM_FILTER, 0, 6, 50)).fd
     bloom = kernel.bpf.maps()[-1]
     with refused(Errno.ENOENT):
         bloom.peek(b"absent")
@@ -31,7 +31,7 @@ def test_a_pushed_value_is_always_found_and_an_empty_filter_finds_nothing(profil
 @pytest.mark.parametrize("profile", NEWER)
 def test_it_has_no_keys(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.BLOOM_FILTER, 0, 8, 50))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.BLOOM_FILTER, 0, 8, 50)).fd
     with refused(Errno.EOPNOTSUPP):
         kernel.bpf.map_delete_elem(task, fd, None)
     with refused(Errno.EOPNOTSUPP):

@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_ZERO_SEED, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import OpContext
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.errors import Reason
 from tests.kernels import ALL, boot, refused
 
@@ -22,7 +22,7 @@ def key(number):
 @pytest.mark.parametrize("flags", [0, F_NO_PREALLOC])
 def test_the_map_is_full_at_max_entries_keys_and_replacing_still_works(profile, flags):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 7, flags))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 7, flags)).fd
     for number in range(7):
         kernel.bpf.map_update_elem(task, fd, key(number), VALUE, BPF_NOEXIST)
     with refused(Errno.E2BIG) as full:
@@ -36,7 +36,7 @@ def test_the_map_is_full_at_max_entries_keys_and_replacing_still_works(profile, 
 @pytest.mark.parametrize("profile", ALL)
 def test_walking_goes_by_bucket_and_newest_first_as_on_a_real_kernel(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 16, F_ZERO_SEED))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 16, F_ZERO_SEED)).fd
     for number in range(12):
         kernel.bpf.map_update_elem(task, fd, key(number), VALUE)
     seen, at = [], None
@@ -61,7 +61,7 @@ def test_hash_seeds_differ_by_map_and_repeat_by_kernel_seed(profile):
 @pytest.mark.parametrize("profile", FORCED)
 def test_elements_are_forced_over_the_limit_up_to_5_19(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 100_000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 100_000, F_NO_PREALLOC)).fd
     limit = kernel.cgroup("/a").memcg.usage_bytes + (64 << 10)
     kernel.write_file("/a", "memory.max", str(limit))
     for number in range(10_000):
@@ -73,7 +73,7 @@ def test_elements_are_forced_over_the_limit_up_to_5_19(profile):
 @pytest.mark.parametrize("profile", NOWAIT)
 def test_elements_fail_quietly_at_the_limit_from_6_0_on(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 100_000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 100_000, F_NO_PREALLOC)).fd
     memcg = kernel.cgroup("/a").memcg
     kernel.write_file("/a", "memory.max", str(memcg.usage_bytes + (64 << 10)))
     events = kernel.read_file("/a", "memory.events")
@@ -87,7 +87,7 @@ def test_elements_fail_quietly_at_the_limit_from_6_0_on(profile):
 
 def test_5_10_never_fails_an_insert_for_memory():
     kernel, task = boot("5.10")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 2000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 2000, F_NO_PREALLOC)).fd
     kernel.prlimit(task.pid, "memlock", 0, 0)
     for number in range(2000):
         kernel.bpf.map_update_elem(task, fd, key(number), VALUE)
@@ -97,7 +97,7 @@ def test_5_10_never_fails_an_insert_for_memory():
 @pytest.mark.parametrize("profile", ["5.11", "6.1", "6.12", "6.18"])
 def test_an_insert_from_another_cgroup_is_charged_to_the_creator(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_HASH, 4, 8, 5000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_HASH, 4, 8, 5000, F_NO_PREALLOC)).fd
     other = kernel.spawn(cgroup="/b")
     theirs = kernel.files.dup(task, fd, other)
     before = {path: kernel.cgroup(path).memcg.usage_bytes for path in ("/a", "/b")}
@@ -109,7 +109,7 @@ def test_an_insert_from_another_cgroup_is_charged_to_the_creator(profile):
 
 def test_the_posted_series_charged_the_updating_process():
     kernel, task = boot("seed-v5")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 5000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 5000, F_NO_PREALLOC)).fd
     other = kernel.spawn(cgroup="/b")
     theirs = kernel.files.dup(task, fd, other)
     bpf_map = kernel.bpf.maps()[-1]
@@ -129,7 +129,7 @@ def test_the_posted_series_charged_the_updating_process():
 @pytest.mark.parametrize("profile", ALL)
 def test_a_program_writes_its_own_cpus_value_only(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_HASH, 4, 5, 4))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_HASH, 4, 5, 4)).fd
     kernel.bpf.map_update_elem(task, fd, key(1), b"\x11" * 16)
     bpf_map = kernel.bpf.maps()[-1]
     task.cpu = 1
@@ -143,7 +143,7 @@ def test_a_late_refill_fails_a_batch_with_memory_to_spare():
     kernel, task = boot("6.12")
     kernel.inject_fault("late_refill")
     attr = MapAttr(MapType.HASH, 4, 300, 1000, F_NO_PREALLOC)
-    fd = kernel.bpf.map_create(task, attr)
+    fd = kernel.bpf.map_create(task, attr).fd
     keys = b"".join(map(key, range(10)))
     first = kernel.bpf.map_update_batch(task, fd, keys, bytes(300 * 10), 10)
     assert (first.count, first.errno) == (1, Errno.ENOMEM), "the prefill of a large element is one"
@@ -155,7 +155,7 @@ def test_a_late_refill_fails_a_batch_with_memory_to_spare():
 @pytest.mark.parametrize("profile", ALL)
 def test_deleted_elements_stay_charged_until_their_grace_period_ends(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 5000, F_NO_PREALLOC))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 5000, F_NO_PREALLOC)).fd
     bpf_map = kernel.bpf.maps()[-1]
     empty = bpf_map.charged_bytes
     for number in range(5000):

@@ -19,7 +19,7 @@ def prefix(length, *octets):
 def trie(profile, entries=100):
     kernel, task = boot(profile)
     attr = MapAttr(MapType.LPM_TRIE, 8, 8, entries, F_NO_PREALLOC)
-    return kernel, task, kernel.bpf.map_create(task, attr)
+    return kernel, task, kernel.bpf.map_create(task, attr).fd
 
 
 @pytest.mark.parametrize("profile", OWN_NODES)

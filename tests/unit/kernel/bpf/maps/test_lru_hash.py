@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import BPF_EXIST, F_NO_COMMON_LRU, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import OpContext
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.lru_hash import LruHashMap
 from tests.kernels import ALL, boot, refused
 
@@ -18,7 +18,7 @@ def key(number):
 
 def filled(profile, entries, inserts, *, flags=0, cpus=2):
     kernel, task = boot(profile, cpus=cpus)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.LRU_HASH, 4, 8, entries, flags))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.LRU_HASH, 4, 8, entries, flags)).fd
     for number in range(inserts):
         kernel.bpf.map_update_elem(task, fd, key(number), VALUE)
     return kernel, task, fd
@@ -105,7 +105,7 @@ def test_a_cpu_without_nodes_steals_from_another():
 
 def test_a_map_of_eight_million_entries_costs_what_is_used():
     kernel, task = boot("6.12")
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.LRU_HASH, 4, 8, 8_000_000))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.LRU_HASH, 4, 8, 8_000_000)).fd
     kernel.bpf.map_update_elem(task, fd, key(1), VALUE)
     bpf_map = kernel.bpf.maps()[-1]
     assert bpf_map.entries() == 1

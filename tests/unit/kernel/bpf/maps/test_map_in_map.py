@@ -17,14 +17,14 @@ def key(number):
 
 def outer(kernel, task, map_type, inner, entries=4):
     attr = MapAttr(map_type, 4, 4, entries, inner_map_fd=inner)
-    return kernel.bpf.map_create(task, attr)
+    return kernel.bpf.map_create(task, attr).fd
 
 
 @pytest.mark.parametrize("profile", ALL)
 @pytest.mark.parametrize("map_type", [MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS])
 def test_an_inner_map_lives_as_long_as_the_outer_one_holds_it(profile, map_type):
     kernel, task = boot(profile)
-    inner = kernel.bpf.map_create(task, INNER)
+    inner = kernel.bpf.map_create(task, INNER).fd
     fd = outer(kernel, task, map_type, inner)
     kernel.bpf.map_update_elem(task, fd, key(1), key(inner))
     kernel.close(task.pid, inner)
@@ -40,7 +40,7 @@ def test_an_inner_map_lives_as_long_as_the_outer_one_holds_it(profile, map_type)
 @pytest.mark.parametrize("map_type", [MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS])
 def test_a_replaced_inner_map_waits_for_programs_before_it_is_freed(profile, map_type):
     kernel, task = boot(profile)
-    first, second = (kernel.bpf.map_create(task, INNER) for _ in range(2))
+    first, second = (kernel.bpf.map_create(task, INNER).fd for _ in range(2))
     fd = outer(kernel, task, map_type, first)
     kernel.bpf.map_update_elem(task, fd, key(0), key(first))
     kernel.close(task.pid, first)
@@ -55,7 +55,7 @@ def test_a_replaced_inner_map_waits_for_programs_before_it_is_freed(profile, map
 @pytest.mark.parametrize("profile", ALL)
 def test_only_maps_like_the_first_one_fit(profile):
     kernel, task = boot(profile)
-    model = kernel.bpf.map_create(task, INNER)
+    model = kernel.bpf.map_create(task, INNER).fd
     fd = outer(kernel, task, MapType.ARRAY_OF_MAPS, model)
     for other in (
         MapAttr(MapType.ARRAY, 4, 16, 4),
@@ -63,7 +63,7 @@ def test_only_maps_like_the_first_one_fit(profile):
         MapAttr(MapType.ARRAY, 4, 8, 4, F_INNER_MAP),
         MapAttr(MapType.HASH, 4, 8, 4),
     ):
-        candidate = kernel.bpf.map_create(task, other)
+        candidate = kernel.bpf.map_create(task, other).fd
         with refused(Errno.EINVAL):
             kernel.bpf.map_update_elem(task, fd, key(0), key(candidate))
     with refused(Errno.EBADF):
@@ -82,14 +82,14 @@ def test_sizes_of_hashes_and_of_inner_arrays_made_for_it_may_differ(profile):
             MapAttr(MapType.ARRAY, 4, 8, 400, F_INNER_MAP),
         ),
     ):
-        fd = outer(kernel, task, MapType.HASH_OF_MAPS, kernel.bpf.map_create(task, small))
-        kernel.bpf.map_update_elem(task, fd, key(0), key(kernel.bpf.map_create(task, large)))
+        fd = outer(kernel, task, MapType.HASH_OF_MAPS, kernel.bpf.map_create(task, small).fd)
+        kernel.bpf.map_update_elem(task, fd, key(0), key(kernel.bpf.map_create(task, large).fd))
 
 
 @pytest.mark.parametrize("profile", ALL)
 def test_a_refused_insert_gives_the_inner_map_back(profile):
     kernel, task = boot(profile)
-    inner = kernel.bpf.map_create(task, INNER)
+    inner = kernel.bpf.map_create(task, INNER).fd
     fd = outer(kernel, task, MapType.HASH_OF_MAPS, inner, entries=1)
     kernel.bpf.map_update_elem(task, fd, key(0), key(inner))
     refs = kernel.bpf.maps()[0].refs
@@ -101,10 +101,10 @@ def test_a_refused_insert_gives_the_inner_map_back(profile):
 @pytest.mark.parametrize("profile", ALL)
 def test_what_cannot_be_compared_or_nests_deeper_cannot_be_inner(profile):
     kernel, task = boot(profile)
-    progs = kernel.bpf.map_create(task, MapAttr(MapType.PROG_ARRAY, 4, 4, 4))
+    progs = kernel.bpf.map_create(task, MapAttr(MapType.PROG_ARRAY, 4, 4, 4)).fd
     with refused(Errno.ENOTSUPP):
         outer(kernel, task, MapType.ARRAY_OF_MAPS, progs)
-    nested = outer(kernel, task, MapType.ARRAY_OF_MAPS, kernel.bpf.map_create(task, INNER))
+    nested = outer(kernel, task, MapType.ARRAY_OF_MAPS, kernel.bpf.map_create(task, INNER).fd)
     with refused(Errno.EINVAL):
         outer(kernel, task, MapType.HASH_OF_MAPS, nested)
     with refused(Errno.EBADF):

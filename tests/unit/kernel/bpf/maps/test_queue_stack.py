@@ -12,7 +12,7 @@ VALUES = [bytes([number]) * 4 for number in range(3)]
 
 def made(profile, map_type, entries=3):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(map_type, 0, 4, entries))
+    fd = kernel.bpf.map_create(task, MapAttr(map_type, 0, 4, entries)).fd
     for value in VALUES:
         kernel.bpf.map_update_elem(task, fd, None, value)
     return kernel, task, fd
@@ -26,7 +26,7 @@ def test_a_queue_gives_the_oldest_and_a_stack_the_newest(profile, map_type, orde
     kernel, task, fd = made(profile, map_type)
     for value in order:
         assert kernel.bpf.map_lookup_elem(task, fd, None) == value
-        assert kernel.bpf.map_lookup_and_delete_elem(task, fd, None) == value
+        assert kernel.bpf.map_lookup_and_delete_elem(task, fd, None).value == value
     for call in (kernel.bpf.map_lookup_elem, kernel.bpf.map_lookup_and_delete_elem):
         with refused(Errno.ENOENT):
             call(task, fd, None)
@@ -39,7 +39,7 @@ def test_pushing_into_a_full_map_drops_the_oldest_only_with_bpf_exist(profile, m
     with refused(Errno.E2BIG):
         kernel.bpf.map_update_elem(task, fd, None, b"more")
     kernel.bpf.map_update_elem(task, fd, None, b"more", BPF_EXIST)
-    left = [kernel.bpf.map_lookup_and_delete_elem(task, fd, None) for _ in range(3)]
+    left = [kernel.bpf.map_lookup_and_delete_elem(task, fd, None).value for _ in range(3)]
     assert sorted(left) == sorted([*VALUES[1:], b"more"])
 
 

@@ -29,7 +29,7 @@ def test_three_pages_come_on_top_of_the_data(profile, pages):
 @pytest.mark.parametrize("profile", ALL)
 def test_every_element_command_is_refused(profile):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.RINGBUF, 0, 0, PAGE))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.RINGBUF, 0, 0, PAGE)).fd
     for call in (
         lambda: kernel.bpf.map_lookup_elem(task, fd, None),
         lambda: kernel.bpf.map_update_elem(task, fd, None, b""),
@@ -45,7 +45,7 @@ def test_user_ring_buffers_came_with_6_1(profile, known):
     kernel, task = boot(profile)
     attr = MapAttr(MapType.USER_RINGBUF, 0, 0, PAGE)
     if known:
-        assert kernel.bpf.map_create(task, attr) >= 0
+        assert kernel.bpf.map_create(task, attr).fd >= 0
     else:
         with refused(Errno.EINVAL):
             kernel.bpf.map_create(task, attr)

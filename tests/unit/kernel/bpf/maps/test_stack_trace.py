@@ -10,7 +10,7 @@ from tests.kernels import ALL, boot, refused
 
 def made(profile, entries=64):
     kernel, task = boot(profile)
-    fd = kernel.bpf.map_create(task, MapAttr(MapType.STACK_TRACE, 4, 80, entries))
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.STACK_TRACE, 4, 80, entries)).fd
     return kernel, task, fd, kernel.bpf.maps()[-1]
 
 
@@ -80,7 +80,7 @@ def test_values_are_1_to_127_frames(profile, value, flags, allowed):
     kernel, task = boot(profile)
     attr = MapAttr(MapType.STACK_TRACE, 4, value, 16, flags)
     if allowed:
-        assert kernel.bpf.map_create(task, attr) >= 0
+        assert kernel.bpf.map_create(task, attr).fd >= 0
     else:
         with refused(Errno.EINVAL):
             kernel.bpf.map_create(task, attr)

@@ -1,0 +1,25 @@
+"""6.18 as built for a virtual machine."""
+
+from typing import Final
+
+from bpfleet.kernel.profile.kernels import Kernel, Use
+from bpfleet.kernel.profile.model import Provenance, StructSizes
+
+_STRUCTS: Final = StructSizes(
+    bpf_map=296, bpf_array=312, bpf_array_aux=88, bpf_htab=832, lpm_trie=400, lpm_trie_node=24,
+    bpf_stack_map=320, bpf_queue_stack=312, bpf_ringbuf_map=304, bpf_bloom_filter=312,
+    bpf_dtab=344, bpf_dtab_netdev=64, bpf_cpu_map=304, bpf_cpu_map_entry=360, xsk_map=304,
+    bpf_stab=376, bpf_shtab=384, reuseport_array=296, bpf_local_storage_map=448,
+    bpf_local_storage=176, bpf_cgroup_storage_map=328, bpf_struct_ops_map=512, bpf_arena=400,
+    bpf_prog=96, bpf_prog_aux=1304, bpf_prog_stats=32, file=192, bpf_lru_locallist=32,
+)  # fmt: skip
+
+KERNEL: Final = Kernel(
+    name="6.18",
+    version="6.18.44",
+    provenance=Provenance.RECORDED,
+    source="BTF of a running host",
+    structs=_STRUCTS,
+    build={"nr_cpus": 256},
+    uses=frozenset({Use.INCIDENT, Use.REPLAY}),
+)

@@ -1,0 +1,41 @@
+"""The kernels bpfleet knows, oldest first, and which of them each command takes by default."""
+
+from typing import Final
+
+from bpfleet.kernel.profile.builds import v5_10, v5_11, v6_1, v6_12, v6_18
+from bpfleet.kernel.profile.kernels import Kernel, Use
+from bpfleet.kernel.profile.model import KernelProfile, Provenance
+
+KERNELS: Final[tuple[Kernel, ...]] = (
+    v5_10.KERNEL,
+    v5_11.SEED_V5,
+    v5_11.KERNEL,
+    v6_1.KERNEL,
+    v6_12.KERNEL,
+    v6_18.KERNEL,
+)
+PROFILES: Final[dict[str, KernelProfile]] = {each.name: each.profile() for each in KERNELS}
+
+
+def used_by(use: Use) -> tuple[str, ...]:
+    """Names of the kernels that a command takes by default, oldest first."""
+    return tuple(each.name for each in KERNELS if use in each.uses)
+
+
+def compared_models() -> tuple[str, ...]:
+    """The models compared by default: kernels, each followed by its variants.
+
+    >>> compared_models()
+    ('5.10', 'seed-v5', '5.11', '6.12', '6.12:nobpf')
+    """
+    return tuple(
+        model
+        for each in KERNELS
+        if Use.COMPARE in each.uses
+        for model in (each.name, *(f"{each.name}:{variant}" for variant in each.compared_as))
+    )
+
+
+def recorded_kernels() -> tuple[str, ...]:
+    """Names of the kernels that are compared with recordings of real ones, oldest first."""
+    return tuple(each.name for each in KERNELS if each.provenance is Provenance.RECORDED)

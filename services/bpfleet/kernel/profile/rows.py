@@ -1,0 +1,354 @@
+"""What changed between kernels, a flag a row: what it was, what it became, and which kernels have the change.
+
+A change came with a release (``since``), may have come to older series by a stable release (``stable``), and to a
+distribution's kernels by one of its own releases (``backports``). Where only a later release is known to have it, that
+one is named: a profile of an older one needs a look first. The subjects are those of Linux' commits.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Final
+
+from bpfleet.abi.bpf import MapType
+from bpfleet.kernel.profile.memory_stat import STAT_5_10, STAT_5_11, STAT_6_1, STAT_6_12
+from bpfleet.kernel.profile.model import Memlock, Model, Payer
+
+# A value of any flag: the fields of KernelProfile say which type.
+Value = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A flag's new value, and the kernels that have it.
+
+    ``since`` is a mainline release, each of ``stable`` the first of its series (``5.10.83``), each of ``backports`` the
+    first of its distribution (``el9.2``); a distribution named here follows its own calendar alone.
+    """
+
+    new: Value
+    since: str
+    why: str
+    stable: tuple[str, ...] = ()
+    backports: tuple[str, ...] = ()
+
+    def is_in(self, version: str, distribution: str) -> bool:
+        """Whether the kernel that is ``version`` upstream has it; ``distribution`` is empty for one of kernel.org.
+
+        >>> change = Change(True, "6.13", "a fix", stable=("6.1.190",), backports=("el9.6",))
+        >>> [change.is_in(version, "") for version in ("6.13.0", "6.12.1", "6.1.189", "6.1.192")]
+        [True, False, False, True]
+        >>> change.is_in("5.14.0", "el9.4"), change.is_in("5.14.0", "el9.6")
+        (False, True)
+        """
+        name, minor = _distribution(distribution)
+        firsts = [first for brand, first in map(_distribution, self.backports) if brand == name]
+        if name and firsts:
+            return minor >= min(firsts)
+        major_minor, patch = series_of(version), _patch(version)
+        return major_minor >= series_of(self.since) or any(
+            series_of(first) == major_minor and _patch(first) <= patch for first in self.stable
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A field of KernelProfile: its value in the oldest kernels, and what changed it, in order."""
+
+    name: str
+    old: Value
+    changes: tuple[Change, ...]
+
+    def value(self, version: str, distribution: str) -> Value:
+        """Its value in a kernel."""
+        value = self.old
+        for change in self.changes:
+            if change.is_in(version, distribution):
+                value = change.new
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A field of KernelProfile that a build decides: what is usual, and by which option it is built otherwise."""
+
+    name: str
+    usual: Value
+    why: str
+
+
+def series_of(version: str) -> tuple[int, int]:
+    """(major, minor) of a release. Raises ``ValueError``."""
+    major, _, rest = version.partition(".")
+    minor = "".join(takewhile(str.isdigit, rest))
+    if not major.isdigit() or not minor:
+        raise ValueError(f"{version!r} is not a kernel release like 6.12.3")
+    return int(major), int(minor)
+
+
+def _patch(version: str) -> int:
+    numbers = version.split(".")
+    return int("".join(takewhile(str.isdigit, numbers[2])) or 0) if len(numbers) > 2 else 0
+
+
+def _distribution(release: str) -> tuple[str, int]:
+    """``el9.6`` as ("el9", 6)."""
+    name, _, minor = release.rpartition(".")
+    return name, int(minor or 0)
+
+
+def _flag(name: str, old: Value, *changes: Change) -> Flag:
+    return Flag(name, old, changes)
+
+
+def _since(
+    release: str, why: str, *, stable: Iterable[str] = (), backports: Iterable[str] = ()
+) -> Change:
+    """A change of a flag from False to True."""
+    return Change(True, release, why, tuple(stable), tuple(backports))
+
+
+def _until(
+    release: str, why: str, *, stable: Iterable[str] = (), backports: Iterable[str] = ()
+) -> Change:
+    """A change of a flag from True to False: ``release`` is the first without."""
+    return Change(False, release, why, tuple(stable), tuple(backports))
+
+
+def _type(release: str, why: str, *backports: str) -> Change:
+    """A map type that came with a release."""
+    return Change(True, release, why, backports=backports)
+
+
+_MEASURED: Final = "measured; the release that changed it is not known"
+
+ACCOUNTING: Final = (
+    _flag("model", Model.RLIMIT,
+          Change(Model.MEMCG, "5.11", "bpf: switch to memcg-based memory accounting (a series)", backports=("el8.5",))),
+    _flag("payer", Payer.CREATOR),
+    _flag("kmem_accounting", True),
+    _flag("bpf_accounting", True),
+    _flag("map_holds_objcg", False,
+          _since("6.0", "bpf: reparent bpf maps on memcg offlining; maps hold an objcg",
+                 backports=("el9.2",))),
+    _flag("creation_percpu_charged", True,
+          _until("6.0", "lost when maps switched to an objcg, which is unset during creation", backports=("el9.2",))),
+)  # fmt: skip
+
+MEMCG: Final = (
+    _flag("memcg_charge_batch", 32,
+          Change(64, "6.1", "memcg: increase MEMCG_CHARGE_BATCH to 64", backports=("el8.8", "el9.2"))),
+    _flag("memcg_stock_slots", 1, Change(7, "6.16", "memcg: multi-memcg percpu charge cache")),
+    _flag("stock_bypassed_over_batch", False,
+          _since("6.16", "memcg: multi-memcg percpu charge cache; a refill over the batch goes to the counters")),
+    _flag("byte_stock_keeps_uncharged", False,
+          _since("5.14", "mm: memcg/slab: don't uncharge in refill; allow_uncharge", backports=("el8.5",))),
+    _flag("percpu_charges_objcg_vector", False,
+          _since("5.17", "mm: memcg/percpu: account extra objcg space", backports=("el9.2",))),
+    _flag("atomic_forces_early", True,
+          _until("5.18", "__GFP_ATOMIC forced before reclaim", backports=("el8.8", "el9.2"))),
+    _flag("high_forces", False,
+          _since("5.18", "__GFP_HIGH forces at the end of the slow path", backports=("el8.8", "el9.2"))),
+    _flag("dying_task_forces", True,
+          _until("5.16", "memcg: prohibit unconditional exceeding the limit of dying tasks",
+                 stable=("5.10.83", "5.15.215"), backports=("el8.8", "el9.1"))),
+    _flag("oom_without_victim_forces", True,
+          _until("5.16", "memcg: prohibit unconditional exceeding the limit of dying tasks",
+                 stable=("5.10.83", "5.15.215"), backports=("el8.8", "el9.1"))),
+    _flag("forced_charge_raises_max", False,
+          _since("6.0", "memcg: sync high/max events on forced charges", backports=("el9.3",))),
+    _flag("high_throttles_inside", False,
+          _since("5.18", "memcg: synchronously enforce memory.high for large overcharges",
+                 backports=("el8.8", "el9.2"))),
+    _flag("vmalloc_tries_bulk_first", False,
+          _since("5.13", "mm/vmalloc: switch to bulk allocator in __vmalloc_area_node()")),
+    _flag("memcg_percpu_bytes", (1064, 1064, 304, 304),
+          Change((1024, 728), "6.1", _MEASURED), Change((880, 640), "6.12", _MEASURED)),
+    _flag("memcg_slab_bytes", (), Change((2048, 1024), "6.12", _MEASURED)),
+    _flag("vma_slab_bytes", (200, 88, 64),
+          Change((152, 104, 64), "6.1", _MEASURED), Change((176, 40, 104, 64), "6.12", _MEASURED)),
+)  # fmt: skip
+
+CONTROL_FILES: Final = (
+    _flag("has_oom_group_kill_event", False, _since("5.17", "memory.events oom_group_kill", backports=("el9.2",))),
+    _flag("has_memory_peak", False, _since("5.19", "memory.peak", backports=("el8.10", "el9.3"))),
+    _flag("memory_peak_resets", False, _since("6.12", "a write resets memory.peak for that file")),
+    _flag("has_memory_reclaim", False, _since("5.19", "memory.reclaim", backports=("el8.8", "el9.2"))),
+    _flag("reclaim_takes_swappiness", False, _since("6.9", "memory.reclaim swappiness=")),
+    _flag("memory_stat_lines", STAT_5_10,
+          Change(STAT_5_11, "5.11", "pagetables"),
+          Change(STAT_6_1, "5.19", "vmalloc (5.17), kernel (5.18), sec_pagetables and zswap (5.19)"),
+          Change(STAT_6_12, "6.12", "pgdemote, pgpromote, khugepaged, swpin_zero, NUMA lines")),
+    _flag("has_cgroup_kill", False, _since("5.14", "cgroup.kill")),
+    _flag("has_memory_swap_peak", False, _since("6.5", "memory.swap.peak", backports=("el8.10", "el9.4"))),
+    _flag("cgroup_stat_has_subsystems", False,
+          _since("6.12", "cgroup.stat nr_subsys_* and nr_dying_subsys_*", backports=("el9.6",))),
+)  # fmt: skip
+
+ALLOCATION: Final = (
+    _flag("elements_nowait", False,
+          _since("6.0", "bpf: Make non-preallocated allocation low priority; GFP_NOWAIT instead of GFP_ATOMIC",
+                 backports=("el9.2",))),
+    _flag("hash_uses_mem_alloc", False,
+          _since("6.1", "bpf: Convert hash map to bpf_mem_alloc.", backports=("el9.3",))),
+    _flag("lpm_uses_mem_alloc", False, _since("6.14", "bpf: Switch to bpf mem allocator for LPM trie")),
+    _flag("task_storage_uses_mem_alloc", False,
+          _since("6.4", "bpf: Use bpf_mem_cache_alloc/free in bpf_local_storage_elem", backports=("el9.4",)),
+          _until("6.19", "kmalloc_nolock instead")),
+    _flag("mem_alloc_prefill_blocks", False, _since("6.6", "prefill with GFP_KERNEL", backports=("el9.4",))),
+    _flag("mem_alloc_percpu_low_watermarks", False,
+          _since("6.8", "the per-CPU instance has watermarks 1 and 3", backports=("el9.6",))),
+    _flag("mem_alloc_reuses_waiting", False,
+          _since("6.6", "a refill takes objects that wait for RCU first", backports=("el9.4",))),
+    _flag("lru_target_free_scaled", False,
+          _since("6.16", "bpf: Adjust free target to avoid global starvation of LRU map",
+                 stable=("6.6.150", "6.12.107"))),
+    _flag("percpu_value_size_checked", False,
+          _since("6.12", "bpf: Check percpu map value size first",
+                 stable=("5.4.301", "5.10.262", "5.15.215", "6.1.192", "6.6.150"), backports=("el9.6",))),
+    _flag("array_value_limit_bytes", 4 << 20,
+          Change((1 << 31) - 1, "5.17", "bpf: Fix integer overflow in argument calculation for bpf_map_area_alloc;"
+                 " KMALLOC_MAX_SIZE before", backports=("el9.2",))),
+    _flag("lpm_full_checked_first", True,
+          _until("6.13", "bpf: Handle in-place update for full LPM trie correctly",
+                 stable=("6.1.192", "6.6.150", "6.12.107"))),
+    _flag("lpm_ignores_update_flags", True,
+          _until("6.13", "bpf: Handle BPF_EXIST and BPF_NOEXIST for LPM trie",
+                 stable=("5.4.301", "5.10.262", "5.15.215", "6.1.192", "6.6.150", "6.12.107"))),
+    _flag("hash_has_elem_count", False, _since("6.6", "an element counter per CPU", backports=("el9.4",))),
+    _flag("hash_has_map_locked", False,
+          _since("5.11", "bpf: Avoid hashtab deadlock with map_locked; eight counters per CPU",
+                 backports=("el8.5",)),
+          _until("6.15", "bpf: Convert hashtab.c to rqspinlock")),
+    _flag("hash_of_maps_spare_elements", True,
+          _until("6.15", "no spare elements for hashes of maps")),
+    _flag("stack_map_over_allocates", False,
+          _since("5.11", "the old cost passed as size", backports=("el8.3",)),
+          _until("5.17", "the size is that of the pointers alone again", stable=("5.15.215",), backports=("el9.2",))),
+    _flag("local_storage_buckets_charged", True,
+          _until("6.0", "the helper that allocates them finds no objcg during creation", backports=("el9.3",))),
+    _flag("hash_key_limited_to_stack", True,
+          _until("5.11", "the key no longer has to fit MAX_BPF_STACK; the value limit is separate",
+                 backports=("el8.5",))),
+    _flag("map_structs_by_area_alloc", False,
+          _since("6.1", "bpf: Use bpf_map_area_alloc consistently on bpf map creation", backports=("el9.3",))),
+    _flag("local_storage_charges_replacement", False,
+          _since("6.0", "the new element is charged before the old one is gone")),
+    _flag("jit_charges_bytes", False,
+          _since("5.18", "bpf: Introduce bpf_prog_pack allocator; 64 B chunks charged in bytes",
+                 backports=("el9.2",))),
+    _flag("prog_active_percpu", False,
+          _since("5.12", "bpf: Add per-program recursion prevention mechanism", backports=("el8.6",))),
+)  # fmt: skip
+
+INTERFACE: Final = (
+    _flag("has_ktime_get_coarse_ns", False,
+          _since("5.11", "bpf: Add bpf_ktime_get_coarse_ns helper; libbpf takes it for a sign of memcg accounting",
+                 backports=("el8.5",))),
+    _flag("memlock", Memlock.CHARGED,
+          Change(Memlock.FOOTPRINT, "5.11", "bpf_map_memory_footprint, a bare product", backports=("el8.5",)),
+          Change(Memlock.USAGE, "6.4", "bpf: add new map ops ->map_mem_usage", backports=("el9.3",))),
+    _flag("default_memlock_bytes", 64 << 10,
+          Change(8 << 20, "5.16", "Increase default MLOCK_LIMIT to 8 MiB")),
+    _flag("capability_check_central", False,
+          _since("6.5", "bpf: centralize permissions checks for all BPF map types; after alloc_check",
+                 backports=("el9.4",))),
+    _flag("unprivileged_gate_all_commands", True,
+          _until("5.19", "unprivileged_bpf_disabled refused every command", backports=("el9.2",))),
+    _flag("fdinfo_has_ino", False, _since("5.14", "procfs/dmabuf: add inode number to /proc/*/fdinfo")),
+    _flag("fdinfo_has_map_extra", False,
+          _since("5.16", "bpf: Add bloom filter map implementation", backports=("el9.1",))),
+    _flag("has_map_extra", False, _since("5.16", "bpf: Add bloom filter map implementation", backports=("el9.1",))),
+    _flag("bpf_attr_bytes", 120,
+          Change(144, "6.1", _MEASURED), Change(152, "6.12", _MEASURED), Change(168, "6.18", _MEASURED)),
+    _flag("bpf_attr_map_create_bytes", 64,
+          Change(72, "5.16", "map_extra", backports=("el9.1",)),
+          Change(80, "6.9", "value_type_btf_obj_fd and map_token_fd", backports=("el9.6",)),
+          Change(92, "6.18", "excl_prog_hash")),
+    _flag("wide_batch", False,
+          _since("5.13", "batches for per-CPU arrays, LPM tries (5.13) and maps of maps (5.18)",
+                 backports=("el8.6",))),
+    _flag("stack_trace_lookup_and_delete", False,
+          _since("6.18", "bpf: Add lookup_and_delete_elem for BPF_MAP_STACK_TRACE")),
+    _flag("hash_lookup_and_delete", False,
+          _since("5.14", "bpf: Add lookup_and_delete_elem support to hashtab", backports=("el8.8", "el9.1"))),
+    _flag("freeze_checks_access", False,
+          _since("6.5", "freezing needs a writable descriptor, not CAP_BPF", backports=("el9.4",))),
+    _flag("prog_image_failure_einval", False, _since("6.9", "the token rework answers EINVAL for a failed image")),
+    _flag("perf_progs_need_prealloc", True,
+          _until("6.1", "bpf: Relax the requirement to use preallocated hash maps in tracing progs.",
+                 backports=("el9.3",))),
+    _flag("sockmap_takes_any_psock", False,
+          _since("5.15", "sock_map: Relax config dependency to CONFIG_NET; unix and vsock sockets",
+                 backports=("el9.1",))),
+    _flag("sockmap_entries_limited", False, _since("7.2", "max_entries <= INT_MAX", stable=("6.1.192",))),
+    _flag("optmem_max_bytes", 20_480, Change(131_072, "6.7", "net: increase optmem_max default value")),
+    _flag("cgroup_storage_value_limit_page", True,
+          _until("5.17", "bpf: Relax allowed local storage value size", stable=("5.15.215",), backports=("el9.1",))),
+    _flag("struct_ops_has_links", False,
+          _since("6.0", "link pointers instead of programs", backports=("el9.2",))),
+    _flag("struct_ops_has_ksyms", False,
+          _since("6.13", "bpf: Add kernel symbol for struct_ops trampoline", stable=("6.12.107",))),
+    _flag("struct_ops_takes_link", False,
+          _since("6.9", "BPF_F_LINK (6.4) and BPF_F_VTYPE_BTF_OBJ_FD (6.9)", backports=("el9.4",))),
+    _flag("btf_has_records", False,
+          _since("6.2", "bpf: Refactor kptr_off_tab into btf_record; fields are checked together",
+                 backports=("el9.3",))),
+    _flag("struct_ops_needs_parsed_btf", True,
+          _until("6.9", "map creation parses it itself; before 524 until a program was loaded")),
+    _flag("bpftool_memlock_wraps", True, _until("6.1", "bpftool: Use atoll")),
+    _flag("prog_info_has_orphaned", False, _since("6.8", "bpftool prints it", backports=("el9.6",))),
+    _flag("prog_fdinfo_has_misses", False,
+          _since("5.12", "recursion_misses (5.12), verified_insns (5.16)", backports=("el8.6",))),
+)  # fmt: skip
+
+# Sections of the generated page, in order.
+SECTIONS: Final[dict[str, tuple[Flag, ...]]] = {
+    "Who pays": ACCOUNTING,
+    "The memory cgroup": MEMCG,
+    "Control files": CONTROL_FILES,
+    "What maps and programs allocate": ALLOCATION,
+    "What user space sees": INTERFACE,
+}
+OPTIONS: Final = (
+    Option("bpf_jit_limit_bytes", 528_482_304, "bpf_jit_limit: half of the module area"),
+    Option("nr_cpus", 8192, "CONFIG_NR_CPUS: bounds a cpumap"),
+    Option("bpf_jit_always_on", False, "CONFIG_BPF_JIT_ALWAYS_ON: no interpreter to fall back to"),
+    Option("bpf_lsm_enabled", True, "CONFIG_BPF_LSM: without it inodes have no room for storage"),
+)  # fmt: skip
+
+# Types newer than 4.18. A distribution's headers may name types its code does not have.
+MAP_TYPES: Final[dict[MapType, Change]] = {
+    MapType.CGROUP_STORAGE: _type("4.19", "bpf: introduce cgroup storage maps", "el8.3"),
+    MapType.REUSEPORT_SOCKARRAY: _type("4.19", "bpf: Introduce BPF_MAP_TYPE_REUSEPORT_SOCKARRAY", "el8.3"),
+    MapType.PERCPU_CGROUP_STORAGE: _type("4.20", "bpf: introduce per-cpu cgroup local storage", "el8.3"),
+    MapType.QUEUE: _type("4.20", "bpf: add queue and stack maps", "el8.3"),
+    MapType.STACK: _type("4.20", "bpf: add queue and stack maps", "el8.3"),
+    MapType.SK_STORAGE: _type("5.2", "bpf: Introduce bpf sk local storage", "el8.3"),
+    MapType.DEVMAP_HASH: _type("5.4", "xdp: Add devmap_hash map type", "el8.3"),
+    MapType.STRUCT_OPS: _type("5.6", "bpf: Introduce BPF_MAP_TYPE_STRUCT_OPS", "el8.3"),
+    MapType.RINGBUF: _type("5.8", "bpf: Implement BPF ring buffer and verifier support for it", "el8.4"),
+    MapType.INODE_STORAGE: _type("5.10", "bpf: Implement bpf_local_storage for inodes", "el8.5"),
+    MapType.TASK_STORAGE: _type("5.11", "bpf: Implement task local storage"),
+    MapType.BLOOM_FILTER: _type("5.16", "bpf: Add bloom filter map implementation", "el9.1"),
+    MapType.USER_RINGBUF: _type("6.1", "bpf: Define new BPF_MAP_TYPE_USER_RINGBUF map type", "el9.3"),
+    MapType.CGRP_STORAGE: _type("6.2", "bpf: Implement cgroup storage available to non-cgroup-attached bpf progs",
+                                "el9.3"),
+    MapType.ARENA: _type("6.9", "bpf: Introduce bpf_arena.", "el9.6"),
+}  # fmt: skip
+
+
+def flags() -> Iterator[Flag]:
+    """Every row."""
+    for section in SECTIONS.values():
+        yield from section
+
+
+def map_types_of(version: str, distribution: str) -> frozenset[MapType]:
+    """The types that maps of a kernel can have."""
+    return frozenset(
+        each
+        for each in MapType
+        if each is not MapType.UNSPEC
+        and (each not in MAP_TYPES or MAP_TYPES[each].is_in(version, distribution))
+    )

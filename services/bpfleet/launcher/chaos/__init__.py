@@ -1,0 +1,1 @@
+"""Faults by plan on a running cluster, a witness that keeps writing, and the checks afterwards."""

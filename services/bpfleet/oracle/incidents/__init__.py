@@ -1,0 +1,1 @@
+"""Real incidents as files, issued on the emulator."""

@@ -1,0 +1,1 @@
+"""Recordings of real kernels on the emulator. Pure; knows nothing of the recorder."""
