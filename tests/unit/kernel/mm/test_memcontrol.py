@@ -244,3 +244,12 @@ def test_a_removed_memcg_stays_as_a_zombie_while_pinned() -> None:
     memcg.pins = 0
     control.release_if_unused(memcg)
     assert (control.dying, released) == ([], [memcg])
+
+
+def test_a_removed_cgroup_gives_its_stock_back_although_something_still_refers_to_it() -> None:
+    control, (top, memcg) = controller("6.12", 1000, 1000)
+    control.charge_pages(memcg, 1, GFP.GFP_KERNEL, task())
+    memcg.pins += 1
+    control.offline(memcg)
+    assert control.stocked_pages(memcg) == 0
+    assert (memcg.memory.usage, top.memory.usage) == (1, 1)
