@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 COMPARE_ARGS ?=
+MUTANTS_ARGS ?=
 
-.PHONY: compare test check proto docs wheel clean help
+.PHONY: compare test check mutants proto docs wheel clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -22,7 +23,11 @@ check: $(VENV)/.dev     ## style, types, import contracts, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/compatible.py
 	$(BIN)/python -m bpfleet.oracle.docs --check
+
+mutants: $(VENV)/.dev   ## plant known faults one at a time; which seed or test notices?
+	$(BIN)/python -m tests.mutants.run $(MUTANTS_ARGS)
 
 proto: $(VENV)/.dev     ## regenerate services/bpfleet/v1 from protos/
 	$(BIN)/python protos/generate.py

@@ -36,8 +36,8 @@ import bpfleet
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2 as registry
+from bpfleet.v1 import replica_pb2, workload_pb2
 from bpfleet.v1 import runtime_service_pb2 as runtime
-from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceStub
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceStub
 from bpfleet.v1.runtime_service_pb2_grpc import (
@@ -123,15 +123,17 @@ class Agent(RuntimeServiceServicer):
             )
             await stub.RegisterAgent(request, timeout=60)
 
-    async def RunReplicas(self, request: Any, context: Any) -> runtime.RunReplicasResponse:
+    async def RunReplicas(
+        self, request: runtime.RunReplicasRequest, context: Any
+    ) -> runtime.RunReplicasResponse:
         self.running += len(request.replicas)
         return runtime.RunReplicasResponse(
             statuses=[
-                runtime.ReplicaStatus(
-                    replica=spec.replica,
+                replica_pb2.ReplicaStatus(
+                    replica=f"{spec.workload.name}-{spec.serial}",
                     attempt=spec.attempt,
                     node=spec.node,
-                    state=registry.REPLICA_STATE_RUNNING,
+                    phase=replica_pb2.REPLICA_PHASE_RUNNING,
                 )
                 for spec in request.replicas
             ]
@@ -141,7 +143,9 @@ class Agent(RuntimeServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this agent only counts its replicas")
         raise AssertionError("abort raises")
 
-    async def StopReplicas(self, request: Any, context: Any) -> runtime.StopReplicasResponse:
+    async def StopReplicas(
+        self, request: runtime.StopReplicasRequest, context: Any
+    ) -> runtime.StopReplicasResponse:
         self.running -= len(request.replicas)
         return runtime.StopReplicasResponse()
 

@@ -27,21 +27,20 @@ from bpfleet.fleet.commands import (
     NodeUsage,
     RegisterAgent,
     ReplicaNews,
-    ReplicaTruth,
     ReportNodes,
     Tick,
 )
 from bpfleet.fleet.prediction import KernelEstimator, try_out
-from bpfleet.fleet.records import Node, Phase, Policy, Replica
+from bpfleet.fleet.records import Node, Policy, Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.workload.catalogue import applications, inventory_for
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.resolve import resolve
 from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
-from bpfleet.workload.spec import Phase as RunPhase
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -124,7 +123,7 @@ class Fleet:
             if replica.phase is Phase.STOPPING:
                 self._stop(replica)
                 told = ReplicaNews(
-                    replica=replica.name, attempt=replica.attempt, truth=ReplicaTruth.STOPPED
+                    replica=replica.name, attempt=replica.attempt, phase=Phase.STOPPED
                 )
             elif replica.phase is Phase.ASSIGNED and not replica.waits_for:
                 told = self._start(replica)
@@ -158,7 +157,7 @@ class Fleet:
             before = sum(run.outcomes.values())
             run.step()
             self._count_refusals(run, before)
-            if not run.running:
+            if not run.settle():
                 news.setdefault(replica.node, []).append(self._news(replica, run))
         self._report(news)
 
@@ -172,13 +171,13 @@ class Fleet:
         run.outcomes.clear()
 
     def _news(self, replica: Replica, run: ReplicaRun) -> ReplicaNews:
-        truth, reason = ReplicaTruth.RUNNING, ""
-        if run.phase is RunPhase.FAILED:
+        phase, reason = Phase.RUNNING, ""
+        if run.phase is Phase.FAILED:
             assert run.failure is not None, "a failed run says why"
-            truth, reason = ReplicaTruth.FAILED, run.failure.reason
+            phase, reason = Phase.FAILED, run.failure.reason
             self._count("OOM" if run.failure.oom_killed else run.failure.errno, replica.workload)
         return ReplicaNews(
-            replica=replica.name, attempt=replica.attempt, truth=truth, reason=reason
+            replica=replica.name, attempt=replica.attempt, phase=phase, reason=reason
         )
 
     def _count(self, errno: str, workload: str) -> None:

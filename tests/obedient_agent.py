@@ -10,6 +10,7 @@ from grpc import aio
 
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import registry_service_pb2 as registry
+from bpfleet.v1 import replica_pb2
 from bpfleet.v1 import runtime_service_pb2 as runtime
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceStub
 from bpfleet.v1.runtime_service_pb2_grpc import (
@@ -19,7 +20,7 @@ from bpfleet.v1.runtime_service_pb2_grpc import (
 from bpfleet.workload.spec import replica_name
 
 GIB = 1 << 30
-RUNNING = registry.REPLICA_STATE_RUNNING
+RUNNING = replica_pb2.REPLICA_PHASE_RUNNING
 
 
 def nodes_named(names: Iterable[str], **fields: Any) -> list[registry.RegisteredNode]:
@@ -96,7 +97,7 @@ class ObedientAgent(RuntimeServiceServicer):
                 attempt=spec.attempt,
                 node=spec.node,
                 workload=spec.workload.name,
-                state=registry.REPLICA_STATE_FAILED if failed else RUNNING,
+                phase=replica_pb2.REPLICA_PHASE_FAILED if failed else RUNNING,
                 reason=failed,
                 errno=1 if failed else 0,
             )
@@ -147,9 +148,9 @@ class ObedientAgent(RuntimeServiceServicer):
         self.epoch = response.lease.leader_epoch
 
     async def _register(self, stub: Any) -> None:
-        on_node: dict[str, list[registry.ReplicaReport]] = {}
+        on_node: dict[str, list[replica_pb2.ReplicaStatus]] = {}
         for (node, replica), attempt in self.running.items():
-            report = registry.ReplicaReport(replica=replica, attempt=attempt, state=RUNNING)
+            report = replica_pb2.ReplicaStatus(replica=replica, attempt=attempt, phase=RUNNING)
             on_node.setdefault(node, []).append(report)
         for node in self.nodes:
             del node.replicas[:]
@@ -176,7 +177,7 @@ class ObedientAgent(RuntimeServiceServicer):
                     reports=[
                         registry.NodeReport(
                             node=node,
-                            replicas=[registry.ReplicaReport(replica=replica, **fields)],
+                            replicas=[replica_pb2.ReplicaStatus(replica=replica, **fields)],
                         )
                     ],
                 ),

@@ -11,14 +11,14 @@ from bpfleet.fleet.commands import (
     NodeUsage,
     RegisterAgent,
     ReplicaNews,
-    ReplicaTruth,
     ReportNodes,
     Tick,
     UpdateWorkload,
 )
-from bpfleet.fleet.records import Phase, Replica
+from bpfleet.fleet.records import Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Inventory, Taint, WorkloadSpec
 
 MIB = 1 << 20
@@ -113,22 +113,22 @@ class SmallFleet:
             if self.state.tables.replicas.get(replica.name) is not replica:
                 continue
             if replica.phase is Phase.STOPPING:
-                self.report(replica, ReplicaTruth.STOPPED)
+                self.report(replica, Phase.STOPPED)
             elif replica.phase is Phase.ASSIGNED and not replica.waits_for:
                 reason = self.failing.get(replica.workload)
-                truth = ReplicaTruth.FAILED if reason else ReplicaTruth.RUNNING
-                self.report(replica, truth, reason=reason or "")
+                phase = Phase.FAILED if reason else Phase.RUNNING
+                self.report(replica, phase, reason=reason or "")
             else:
                 continue
             moved = True
         return moved
 
-    def report(self, replica: Replica, truth: ReplicaTruth, reason: str = "", attempt=None):
+    def report(self, replica: Replica, phase: Phase, reason: str = "", attempt=None):
         agent = self.state.tables.agents[self.state.tables.nodes[replica.node].agent]
         news = ReplicaNews(
             replica=replica.name,
             attempt=replica.attempt if attempt is None else attempt,
-            truth=truth,
+            phase=phase,
             reason=reason,
         )
         return self.apply(
@@ -146,7 +146,7 @@ class SmallFleet:
             ReplicaNews(
                 replica=name,
                 attempt=self.state.tables.replicas[name].attempt,
-                truth=ReplicaTruth.RUNNING,
+                phase=Phase.RUNNING,
                 charged_bytes=size,
             )
             for name, size in (replicas or {}).items()

@@ -118,7 +118,7 @@ def _places(survey: Survey) -> tuple[set[tuple[str, str]], list[tuple[str, str]]
     running = sorted(
         (r.replica, r.node)
         for r in survey.running
-        if r.replica.startswith("web-") and r.state == "RUNNING"
+        if r.replica.startswith("web-") and r.phase == "RUNNING"
     )
     return booked, running
 

@@ -24,9 +24,10 @@ from bpfleet.fleet.store import Batch, Store, StoreUnavailable
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.server import RpcServer, ServerOptions
+from bpfleet.runtime.lifecycle import BackOff
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2 as registry
-from bpfleet.v1 import workload_pb2
+from bpfleet.v1 import replica_pb2, workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceStub, add_FleetServiceServicer_to_server
 from bpfleet.v1.registry_service_pb2_grpc import (
     RegistryServiceStub,
@@ -35,7 +36,9 @@ from bpfleet.v1.registry_service_pb2_grpc import (
 
 # Short times, so that back-off, leases and drains pass within a test; nothing asserts how long anything took.
 TIMING = Timing(lease_ms=2_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
-SETTINGS = FleetSettings(back_off_base_ms=50, back_off_max_ms=200, failures_before_move=1_000)
+SETTINGS = FleetSettings(
+    back_off_ms=BackOff(first=50, longest=200, reset=600_000), failures_before_move=1_000
+)
 
 
 class Bench:
@@ -531,7 +534,7 @@ def test_an_unknown_replica_is_named_and_stopped():
     async def body(bench: Bench, agent: ObedientAgent) -> None:
         agent.running["n1", "ghost-0"] = 0
         answer = await agent.report(
-            bench.target, "n1", "ghost-0", state=registry.REPLICA_STATE_RUNNING
+            bench.target, "n1", "ghost-0", phase=replica_pb2.REPLICA_PHASE_RUNNING
         )
         assert list(answer.unknown_replicas) == ["ghost-0"]
 

@@ -326,7 +326,7 @@ def test_a_broken_invariant_is_internal_and_stops_that_node_only(agent_and_clien
     small_hash(process)
 
     def falsify(node_agent):
-        node_agent.agent.find("a1-00001").kernel.user(0).locked_vm_pages += 1
+        node_agent.agent.find("a1-00001").wake().user(0).locked_vm_pages += 1
 
     agent.inside(falsify)
     request = node_service_pb2.CheckInvariantsRequest(name=node.name)

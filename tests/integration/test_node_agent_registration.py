@@ -10,11 +10,12 @@ from node_agents import running, until
 
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import Session
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.rpc.channel import ChannelOptions
-from bpfleet.rpc.errors import ApiError, ControlReason, api_status
+from bpfleet.rpc.errors import ApiError, api_status
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
-from bpfleet.v1 import runtime_service_pb2, runtime_service_pb2_grpc, workload_pb2
+from bpfleet.v1 import replica_pb2, runtime_service_pb2, runtime_service_pb2_grpc, workload_pb2
 
 
 class Registry(pb_grpc.RegistryServiceServicer):
@@ -55,7 +56,7 @@ class Registry(pb_grpc.RegistryServiceServicer):
     def states(self, replica):
         with self.lock:
             found = [r for report in self.reports for r in report.replicas]
-        return [each.state for each in found if each.replica == replica]
+        return [each.phase for each in found if each.replica == replica]
 
 
 def lease():
@@ -146,10 +147,12 @@ def test_replicas_are_reported_as_soon_as_they_change(coordinator):
     with running(coordinators=(coordinator.options,)) as agent:
         until(lambda: registry.renewed, "the agent is registered")
         run(agent, replica())
-        until(lambda: pb.REPLICA_STATE_RUNNING in registry.states("katran-0"), "it runs")
+        until(lambda: replica_pb2.REPLICA_PHASE_RUNNING in registry.states("katran-0"), "it runs")
         with Session(agent.target) as session:
             AgentClient(session).node("a1-00001").inject_fault("crash")
-        until(lambda: pb.REPLICA_STATE_FAILED in registry.states("katran-0"), "it has failed")
+        until(
+            lambda: replica_pb2.REPLICA_PHASE_FAILED in registry.states("katran-0"), "it has failed"
+        )
         until(lambda: any(r.crashed for r in registry.reports), "the crash was reported")
 
 
@@ -158,7 +161,7 @@ def test_an_agent_registers_again_with_what_runs_when_its_lease_has_expired(coor
     with running(coordinators=(coordinator.options,)) as agent:
         until(lambda: registry.renewed, "the agent is registered")
         run(agent, replica())
-        until(lambda: pb.REPLICA_STATE_RUNNING in registry.states("katran-0"), "it runs")
+        until(lambda: replica_pb2.REPLICA_PHASE_RUNNING in registry.states("katran-0"), "it runs")
         with registry.lock:
             registry.expired = True
         until(lambda: len(registry.registered) == 2, "the agent has registered again")
@@ -173,7 +176,10 @@ def test_nodes_run_on_while_the_coordinator_is_away_and_rejoin_when_it_is_back(c
         until(lambda: registry.renewed, "the agent is registered")
         coordinator.stop()
         run(agent, replica())
-        until(lambda: listed(agent)[0].state == pb.REPLICA_STATE_RUNNING, "it runs all the same")
+        until(
+            lambda: listed(agent)[0].phase == replica_pb2.REPLICA_PHASE_RUNNING,
+            "it runs all the same",
+        )
         registry.expired = True  # it comes back without its memory, however fast
         coordinator.start(coordinator.port)
         until(lambda: len(registry.registered) == 2, "the agent has registered again")

@@ -5,8 +5,7 @@ import pytest
 from node_agents import connected, until
 
 from bpfleet.client.session import CallError
-from bpfleet.v1 import bpf_pb2, workload_pb2
-from bpfleet.v1 import registry_service_pb2 as registry_pb
+from bpfleet.v1 import bpf_pb2, replica_pb2, workload_pb2
 from bpfleet.v1 import runtime_service_pb2 as pb
 from bpfleet.v1 import runtime_service_pb2_grpc as pb_grpc
 
@@ -40,7 +39,7 @@ class Runtime:
 
     def _settled(self, replica):
         for status in self.all():
-            if status.replica == replica and status.state != registry_pb.REPLICA_STATE_STARTING:
+            if status.replica == replica and status.phase != replica_pb2.REPLICA_PHASE_ASSIGNED:
                 return status
         return None
 
@@ -87,9 +86,9 @@ def spec(replica="counter-0", *, node=NODE, attempt=0, cgroup="", **changes):
 
 def test_a_replica_starts_and_tells_what_it_has(runtime, client):
     (status,) = runtime.run(spec(memory_limit_bytes=16 << 20)).statuses
-    assert status.state == registry_pb.REPLICA_STATE_STARTING
+    assert status.phase == replica_pb2.REPLICA_PHASE_ASSIGNED
     status = runtime.settled("counter-0")
-    assert status.state == registry_pb.REPLICA_STATE_RUNNING
+    assert status.phase == replica_pb2.REPLICA_PHASE_RUNNING
     assert (status.workload, status.map_count, status.program_count) == ("counter", 1, 1)
     assert status.cgroup == "/workloads/counter-0"
     assert status.charged_bytes > 1 << 20
@@ -100,7 +99,7 @@ def test_a_replica_starts_and_tells_what_it_has(runtime, client):
 def test_an_application_of_the_catalogue_is_sized_for_its_node(runtime):
     runtime.run(spec("katran-0", inventory=None, application="katran"))
     status = runtime.settled("katran-0")
-    assert status.state == registry_pb.REPLICA_STATE_RUNNING, status.message
+    assert status.phase == replica_pb2.REPLICA_PHASE_RUNNING, status.message
     assert status.map_count > 5
 
 
@@ -112,7 +111,7 @@ def test_churn_goes_on_while_the_replica_runs(runtime):
 def test_a_refused_start_tells_call_object_errno_and_reason(runtime):
     runtime.run(spec(inventory=inventory(max_entries=1_000_000), memory_limit_bytes=2 << 20))
     status = runtime.settled("counter-0")
-    assert status.state == registry_pb.REPLICA_STATE_FAILED
+    assert status.phase == replica_pb2.REPLICA_PHASE_FAILED
     assert (status.errno, status.reason) == (12, "MEMCG_LIMIT_EXCEEDED")
     assert (status.call, status.object) == ("MAP_CREATE", "flows")
     assert status.message.startswith("MAP_CREATE of flows: ENOMEM MEMCG_LIMIT_EXCEEDED: ")
@@ -121,7 +120,7 @@ def test_a_refused_start_tells_call_object_errno_and_reason(runtime):
 def test_a_replica_killed_for_its_heap_says_so(runtime):
     runtime.run(spec(user_memory_bytes=8 << 20, memory_limit_bytes=4 << 20))
     status = runtime.settled("counter-0")
-    assert status.state == registry_pb.REPLICA_STATE_FAILED
+    assert status.phase == replica_pb2.REPLICA_PHASE_FAILED
     assert (status.reason, status.errno) == ("OOM_KILLED", 0)
 
 
@@ -134,7 +133,7 @@ def test_a_replica_killed_by_a_signal_says_so(runtime, client, signal):
     else:
         client.node(NODE).cgroup(status.cgroup).write("cgroup.kill", "1")
     status = runtime.settled("counter-0")
-    assert status.state == registry_pb.REPLICA_STATE_FAILED
+    assert status.phase == replica_pb2.REPLICA_PHASE_FAILED
     assert (status.reason, status.errno) == ("CALLER_KILLED", 0)
     assert str(status.pid) in status.message
 
@@ -182,7 +181,7 @@ def test_serials_have_no_end(runtime):
     assert not answer.refused_replicas
     for number in numbers:
         status = runtime.settled(f"counter-{number}")
-        assert status.state == registry_pb.REPLICA_STATE_RUNNING, status.message
+        assert status.phase == replica_pb2.REPLICA_PHASE_RUNNING, status.message
         assert status.map_count == 1, "every replica pins a map of its own"
 
 
@@ -235,7 +234,7 @@ def test_replicas_of_a_crashed_node_have_failed_and_those_of_a_deleted_one_are_g
     client.node(NODE).inject_fault("crash")
     client.node("a1-00002").delete()
     (status,) = runtime.all()
-    assert status.state == registry_pb.REPLICA_STATE_FAILED
+    assert status.phase == replica_pb2.REPLICA_PHASE_FAILED
     assert (status.replica, status.reason) == ("a-0", "NODE_CRASHED")
 
 

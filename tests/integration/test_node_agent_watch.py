@@ -29,7 +29,7 @@ def write_events(node_agent, count):
     """Lines in the kernel log, a kilobyte each."""
     node = node_agent.agent.find("a1-00001")
     for _ in range(count):
-        node.kernel.timeline.emit(EventKind.KERNEL_LOG, line="x" * 1000)
+        node.wake().timeline.emit(EventKind.KERNEL_LOG, line="x" * 1000)
     node.touched()
 
 

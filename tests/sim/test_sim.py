@@ -7,9 +7,9 @@ from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet import nodes
 from bpfleet.fleet.dispatch import Dispatch
 from bpfleet.fleet.engine import Engine
-from bpfleet.fleet.records import Phase
 from bpfleet.sim.fleet import simulate
 from bpfleet.sim.seeds import repeat_command, run_seeds
+from bpfleet.workload.phase import Phase
 
 SEEDS = 200
 SEEDS_UNTIL_FOUND = 30

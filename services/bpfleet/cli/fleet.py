@@ -21,6 +21,7 @@ from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.workloads import spec_message
 from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.v1 import replica_pb2
 from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.codec import from_data
 from bpfleet.workload.errors import SpecError
@@ -154,7 +155,7 @@ def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
             (
                 replica.replica,
                 replica.node or "–",
-                word(pb.ReplicaPhase.Name(replica.phase), "REPLICA_PHASE_"),
+                word(replica_pb2.ReplicaPhase.Name(replica.phase), "REPLICA_PHASE_"),
                 f"{replica.restart_count:,}",
                 format_bytes(replica.charged_bytes),
                 f"{replica.last_reason} {replica.message}".strip(),

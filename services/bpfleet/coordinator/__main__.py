@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -26,7 +27,7 @@ from bpfleet.coordinator.store.redis import RedisStore
 from bpfleet.fleet.disruption import EVICTION_RULES
 from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Policy
-from bpfleet.fleet.settings import FleetSettings
+from bpfleet.fleet.settings import BACK_OFF_MS, FleetSettings
 from bpfleet.fleet.store import Store, StoreError
 from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.options import (
@@ -185,8 +186,11 @@ def _settings(options: dict[str, Any]) -> Settings:
         live=options["live"],
         fleet=FleetSettings(
             policy=Policy(options["policy"]),
-            back_off_base_ms=_ms(options["back_off"]),
-            back_off_max_ms=_ms(options["back_off_max"]),
+            back_off_ms=replace(
+                BACK_OFF_MS,
+                first=_ms(options["back_off"]),
+                longest=_ms(options["back_off_max"]),
+            ),
             eviction=options["eviction"],
             pressure_available_bytes=options["eviction_available"] << 20,
             pressure_hold_ms=_ms(options["eviction_transition"]),

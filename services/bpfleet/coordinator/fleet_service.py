@@ -21,7 +21,8 @@ from bpfleet.fleet.commands import (
 )
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.placement import NodeVerdict
-from bpfleet.fleet.records import Event, Phase, Workload
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.fleet.records import Event, Workload
 from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.convert import within
 from bpfleet.rpc.enums import POLICIES
@@ -33,6 +34,7 @@ from bpfleet.rpc.workloads import spec_record
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import REPLICAS_MAX, WorkloadSpec
 
 __all__ = ["FleetServicer"]
@@ -338,7 +340,7 @@ class FleetServicer(FleetServiceServicer):
         workload = self._coordinator.state.tables.workloads.get(name)
         if workload is None:
             text = f"workload {name!r} does not exist; ListWorkloads lists those that do"
-            raise FleetError(Refused.NOT_FOUND, "WORKLOAD_UNKNOWN", text, workload=name)
+            raise FleetError(Refused.NOT_FOUND, ControlReason.WORKLOAD_UNKNOWN, text, workload=name)
         return workload
 
     def _node(self, name: str) -> pb.FleetNode:
@@ -346,7 +348,7 @@ class FleetServicer(FleetServiceServicer):
         node = state.tables.nodes.get(name)
         if node is None:
             text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
-            raise FleetError(Refused.NOT_FOUND, "NODE_UNKNOWN", text, node=name)
+            raise FleetError(Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, text, node=name)
         return messages.node_message(state, node, replicas=True)
 
 

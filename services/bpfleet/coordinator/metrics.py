@@ -10,10 +10,11 @@ from bpfleet.coordinator.watch import EventLog
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.engine import Commit
 from bpfleet.fleet.leases import Leases
-from bpfleet.fleet.records import Phase
+from bpfleet.fleet.reasons import FleetEventKind
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.server import ListenError, parse_address
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Metrics"]
 
@@ -115,7 +116,7 @@ class Metrics:
         """Counts the events of a commit."""
         for event in commit.events:
             self._events.labels(event.kind).inc()
-            if event.kind == "REPLICA_FAILED":
+            if event.kind == FleetEventKind.REPLICA_FAILED:
                 self._failures.labels(event.reason).inc()
 
     def delivered(self, orders: Orders) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Agents",
     "Answer",
     "GrpcAgents",
+    "hand_over",
 ]
 
 _DEADLINE_SECONDS: Final = 30.0
@@ -47,6 +48,27 @@ class Agents(Protocol):
         """Lets go of all connections."""
 
 
+async def hand_over(
+    stub: "RuntimeServiceAsyncStub", orders: Orders, workloads: dict[str, Workload], epoch: int
+) -> Answer:
+    """The calls of one batch of orders: stops first, so that what starts finds its memory free.
+
+    Raises ``AgentUnreachable``.
+    """
+    stops, runs = order_messages(orders, workloads, epoch)
+    news: list[tuple[str, ReplicaNews]] = []
+    try:
+        if stops.replicas:
+            await stub.StopReplicas(stops, timeout=_DEADLINE_SECONDS)
+        if runs.replicas:
+            answer = await stub.RunReplicas(runs, timeout=_DEADLINE_SECONDS)
+            news = news_of(orders, answer)
+    except aio.AioRpcError as error:
+        told = decode_rpc_error(error)
+        raise AgentUnreachable(f"{told.code.name} {told.reason}: {told.message}") from None
+    return news, list(orders.stops)
+
+
 class GrpcAgents:
     """Agents over gRPC. ``options`` makes the channel options for an address."""
 
@@ -57,20 +79,8 @@ class GrpcAgents:
     async def carry_out(
         self, address: str, orders: Orders, workloads: dict[str, Workload], epoch: int
     ) -> Answer:
-        """Stops first, so that what starts finds its memory free."""
-        stub = self._stub(address)
-        stops, runs = order_messages(orders, workloads, epoch)
-        news: list[tuple[str, ReplicaNews]] = []
-        try:
-            if stops.replicas:
-                await stub.StopReplicas(stops, timeout=_DEADLINE_SECONDS)
-            if runs.replicas:
-                answer = await stub.RunReplicas(runs, timeout=_DEADLINE_SECONDS)
-                news = news_of(orders, answer)
-        except aio.AioRpcError as error:
-            told = decode_rpc_error(error)
-            raise AgentUnreachable(f"{told.code.name} {told.reason}: {told.message}") from None
-        return news, list(orders.stops)
+        """Hands orders over and returns what the agent says. Raises ``AgentUnreachable``."""
+        return await hand_over(self._stub(address), orders, workloads, epoch)
 
     async def close(self) -> None:
         """Closes every channel."""

@@ -20,7 +20,6 @@ from bpfleet.fleet.commands import (
     Command,
     NodeUsage,
     ReplicaNews,
-    ReplicaTruth,
     ReportNodes,
     Tick,
 )
@@ -29,6 +28,7 @@ from bpfleet.fleet.engine import Commit, Engine
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.leases import Leases
 from bpfleet.fleet.placement import Estimator
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.fleet.records import decode_event
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
@@ -43,6 +43,7 @@ from bpfleet.fleet.store import (
     StoreUnavailable,
 )
 from bpfleet.rpc.orders import last_command
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Coordinator", "wall_clock_ms"]
 
@@ -121,7 +122,7 @@ class Coordinator:
             raise self._store_away()
         if engine.open_tickets >= _OPEN_TICKETS_MAX:
             text = "too many commands wait for the store; try again"
-            raise FleetError(Refused.UNAVAILABLE, "BUSY", text, retryAfterMs=1000)
+            raise FleetError(Refused.UNAVAILABLE, ControlReason.BUSY, text, retryAfterMs=1000)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         with self.metrics.deciding(type(command).__name__):
@@ -169,7 +170,7 @@ class Coordinator:
         self._leading_engine()
         if not self.leases.renew(agent, incarnation, self.clock_ms()):
             text = f"agent {agent!r} has no lease under this incarnation; register again"
-            raise FleetError(Refused.NOT_FOUND, "LEASE_EXPIRED", text, agent=agent)
+            raise FleetError(Refused.NOT_FOUND, ControlReason.LEASE_EXPIRED, text, agent=agent)
 
     # -- leading and standing by
 
@@ -432,7 +433,7 @@ class Coordinator:
         where = f"{self.leader} leads" if self.leader else "nobody leads yet"
         return FleetError(
             Refused.UNAVAILABLE,
-            "NOT_LEADER",
+            ControlReason.NOT_LEADER,
             f"this coordinator stands by, {where}; call that one or try again",
             leader=self.leader,
             retryAfterMs=self.timing.leader_poll_ms,
@@ -444,7 +445,7 @@ class Coordinator:
             self._store_ok = False
         return FleetError(
             Refused.UNAVAILABLE,
-            "STORE_UNAVAILABLE",
+            ControlReason.STORE_UNAVAILABLE,
             "the store does not answer, nothing was changed for certain; try again",
             retryAfterMs=self.timing.store_retry_ms,
         )
@@ -457,7 +458,7 @@ def _reports(
     for node, told in news:
         by_node.setdefault(node, []).append(told)
     for node, replica in stopped:
-        gone = ReplicaNews(replica=replica, attempt=0, truth=ReplicaTruth.STOPPED)
+        gone = ReplicaNews(replica=replica, attempt=0, phase=Phase.STOPPED)
         by_node.setdefault(node, []).append(gone)
     return tuple(NodeUsage(node=node, replicas=tuple(told)) for node, told in by_node.items())
 

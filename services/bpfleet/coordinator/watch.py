@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
 
 from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.fleet.records import Event
 from bpfleet.fleet.store import EVENTS_KEPT
 
@@ -65,7 +66,7 @@ class EventLog:
             text = f"revision {revision} is no longer kept, the oldest is {self.oldest_revision}"
             raise FleetError(
                 Refused.OUT_OF_RANGE,
-                "REVISION_COMPACTED",
+                ControlReason.REVISION_COMPACTED,
                 f"{text}; list the fleet, then watch from its revision",
                 oldestRevision=self.oldest_revision,
             )
@@ -81,11 +82,11 @@ class EventLog:
         """
         if self._watches >= _WATCHES_MAX:
             text = f"{_WATCHES_MAX} watches are open; close one"
-            raise FleetError(Refused.EXHAUSTED, "TOO_MANY_WATCHES", text)
+            raise FleetError(Refused.EXHAUSTED, ControlReason.TOO_MANY_WATCHES, text)
         after = self._last if start_revision is None else start_revision - 1
         if after > self._last:
             text = f"start_revision: {start_revision} is in the future, the last is {self._last}"
-            raise FleetError(Refused.OUT_OF_RANGE, "REVISION_UNKNOWN", text)
+            raise FleetError(Refused.OUT_OF_RANGE, ControlReason.REVISION_UNKNOWN, text)
         if after < self._last:
             self.since(after + 1, 0)
         self._watches += 1
@@ -110,7 +111,7 @@ class EventLog:
         except FleetError as error:
             raise FleetError(
                 Refused.EXHAUSTED,
-                "WATCH_LAGGED",
+                ControlReason.WATCH_LAGGED,
                 "the reader is too slow: events it has not read are gone; list, then watch again",
                 **error.numbers,
             ) from None

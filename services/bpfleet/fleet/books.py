@@ -8,9 +8,13 @@ look at labels get coarser shapes: a fleet whose every node has a label of its o
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
-from bpfleet.fleet.records import Node, Phase, Replica
+from bpfleet.fleet.reasons import NodeReason
+from bpfleet.fleet.records import Node, Replica
+from bpfleet.workload.phase import Phase
+
+K = TypeVar("K")
 
 __all__ = ["FleetBooks", "NodeBook", "Shape", "WorkloadBook"]
 
@@ -188,7 +192,7 @@ class FleetBooks:
         self.shapes: dict[ShapeKey, Shape] = {}
         self.coarse_shapes: dict[ShapeKey, Shape] = {}
         self.agents: dict[str, dict[str, None]] = {}
-        self.closed: dict[str, int] = {}
+        self.closed: dict[NodeReason, int] = {}
         self.draining: dict[str, None] = {}
         self.pending: dict[str, None] = {}
         self.priorities: dict[int, int] = {}
@@ -353,15 +357,15 @@ def _place(book: NodeBook) -> tuple[int, int, str]:
     return book.free_bytes, book.slots_free, book.node.name
 
 
-def closed_reason(node: Node) -> str:
+def closed_reason(node: Node) -> NodeReason:
     """Why nothing new goes to a node that is not schedulable."""
     if not node.ready:
-        return "NODE_NOT_READY"
+        return NodeReason.NODE_NOT_READY
     if node.draining:
-        return "NODE_DRAINING"
+        return NodeReason.NODE_DRAINING
     if node.cordoned:
-        return "NODE_CORDONED"
-    return "MEMORY_PRESSURE"
+        return NodeReason.NODE_CORDONED
+    return NodeReason.MEMORY_PRESSURE
 
 
 def _shape_key(node: Node) -> ShapeKey:
@@ -392,9 +396,9 @@ def _books_alike(one: Replica, other: Replica) -> bool:
     )
 
 
-def _add(counts: dict[int, int] | dict[str, int] | dict[Phase, int], key: object, by: int) -> None:
-    total = counts.get(key, 0) + by  # type: ignore[call-overload]  # key has the dict's key type
+def _add(counts: dict[K, int], key: K, by: int) -> None:
+    total = counts.get(key, 0) + by
     if total:
-        counts[key] = total  # type: ignore[index]
+        counts[key] = total
     else:
-        counts.pop(key, None)  # type: ignore[call-overload]
+        counts.pop(key, None)

@@ -1,9 +1,8 @@
 """What can be asked of the fleet's state machine, as frozen records."""
 
-from enum import StrEnum
-
 from msgspec import Struct
 
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Taint, TaintEffect, WorkloadSpec
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "RegisterAgent",
     "RemoveNode",
     "ReplicaNews",
-    "ReplicaTruth",
     "ReportNodes",
     "TaintNode",
     "Tick",
@@ -27,16 +25,6 @@ __all__ = [
     "UnregisterAgent",
     "UpdateWorkload",
 ]
-
-
-class ReplicaTruth(StrEnum):
-    """What an agent says about a replica."""
-
-    STARTING = "STARTING"
-    RUNNING = "RUNNING"
-    FAILED = "FAILED"
-    SUCCEEDED = "SUCCEEDED"
-    STOPPED = "STOPPED"
 
 
 class CreateWorkload(Struct, frozen=True, kw_only=True):
@@ -114,13 +102,13 @@ class RemoveNode(Struct, frozen=True):
 
 
 class ReplicaNews(Struct, frozen=True, kw_only=True):
-    """What an agent says about one replica."""
+    """What an agent says about one replica. ``errno`` is Linux's name, "" for none."""
 
     replica: str
     attempt: int
-    truth: ReplicaTruth
+    phase: Phase
     reason: str = ""
-    errno: int = 0
+    errno: str = ""
     message: str = ""
     charged_bytes: int = 0
     rss_bytes: int = 0

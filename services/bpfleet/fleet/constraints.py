@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import CPUS_LABEL, NODE_LABEL, PROFILE_LABEL, Node, Workload
 from bpfleet.workload.spec import LabelOperator, Requirement, Taint, TaintEffect
 
@@ -25,7 +26,7 @@ _NODE_KEYS = frozenset({NODE_LABEL, "node"})
 class Refusal:
     """Why a node was ruled out: a reason for programs, a sentence for people."""
 
-    reason: str
+    reason: NodeReason
     message: str
 
 
@@ -44,14 +45,16 @@ def judge(workload: Workload, node: Node) -> Verdict:
     labels = implied_labels(node)
     for key, value in workload.spec.node_selector.items():
         if key not in _NODE_KEYS and labels.get(key) != value:
-            return Verdict(Refusal("NODE_SELECTOR", f"label {key} is not {value!r}"))
+            return Verdict(Refusal(NodeReason.NODE_SELECTOR, f"label {key} is not {value!r}"))
     for requirement in workload.spec.scheduling.required:
         if requirement.key not in _NODE_KEYS and not meets(requirement, labels):
-            return Verdict(Refusal("NODE_AFFINITY", f"label {requirement.key} does not qualify"))
+            return Verdict(
+                Refusal(NodeReason.NODE_AFFINITY, f"label {requirement.key} does not qualify")
+            )
     for taint in node.taints:
         if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not _tolerated(taint, workload):
             text = f"taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
-            return Verdict(Refusal("TAINT", text))
+            return Verdict(Refusal(NodeReason.TAINT, text))
     return Verdict(None, _bonus(workload, node, labels))
 
 

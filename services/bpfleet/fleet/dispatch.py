@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bpfleet.fleet.records import Kind, Node, Phase, Record, Replica
+from bpfleet.fleet.records import Kind, Node, Record, Replica
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Dispatch", "Orders"]
 

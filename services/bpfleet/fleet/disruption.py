@@ -8,9 +8,11 @@ from msgspec.structs import replace
 
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.constraints import executes
-from bpfleet.fleet.records import Node, Phase, Replica
+from bpfleet.fleet.reasons import FleetEventKind, ReplicaReason
+from bpfleet.fleet.records import Node, Replica
 from bpfleet.fleet.replicas import stop
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain", "shed"]
 
@@ -20,7 +22,7 @@ def settle_drain(t: Transition, name: str) -> None:
     book = t.books.nodes[name]
     for replica in sorted(book.replicas.values(), key=lambda r: r.name):
         if replica.phase is not Phase.STOPPING and _may_disrupt(t, replica):
-            stop(t, replica, "DRAINED", f"{name} is being drained")
+            stop(t, replica, ReplicaReason.DRAINED, f"{name} is being drained")
 
 
 def _may_disrupt(t: Transition, replica: Replica) -> bool:
@@ -42,10 +44,10 @@ def shed(t: Transition, node: Node) -> None:
         if replica.phase is Phase.STOPPING:
             excess_bytes -= replica.booked_bytes
         elif taint is not None:
-            stop(t, replica, "TAINT", f"taint {taint.key} is not tolerated")
+            stop(t, replica, ReplicaReason.TAINT, f"taint {taint.key} is not tolerated")
             excess_bytes -= replica.booked_bytes
         elif excess_bytes > 0:
-            stop(t, replica, "NODE_SHRANK", f"{node.name} has less memory than before")
+            stop(t, replica, ReplicaReason.NODE_SHRANK, f"{node.name} has less memory than before")
             excess_bytes -= replica.booked_bytes
 
 
@@ -99,7 +101,7 @@ def evict_for_pressure(t: Transition, node: Node, usage: NodeUsage) -> None:
     if not node.pressure:
         text = f"{available_bytes} bytes are available"
         t.tables.put(replace(node, pressure=True))
-        t.event("NODE_MEMORY_PRESSURE", node=node.name, message=text)
+        t.event(FleetEventKind.NODE_MEMORY_PRESSURE, node=node.name, message=text)
     if hard:
         _evict_one(t, node, f"{node.name} has {available_bytes} bytes available")
     elif soft_ms is not None and soft_ms >= t.settings.soft_grace_ms:
@@ -128,7 +130,7 @@ def _evict_one(t: Transition, node: Node, message: str) -> None:
         if replica.phase in (Phase.RUNNING, Phase.ASSIGNED)
     ]
     if candidates:
-        stop(t, min(candidates, key=rule).replica, "EVICTED", message)
+        stop(t, min(candidates, key=rule).replica, ReplicaReason.EVICTED, message)
 
 
 def _calm(t: Transition, node: Node) -> None:
@@ -139,7 +141,7 @@ def _calm(t: Transition, node: Node) -> None:
         del t.soft.calm_since_ms[node.name]
         t.tables.put(replace(node, pressure=False))
         t.changed_nodes[node.name] = None
-        t.event("NODE_MEMORY_CALM", node=node.name)
+        t.event(FleetEventKind.NODE_MEMORY_CALM, node=node.name)
 
 
 def _used_bytes(t: Transition, replica: Replica) -> int:

@@ -3,6 +3,8 @@
 from enum import StrEnum
 from typing import Final
 
+from bpfleet.fleet.reasons import ControlReason
+
 __all__ = ["FleetError", "Refused"]
 
 
@@ -26,7 +28,9 @@ class FleetError(Exception):
     holds the values behind it.
     """
 
-    def __init__(self, kind: Refused, reason: str, message: str, **numbers: int | str) -> None:
+    def __init__(
+        self, kind: Refused, reason: ControlReason, message: str, **numbers: int | str
+    ) -> None:
         super().__init__(message)
         self.kind: Final = kind
         self.reason: Final = reason

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from bpfleet.fleet.commands import LabelNode, TaintNode
 from bpfleet.fleet.disruption import shed
 from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.reasons import ControlReason, FleetEventKind
 from bpfleet.fleet.records import Marks, Node
 from bpfleet.fleet.requests import remember, repeated
 from bpfleet.fleet.transition import Transition
@@ -30,7 +31,7 @@ def label_node(t: Transition, command: LabelNode) -> None:
     for key, value in () if command.overwrite else command.labels:
         if present.get(key, value) != value:
             text = f"label {key} of {node.name} is {present[key]!r}; use overwrite to change it"
-            raise FleetError(Refused.PRECONDITION, "LABEL_EXISTS", text, node=node.name)
+            raise FleetError(Refused.PRECONDITION, ControlReason.LABEL_EXISTS, text, node=node.name)
     marks = dict(node.marks.labels)
     changes: dict[str, str | None] = {
         **{key: value for key, value in command.labels if marks.get(key) != value},
@@ -44,7 +45,7 @@ def label_node(t: Transition, command: LabelNode) -> None:
     kept = {k: v for k, v in marks.items() if v is not None or k in announced}
     _change(t, node, replace(node.marks, labels=tuple(sorted(kept.items()))))
     text = ", ".join(k + ("-" if v is None else f"={v}") for k, v in changes.items())
-    t.event("NODE_LABELED", node=node.name, message=text[:_MESSAGE_CHARS_MAX])
+    t.event(FleetEventKind.NODE_LABELED, node=node.name, message=text[:_MESSAGE_CHARS_MAX])
 
 
 def taint_node(t: Transition, command: TaintNode) -> None:
@@ -63,7 +64,7 @@ def taint_node(t: Transition, command: TaintNode) -> None:
                 f"taint {taint.key}:{taint.effect} of {node.name} has the value {value!r}; "
                 "use overwrite to change it"
             )
-            raise FleetError(Refused.PRECONDITION, "TAINT_EXISTS", text, node=node.name)
+            raise FleetError(Refused.PRECONDITION, ControlReason.TAINT_EXISTS, text, node=node.name)
     marks = {(key, effect): value for key, effect, value in node.marks.taints}
     changes: dict[tuple[str, TaintEffect], str | None] = {
         (taint.key, taint.effect): taint.value
@@ -80,7 +81,7 @@ def taint_node(t: Transition, command: TaintNode) -> None:
     kept = [(*at, v) for at, v in marks.items() if v is not None or at in announced]
     _change(t, node, replace(node.marks, taints=tuple(sorted(kept, key=lambda mark: mark[:2]))))
     text = ", ".join(_taint_text(*at, value) for at, value in changes.items())
-    t.event("NODE_TAINTED", node=node.name, message=text[:_MESSAGE_CHARS_MAX])
+    t.event(FleetEventKind.NODE_TAINTED, node=node.name, message=text[:_MESSAGE_CHARS_MAX])
     shed(t, t.tables.nodes[node.name])
 
 
@@ -89,7 +90,9 @@ def _change(t: Transition, node: Node, marks: Marks) -> None:
     sizes = len(marks.labels), len(marks.taints), len(changed.labels), len(changed.taints)
     if max(sizes) > _MARKS_MAX:
         text = f"a node has at most {_MARKS_MAX} labels and {_MARKS_MAX} taints, announced or set"
-        raise FleetError(Refused.EXHAUSTED, "NODE_FULL", text, node=node.name, limit=_MARKS_MAX)
+        raise FleetError(
+            Refused.EXHAUSTED, ControlReason.NODE_FULL, text, node=node.name, limit=_MARKS_MAX
+        )
     t.tables.put(changed)
     t.changed_nodes[node.name] = None
 

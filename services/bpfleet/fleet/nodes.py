@@ -8,15 +8,16 @@ from bpfleet.fleet.commands import (
     RegisterAgent,
     RemoveNode,
     ReplicaNews,
-    ReplicaTruth,
     ReportNodes,
     UnregisterAgent,
 )
 from bpfleet.fleet.disruption import evict_for_pressure, settle_drain, shed
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.records import Agent, Node, Phase, Replica
+from bpfleet.fleet.reasons import ControlReason, FleetEventKind, ReplicaReason
+from bpfleet.fleet.records import Agent, Node, Replica
 from bpfleet.fleet.replicas import hear, lose, restart_now
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = [
     "cordon_node",
@@ -44,7 +45,9 @@ def register_agent(
     known = t.tables.agents.get(command.agent)
     if known is None and len(t.tables.agents) >= t.settings.agents_max:
         text = f"the fleet takes at most {t.settings.agents_max} agents"
-        raise FleetError(Refused.EXHAUSTED, "FLEET_FULL", text, limit=t.settings.agents_max)
+        raise FleetError(
+            Refused.EXHAUSTED, ControlReason.FLEET_FULL, text, limit=t.settings.agents_max
+        )
     agent = Agent(
         name=command.agent,
         incarnation=command.incarnation,
@@ -54,7 +57,7 @@ def register_agent(
     if agent != known:
         t.tables.put(agent)
     if known is None or known.incarnation != agent.incarnation or not known.alive:
-        t.event("AGENT_REGISTERED", reason=command.incarnation, message=command.agent)
+        t.event(FleetEventKind.AGENT_REGISTERED, reason=command.incarnation, message=command.agent)
     rejections: list[Rejection] = []
     strays: list[tuple[str, str]] = []
     for announced in command.nodes:
@@ -72,11 +75,15 @@ def _rejection(t: Transition, agent: str, announced: NodeAnnouncement) -> Reject
     if node is None:
         if len(t.tables.nodes) >= t.settings.nodes_max:
             limit = t.settings.nodes_max
-            return announced.name, "FLEET_FULL", f"the fleet takes at most {limit} nodes"
+            return (
+                announced.name,
+                ControlReason.FLEET_FULL,
+                f"the fleet takes at most {limit} nodes",
+            )
         return None
     if node.agent != agent and node.ready:
         text = f"agent {node.agent!r} carries a node of this name"
-        return announced.name, "NODE_EXISTS", text
+        return announced.name, ControlReason.NODE_EXISTS, text
     return None
 
 
@@ -87,9 +94,9 @@ def _take_in(t: Transition, agent: str, announced: NodeAnnouncement) -> None:
         t.tables.put(node)
         t.changed_nodes[node.name] = None
     if old is None:
-        t.event("NODE_REGISTERED", node=node.name, message=f"by agent {agent}")
+        t.event(FleetEventKind.NODE_REGISTERED, node=node.name, message=f"by agent {agent}")
     elif not old.ready:
-        t.event("NODE_READY", node=node.name, message=f"back with agent {agent}")
+        t.event(FleetEventKind.NODE_READY, node=node.name, message=f"back with agent {agent}")
     if old is not None and old != node:
         shed(t, node)
 
@@ -138,7 +145,7 @@ def _is_missing(t: Transition, replica: Replica) -> None:
     not gone until its agent confirms the stop, and one that starts is simply ordered again.
     """
     if replica.phase is Phase.RUNNING:
-        restart_now(t, replica, "NODE_RESTARTED")
+        restart_now(t, replica, ReplicaReason.NODE_RESTARTED)
 
 
 def report_nodes(t: Transition, command: ReportNodes) -> list[tuple[str, str]]:
@@ -149,7 +156,7 @@ def report_nodes(t: Transition, command: ReportNodes) -> list[tuple[str, str]]:
     agent = t.tables.agents.get(command.agent)
     if agent is None or agent.incarnation != command.incarnation or not agent.alive:
         text = f"agent {command.agent!r} has no lease under this incarnation; register again"
-        raise FleetError(Refused.NOT_FOUND, "LEASE_EXPIRED", text, agent=command.agent)
+        raise FleetError(Refused.NOT_FOUND, ControlReason.LEASE_EXPIRED, text, agent=command.agent)
     strays: list[tuple[str, str]] = []
     for report in command.reports:
         node = t.tables.nodes.get(report.node)
@@ -166,12 +173,12 @@ def _take_report(
     strays = [
         (report.node, news.replica)
         for news in report.replicas
-        if not hear(t, report.node, news) and news.truth is not ReplicaTruth.STOPPED
+        if not hear(t, report.node, news) and news.phase is not Phase.STOPPED
     ]
     for news in report.replicas:
         _note_usage(t, news)
     if report.crashed and node.ready:
-        _not_ready(t, node, "NODE_CRASHED")
+        _not_ready(t, node, ReplicaReason.NODE_CRASHED)
     elif measured:
         t.soft.usage[report.node] = replace(report, replicas=())
         evict_for_pressure(t, node, report)
@@ -192,12 +199,12 @@ def unregister_agent(t: Transition, command: UnregisterAgent) -> int:
     agent = t.tables.agents.get(command.agent)
     if agent is None or command.incarnation not in ("", agent.incarnation):
         text = f"agent {command.agent!r} is not registered"
-        raise FleetError(Refused.NOT_FOUND, "AGENT_UNKNOWN", text, agent=command.agent)
+        raise FleetError(Refused.NOT_FOUND, ControlReason.AGENT_UNKNOWN, text, agent=command.agent)
     names = list(t.books.agents.get(command.agent, ()))
     for name in names:
-        _forget_node(t, t.tables.nodes[name], "UNREGISTERED")
+        _forget_node(t, t.tables.nodes[name], ReplicaReason.UNREGISTERED)
     t.tables.remove(agent)
-    t.event("AGENT_UNREGISTERED", message=command.agent)
+    t.event(FleetEventKind.AGENT_UNREGISTERED, message=command.agent)
     return len(names)
 
 
@@ -207,20 +214,20 @@ def lose_agent(t: Transition, name: str) -> int:
     if agent is None or not agent.alive:
         return 0
     t.tables.put(replace(agent, alive=False))
-    t.event("AGENT_LOST", message=name)
+    t.event(FleetEventKind.AGENT_LOST, message=name)
     nodes = [t.tables.nodes[node] for node in t.books.agents.get(name, ())]
     for node in nodes:
         if node.ready:
-            _not_ready(t, node, "LEASE_EXPIRED")
+            _not_ready(t, node, ReplicaReason.NODE_LOST)
     return len(nodes)
 
 
-def _not_ready(t: Transition, node: Node, reason: str) -> None:
+def _not_ready(t: Transition, node: Node, reason: ReplicaReason) -> None:
     t.tables.put(replace(node, ready=False, pressure=False))
     t.changed_nodes[node.name] = None
-    t.event("NODE_NOT_READY", node=node.name, reason=reason)
+    t.event(FleetEventKind.NODE_NOT_READY, node=node.name, reason=reason)
     for replica in list(t.books.nodes[node.name].replicas.values()):
-        lose(t, replica, "NODE_LOST")
+        lose(t, replica, ReplicaReason.NODE_LOST)
     t.soft.forget_node(node.name)
 
 
@@ -229,17 +236,17 @@ def remove_node(t: Transition, command: RemoveNode) -> None:
     node = t.node(command.name)
     if node.ready and not command.force:
         text = f"node {command.name!r} is Ready; drain it and stop its agent, or use force"
-        raise FleetError(Refused.PRECONDITION, "NODE_READY", text, node=command.name)
-    _forget_node(t, node, "REMOVED")
+        raise FleetError(Refused.PRECONDITION, ControlReason.NODE_READY, text, node=command.name)
+    _forget_node(t, node, ReplicaReason.REMOVED)
 
 
-def _forget_node(t: Transition, node: Node, reason: str) -> None:
+def _forget_node(t: Transition, node: Node, reason: ReplicaReason) -> None:
     for replica in list(t.books.nodes[node.name].replicas.values()):
-        lose(t, replica, "NODE_REMOVED")
+        lose(t, replica, ReplicaReason.REMOVED)
     t.tables.remove(node)
     t.changed_nodes[node.name] = None
     t.soft.forget_node(node.name)
-    t.event("NODE_REMOVED", node=node.name, reason=reason)
+    t.event(FleetEventKind.NODE_REMOVED, node=node.name, reason=reason)
 
 
 def cordon_node(t: Transition, name: str) -> None:
@@ -248,7 +255,7 @@ def cordon_node(t: Transition, name: str) -> None:
     if not node.cordoned:
         t.tables.put(replace(node, cordoned=True))
         t.changed_nodes[name] = None
-        t.event("NODE_CORDONED", node=name)
+        t.event(FleetEventKind.NODE_CORDONED, node=name)
 
 
 def uncordon_node(t: Transition, name: str) -> None:
@@ -257,7 +264,7 @@ def uncordon_node(t: Transition, name: str) -> None:
     if node.cordoned or node.draining:
         t.tables.put(replace(node, cordoned=False, draining=False))
         t.changed_nodes[name] = None
-        t.event("NODE_UNCORDONED", node=name)
+        t.event(FleetEventKind.NODE_UNCORDONED, node=name)
 
 
 def drain_node(t: Transition, name: str) -> None:
@@ -266,5 +273,5 @@ def drain_node(t: Transition, name: str) -> None:
     if not node.draining:
         t.tables.put(replace(node, cordoned=True, draining=True))
         t.changed_nodes[name] = None
-        t.event("NODE_DRAINING", node=name)
+        t.event(FleetEventKind.NODE_DRAINING, node=name)
     settle_drain(t, name)

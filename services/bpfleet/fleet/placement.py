@@ -24,7 +24,9 @@ from bpfleet.fleet.constraints import (
     named_nodes_allow,
     names_nodes,
 )
-from bpfleet.fleet.records import Decision, Node, Phase, Policy, Replica, Workload
+from bpfleet.fleet.reasons import NodeReason
+from bpfleet.fleet.records import Decision, Node, Policy, Replica, Workload
+from bpfleet.workload.phase import Phase
 
 __all__ = [
     "Choice",
@@ -204,14 +206,14 @@ class Search:
                     break
             if found:
                 _, node, need, victims = min(found, key=lambda plan: plan[0])
-                decision = self._decision(0.0, 0, {"PREEMPTED": len(victims)}, need)
+                decision = self._decision(0.0, 0, {NodeReason.PREEMPTED: len(victims)}, need)
                 return Preemption(node, need, victims, decision)
         return None
 
     # -- the search proper
 
     def _choose(self, replica: str) -> Choice:
-        rejections: dict[str, int] = dict(self._books.closed)
+        rejections: dict[NodeReason, int] = dict(self._books.closed)
         lanes: list[tuple[float, int, str, int, _Lane]] = []
         feasible = 0
         for shape in self._shapes.values():
@@ -245,12 +247,18 @@ class Search:
         return Choice(None, need, self._decision(0.0, 0, rejections, need))
 
     def _chosen(
-        self, name: str, score: float, need: Need, *, feasible: int, rejections: dict[str, int]
+        self,
+        name: str,
+        score: float,
+        need: Need,
+        *,
+        feasible: int,
+        rejections: dict[NodeReason, int],
     ) -> Choice:
         return Choice(name, need, self._decision(self._final(score), feasible, rejections, need))
 
     def _decision(
-        self, score: float, feasible: int, rejections: dict[str, int], need: Need
+        self, score: float, feasible: int, rejections: dict[NodeReason, int], need: Need
     ) -> Decision:
         return Decision(
             policy=self._policy,
@@ -261,7 +269,7 @@ class Search:
             predicted_bytes=need.predicted_bytes,
         )
 
-    def _lane(self, shape: Shape, rejections: dict[str, int]) -> "_Lane | None":
+    def _lane(self, shape: Shape, rejections: dict[NodeReason, int]) -> "_Lane | None":
         """The shape's candidates in order of preference; None, counting why, if there are none."""
         verdict = self._judge(shape.sample, shape.number)
         need = self._need(shape.sample)
@@ -271,9 +279,13 @@ class Search:
             return None
         start = shape.fitting_from(need.booked_bytes)
         if start:
-            rejections["INSUFFICIENT_MEMORY"] = rejections.get("INSUFFICIENT_MEMORY", 0) + start
+            rejections[NodeReason.INSUFFICIENT_MEMORY] = (
+                rejections.get(NodeReason.INSUFFICIENT_MEMORY, 0) + start
+            )
         if shape.full:
-            rejections["NO_FREE_SLOT"] = rejections.get("NO_FREE_SLOT", 0) + len(shape.full)
+            rejections[NodeReason.NO_FREE_SLOT] = rejections.get(NodeReason.NO_FREE_SLOT, 0) + len(
+                shape.full
+            )
         if start == len(shape.order):
             return None
         return _Lane(self._books, shape, need, start, policy=self._policy, bonus=verdict.bonus)
@@ -318,19 +330,23 @@ class Search:
         if judged.refusal is not None or need.refusal is not None:
             return judged.refusal or need.refusal
         if book.slots_free <= 0:
-            return Refusal("NO_FREE_SLOT", f"all {book.node.max_replicas} replica slots are taken")
+            return Refusal(
+                NodeReason.NO_FREE_SLOT, f"all {book.node.max_replicas} replica slots are taken"
+            )
         if book.free_bytes < need.booked_bytes:
             text = f"needs {need.booked_bytes} bytes, {book.free_bytes} are free"
-            return Refusal("INSUFFICIENT_MEMORY", text)
+            return Refusal(NodeReason.INSUFFICIENT_MEMORY, text)
         return None
 
     def _refusal(self, book: NodeBook, need: Need) -> Refusal | None:
         """What only this very node can say: its name, its history, its neighbours, its users."""
         name = book.node.name
         if self._by_name and not named_nodes_allow(self._workload, name):
-            return Refusal("NODE_NAME", "the workload names other nodes")
+            return Refusal(NodeReason.NODE_NAME, "the workload names other nodes")
         if name in self._avoided:
-            return Refusal("RECENTLY_FAILED", "replicas of this workload kept failing here")
+            return Refusal(
+                NodeReason.RECENTLY_FAILED, "replicas of this workload kept failing here"
+            )
         if need.memlock_limit_bytes is not None:
             locked = book.locked_bytes.get(self._workload.spec.uid, 0)
             if locked + need.locked_bytes > need.memlock_limit_bytes:
@@ -338,7 +354,7 @@ class Search:
                     f"would lock {need.locked_bytes} bytes for uid {self._workload.spec.uid}, "
                     f"{locked} of {need.memlock_limit_bytes} are locked"
                 )
-                return Refusal("MEMLOCK_HEADROOM", text)
+                return Refusal(NodeReason.MEMLOCK_HEADROOM, text)
         return self._spread.refusal(book.node)
 
     def _judge(self, node: Node, number: int) -> Verdict:
@@ -435,8 +451,10 @@ class _Lane:
         return downwards
 
 
-_NO_DOMAIN: Final = Refusal("SPREAD_LABEL", "lacks the label used by the spread constraint")
-_CROWDED_DOMAIN: Final = Refusal("SPREAD", "its domain has more replicas than others")
+_NO_DOMAIN: Final = Refusal(
+    NodeReason.SPREAD_LABEL, "lacks the label used by the spread constraint"
+)
+_CROWDED_DOMAIN: Final = Refusal(NodeReason.SPREAD, "its domain has more replicas than others")
 
 
 class _Spreading:
@@ -481,12 +499,12 @@ class _Spreading:
             return None
         domain = self._domain(node)
         if domain is None:
-            return Refusal("SPREAD_LABEL", f"has no label {self._spread.topology_key}")
+            return Refusal(NodeReason.SPREAD_LABEL, f"has no label {self._spread.topology_key}")
         count = self._counts.get(domain, 0)
         if self._allows(count):
             return None
         text = f"{count} replicas are in {domain} already, {self._fewest()} in the emptiest domain"
-        return Refusal("SPREAD", text)
+        return Refusal(NodeReason.SPREAD, text)
 
     def shape_refusal(self, shape: Shape) -> Refusal | None:
         """The refusal that all nodes of a shape share, because they share the label's value."""
@@ -593,8 +611,8 @@ def _hash(text: str, salt: int) -> int:
 
 
 _CLOSED_TEXT: Final = {
-    "NODE_NOT_READY": "its agent's lease ran out",
-    "NODE_DRAINING": "it is being drained",
-    "NODE_CORDONED": "it is cordoned",
-    "MEMORY_PRESSURE": "it is short of memory",
+    NodeReason.NODE_NOT_READY: "its agent's lease ran out",
+    NodeReason.NODE_DRAINING: "it is being drained",
+    NodeReason.NODE_CORDONED: "it is cordoned",
+    NodeReason.MEMORY_PRESSURE: "it is short of memory",
 }

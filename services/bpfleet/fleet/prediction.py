@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.fleet.constraints import Refusal
 from bpfleet.fleet.placement import Need
+from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import Node, Workload
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.profile import KernelProfile, profile_named
@@ -111,12 +112,12 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
     try:
         inventory = _inventory(spec, shape)
     except SpecError as error:
-        return Trial(0, 0, 0, Refusal("BAD_APPLICATION", str(error)))
+        return Trial(0, 0, 0, Refusal(NodeReason.BAD_APPLICATION, str(error)))
     objects = inventory.map_count + inventory.program_count
     if objects > _OBJECTS_MAX:
         # Nothing else is decided while a trial runs, and a leader must renew its lease.
         text = f"{objects} maps and programs exceed the prediction limit of {_OBJECTS_MAX}"
-        return Trial(0, 0, 0, Refusal("TOO_LARGE_TO_PREDICT", text))
+        return Trial(0, 0, 0, Refusal(NodeReason.TOO_LARGE_TO_PREDICT, text))
     kernel = Kernel(
         profile, node="trial", ram_bytes=_RAM_BYTES, possible_cpus=shape.possible_cpus, seed=0
     )
@@ -131,8 +132,9 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
     )
     run.start()
     if run.failure is not None:
-        text = f"{run.failure.call} {run.failure.object}: {run.failure.detail or run.failure.errno}"
-        return Trial(0, 0, 0, Refusal(f"KERNEL_REFUSES_{run.failure.errno}", text))
+        failure = run.failure
+        text = f"{failure.call} {failure.object}: {failure.errno} {failure.detail}".rstrip()
+        return Trial(0, 0, 0, Refusal(NodeReason.KERNEL_REFUSES, text))
     operations = max(1, inventory.churn.operations_per_step)
     for _ in range(min(_STEPS, _OPERATIONS_MAX // operations)):
         run.step()
@@ -157,9 +159,9 @@ def _memlock_limit_bytes(spec: WorkloadSpec, profile: KernelProfile) -> int | No
 def _over_limit(spec: WorkloadSpec, trial: Trial, memlock_bytes: int | None) -> Refusal | None:
     if memlock_bytes is not None and trial.locked_bytes > memlock_bytes:
         text = f"would lock {trial.locked_bytes} bytes, RLIMIT_MEMLOCK allows {memlock_bytes}"
-        return Refusal("MEMLOCK_LIMIT", text)
+        return Refusal(NodeReason.MEMLOCK_LIMIT, text)
     limit_bytes = spec.memory_limit_bytes
     if limit_bytes is not None and trial.charged_bytes > limit_bytes:
         text = f"would be charged {trial.charged_bytes} bytes, memory.max is {limit_bytes}"
-        return Refusal("MEMORY_LIMIT", text)
+        return Refusal(NodeReason.MEMORY_LIMIT, text)
     return None

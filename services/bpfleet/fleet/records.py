@@ -11,6 +11,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from bpfleet.fleet.reasons import FleetEventKind, NodeReason
+from bpfleet.runtime.lifecycle import ENDED
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Taint, TaintEffect, WorkloadSpec
 
 __all__ = [
@@ -21,7 +24,6 @@ __all__ = [
     "Marks",
     "Meta",
     "Node",
-    "Phase",
     "Policy",
     "Record",
     "Replica",
@@ -47,18 +49,6 @@ class Kind(StrEnum):
     REPLICA = "replica"
     REQUEST = "request"
     RETIRED = "retired"
-
-
-class Phase(StrEnum):
-    """Where a replica is in its life."""
-
-    PENDING = "PENDING"
-    ASSIGNED = "ASSIGNED"
-    RUNNING = "RUNNING"
-    BACK_OFF = "BACK_OFF"
-    STOPPING = "STOPPING"
-    FAILED = "FAILED"
-    SUCCEEDED = "SUCCEEDED"
 
 
 class Policy(StrEnum):
@@ -182,7 +172,7 @@ class Decision(Struct, frozen=True, kw_only=True, array_like=True):
     score: float
     node_count: int
     feasible_count: int
-    rejections: tuple[tuple[str, int], ...] = ()
+    rejections: tuple[tuple[NodeReason, int], ...] = ()
     predicted_bytes: int = 0
 
 
@@ -213,7 +203,7 @@ class Replica(Struct, frozen=True, kw_only=True, array_like=True):
     uid: int = 0
     priority: int = 0
     reason: str = ""
-    errno: int = 0
+    errno: str = ""
     message: str = ""
     waits_for: tuple[str, ...] = ()
     yields: bool = False
@@ -224,16 +214,12 @@ class Replica(Struct, frozen=True, kw_only=True, array_like=True):
     @property
     def live(self) -> bool:
         """Whether it counts towards what the user asked for."""
-        return self.phase not in _NOT_LIVE
+        return self.phase is not Phase.STOPPING
 
     @property
     def bound(self) -> bool:
         """Whether it may hold memory on a node."""
-        return bool(self.node) and self.phase not in _ENDED
-
-
-_ENDED: Final = frozenset({Phase.FAILED, Phase.SUCCEEDED})
-_NOT_LIVE: Final = frozenset({Phase.STOPPING})
+        return bool(self.node) and self.phase not in ENDED
 
 
 class RequestRecord(Struct, frozen=True, kw_only=True, array_like=True):
@@ -258,7 +244,7 @@ class Event(Struct, frozen=True, kw_only=True, array_like=True):
 
     revision: int
     time_ms: int
-    kind: str
+    kind: FleetEventKind
     workload: str = ""
     replica: str = ""
     node: str = ""

@@ -1,6 +1,7 @@
 """Request ids: a command that carries one is carried out once, however often and late it is repeated."""
 
 from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.fleet.records import RequestRecord
 from bpfleet.fleet.transition import Transition
 
@@ -14,7 +15,9 @@ def repeated(t: Transition, request_id: str, fingerprint: str) -> bool:
         return False
     if known.fingerprint != fingerprint:
         text = f"request_id {request_id!r} was used for another request; use a new one"
-        raise FleetError(Refused.INVALID, "REQUEST_ID_REUSED", text, requestId=request_id)
+        raise FleetError(
+            Refused.INVALID, ControlReason.REQUEST_ID_REUSED, text, requestId=request_id
+        )
     return True
 
 

@@ -8,9 +8,11 @@ fits there. Only where it fits nowhere is the old replica stopped first.
 from msgspec.structs import replace
 
 from bpfleet.fleet.placement import Search
-from bpfleet.fleet.records import Phase, Replica, Workload
+from bpfleet.fleet.reasons import ReplicaReason
+from bpfleet.fleet.records import Replica, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["roll_out"]
 
@@ -31,7 +33,7 @@ def roll_out(t: Transition, workload: Workload) -> None:
     outdated = [t.tables.replicas[name] for age in sorted(ages) for name in book.generations[age]]
     for replica in outdated:
         if replica.phase is not Phase.RUNNING:
-            stop(t, replica, "OUTDATED")
+            stop(t, replica, ReplicaReason.OUTDATED)
             if workload.spec.per_node and replica.node:
                 t.changed_nodes[replica.node] = None
     coming = _coming(t, workload)
@@ -65,4 +67,9 @@ def _replace(t: Transition, workload: Workload, search: Search, old: Replica) ->
             search.placed(choice.node)
             return
     t.tables.put(replace(new, replaces=""))
-    stop(t, old, "REPLACED", f"{new.name} fits nowhere beside it: {beside.refusal.message}")
+    stop(
+        t,
+        old,
+        ReplicaReason.REPLACED,
+        f"{new.name} fits nowhere beside it: {beside.refusal.message}",
+    )

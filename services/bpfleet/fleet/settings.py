@@ -1,10 +1,15 @@
 """What an operator may set about decisions. Durations in milliseconds, sizes in bytes."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from bpfleet.fleet.records import Policy
+from bpfleet.runtime.lifecycle import BackOff
 
-__all__ = ["FleetSettings"]
+__all__ = ["BACK_OFF_MS", "FleetSettings"]
+
+# The kubelet's figures, in milliseconds.
+BACK_OFF_MS: Final = BackOff(first=10_000, longest=300_000, reset=600_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +17,7 @@ class FleetSettings:
     """The state machine's constants and limits.
 
     ``reserved_percent`` of a node's RAM is kept for the system unless the node says otherwise. A
-    replica that ran ``back_off_reset_ms`` counts as healthy again. After ``failures_before_move``
+    replica that ran ``back_off_ms.reset`` counts as healthy again. After ``failures_before_move``
     failures in a row on a node the replica goes elsewhere and the node is avoided for ``avoid_ms``.
     A node with less than ``pressure_available_bytes`` available is under memory pressure until
     ``pressure_hold_ms`` after it recovered, and evicts. With less than ``soft_available_bytes`` (0: off)
@@ -22,9 +27,7 @@ class FleetSettings:
     policy: Policy = Policy.LEAST_ALLOCATED
     reserved_percent: int = 5
     max_replicas_per_node: int = 110
-    back_off_base_ms: int = 10_000
-    back_off_max_ms: int = 300_000
-    back_off_reset_ms: int = 600_000
+    back_off_ms: BackOff = BACK_OFF_MS
     failures_before_move: int = 3
     avoid_ms: int = 600_000
     avoided_nodes_max: int = 16

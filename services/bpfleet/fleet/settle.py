@@ -7,10 +7,12 @@ from msgspec.structs import replace
 
 from bpfleet.fleet.constraints import executes, judge, named_nodes_allow
 from bpfleet.fleet.placement import Search
-from bpfleet.fleet.records import Decision, Node, Phase, Replica, Retired, Workload
+from bpfleet.fleet.reasons import FleetEventKind, NodeReason, ReplicaReason
+from bpfleet.fleet.records import Decision, Node, Replica, Retired, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop, waits_because
 from bpfleet.fleet.rollout import roll_out
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["place_waiting", "settle", "settle_nodes"]
 
@@ -49,7 +51,7 @@ def _settle_workload(t: Transition, name: str) -> None:
 def _delete(t: Transition, workload: Workload) -> None:
     for replica in list(t.book(workload.name).replicas.values()):
         if replica.phase is not Phase.STOPPING:
-            stop(t, replica, "DELETED")
+            stop(t, replica, ReplicaReason.DELETED)
     if t.book(workload.name).replicas:
         return
     t.dirty.pop(workload.name, None)
@@ -57,7 +59,7 @@ def _delete(t: Transition, workload: Workload) -> None:
     t.tables.put(Retired(name=workload.name, next_serial=workload.next_serial, serial=t.revision))
     if len(t.tables.retired) > t.settings.retired_max:
         t.tables.remove(next(iter(t.tables.retired.values())))
-    t.event("WORKLOAD_DELETED", workload=workload.name)
+    t.event(FleetEventKind.WORKLOAD_DELETED, workload=workload.name)
 
 
 def _scale(t: Transition, workload: Workload) -> None:
@@ -76,8 +78,8 @@ def _scale(t: Transition, workload: Workload) -> None:
 def _stop_with_replacement(t: Transition, replica: Replica) -> None:
     replacing = t.book(replica.workload).replacing
     for name in [name for name, replaced in replacing.items() if replaced == replica.name]:
-        stop(t, t.tables.replicas[name], "SCALED_DOWN")
-    stop(t, replica, "SCALED_DOWN")
+        stop(t, t.tables.replicas[name], ReplicaReason.SCALED_DOWN)
+    stop(t, replica, ReplicaReason.SCALED_DOWN)
 
 
 def _expendable(replica: Replica) -> tuple[int, int, int]:
@@ -113,18 +115,18 @@ def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str |
     node = t.tables.nodes.get(name)
     if node is None or not node.ready:
         if waiting is not None:
-            stop(t, t.tables.replicas[waiting], "NODE_NOT_READY")
+            stop(t, t.tables.replicas[waiting], ReplicaReason.NODE_NOT_READY)
         return
     welcome = _welcome(workload, node)
     here = t.books.nodes[name].workloads.get(workload_name, 0)
     if waiting is not None and not (welcome and node.schedulable):
-        stop(t, t.tables.replicas[waiting], "NODE_DOES_NOT_QUALIFY")
+        stop(t, t.tables.replicas[waiting], ReplicaReason.NODE_DOES_NOT_QUALIFY)
     elif waiting is None and not here and welcome and node.schedulable:
         add_pending(t, workload, 1, target=name)
     elif here and not _may_stay(workload, node):
         for replica in list(t.books.nodes[name].replicas.values()):
             if replica.workload == workload_name and replica.live:
-                stop(t, replica, "NODE_DOES_NOT_QUALIFY")
+                stop(t, replica, ReplicaReason.NODE_DOES_NOT_QUALIFY)
 
 
 def _welcome(workload: Workload, node: Node) -> bool:
@@ -134,7 +136,9 @@ def _welcome(workload: Workload, node: Node) -> bool:
 def _may_stay(workload: Workload, node: Node) -> bool:
     """As a DaemonSet's pods: labels count while they run, of the taints only NoExecute does."""
     refusal = judge(workload, node).refusal
-    stays = refusal is None or (refusal.reason == "TAINT" and executes(workload, node) is None)
+    stays = refusal is None or (
+        refusal.reason is NodeReason.TAINT and executes(workload, node) is None
+    )
     return stays and named_nodes_allow(workload, node.name)
 
 
@@ -180,13 +184,15 @@ def _gang_waits(
     t: Transition, waiting: list[Replica], count: int, decision: Decision | None
 ) -> None:
     first = waiting[0]
-    if first.reason == "GANG_DOES_NOT_FIT" and first.decision == decision:
+    if first.reason == ReplicaReason.GANG_DOES_NOT_FIT and first.decision == decision:
         return
     text = f"all {len(waiting)} replicas go together, {count} would fit"
-    kept = replace(first, reason="GANG_DOES_NOT_FIT", message=text, decision=decision)
+    kept = replace(first, reason=ReplicaReason.GANG_DOES_NOT_FIT, message=text, decision=decision)
     t.tables.put(kept)
-    if first.reason != "GANG_DOES_NOT_FIT":
-        t.replica_event("REPLICA_WAITS", kept, reason="GANG_DOES_NOT_FIT", message=text)
+    if first.reason != ReplicaReason.GANG_DOES_NOT_FIT:
+        t.replica_event(
+            FleetEventKind.REPLICA_WAITS, kept, reason=ReplicaReason.GANG_DOES_NOT_FIT, message=text
+        )
 
 
 def _place(t: Transition, workload: Workload, search: Search, replica: Replica) -> bool:
@@ -199,7 +205,7 @@ def _place(t: Transition, workload: Workload, search: Search, replica: Replica) 
         return True
     if _preempt(t, workload, search, replica):
         return True
-    waits_because(t, replica, "NO_FEASIBLE_NODE", choice.decision)
+    waits_because(t, replica, ReplicaReason.NO_FEASIBLE_NODE, choice.decision)
     return False
 
 
@@ -214,7 +220,9 @@ def _place_on_target(t: Transition, search: Search, replica: Replica) -> bool:
     if verdict.refusal.reason != replica.reason:
         waiting = replace(replica, reason=verdict.refusal.reason, message=verdict.refusal.message)
         t.tables.put(waiting)
-        t.replica_event("REPLICA_WAITS", waiting, reason=waiting.reason, message=waiting.message)
+        t.replica_event(
+            FleetEventKind.REPLICA_WAITS, waiting, reason=waiting.reason, message=waiting.message
+        )
     return False
 
 
@@ -229,7 +237,7 @@ def _preempt(t: Transition, workload: Workload, search: Search, replica: Replica
         return False
     for victim in plan.victims:
         text = f"{replica.name} of priority {workload.spec.priority} takes its place"
-        stop(t, victim, "PREEMPTED", text)
+        stop(t, victim, ReplicaReason.PREEMPTED, text)
         t.tables.put(replace(t.tables.replicas[victim.name], yields=True))
     names = tuple(victim.name for victim in plan.victims)
     held_bytes = max(0, plan.need.booked_bytes - t.books.nodes[plan.node].free_bytes)

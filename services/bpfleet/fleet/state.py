@@ -36,12 +36,13 @@ from bpfleet.fleet.placement import (
     Search,
     VerdictCache,
 )
-from bpfleet.fleet.records import Event, Meta, Phase, Policy, Record, Workload
+from bpfleet.fleet.records import Event, Meta, Policy, Record, Workload
 from bpfleet.fleet.replicas import start_due
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.settle import place_waiting, settle
 from bpfleet.fleet.tables import Tables
 from bpfleet.fleet.transition import Soft, Transition
+from bpfleet.workload.phase import Phase
 
 __all__ = ["FleetState"]
 

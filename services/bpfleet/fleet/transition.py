@@ -7,6 +7,7 @@ from bpfleet.fleet.books import FleetBooks, WorkloadBook
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.placement import Estimator, RequestEstimator, Search, VerdictCache
+from bpfleet.fleet.reasons import ControlReason, FleetEventKind
 from bpfleet.fleet.records import Event, Node, Policy, Replica, Workload
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.tables import Tables
@@ -73,7 +74,7 @@ class Transition:
 
     def event(
         self,
-        kind: str,
+        kind: FleetEventKind,
         *,
         workload: str = "",
         replica: str = "",
@@ -102,7 +103,7 @@ class Transition:
         del self.events[count:]
 
     def replica_event(
-        self, kind: str, replica: Replica, *, reason: str = "", message: str = ""
+        self, kind: FleetEventKind, replica: Replica, *, reason: str = "", message: str = ""
     ) -> None:
         """Leaves an event about a replica."""
         self.event(
@@ -119,7 +120,10 @@ class Transition:
         node = self.tables.nodes.get(name)
         if node is None:
             raise FleetError(
-                Refused.NOT_FOUND, "NODE_UNKNOWN", f"node {name!r} is not in the fleet", node=name
+                Refused.NOT_FOUND,
+                ControlReason.NODE_UNKNOWN,
+                f"node {name!r} is not in the fleet",
+                node=name,
             )
         return node
 
@@ -128,7 +132,7 @@ class Transition:
         workload = self.tables.workloads.get(name)
         if workload is None:
             text = f"workload {name!r} does not exist"
-            raise FleetError(Refused.NOT_FOUND, "WORKLOAD_UNKNOWN", text, workload=name)
+            raise FleetError(Refused.NOT_FOUND, ControlReason.WORKLOAD_UNKNOWN, text, workload=name)
         return workload
 
     def book(self, name: str) -> WorkloadBook:

@@ -4,6 +4,7 @@ from msgspec.structs import replace
 
 from bpfleet.fleet.commands import CreateWorkload, DeleteWorkload, UpdateWorkload
 from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.reasons import ControlReason, FleetEventKind
 from bpfleet.fleet.records import Workload
 from bpfleet.fleet.requests import remember, repeated
 from bpfleet.fleet.settle import settle_nodes
@@ -21,14 +22,14 @@ def create_workload(t: Transition, command: CreateWorkload) -> str:
     if existing is not None:
         state = " and is being deleted" if existing.deleting else ""
         text = f"workload {name!r} exists{state}; choose another name, or update or delete it"
-        raise FleetError(Refused.EXISTS, "WORKLOAD_EXISTS", text, workload=name)
+        raise FleetError(Refused.EXISTS, ControlReason.WORKLOAD_EXISTS, text, workload=name)
     settings = t.settings
     _bound(len(t.tables.workloads), settings.workloads_max, "workloads")
     _bound(len(t.tables.replicas) + command.spec.replicas, settings.replicas_max, "replicas")
     retired = t.tables.retired.get(name)
     if retired is not None:
         t.tables.remove(retired)
-    t.event("WORKLOAD_CREATED", workload=name)
+    t.event(FleetEventKind.WORKLOAD_CREATED, workload=name)
     workload = Workload(
         name=name,
         spec=command.spec,
@@ -49,18 +50,22 @@ def update_workload(t: Transition, command: UpdateWorkload) -> str:
     workload = t.workload(command.name)
     if workload.deleting:
         text = f"workload {command.name!r} is being deleted"
-        raise FleetError(Refused.PRECONDITION, "WORKLOAD_DELETING", text, workload=command.name)
+        raise FleetError(
+            Refused.PRECONDITION, ControlReason.WORKLOAD_DELETING, text, workload=command.name
+        )
     if command.expected_revision not in (0, workload.revision):
         text = (
             f"workload {command.name!r} has revision {workload.revision}, "
             f"not {command.expected_revision}; read it again"
         )
-        raise FleetError(Refused.CONFLICT, "REVISION_MISMATCH", text, revision=workload.revision)
+        raise FleetError(
+            Refused.CONFLICT, ControlReason.REVISION_MISMATCH, text, revision=workload.revision
+        )
     changed = _changed(workload, command)
     grown = changed.spec.replicas - workload.spec.replicas
     _bound(len(t.tables.replicas) + grown, t.settings.replicas_max, "replicas")
     rolled = changed.generation != workload.generation
-    kind = "WORKLOAD_UPDATED" if rolled else "WORKLOAD_SCALED"
+    kind = FleetEventKind.WORKLOAD_UPDATED if rolled else FleetEventKind.WORKLOAD_SCALED
     t.event(kind, workload=command.name, message=f"{changed.spec.replicas} replicas")
     changed = replace(changed, revision=t.revision)
     t.tables.put(changed)
@@ -75,7 +80,7 @@ def delete_workload(t: Transition, command: DeleteWorkload) -> str:
         return command.name
     workload = t.workload(command.name)
     if not workload.deleting:
-        t.event("WORKLOAD_DELETING", workload=command.name)
+        t.event(FleetEventKind.WORKLOAD_DELETING, workload=command.name)
         t.tables.put(replace(workload, deleting=True, revision=t.revision))
         t.dirty[command.name] = None
     remember(t, command.request_id, command.fingerprint, workload=command.name)
@@ -87,7 +92,9 @@ def _changed(workload: Workload, command: UpdateWorkload) -> Workload:
     spec = command.spec if command.spec is not None else workload.spec
     if spec.per_node != workload.spec.per_node:
         text = "a workload cannot change between one_per_node and replicas; delete and create it"
-        raise FleetError(Refused.PRECONDITION, "ONE_PER_NODE_FIXED", text, workload=command.name)
+        raise FleetError(
+            Refused.PRECONDITION, ControlReason.PER_NODE_FIXED, text, workload=command.name
+        )
     if command.replicas is not None:
         spec = replace(spec, replicas=command.replicas)
     same = replace(spec, replicas=workload.spec.replicas) == workload.spec
@@ -105,4 +112,4 @@ def _settle_soon(t: Transition, workload: Workload) -> None:
 def _bound(count: int, limit: int, what: str) -> None:
     if count > limit:
         text = f"the fleet takes at most {limit} {what}; delete some first"
-        raise FleetError(Refused.EXHAUSTED, "FLEET_FULL", text, limit=limit)
+        raise FleetError(Refused.EXHAUSTED, ControlReason.FLEET_FULL, text, limit=limit)

@@ -9,11 +9,10 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel import invariants
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.accounting.memcg import MemcgAccounting
-from bpfleet.kernel.bpf.accounting.none import NoAccounting
 from bpfleet.kernel.bpf.accounting.rlimit import RlimitAccounting
 from bpfleet.kernel.bpf.command import Cost
 from bpfleet.kernel.bpf.fdinfo import fdinfo_text
-from bpfleet.kernel.bpf.maps.base import Host
+from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.syscall import BpfSyscalls
 from bpfleet.kernel.cgroup import files as cgroup_files
 from bpfleet.kernel.cgroup.tree import Cgroup, CgroupTree
@@ -66,7 +65,7 @@ def _accounting(profile: KernelProfile) -> BpfAccounting:
     if profile.model is Model.RLIMIT:
         return RlimitAccounting()
     if profile.model is Model.NONE:
-        return NoAccounting()
+        return BpfAccounting()  # cgroup.memory=nobpf and nokmem
     return MemcgAccounting(profile)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session, channel_from_environment
+from bpfleet.rpc.replicas import phase_record
 from bpfleet.v1 import fleet_service_pb2, node_service_pb2, runtime_service_pb2_grpc
-from bpfleet.v1 import registry_service_pb2 as registry_pb2
 from bpfleet.v1 import runtime_service_pb2 as runtime_pb2
 
 __all__ = ["Booked", "Running", "Survey", "leading", "main", "take"]
@@ -40,7 +40,7 @@ class Running:
     replica: str
     node: str
     agent: str
-    state: str
+    phase: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +138,12 @@ def _running(session: Session, agent: str) -> Iterator[Running]:
     request = runtime_pb2.ListReplicasRequest(page_size=1000)
     for page in session.pages(stub.ListReplicas, request):
         for status in page.statuses:
-            state = registry_pb2.ReplicaState.Name(status.state).removeprefix("REPLICA_STATE_")
-            yield Running(status.replica, status.node, agent, state)
+            yield Running(status.replica, status.node, agent, phase_record(status.phase))
 
 
 def _booked(workload: fleet_service_pb2.Workload) -> Iterator[Booked]:
     for each in workload.replicas:
-        phase = fleet_service_pb2.ReplicaPhase.Name(each.phase).removeprefix("REPLICA_PHASE_")
+        phase = phase_record(each.phase)
         yield Booked(each.replica, _bare(workload.name), _bare(each.node), phase)
 
 

@@ -6,10 +6,11 @@ from typing import Final, final
 
 import grpc
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.node import HostedNode, NodeShape
 from bpfleet.rpc import names
-from bpfleet.rpc.errors import ApiError, ControlReason
+from bpfleet.rpc.errors import ApiError
 from bpfleet.v1 import bpf_pb2
 
 __all__ = ["Agent"]
@@ -65,7 +66,7 @@ class Agent:
         del self._ids[bisect_left(self._ids, node_id)]
         self.dirty.discard(node_id)
         node.switch_off()
-        node.wake()
+        node.notify()
 
     def find(self, node_id: str) -> HostedNode:
         """The node called ``node_id``. Raises ``ApiError`` (NOT_FOUND, NODE_UNKNOWN)."""
@@ -99,4 +100,4 @@ class Agent:
 
 def calling(node: HostedNode, caller: bpf_pb2.Caller) -> Task:
     """The process that calls. Raises ``KernelError`` (ESRCH) where there is no such process."""
-    return node.kernel.task(caller.pid)
+    return node.wake().task(caller.pid)

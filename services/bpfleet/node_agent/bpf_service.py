@@ -400,7 +400,7 @@ def _may_list(verb: Verb[Any, [Task, int], int], node: HostedNode, caller: bpf_p
     if not caller.pid:
         return
     try:
-        verb(node.kernel, calling(node, caller), 0)
+        verb(node.wake(), calling(node, caller), 0)
     except KernelError as error:
         if error.errno is not Errno.ENOENT:  # no id at all is fine
             raise

@@ -4,7 +4,8 @@ from typing import Final, final
 
 import grpc
 
-from bpfleet.rpc.errors import ApiError, ControlReason
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.rpc.errors import ApiError
 
 __all__ = ["CommandOrder"]
 

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.rpc.server import ListenError, parse_address
-from bpfleet.v1 import registry_service_pb2
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Metrics"]
 
@@ -26,7 +26,7 @@ class _Snapshot:
     nodes: dict[tuple[str, str], int] = field(default_factory=dict)
     verdicts: dict[tuple[str, str], int] = field(default_factory=dict)
     charged_bytes: dict[tuple[str, str], int] = field(default_factory=dict)
-    replicas: dict[str, int] = field(default_factory=dict)
+    replicas: dict[Phase, int] = field(default_factory=dict)
 
 
 @final
@@ -67,12 +67,12 @@ class Metrics(Collector):
                 verdicts[profile, errno] += count
             if position % _NODES_PER_TURN == _NODES_PER_TURN - 1:
                 await asyncio.sleep(0)
-        states: Counter[str] = Counter()
+        phases: Counter[Phase] = Counter()
         for key in self._replicas.keys:
-            replica = self._replicas.find(key)
-            if replica is not None:
-                states[registry_service_pb2.ReplicaState.Name(replica.state)] += 1
-        return _Snapshot(dict(nodes), dict(verdicts), dict(charged), dict(states))
+            attempt = self._replicas.find(key)
+            if attempt is not None:
+                phases[attempt.settle()] += 1
+        return _Snapshot(dict(nodes), dict(verdicts), dict(charged), dict(phases))
 
     def collect(self) -> Iterator[Metric]:
         """The families of the last snapshot."""
@@ -95,7 +95,7 @@ class Metrics(Collector):
         for labels, value in snapshot.charged_bytes.items():
             charged.add_metric(labels, value)
         yield charged
-        replicas = GaugeMetricFamily("bpfleet_replicas", "Replicas of workloads", labels=["state"])
-        for state, value in snapshot.replicas.items():
-            replicas.add_metric([state.removeprefix("REPLICA_STATE_").lower()], value)
+        replicas = GaugeMetricFamily("bpfleet_replicas", "Replicas of workloads", labels=["phase"])
+        for phase, value in snapshot.replicas.items():
+            replicas.add_metric([phase.value.lower()], value)
         yield replicas

@@ -10,13 +10,14 @@ from typing import Final, Literal, final
 
 import grpc
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel import KernelError, KernelProfile
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.requests import AnswerLog
 from bpfleet.node_agent.sleep import ROUNDS_NEW, ROUNDS_WOKEN, freeze, thaw
-from bpfleet.rpc.errors import ApiError, ControlReason
+from bpfleet.rpc.errors import ApiError
 
 __all__ = ["HostedNode", "NodeShape"]
 
@@ -83,8 +84,7 @@ class HostedNode:
         self.watches = 0
         self._changed: asyncio.Event | None = None
 
-    @property
-    def kernel(self) -> Kernel:
+    def wake(self) -> Kernel:
         """The node's kernel, awake. Holders that outlive a call must keep the node from sleeping."""
         self._idle_rounds = 0
         kernel = self._kernel
@@ -143,7 +143,7 @@ class HostedNode:
     def crash(self, message: str) -> None:
         """Stops the node for good and writes it in the log."""
         self._broken = message
-        kernel = self.kernel
+        kernel = self.wake()
         kernel.events.append(kernel.now_ns, EventKind.NODE_CRASHED, {"reason": message})
         _log.error(
             "event=node_crashed node=%s seed=%d message=%r", self.node_id, self.shape.seed, message
@@ -157,9 +157,9 @@ class HostedNode:
     def touched(self) -> None:
         """Marks the node for the next report and wakes those who watch its events."""
         self.dirty.add(self.node_id)
-        self.wake()
+        self.notify()
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """Lets those who wait for ``next_change`` look again."""
         if self._changed is not None:
             self._changed.set()
@@ -219,7 +219,7 @@ class _Guard:
         self._calls: Final = calls
 
     def __enter__(self) -> Kernel:
-        return self._node.kernel
+        return self._node.wake()
 
     def __exit__(
         self,
@@ -235,7 +235,7 @@ class _Guard:
         elif isinstance(error, Exception):
             raise _broken(node, error) from error
         try:
-            node.kernel.advance(node.call_ns * self._calls)
+            node.wake().advance(node.call_ns * self._calls)
         except Exception as bug:
             raise _broken(node, bug) from bug
         node.touched()

@@ -246,7 +246,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
     ) -> pb.ListEventsResponse:
         """One page of the log, also of a node that is stopped."""
         node = self._agent.named(request.name)
-        log = node.kernel.events
+        log = node.wake().events
         size = page_size(request.page_size)
         start = _first_revision(node, request)
         if start < log.oldest_revision:
@@ -273,7 +273,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
 
 def _first_revision(node: HostedNode, request: pb.ListEventsRequest) -> int:
-    log = node.kernel.events
+    log = node.wake().events
     position = page_position(request.page_token)
     if position is not None:
         return position
@@ -291,7 +291,7 @@ def _map_id(orphan: Orphan) -> int:
 
 
 def _message(node: HostedNode) -> pb.Node:
-    kernel, shape = node.kernel, node.shape
+    kernel, shape = node.wake(), node.shape
     maps = kernel.bpf.maps()
     return pb.Node(
         name=names.node_name(node.node_id),

@@ -4,22 +4,29 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
-from typing import Final, TypeVar, final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from grpc import aio
 
 from bpfleet import __version__
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.node import HostedNode
-from bpfleet.node_agent.replicas import Key, Replica, Replicas, charged_bytes
+from bpfleet.node_agent.replicas import Attempt, Key, Replicas
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
-from bpfleet.rpc.errors import ControlReason, decode_rpc_error
+from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
 
-__all__ = ["Registration"]
+if TYPE_CHECKING:
+    # The asyncio stub is a name of the type stubs alone.
+    from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
+
+__all__ = ["Connect", "Registration"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -39,6 +46,16 @@ class _Expired(Exception):
     """The coordinator no longer knows this agent: register again."""
 
 
+# How a coordinator is reached: a stub that is good inside the context.
+Connect = Callable[[ChannelOptions], "AbstractAsyncContextManager[RegistryServiceAsyncStub]"]
+
+
+@contextlib.asynccontextmanager
+async def _over_grpc(target: ChannelOptions) -> AsyncIterator["RegistryServiceAsyncStub"]:
+    async with aio_channel(target) as channel:
+        yield pb_grpc.RegistryServiceStub(channel)
+
+
 @final
 class Registration:
     """Talks to the coordinators for as long as the agent lives. While none answers, the nodes keep running.
@@ -53,15 +70,18 @@ class Registration:
         commands: CommandOrder,
         coordinators: Sequence[ChannelOptions],
         address: str,
+        *,
+        connect: Connect | None = None,
+        incarnation: str = "",
     ) -> None:
         self._agent: Final = agent
         self._replicas: Final = replicas
         self._commands: Final = commands
         self._coordinators: Final = tuple(coordinators)
         self._address: Final = address
-        self._incarnation: Final = uuid.uuid4().hex
-        # The asyncio stub is a name of the type stubs alone.
-        self._stub: pb_grpc.RegistryServiceAsyncStub | None = None
+        self._connect: Final = connect or _over_grpc
+        self._incarnation: Final = incarnation or uuid.uuid4().hex
+        self._stub: RegistryServiceAsyncStub | None = None
         self._announced: frozenset[str] = frozenset()
         self._leaving = False
 
@@ -73,8 +93,7 @@ class Registration:
             target = self._coordinators[turn % len(self._coordinators)]
             registered = False
             try:
-                async with aio_channel(target) as channel:
-                    self._stub = pb_grpc.RegistryServiceStub(channel)
+                async with self._connect(target) as self._stub:
                     before = self._commands.position
                     lease = await self._register()
                     registered = True
@@ -139,22 +158,22 @@ class Registration:
             )
         return response.lease
 
-    def _announcement(self, node: HostedNode, replicas: list[Replica]) -> pb.RegisteredNode:
+    def _announcement(self, node: HostedNode, attempts: list[Attempt]) -> pb.RegisteredNode:
         shape = node.shape
         return pb.RegisteredNode(
             node=node.node_id,
             profile=shape.profile.name,
             possible_cpus=shape.possible_cpus,
             ram_bytes=shape.ram_bytes,
-            replicas=[_report_replica(self._replicas, replica) for replica in replicas],
+            replicas=[self._replicas.status(attempt) for attempt in attempts],
         )
 
-    def _by_node(self) -> dict[str, list[Replica]]:
-        found: dict[str, list[Replica]] = {}
+    def _by_node(self) -> dict[str, list[Attempt]]:
+        found: dict[str, list[Attempt]] = {}
         for key in self._replicas.keys:
-            replica = self._replicas.find(key)
-            if replica is not None:
-                found.setdefault(key.node, []).append(replica)
+            attempt = self._replicas.find(key)
+            if attempt is not None:
+                found.setdefault(key.node, []).append(attempt)
         return found
 
     # -- renewing and reporting --------------------------------------------------------------------------------------
@@ -199,7 +218,7 @@ class Registration:
         self._announced = frozenset(self._agent.node_ids)
 
     async def _report(self, *, everything: bool) -> None:
-        """Reports replicas whose state changed; with ``everything`` also the nodes that were called."""
+        """Reports replicas whose phase changed; with ``everything`` also the nodes that were called."""
         changed: dict[str, list[Key]] = {}
         for key in sorted(self._replicas.changed):
             changed.setdefault(key.node, []).append(key)
@@ -236,41 +255,25 @@ class Registration:
             self._replicas.stop(key)
 
     def _report_node(self, node: HostedNode, keys: list[Key]) -> pb.NodeReport:
-        kernel = node.kernel
+        kernel = node.wake()
         found = [self._replicas.find(key) for key in keys]
         return pb.NodeReport(
             node=node.node_id,
             memory_used_bytes=node.used_bytes,
             bpf_charged_bytes=node.bpf_charged_bytes,
-            locked_bytes=sum(user.locked_vm_pages for user in kernel.users.all()) * 4096,
+            locked_bytes=bytes_of(sum(user.locked_vm_pages for user in kernel.users.all())),
             verdicts=node.all_verdicts(),
             last_revision=kernel.events.revision,
-            replicas=[
-                _report_replica(self._replicas, replica) for replica in found if replica is not None
-            ],
+            replicas=[self._replicas.status(attempt) for attempt in found if attempt is not None],
             crashed=bool(node.crash_message),
         )
 
     @property
-    def _connected(self) -> "pb_grpc.RegistryServiceAsyncStub":
+    def _connected(self) -> "RegistryServiceAsyncStub":
         assert self._stub is not None, (
             "calls are made between registering and losing the coordinator"
         )
         return self._stub
-
-
-def _report_replica(replicas: Replicas, replica: Replica) -> pb.ReplicaReport:
-    status = replicas.status(replica)
-    return pb.ReplicaReport(
-        replica=status.replica,
-        attempt=status.attempt,
-        state=status.state,
-        reason=status.reason,
-        errno=status.errno,
-        message=status.message,
-        charged_bytes=charged_bytes(replica),
-        rss_bytes=status.rss_bytes,
-    )
 
 
 def _renew_seconds(lease: pb.Lease) -> float:

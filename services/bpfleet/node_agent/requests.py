@@ -7,7 +7,8 @@ from typing import Final, TypeVar, final
 import grpc
 from google.protobuf.message import Message
 
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.rpc.errors import ApiError, invalid
 
 __all__ = ["AnswerLog"]
 

@@ -7,13 +7,18 @@ from typing import Any, Final
 from grpc import aio
 from msgspec.structs import replace
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.replicas import Key, Replicas
 from bpfleet.rpc import names
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
+from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.rpc.paging import page_by_key
-from bpfleet.rpc.workloads import replica_order_record, spec_problem
+from bpfleet.rpc.workloads import (
+    replica_order_record,
+    spec_problem,
+)
+from bpfleet.v1 import replica_pb2
 from bpfleet.v1 import runtime_service_pb2 as pb
 from bpfleet.v1 import runtime_service_pb2_grpc as pb_grpc
 from bpfleet.workload.errors import SpecError
@@ -57,7 +62,7 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
                 await asyncio.sleep(0)
         return response
 
-    def _run(self, message: pb.ReplicaSpec, path: str) -> pb.ReplicaStatus:
+    def _run(self, message: pb.ReplicaSpec, path: str) -> replica_pb2.ReplicaStatus:
         order = replica_order_record(message, path)
         node = self._agent.find(order.node)
         shape = NodeShape(possible_cpus=node.shape.possible_cpus, ram_bytes=node.shape.ram_bytes)
@@ -79,9 +84,9 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         response = pb.StopReplicasResponse()
         for position, message in enumerate(request.replicas):
             node = names.node_id(message.node, f"replicas[{position}].node")
-            replica = self._replicas.stop(Key(message.replica, node))
-            if replica is not None:
-                response.statuses.append(self._replicas.status(replica))
+            status = self._replicas.stop(Key(message.replica, node))
+            if status is not None:
+                response.statuses.append(status)
             if position % _PER_TURN == _PER_TURN - 1:
                 await asyncio.sleep(0)
         return response
@@ -99,7 +104,7 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
         )
         found = [self._replicas.find(key) for key in page]
         return pb.ListReplicasResponse(
-            statuses=[self._replicas.status(replica) for replica in found if replica is not None],
+            statuses=[self._replicas.status(attempt) for attempt in found if attempt is not None],
             next_page_token=token,
             total_size=len(keys),
         )

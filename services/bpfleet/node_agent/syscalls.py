@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar, final
 import grpc
 
 from bpfleet.abi.errno import Errno
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.command import Cost, Created, Taken, cost_on
@@ -19,7 +20,7 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.rpc.convert import ReceiptSum, map_attr, not_negative, prog_attr, short, within
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
+from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.v1 import bpf_service_pb2 as pb
 from bpfleet.verbs import table
 from bpfleet.verbs.verb import Verb
@@ -77,9 +78,9 @@ class Executor:
                     position += 1
                     if time.monotonic() >= deadline:
                         break
-        if (receipt := costs.message(node.kernel)) is not None:
+        if (receipt := costs.message(node.wake())) is not None:
             response.receipt.CopyFrom(receipt)
-        response.clock_ns = node.kernel.now_ns
+        response.clock_ns = node.wake().now_ns
         return response
 
 

@@ -5,10 +5,11 @@ from typing import Final, final
 
 import grpc
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.events import Event, EventKind
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import HostedNode
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
+from bpfleet.rpc.errors import ApiError, invalid
 
 __all__ = ["Watches", "compacted"]
 
@@ -30,7 +31,7 @@ class Watches:
         """Ends all watches with UNAVAILABLE; clients resume elsewhere or later."""
         self._closing = True
         for node in self._agent.all():
-            node.wake()
+            node.notify()
 
     async def watch(
         self, node: HostedNode, start: int | None, kinds: frozenset[EventKind]
@@ -85,7 +86,7 @@ class Watches:
 
 def _first(node: HostedNode, start: int | None) -> int:
     """The revision before the first one wanted."""
-    log = node.kernel.events
+    log = node.wake().events
     if start is None:
         return log.revision
     if not 1 <= start <= log.revision + 1:
@@ -98,7 +99,7 @@ def _first(node: HostedNode, start: int | None) -> int:
 
 
 def _after(node: HostedNode, seen: int) -> list[Event]:
-    log = node.kernel.events
+    log = node.wake().events
     try:
         return log.since(seen, EVENTS_PER_MESSAGE)
     except LookupError:
@@ -114,7 +115,7 @@ def _after(node: HostedNode, seen: int) -> list[Event]:
 
 def compacted(node: HostedNode, start: int) -> ApiError:
     """OUT_OF_RANGE: the events wanted are no longer in the log."""
-    oldest = node.kernel.events.oldest_revision
+    oldest = node.wake().events.oldest_revision
     return ApiError(
         grpc.StatusCode.OUT_OF_RANGE,
         ControlReason.REVISION_COMPACTED,

@@ -14,8 +14,8 @@ from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.workers import Mapper, workers
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import Scenario
-from bpfleet.workload.spec import Phase
 
 __all__ = ["DEFAULT_MODELS", "Cause", "Comparison", "ModelTotals", "compare"]
 
@@ -177,7 +177,7 @@ def _totals(
         nodes=len(nodes),
         placed=placement.replicas,
         running=sum(node.phase_count(Phase.RUNNING) for node in nodes),
-        crash_looping=sum(node.phase_count(Phase.CRASH_LOOP) for node in nodes),
+        crash_looping=sum(node.phase_count(Phase.BACK_OFF) for node in nodes),
         failed=sum(node.phase_count(Phase.FAILED) for node in nodes),
         maps_created=sum(replica.maps_created for replica in replicas),
         programs_loaded=sum(replica.programs_loaded for replica in replicas),

@@ -18,10 +18,11 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.resolve import resolve
 from bpfleet.workload.scenario import Scenario
-from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec
+from bpfleet.workload.spec import NodeShape, ReplicaSpec
 
 __all__ = ["LimitAdvice", "LimitTask", "advice_data", "advise", "advise_all", "least_passing_bytes"]
 
@@ -173,7 +174,7 @@ def _churn(task: LimitTask, kernel: Kernel, run: ReplicaRun) -> bool:
         kernel.advance(task.step_ns)
         run.step()
         refused = any(errno == _ENOMEM for _, errno, _ in run.outcomes)
-        if refused or not run.running:
+        if refused or not run.settle():
             return False
     return True
 

@@ -144,7 +144,7 @@ class _Node:
         live: dict[str, ReplicaRun] = {}
         for lane in self._lanes:
             replica = lane.replicas[index]
-            if replica.running and replica.run is not None:
+            if replica.settle() and replica.run is not None:
                 live[lane.model] = replica.run
         return live
 

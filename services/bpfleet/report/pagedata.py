@@ -19,7 +19,7 @@ from bpfleet.report.results import (
     ReplicaResult,
 )
 from bpfleet.report.summary import ROWS, counters_text
-from bpfleet.workload.spec import Phase
+from bpfleet.workload.phase import Phase
 
 __all__ = ["page_data", "status_of"]
 
@@ -111,7 +111,7 @@ def status_of(result: ModelOnNode) -> str:
     """The worst that happened on a node under a model; the colour of its cell."""
     if result.oom_kills:
         return "oom"
-    failing = [r for r in result.replicas if r.phase in (Phase.CRASH_LOOP, Phase.FAILED)]
+    failing = [r for r in result.replicas if r.phase in (Phase.BACK_OFF, Phase.FAILED)]
     errnos = {replica.first_errno for replica in failing}
     for errno in ("ENOMEM", "EPERM", "E2BIG"):
         if errno in errnos:

@@ -13,13 +13,13 @@ from bpfleet.fleet.commands import (
     CreateWorkload,
     NodeUsage,
     ReplicaNews,
-    ReplicaTruth,
     ReportNodes,
     Tick,
 )
-from bpfleet.fleet.records import Agent, Node, Phase, Replica
+from bpfleet.fleet.records import Agent, Node, Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import FleetNode, Scenario
 from bpfleet.workload.spec import WorkloadSpec
 
@@ -114,7 +114,7 @@ def _let_victims_go(state: FleetState) -> None:
 
 
 def _stopped(replica: Replica) -> ReplicaNews:
-    return ReplicaNews(replica=replica.name, attempt=replica.attempt, truth=ReplicaTruth.STOPPED)
+    return ReplicaNews(replica=replica.name, attempt=replica.attempt, phase=Phase.STOPPED)
 
 
 def _apply(state: FleetState, command: Command) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Final
 from msgspec import field
 
 from bpfleet.workload.codec import Record, to_data
-from bpfleet.workload.spec import KILLED, Phase
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import KILLED
 
 __all__ = [
     "KILLED",

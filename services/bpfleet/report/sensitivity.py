@@ -14,9 +14,10 @@ from bpfleet.kernel.units import bytes_of
 from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.resolve import resolve
 from bpfleet.workload.scenario import Scenario
-from bpfleet.workload.spec import NodeShape, Phase, WorkloadSpec
+from bpfleet.workload.spec import NodeShape, WorkloadSpec
 
 __all__ = ["CPU_COUNTS", "CpuTask", "charged_after_start", "cpu_data"]
 

@@ -14,9 +14,9 @@ from bpfleet.report.compare import Comparison
 from bpfleet.report.limits import LimitAdvice
 from bpfleet.report.results import SUCCESS, ReplicaResult
 from bpfleet.workload.codec import to_data
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import EventAction, Scenario, ScenarioEvent
-from bpfleet.workload.spec import Phase
 
 __all__ = [
     "Change",
@@ -151,7 +151,7 @@ def fate_of(replica: ReplicaResult) -> Fate:
         return Fate.OOM
     if replica.first_start in _BY_ERRNO:
         return _BY_ERRNO[replica.first_start]
-    if replica.phase in (Phase.CRASH_LOOP, Phase.FAILED):
+    if replica.phase in (Phase.BACK_OFF, Phase.FAILED):
         return _BY_ERRNO.get(replica.first_errno, Fate.OTHER)
     return Fate.REFUSED if replica.refused_updates else Fate.RUNS
 

@@ -7,7 +7,6 @@ kernels, and showing this confusion is what the project is for. ``reason`` tells
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 import grpc
@@ -16,7 +15,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.kernel.errors import KernelError
 from bpfleet.verbs.table import CALLS
 
 __all__ = [
@@ -24,13 +24,11 @@ __all__ = [
     "CONTROL_DOMAIN",
     "KERNEL_DOMAIN",
     "ApiError",
-    "ControlReason",
     "RemoteError",
     "api_status",
     "call_name",
     "decode_rpc_error",
     "invalid",
-    "kernel_error",
     "kernel_status",
     "status_of",
 ]
@@ -66,39 +64,15 @@ CODE_BY_ERRNO: Final[dict[Errno, grpc.StatusCode]] = {
 }
 
 
-class ControlReason(StrEnum):
-    """Why the agent or the coordinator itself, not the emulated kernel, refused a call."""
-
-    BAD_REQUEST = "BAD_REQUEST"
-    BAD_PAGE_TOKEN = "BAD_PAGE_TOKEN"
-    NODE_UNKNOWN = "NODE_UNKNOWN"
-    NODE_EXISTS = "NODE_EXISTS"
-    NODE_CRASHED = "NODE_CRASHED"
-    TOO_MANY_NODES = "TOO_MANY_NODES"
-    TOO_MANY_WATCHES = "TOO_MANY_WATCHES"
-    NO_FEASIBLE_NODE = "NO_FEASIBLE_NODE"
-    LEASE_EXPIRED = "LEASE_EXPIRED"
-    REVISION_COMPACTED = "REVISION_COMPACTED"
-    WATCH_LAGGED = "WATCH_LAGGED"
-    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
-    STALE_COMMAND = "STALE_COMMAND"
-    BAD_REPLICA = "BAD_REPLICA"
-    RESPONSE_TOO_LARGE = "RESPONSE_TOO_LARGE"
-    SYSCALL_UNSUPPORTED = "SYSCALL_UNSUPPORTED"
-    SHUTTING_DOWN = "SHUTTING_DOWN"
-    UNAUTHENTICATED = "UNAUTHENTICATED"
-    INTERNAL = "INTERNAL"
-
-
 class ApiError(Exception):
     """A refusal of our own control plane, with the status code, the reason and further facts for the ErrorInfo."""
 
     def __init__(
-        self, code: grpc.StatusCode, reason: str, message: str, **facts: int | str
+        self, code: grpc.StatusCode, reason: ControlReason, message: str, **facts: int | str
     ) -> None:
         super().__init__(message)
         self.code: Final = code
-        self.reason: Final = str(reason)
+        self.reason: Final = reason
         self.message: Final = message
         self.facts: Final = facts
 
@@ -212,21 +186,3 @@ def _details(call: grpc.Call) -> list[any_pb2.Any]:
     except ValueError:  # a proxy rewrote code or message: the details no longer belong to it
         return []
     return list(status.details) if status is not None else []
-
-
-def kernel_error(error: RemoteError) -> KernelError | None:
-    """The verdict a server answered with, as the kernel raised it; None for everything else."""
-    errno = error.errno
-    if errno is None:
-        return None
-    detail = error.message.partition("): ")[2]
-    numbers: dict[str, int | str] = {
-        _snake(name): int(value) if value.lstrip("-").isdigit() else value
-        for name, value in error.metadata.items()
-        if name not in {"errno", "errnoNumber", "call"}
-    }
-    return KernelError(errno, Reason(error.reason), detail, **numbers)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)

@@ -7,21 +7,29 @@ from typing import Final
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from bpfleet.fleet.commands import LabelNode, NodeAnnouncement, NodeUsage, ReplicaNews, TaintNode
+from bpfleet.fleet.commands import LabelNode, NodeAnnouncement, NodeUsage, TaintNode
 from bpfleet.fleet.constraints import is_node_key
 from bpfleet.fleet.placement import NodeVerdict, summary
-from bpfleet.fleet.records import Event, Node, Phase, Replica, Workload
+from bpfleet.fleet.records import Event, Node, Replica, Workload
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.convert import within
 from bpfleet.rpc.enums import POLICIES, TAINT_EFFECTS
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import label_key, label_value, node_id, node_name, workload_name
-from bpfleet.rpc.orders import truth_of
-from bpfleet.rpc.workloads import spec_message
+from bpfleet.rpc.replicas import errno_message, news_record, phase_message
+from bpfleet.rpc.workloads import (
+    spec_message,
+)
 from bpfleet.v1 import fleet_service_pb2, registry_service_pb2, workload_pb2
 from bpfleet.workload.names import LABELS_MAX
-from bpfleet.workload.spec import CPUS_MAX, MEMORY_BYTES_MAX, Taint, TaintEffect
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import (
+    CPUS_MAX,
+    MEMORY_BYTES_MAX,
+    Taint,
+    TaintEffect,
+)
 
 __all__ = [
     "announcement",
@@ -61,7 +69,7 @@ def announcement(message: registry_service_pb2.RegisteredNode, path: str) -> Nod
         labels=tuple(sorted(_labels(message.labels, f"{path}.labels").items())),
         taints=tuple(_taint(taint, f"{path}.taints") for taint in message.taints),
         max_replicas=within(message.max_replicas, f"{path}.max_replicas", 0, 1_000_000),
-        replicas=tuple(_news(report) for report in message.replicas),
+        replicas=tuple(news_record(status) for status in message.replicas),
     )
 
 
@@ -127,20 +135,7 @@ def usage_record(message: registry_service_pb2.NodeReport) -> NodeUsage:
         locked_bytes=max(0, message.locked_bytes),
         verdicts=tuple(sorted(message.verdicts.items())[:LABELS_MAX]),
         crashed=message.crashed,
-        replicas=tuple(_news(report) for report in message.replicas),
-    )
-
-
-def _news(message: registry_service_pb2.ReplicaReport) -> ReplicaNews:
-    return ReplicaNews(
-        replica=message.replica[:_TEXT_CHARS_MAX],
-        attempt=message.attempt,
-        truth=truth_of(message.state),
-        reason=message.reason[:64],
-        errno=message.errno,
-        message=message.message[:500],
-        charged_bytes=max(0, message.charged_bytes),
-        rss_bytes=max(0, message.rss_bytes),
+        replicas=tuple(news_record(status) for status in message.replicas),
     )
 
 
@@ -210,11 +205,11 @@ def replica_message(state: FleetState, replica: Replica) -> fleet_service_pb2.Re
         replica=replica.name,
         workload=replica.workload,
         node=replica.node,
-        phase=_PHASES[replica.phase],
+        phase=phase_message(replica.phase),
         generation=replica.generation,
         restart_count=replica.restarts,
         last_reason=replica.reason,
-        last_errno=replica.errno,
+        last_errno=errno_message(replica.errno),
         message=replica.message,
         charged_bytes=state.soft.charged_bytes.get(replica.name, 0),
     )
@@ -315,14 +310,3 @@ def _labels(labels: Mapping[str, str], field: str) -> dict[str, str]:
     return {
         label_key(key, field): label_value(value, field) for key, value in sorted(labels.items())
     }
-
-
-_PHASES: Final = {
-    Phase.PENDING: fleet_service_pb2.REPLICA_PHASE_PENDING,
-    Phase.ASSIGNED: fleet_service_pb2.REPLICA_PHASE_ASSIGNED,
-    Phase.RUNNING: fleet_service_pb2.REPLICA_PHASE_RUNNING,
-    Phase.BACK_OFF: fleet_service_pb2.REPLICA_PHASE_BACK_OFF,
-    Phase.STOPPING: fleet_service_pb2.REPLICA_PHASE_STOPPING,
-    Phase.FAILED: fleet_service_pb2.REPLICA_PHASE_FAILED,
-    Phase.SUCCEEDED: fleet_service_pb2.REPLICA_PHASE_SUCCEEDED,
-}

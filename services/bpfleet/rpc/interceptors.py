@@ -11,8 +11,9 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 from grpc_status import rpc_status
 
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.errors import KernelError
-from bpfleet.rpc.errors import ApiError, ControlReason, status_of
+from bpfleet.rpc.errors import ApiError, status_of
 
 __all__ = ["ErrorInterceptor", "TokenInterceptor"]
 

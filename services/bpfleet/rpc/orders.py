@@ -1,16 +1,19 @@
 """Orders to an agent and what it answers: the coordinator's records, and messages of RuntimeService."""
 
 from collections.abc import Mapping
-from typing import Final
 
-from bpfleet.fleet.commands import ReplicaNews, ReplicaTruth
+from bpfleet.fleet.commands import ReplicaNews
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.records import Replica, Workload
-from bpfleet.rpc.workloads import replica_order_message
-from bpfleet.v1 import registry_service_pb2, runtime_service_pb2
+from bpfleet.rpc.replicas import news_record
+from bpfleet.rpc.workloads import (
+    replica_order_message,
+)
+from bpfleet.v1 import runtime_service_pb2
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import ReplicaOrder
 
-__all__ = ["last_command", "news_of", "order_messages", "truth_of"]
+__all__ = ["last_command", "news_of", "order_messages"]
 
 
 def order_messages(
@@ -64,45 +67,16 @@ def news_of(
 ) -> list[tuple[str, ReplicaNews]]:
     """What the answer says about the replicas that were ordered to run."""
     ordered = {replica.name: replica for replica in orders.runs}
-    news = [
-        (
-            status.node,
-            ReplicaNews(
-                replica=status.replica,
-                attempt=status.attempt,
-                truth=truth_of(status.state),
-                reason=status.reason,
-                errno=status.errno,
-                message=status.message,
-                charged_bytes=status.charged_bytes,
-                rss_bytes=status.rss_bytes,
-            ),
-        )
-        for status in answer.statuses
-    ]
+    news = [(status.node, news_record(status)) for status in answer.statuses]
     for refused in answer.refused_replicas:
         replica = ordered.get(refused.replica)
         if replica is not None:
             told = ReplicaNews(
                 replica=replica.name,
                 attempt=replica.attempt,
-                truth=ReplicaTruth.FAILED,
+                phase=Phase.FAILED,
                 reason=refused.reason,
                 message=refused.message,
             )
             news.append((replica.node, told))
     return news
-
-
-def truth_of(state: registry_service_pb2.ReplicaState.ValueType) -> ReplicaTruth:
-    """What an agent's word for a replica's state means; what we do not know is taken as starting."""
-    return _TRUTHS.get(state, ReplicaTruth.STARTING)
-
-
-_TRUTHS: Final = {
-    registry_service_pb2.REPLICA_STATE_STARTING: ReplicaTruth.STARTING,
-    registry_service_pb2.REPLICA_STATE_RUNNING: ReplicaTruth.RUNNING,
-    registry_service_pb2.REPLICA_STATE_FAILED: ReplicaTruth.FAILED,
-    registry_service_pb2.REPLICA_STATE_SUCCEEDED: ReplicaTruth.SUCCEEDED,
-    registry_service_pb2.REPLICA_STATE_STOPPED: ReplicaTruth.STOPPED,
-}

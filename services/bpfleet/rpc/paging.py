@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
-from bpfleet.rpc.errors import ApiError, ControlReason, invalid
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.rpc.errors import ApiError, invalid
 
 __all__ = [
     "PAGE_SIZE_DEFAULT",

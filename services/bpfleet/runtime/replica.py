@@ -11,11 +11,13 @@ from typing import Final, NamedTuple, final
 from bpfleet.kernel import KernelError, TaskKilled
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
+from bpfleet.runtime.lifecycle import News, after
 from bpfleet.runtime.loader import Loader
 from bpfleet.runtime.maps import create_map
 from bpfleet.workload.churn import ChurnStream
 from bpfleet.workload.ops import Operation, OpKind
-from bpfleet.workload.spec import KILLED, Failure, Phase, ReplicaSpec
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import KILLED, Failure, ReplicaSpec
 
 __all__ = ["EXIT_FAILED", "EXIT_KILLED", "Outcome", "ReplicaRun"]
 
@@ -55,7 +57,7 @@ class ReplicaRun:
         self.spec: Final = spec
         self.cgroup: Final = cgroup or spec.cgroup_path
         self.stream: Final = ChurnStream(spec.inventory, spec.seed)
-        self.phase = Phase.PENDING
+        self.phase = Phase.ASSIGNED
         self.failure: Failure | None = None
         self.exit_code: int | None = None
         self.operations = 0
@@ -88,16 +90,18 @@ class ReplicaRun:
         """Programs this attempt loaded."""
         return self._loader.programs_loaded
 
-    @property
-    def running(self) -> bool:
-        """Whether the process lives and has finished its start. Notices a kill from outside."""
-        self._notice_kill()
-        return self.phase is Phase.RUNNING
-
     # -- life
 
+    def settle(self) -> bool:
+        """Notices a kill from outside; whether the process lives and has finished its start."""
+        task = self.task
+        if self.phase is Phase.RUNNING and task is not None and not task.alive:
+            error = TaskKilled(task.pid, f"process {task.pid} is gone: {task.exit_reason}")
+            self._end(self._failure_of(Outcome("none", "", error)), EXIT_KILLED)
+        return self.phase is Phase.RUNNING
+
     def start(self) -> None:
-        """Carries out the whole start. Afterwards the phase is Running, or Failed with ``failure``
+        """Carries out the whole start. Afterwards the phase is RUNNING, or FAILED with ``failure``
         set.
         """
         for _ in self.start_calls():
@@ -107,29 +111,32 @@ class ReplicaRun:
         """The start, one call at a time; ends early after the call that was refused."""
         for call, name, run in self._loader.steps():
             outcome = self._attempt(call, name, run)
-            if outcome.error is not None and self.phase is Phase.PENDING:
+            if outcome.error is not None and self.phase is Phase.ASSIGNED:
                 self._end(self._failure_of(outcome), EXIT_FAILED)
             yield outcome
-            if self.phase is not Phase.PENDING:
+            if self.phase is not Phase.ASSIGNED:
                 return
-        self.phase = Phase.RUNNING
+        self._hear(News.STARTED)
 
     def step(self) -> int:
         """The churn of one step. Returns how many operations were issued; none once the process is
         gone.
         """
-        before = self.operations
-        self.grow_heap()
-        for operation in self.stream.map_operations():
-            if not self.running:
-                break
-            self.perform(operation)
-        return self.operations - before
+        return sum(1 for _ in self.step_calls())
+
+    def step_calls(self) -> Iterator[Outcome | None]:
+        """The churn of one step, one operation at a time, each answered as by ``perform``; ends early where the
+        process is gone.
+        """
+        for operation in self.stream.step():
+            if not self.settle():
+                return
+            yield self.perform(operation)
 
     def grow_heap(self) -> Outcome | None:
         """The heap growth of one step, where there is some. Answers as ``perform`` does."""
         grown_bytes = self.stream.heap.grow()
-        if not grown_bytes or not self.running:
+        if not grown_bytes or not self.settle():
             return None
         return self.perform(Operation(OpKind.TOUCH, 0, 0, grown_bytes))
 
@@ -146,10 +153,11 @@ class ReplicaRun:
         """Ends the process if it lives: descriptors and heap go, pinned objects and the cgroup
         stay.
         """
-        self._notice_kill()
-        if self.phase is Phase.RUNNING:
-            self._exit(0)
-            self.phase = Phase.STOPPED
+        if not self.settle() and self.phase is not Phase.ASSIGNED:
+            return
+        self._exit(0)
+        self._hear(News.STOP)
+        self._hear(News.GONE)
 
     # -- operations
 
@@ -221,19 +229,15 @@ class ReplicaRun:
             oom_killed=killed and task is not None and task.exit_reason == OOM_EXIT_REASON,
         )
 
-    def _notice_kill(self) -> None:
-        """Somebody else may have ended the process: the OOM killer on another's behalf, or a
-        signal.
-        """
-        task = self.task
-        if self.phase is Phase.RUNNING and task is not None and not task.alive:
-            error = TaskKilled(task.pid, f"process {task.pid} is gone: {task.exit_reason}")
-            self._end(self._failure_of(Outcome("none", "", error)), EXIT_KILLED)
-
     def _end(self, failure: Failure, status: int) -> None:
         self.failure = failure
-        self.phase = Phase.FAILED
+        self._hear(News.FAILED)
         self._exit(status)
+
+    def _hear(self, news: News) -> None:
+        following = after(self.phase, news)
+        assert following is not None, f"{news.name} means nothing to a run that is {self.phase}"
+        self.phase = following
 
     def _exit(self, status: int) -> None:
         if self.task is not None and self.task.alive:

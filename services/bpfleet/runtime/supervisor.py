@@ -5,17 +5,19 @@ from typing import Final, final
 
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.kernel import Kernel
+from bpfleet.runtime.lifecycle import ALIVE, BackOff, News, after
 from bpfleet.runtime.replica import ReplicaRun
-from bpfleet.workload.spec import Failure, Phase, ReplicaSpec, ReplicaStatus, RestartPolicy
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import Failure, ReplicaSpec, ReplicaStatus
 
-__all__ = ["BACKOFF_FIRST_NS", "BACKOFF_MAX_NS", "BACKOFF_RESET_NS", "Supervisor"]
+__all__ = ["KUBELET_BACK_OFF", "Supervisor"]
 
 _STARTED: Final = "ok"
 _SECOND_NS: Final = 1_000_000_000
 # The kubelet's figures: 10 s, doubled up to 5 minutes, forgotten after 10 minutes of running.
-BACKOFF_FIRST_NS: Final = 10 * _SECOND_NS
-BACKOFF_MAX_NS: Final = 300 * _SECOND_NS
-BACKOFF_RESET_NS: Final = 600 * _SECOND_NS
+KUBELET_BACK_OFF: Final = BackOff(
+    first=10 * _SECOND_NS, longest=300 * _SECOND_NS, reset=600 * _SECOND_NS
+)
 
 
 @final
@@ -26,7 +28,9 @@ class Supervisor:
     call by call) and reports back with ``settle``. Counters run over all attempts.
     """
 
-    def __init__(self, kernel: Kernel, spec: ReplicaSpec) -> None:
+    def __init__(
+        self, kernel: Kernel, spec: ReplicaSpec, *, back_off: BackOff = KUBELET_BACK_OFF
+    ) -> None:
         self.kernel: Final = kernel
         self.spec: Final = spec
         self.run: ReplicaRun | None = None
@@ -38,9 +42,10 @@ class Supervisor:
         self.first_start = ""
         self.later_starts: Final[Counter[str]] = Counter()
         self.outcomes: Final[Counter[tuple[str, str, str]]] = Counter()
-        self._phase = Phase.PENDING
+        self._phase = Phase.ASSIGNED
+        self._back_off: Final = back_off
         self._started_ns = 0
-        self._backoff_ns = BACKOFF_FIRST_NS
+        self._failures = 0
         self._generation = 0
         self._past = Counter[str]()
 
@@ -48,16 +53,6 @@ class Supervisor:
     def due(self) -> bool:
         """Whether an attempt should start now."""
         return self.restart_at_ns is not None and self.kernel.now_ns >= self.restart_at_ns
-
-    @property
-    def running(self) -> bool:
-        """Whether the current attempt has started and lives; settles it if it was killed meanwhile."""
-        if self.run is None or self._phase is not Phase.RUNNING:
-            return False
-        if self.run.running:
-            return True
-        self.settle()
-        return False
 
     def begin(self) -> ReplicaRun:
         """The next attempt, not yet started. Every rollout lives in a cgroup of its own, restarts
@@ -70,7 +65,8 @@ class Supervisor:
         self.starts += 1
         self.restart_at_ns = None
         self._started_ns = self.kernel.now_ns
-        self._phase = Phase.PENDING
+        if self._phase is Phase.BACK_OFF:
+            self._hear(News.DUE)
         return self.run
 
     def start(self) -> None:
@@ -79,24 +75,23 @@ class Supervisor:
             self.begin().start()
             self.settle()
 
-    def settle(self) -> None:
-        """Takes note of how the current attempt is doing; a dead one is scheduled to restart."""
+    def settle(self) -> bool:
+        """Takes note of how the current attempt is doing; a dead one is scheduled to restart.
+
+        Returns whether the attempt has started and lives.
+        """
         run = self.run
-        assert run is not None, "settle follows begin"
-        if self._phase is Phase.PENDING:
+        if run is None or self._phase not in ALIVE:
+            return False
+        lives = run.settle()
+        if self._phase is Phase.ASSIGNED:
             self._note_start(run)
-        self._phase = run.phase
-        if run.phase is Phase.RUNNING:
-            return
-        self._retire(run)
-        failure = run.failure
-        if failure is None:
-            return
-        self.first_failure = self.first_failure or failure
-        self.last_failure = failure
-        self.oom_kills += failure.oom_killed
-        if self.spec.workload.restart_policy is not RestartPolicy.NEVER:
-            self._back_off()
+            if lives:
+                self._hear(News.STARTED)
+        if not lives:
+            self._retire(run)
+            self._fail(run.failure)
+        return lives
 
     def rollout(self) -> None:
         """Ends the attempt and starts anew in a fresh cgroup, as a rolling update does. Pinned maps
@@ -109,7 +104,8 @@ class Supervisor:
         if old is not None:
             self._remove(old)
         self._generation += 1
-        self._backoff_ns = BACKOFF_FIRST_NS
+        self._failures = 0
+        self._phase = Phase.ASSIGNED
         self.restart_at_ns = self.kernel.now_ns
 
     def stop(self) -> None:
@@ -118,7 +114,8 @@ class Supervisor:
         if self.run is not None and self._phase is Phase.RUNNING:
             self.run.stop()
             self._retire(self.run)
-        self._phase = Phase.STOPPED
+        self._hear(News.STOP)
+        self._hear(News.GONE)
 
     def refused(self) -> dict[str, int]:
         """Refused calls of all attempts, as ``"call errno reason"``; blanks in a call become ``_``."""
@@ -156,13 +153,21 @@ class Supervisor:
         else:
             self.later_starts[ended] += 1
 
-    def _back_off(self) -> None:
-        now = self.kernel.now_ns
-        if now - self._started_ns >= BACKOFF_RESET_NS:
-            self._backoff_ns = BACKOFF_FIRST_NS
-        self.restart_at_ns = now + self._backoff_ns
-        self._backoff_ns = min(self._backoff_ns * 2, BACKOFF_MAX_NS)
-        self._phase = Phase.CRASH_LOOP
+    def _fail(self, failure: Failure | None) -> None:
+        assert failure is not None, (
+            "an attempt that is over has failed: only stop() ends it otherwise"
+        )
+        self.first_failure = self.first_failure or failure
+        self.last_failure = failure
+        self.oom_kills += failure.oom_killed
+        self._hear(News.FAILED)
+        if self._phase is Phase.BACK_OFF:
+            now = self.kernel.now_ns
+            self._failures = self._back_off.failures(self._failures, now - self._started_ns)
+            self.restart_at_ns = now + self._back_off.pause(self._failures)
+
+    def _hear(self, news: News) -> None:
+        self._phase = after(self._phase, news, self.spec.workload.restart_policy) or self._phase
 
     def _retire(self, run: ReplicaRun) -> None:
         """Keeps the counters of an attempt that is over."""

@@ -1,42 +1,35 @@
-"""A simulated node agent: real emulated kernels, the registry's protocol, orders carried out in order."""
+"""A simulated node agent: the production agent on emulated kernels, over the simulated network and clock."""
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Final, Protocol
 
-from bpfleet.coordinator.node_client import AgentUnreachable, Answer
-from bpfleet.coordinator.registry_service import RegistryServicer
+from bpfleet.coordinator.node_client import Answer, hand_over
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.records import Workload
 from bpfleet.kernel import profile_named
-from bpfleet.kernel.kernel import Kernel
+from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
-from bpfleet.rpc.errors import ApiError
-from bpfleet.rpc.orders import news_of, order_messages
-from bpfleet.rpc.workloads import replica_order_record
-from bpfleet.runtime.replica import ReplicaRun
+from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.registration import Registration
+from bpfleet.node_agent.replicas import Attempt, Replicas
+from bpfleet.node_agent.runtime_service import RuntimeServicer
+from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.sim.network import Network, Process, Unreachable
-from bpfleet.v1 import registry_service_pb2 as registry
-from bpfleet.v1 import runtime_service_pb2 as runtime
-from bpfleet.workload.resolve import resolve
-from bpfleet.workload.spec import NodeShape, Phase, ReplicaOrder
+from bpfleet.sim.transport import Link, Stub, opened
+from bpfleet.workload.phase import Phase
 
-__all__ = ["NodePlan", "SimAgent", "SimAgents"]
+__all__ = ["NodePlan", "SimAgent", "SimAgents", "Witness"]
 
-_ROUND_SECONDS = 0.8
-_STATES = {
-    Phase.PENDING: registry.REPLICA_STATE_STARTING,
-    Phase.RUNNING: registry.REPLICA_STATE_RUNNING,
-    Phase.FAILED: registry.REPLICA_STATE_FAILED,
-    Phase.STOPPED: registry.REPLICA_STATE_STOPPED,
-}
+_CALL_NS: Final = 1_000
+_CHURN_SHARE: Final = 0.5
+_CPUS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """What a simulated node is like."""
+    """What a simulated node is like. Its zone is the operator's business: agents announce no labels."""
 
     name: str
     profile: str
@@ -44,17 +37,35 @@ class NodePlan:
     zone: str
 
 
-@dataclass(slots=True)
-class _Running:
-    attempt: int
-    run: ReplicaRun
+class Witness(Protocol):
+    """Who hears what agents do and say."""
+
+    def taken(self, attempt: Attempt) -> None:
+        """An agent took an attempt: it starts."""
+
+    def forgotten(self, attempt: Attempt) -> None:
+        """An agent stopped an attempt, or lost it in a crash."""
+
+    # Any: a request or an answer of any method.
+    def said(self, agent: str, message: Any) -> None:
+        """An agent sent this message to a coordinator."""
+
+    def answered(self, agent: str, message: Any) -> None:
+        """An agent got this answer of a coordinator."""
+
+    def ordered(self, coordinator: str, agent: str, message: Any) -> None:
+        """A coordinator sent this order to an agent."""
+
+    def fail(self, error: BaseException) -> None:
+        """Something broke."""
+
+
+# Name to the process of a coordinator, and how to find its registry service.
+Coordinators = Mapping[str, tuple[Process, Callable[[], object]]]
 
 
 class SimAgent(Process):
-    """A few nodes and what runs on them. A crash loses both; the next life starts empty.
-
-    ``on_start`` and ``on_stop`` are told of every replica that starts or ends here.
-    """
+    """A few nodes and what runs on them. A crash loses both; the next life starts empty, as a new incarnation."""
 
     def __init__(
         self,
@@ -63,204 +74,149 @@ class SimAgent(Process):
         network: Network,
         random: Random,
         *,
-        coordinators: dict[str, tuple[Process, Callable[[], RegistryServicer]]],
-        on_start: Callable[[str, str, int], None],
-        on_stop: Callable[[str, str], None],
+        clock: Callable[[], float],
+        coordinators: Coordinators,
+        witness: Witness,
     ) -> None:
         super().__init__(name)
-        self.plans = plans
-        self.kernels: dict[str, Kernel] = {}
-        self.running: dict[tuple[str, str], _Running] = {}
-        self._network = network
-        self._random = random
-        self._coordinators = coordinators
-        self._changed: dict[tuple[str, str], None] = {}
-        self._order = CommandOrder()
-        self._on_start = on_start
-        self._on_stop = on_stop
+        self.plans: Final = plans
+        self._network: Final = network
+        self._random: Final = random
+        self._clock: Final = clock
+        self._coordinators: Final = coordinators
+        self._witness: Final = witness
+        self.nodes: Agent = Agent(name, call_ns=_CALL_NS)
+        self.replicas: Replicas | None = None
+        self._servicer: RuntimeServicer | None = None
 
     def boot(self) -> None:
         """Starts with fresh kernels and nothing running."""
         self.start()
-        self._order = CommandOrder()
-        self._changed.clear()
-        self.kernels = {
-            plan.name: Kernel(
-                profile_named(plan.profile),
-                node=plan.name,
+        self.nodes = Agent(self.name, call_ns=_CALL_NS)
+        for plan in self.plans:
+            shape = NodeShape(
+                profile=profile_named(plan.profile),
                 ram_bytes=plan.ram_bytes,
-                possible_cpus=2,
+                possible_cpus=_CPUS,
                 seed=self._random.randrange(1 << 30),
             )
-            for plan in self.plans
-        }
-        self.spawn(self._follow())
+            self.nodes.create(plan.name, shape)
+        self.replicas = Replicas(
+            self.nodes, churn_share=_CHURN_SHARE, clock=self._clock, listener=self._heard
+        )
+        commands = CommandOrder()
+        self._servicer = RuntimeServicer(self.nodes, self.replicas, commands)
+        names = list(self._coordinators)
+        self._random.shuffle(names)
+        registration = Registration(
+            self.nodes,
+            self.replicas,
+            commands,
+            [ChannelOptions(target=f"{name}:1") for name in names],
+            address=f"{self.name}:1",
+            connect=lambda options: opened(self._to(options.target.partition(":")[0])),
+            incarnation=f"{self.name}#{self.life}",
+        )
+        self.spawn(self._carry_on(self.replicas.pump))
+        self.spawn(self._carry_on(registration.run))
 
     def crash(self) -> None:
         """Power cut."""
         super().crash()
-        for node, replica in list(self.running):
-            self._on_stop(node, replica)
-        self.running.clear()
-        self.kernels.clear()
+        for attempt in self.attempts():
+            self._witness.forgotten(attempt)
+        self.replicas = None
 
-    # -- orders
+    def runtime(self) -> RuntimeServicer:
+        """What coordinators call."""
+        if self._servicer is None:
+            raise Unreachable(f"{self.name} was never started")
+        return self._servicer
 
-    async def carry_out(
-        self, stops: runtime.StopReplicasRequest, runs: runtime.RunReplicasRequest
-    ) -> runtime.RunReplicasResponse:
-        """Stops, then starts, unless a later command came before. Raises ``ApiError`` if so."""
-        response = runtime.RunReplicasResponse()
-        if stops.replicas:
-            self._order.admit(stops.leader_epoch, stops.sequence)
-            for key in stops.replicas:
-                self._stop(key.node, key.replica)
-        if runs.replicas:
-            self._order.admit(runs.leader_epoch, runs.sequence)
-            for spec in runs.replicas:
-                response.statuses.append(self._run(spec))
-        return response
+    def attempts(self) -> list[Attempt]:
+        """What this life has taken and not forgotten."""
+        if self.replicas is None:
+            return []
+        found = (self.replicas.find(key) for key in self.replicas.keys)
+        return [attempt for attempt in found if attempt is not None]
 
-    def _run(self, spec: runtime.ReplicaSpec) -> runtime.ReplicaStatus:
-        order = replica_order_record(spec, "replica")
-        key = (order.node, order.name)
-        known = self.running.get(key)
-        if known is not None and known.attempt < spec.attempt:
-            self._stop(*key)
-            known = None
-        if known is None:
-            known = self.running[key] = _Running(spec.attempt, self._new_run(order))
-            self._on_start(order.node, order.name, order.attempt)
-            known.run.start()
-            self.kernels[spec.node].check()
-        return runtime.ReplicaStatus(
-            replica=order.name,
-            attempt=known.attempt,
-            node=order.node,
-            workload=order.workload.name,
-            state=_STATES[known.run.phase],
-            reason=known.run.failure.reason if known.run.failure is not None else "",
-        )
+    def running(self) -> set[tuple[str, str]]:
+        """(node, replica) of what runs."""
+        return {
+            (attempt.key.node, attempt.key.replica)
+            for attempt in self.attempts()
+            if attempt.settle() is Phase.RUNNING
+        }
 
-    def _new_run(self, order: ReplicaOrder) -> ReplicaRun:
-        kernel = self.kernels[order.node]
-        shape = NodeShape(possible_cpus=2, ram_bytes=kernel.ram.ram_bytes)
-        record = resolve(order.workload, order.serial, order.node, shape, seed=order.seed)
-        return ReplicaRun(kernel, record)
+    def check(self) -> None:
+        """Asserts that every kernel's books add up and that none has stopped."""
+        for node in self.nodes.all():
+            assert not node.crash_message, f"node {node.node_id} stopped: {node.crash_message}"
+            node.wake().check()
 
-    def _stop(self, node: str, replica: str) -> None:
-        known = self.running.pop((node, replica), None)
-        self._changed.pop((node, replica), None)
-        if known is None:
-            return
-        known.run.stop()
-        self._on_stop(node, replica)
-        self.kernels[node].check()
+    async def _carry_on(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:
+            self._witness.fail(error)
 
-    # -- registering, renewing, reporting
+    def _heard(self, attempt: Attempt, taken: bool) -> None:
+        if taken:
+            self._witness.taken(attempt)
+        else:
+            attempt.node.wake().check()
+            self._witness.forgotten(attempt)
 
-    async def _follow(self) -> None:
-        names = list(self._coordinators)
-        turn = self._random.randrange(len(names))
-        while True:
-            name = names[turn % len(names)]
-            try:
-                await self._register(name)
-                while True:
-                    await asyncio.sleep(_ROUND_SECONDS)
-                    await self._renew(name)
-                    await self._report(name)
-            except Unreachable:
-                turn += 1
-            except ApiError as error:
-                if error.reason != "LEASE_EXPIRED":
-                    turn += 1
-            await asyncio.sleep(0.1)
+    # Any: a request and its answer, of any method.
+    def _hears(self, request: Any, answer: Any) -> None:
+        if answer is None:
+            self._witness.said(self.name, request)
+        else:
+            self._witness.answered(self.name, answer)
 
-    # Any: request and response types depend on the method.
-    async def _call(self, coordinator: str, method: str, request: Any) -> Any:
+    def _to(self, coordinator: str) -> Link:
         process, servicer = self._coordinators[coordinator]
-
-        async def work() -> Any:
-            return await getattr(servicer(), method)(request, None)
-
-        return await self._network.call(self, process, work)
-
-    async def _register(self, coordinator: str) -> None:
-        request = registry.RegisterAgentRequest(
-            agent=self.name, incarnation=str(self.life), address="127.0.0.1:1"
+        return Link(
+            self._network,
+            self,
+            process,
+            servicer,
+            hears=self._hears,
+            fails=self._witness.fail,
         )
-        for plan in self.plans:
-            request.nodes.add(
-                node=plan.name,
-                profile=plan.profile,
-                possible_cpus=2,
-                ram_bytes=plan.ram_bytes,
-                reserved_bytes=plan.ram_bytes // 8,
-                labels={"zone": plan.zone},
-                replicas=[
-                    self._told(replica) for node, replica in self.running if node == plan.name
-                ],
-            )
-        before = self._order.position
-        lease = (await self._call(coordinator, "RegisterAgent", request)).lease
-        self._order.registered(lease.leader_epoch, lease.void_sequence, since=before)
-
-    def _told(self, replica: str) -> registry.ReplicaReport:
-        (running,) = [r for (_, name), r in self.running.items() if name == replica]
-        return registry.ReplicaReport(
-            replica=replica,
-            attempt=running.attempt,
-            state=_STATES[running.run.phase],
-            reason=running.run.failure.reason if running.run.failure is not None else "",
-        )
-
-    async def _renew(self, coordinator: str) -> None:
-        request = registry.RenewLeaseRequest(agent=self.name, incarnation=str(self.life))
-        await self._call(coordinator, "RenewLease", request)
-
-    async def _report(self, coordinator: str) -> None:
-        """Lets everything churn, then reports it all: what died meanwhile is noticed here."""
-        request = registry.ReportNodesRequest(agent=self.name, incarnation=str(self.life))
-        for plan in self.plans:
-            kernel = self.kernels[plan.name]
-            kernel.advance(1_000_000)
-            here = [replica for node, replica in self.running if node == plan.name]
-            for replica in here:
-                self.running[plan.name, replica].run.step()
-            request.reports.add(
-                node=plan.name,
-                memory_used_bytes=kernel.ram.used_bytes,
-                replicas=[self._told(replica) for replica in here],
-            )
-        answer = await self._call(coordinator, "ReportNodes", request)
-        for replica in answer.unknown_replicas:
-            for node, name in list(self.running):
-                if name == replica:
-                    self._stop(node, name)
 
 
 class SimAgents:
-    """How one coordinator reaches the agents: by name instead of by address."""
+    """How one coordinator reaches the agents: the production client over a simulated link."""
 
-    def __init__(self, owner: Process, network: Network, agents: dict[str, SimAgent]) -> None:
-        self._owner = owner
-        self._network = network
-        self._agents = agents
+    def __init__(
+        self, owner: Process, network: Network, agents: Mapping[str, SimAgent], witness: Witness
+    ) -> None:
+        self._owner: Final = owner
+        self._network: Final = network
+        self._agents: Final = agents
+        self._witness: Final = witness
 
     async def carry_out(
         self, address: str, orders: Orders, workloads: dict[str, Workload], epoch: int
     ) -> Answer:
-        """Hands orders over as the messages the real client would send."""
-        agent = self._agents[orders.agent]
-        stops, runs = order_messages(orders, workloads, epoch)
-        try:
-            response = await self._network.call(
-                self._owner, agent, lambda: agent.carry_out(stops, runs)
-            )
-        except (Unreachable, ApiError) as error:
-            raise AgentUnreachable(str(error)) from None
-        return news_of(orders, response), list(orders.stops)
+        """Hands orders over. Raises ``AgentUnreachable``."""
+        # Any: a Stub stands for the stub of every service.
+        stub: Any = Stub(self._to(address.partition(":")[0]))
+        return await hand_over(stub, orders, workloads, epoch)
+
+    def _to(self, name: str) -> Link:
+        agent, witness = self._agents[name], self._witness
+
+        def hears(request: Any, answer: Any) -> None:
+            if answer is None:
+                witness.ordered(self._owner.name, name, request)
+            else:
+                witness.said(name, answer)
+
+        return Link(
+            self._network, self._owner, agent, agent.runtime, hears=hears, fails=witness.fail
+        )
 
     async def close(self) -> None:
         """Nothing to let go of."""

@@ -1,8 +1,9 @@
-"""A whole fleet in one process under one seed: real coordinator code, real kernels, everything else bad.
+"""A whole fleet in one process under one seed: real coordinators, real agents, real kernels, everything else bad.
 
-First comes a time of faults: calls are delayed, lost and repeated, links are cut, coordinators, agents
-and the store crash, clients and an operator go on working. Then everything heals, and the fleet must
-come to rest as the clients were promised. Checkers look at every stored batch and every start and stop.
+First comes a time of faults: calls are delayed, lost and repeated, links are cut, coordinators, agents and the store
+crash, clients and operators go on working. Then everything heals, and the fleet must come to rest as the clients were
+promised; last, one agent dies for good and must be missed in time. Checkers look at every stored batch, every start
+and stop, and every message between coordinators and agents.
 """
 
 import asyncio
@@ -18,26 +19,32 @@ from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet.prediction import KernelEstimator
-from bpfleet.fleet.records import Phase, Policy
+from bpfleet.fleet.records import Node, Policy
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch
 from bpfleet.kernel.profile import Use, used_by
-from bpfleet.rpc.errors import ApiError
+from bpfleet.node_agent.replicas import Attempt
+from bpfleet.runtime.lifecycle import BackOff
 from bpfleet.sim.agent import NodePlan, SimAgent, SimAgents
 from bpfleet.sim.checkers import (
     Acknowledged,
+    AgentsWord,
     Books,
     OneLife,
+    OneWriter,
     OperatorsMarks,
-    Promise,
+    OrderNumbers,
     Violation,
     WatchedEvents,
+    what_runs_is_what_was_asked,
 )
 from bpfleet.sim.loop import VirtualLoop, run
-from bpfleet.sim.network import Faults, Network, Process, Unreachable
+from bpfleet.sim.mix import KINDS, SLOT_BYTES
+from bpfleet.sim.network import LATE_SECONDS, Faults, Network, Process, Unreachable
 from bpfleet.sim.store import SimStore
-from bpfleet.v1 import bpf_pb2, workload_pb2
-from bpfleet.v1 import fleet_service_pb2 as pb
+from bpfleet.sim.users import Users
+from bpfleet.v1 import registry_service_pb2
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Outcome", "Violation", "simulate"]
 
@@ -50,12 +57,20 @@ _TIMING: Final = Timing(
     repeat_ms=1_000,
     store_retry_ms=300,
 )
-_FAULT_SECONDS: Final = 30.0
+_FAULT_SECONDS: Final = 16.0
 _REST_SECONDS: Final = 120.0
-_WORKLOADS: Final = 6
-# This one cannot start on 5.10, where its user may lock too little; it may not find a node at all.
-_FAILS: Final = "w4"
-_VERSIONS: Final = 4
+# From the end of a lease until the loss is stored, on a healthy network: two ticks and a commit.
+_LOSS_MS: Final = 1_000
+_LEASE_REQUESTS: Final = (
+    registry_service_pb2.RegisterAgentRequest,
+    registry_service_pb2.RenewLeaseRequest,
+)
+_LEASE_ANSWERS: Final = (
+    registry_service_pb2.RegisterAgentResponse,
+    registry_service_pb2.RenewLeaseResponse,
+)
+# What may be on its way for so long in a fleet at rest.
+_STUCK_MS: Final = 20_000
 _PROFILES: Final = used_by(Use.SIMULATION)
 # Shared by all seeds: a prediction depends on nothing but the workload and the kind of node.
 _ESTIMATOR: Final = KernelEstimator()
@@ -92,8 +107,9 @@ class SimCoordinator(Process):
                 owner=self,
                 server=world.store_server,
                 on_write=world.on_write,
+                on_elect=lambda held: world.one_writer.elected(held.epoch),
             ),
-            SimAgents(self, world.network, world.agents),
+            SimAgents(self, world.network, world.agents, world),
             identity=f"{self.name}#{self.life}",
             fleet=world.settings,
             timing=world.timing,
@@ -108,6 +124,11 @@ class SimCoordinator(Process):
             await coordinator.run()
         except Exception as error:
             self._world.fail(error)
+
+    @property
+    def process(self) -> Process:
+        """What can crash."""
+        return self
 
     @property
     def coordinator(self) -> Coordinator:
@@ -143,33 +164,49 @@ class World:
         self.store_server = Process("store")
         self.settings = FleetSettings(
             policy=self.random.choice(list(Policy)),
-            back_off_base_ms=500,
-            back_off_max_ms=4_000,
+            back_off_ms=BackOff(first=500, longest=4_000, reset=8_000),
             avoid_ms=5_000,
             pressure_available_bytes=1 * MIB,
             pressure_hold_ms=1_000,
         )
         self.one_life = OneLife()
-        self.books = Books()
+        self.one_writer = OneWriter()
+        self.orders = OrderNumbers()
+        self.word = AgentsWord()
+        self.books = Books(self.settings, self.word)
         self.promises = Acknowledged()
         self.marks = OperatorsMarks()
         self.events = WatchedEvents()
         self.agents: dict[str, SimAgent] = {}
         self.coordinators = {name: SimCoordinator(name, self) for name in ("c1", "c2")}
-        self.batches = self.answered = self.crashes = self._marks_asked = 0
+        self.batches = self.crashes = 0
+        self._healed_s = 0.0
         self.trace: Callable[[str], None] = lambda line: None
         self._failure: BaseException | None = None
         self._digest = hashlib.blake2b(digest_size=8)
-        self._users = Process("users")
+        # When an agent asked for its lease last, and last with success.
+        self._asked_ms: dict[str, int] = {}
+        self._granted_ms: dict[str, int] = {}
         self._plan_agents()
+        self.users = Users(
+            self.random,
+            self.network,
+            self.coordinators,
+            nodes={plan.name: plan.zone for agent in self.agents.values() for plan in agent.plans},
+            promises=self.promises,
+            marks=self.marks,
+            events=self.events,
+            exists=lambda name: f"workload/{name}" in self.memory.snapshot().records,
+            fails=self.fail,
+        )
 
     def _plan_agents(self) -> None:
         number = 0
         for name in ("a1", "a2", "a3"):
             plans = []
-            for _ in range(self.random.randint(1, 3)):
+            for _ in range(2):
                 profile = self.random.choice(_PROFILES)
-                ram_bytes = self.random.choice((128, 192, 256)) * MIB
+                ram_bytes = self.random.randint(4, 6) * SLOT_BYTES
                 plans.append(NodePlan(f"n{number}", profile, ram_bytes, f"z{number % 2}"))
                 number += 1
             self.agents[name] = SimAgent(
@@ -177,11 +214,11 @@ class World:
                 plans,
                 self.network,
                 self.random,
+                clock=self.loop.time,
                 coordinators={
                     key: (process, process.registry) for key, process in self.coordinators.items()
                 },
-                on_start=self._on_start,
-                on_stop=self._on_stop,
+                witness=self,
             )
 
     # -- what the checkers hear
@@ -191,6 +228,7 @@ class World:
         self.batches += 1
         self._note(f"{writer} {batch.revision} {sorted(batch.puts.items())} {batch.removals}")
         try:
+            self.one_writer.stored(batch)
             self.events.stored(batch)
             self.promises.stored(batch)
             self.marks.stored(batch)
@@ -198,17 +236,52 @@ class World:
         except Violation as violation:
             self.fail(violation)
 
-    def _on_start(self, node: str, replica: str, attempt: int) -> None:
-        self._note(f"start {node} {replica} {attempt}")
+    def taken(self, attempt: Attempt) -> None:
+        """An agent took an attempt: it starts."""
+        node, replica = attempt.key.node, attempt.key.replica
+        self._note(f"start {node} {replica} {attempt.number}")
+        agent = next(a for a in self.agents.values() if a.nodes.has(node))
+        tables = self.books.shadow.tables
+        stored = tables.replicas.get(replica)
+        workload = tables.workloads.get(replica.rpartition("-")[0])
+        there = [each for each in agent.attempts() if each.key.node == node]
         try:
-            self.one_life.started(node, replica, attempt)
+            self.one_life.started(node, replica, attempt.number)
+            self.books.started(attempt, there)
+            if (
+                stored is not None
+                and workload is not None
+                and stored.generation == workload.generation
+            ):
+                what_runs_is_what_was_asked(attempt, workload)
         except Violation as violation:
             self.fail(violation)
 
-    def _on_stop(self, node: str, replica: str) -> None:
+    def forgotten(self, attempt: Attempt) -> None:
+        """An agent stopped an attempt, or lost it in a crash."""
+        node, replica = attempt.key.node, attempt.key.replica
         self._note(f"stop {node} {replica}")
         try:
             self.one_life.stopped(node, replica)
+        except Violation as violation:
+            self.fail(violation)
+
+    # Any: a message of any method.
+    def said(self, agent: str, message: Any) -> None:
+        """An agent sent this message to a coordinator."""
+        self.word.said(message)
+        if isinstance(message, _LEASE_REQUESTS):
+            self._asked_ms[agent] = self.loop.now_ms()
+
+    def answered(self, agent: str, message: Any) -> None:
+        """An agent got this answer of a coordinator."""
+        if isinstance(message, _LEASE_ANSWERS):
+            self._granted_ms[agent] = self._asked_ms[agent]
+
+    def ordered(self, coordinator: str, agent: str, message: Any) -> None:
+        """A coordinator sent this order to an agent."""
+        try:
+            self.orders.sent(agent, message)
         except Violation as violation:
             self.fail(violation)
 
@@ -228,25 +301,24 @@ class World:
         """Faults, then healing, then the final look. Raises ``Violation`` or whatever broke."""
         self.loop.set_exception_handler(lambda loop, context: self._uncaught(context))
         self.store_server.start()
-        self._users.start()
         for coordinator in self.coordinators.values():
             coordinator.boot()
         for agent in self.agents.values():
             agent.boot()
         self.network.faults = self._weather()
-        clients = [self._users.spawn(self._client(f"w{number}")) for number in range(_WORKLOADS)]
-        operator = self._users.spawn(self._operator())
+        users = self.users.begin()
         await self._trouble()
         self._heal()
-        await self._finish([*clients, operator])
+        await self._finish(users)
         await self._rest()
+        await self._miss_one()
         self._check_end()
         return Outcome(
             seed,
             self._digest.hexdigest(),
             self.batches,
             self.network.calls,
-            self.answered,
+            self.users.answered,
             self.crashes,
         )
 
@@ -270,9 +342,9 @@ class World:
         end_s = self.loop.time() + _FAULT_SECONDS
         troubles = [self._crash_coordinator, self._crash_agent, self._crash_store, self._cut_link]
         while self.loop.time() < end_s:
-            await asyncio.sleep(0.3 + 3 * self.random.random())
+            await asyncio.sleep(0.2 + 1.8 * self.random.random())
             self._raise_failure()
-            self._users.spawn(self.random.choice(troubles)())
+            self.users.spawn(self.random.choice(troubles)())
 
     async def _crash_coordinator(self) -> None:
         await self._crash_for_a_while(self.random.choice(list(self.coordinators.values())))
@@ -280,7 +352,7 @@ class World:
     async def _crash_agent(self) -> None:
         agent = self.random.choice(list(self.agents.values()))
         if agent.up:
-            self.one_life.crashed({name: r.attempt for (_, name), r in agent.running.items()})
+            self.one_life.crashed({a.key.replica: a.number for a in agent.attempts()})
             await self._crash_for_a_while(agent)
 
     async def _crash_for_a_while(self, process: SimCoordinator | SimAgent) -> None:
@@ -289,7 +361,7 @@ class World:
         self.crashes += 1
         self._note(f"crash {process.name}")
         process.crash()
-        await asyncio.sleep(0.1 + 6 * self.random.random())
+        await asyncio.sleep(0.1 + 5 * self.random.random())
         if not process.up:
             process.boot()
 
@@ -311,6 +383,7 @@ class World:
         self.network.heal_link(one, other)
 
     def _heal(self) -> None:
+        self._healed_s = self.loop.time()
         self.network.heal()
         if not self.store_server.up:
             self.store_server.start()
@@ -343,146 +416,35 @@ class World:
             await asyncio.sleep(0.5)
         raise Violation(f"the fleet does not come to rest: {missing}")
 
+    async def _miss_one(self) -> None:
+        """*a lease is a promise for its time*: an agent that dies is missed when its lease is over, not before."""
+        # A renewal that the network repeated late would prolong the lease.
+        await asyncio.sleep(max(0.0, self._healed_s + LATE_SECONDS - self.loop.time()))
+        agent = self.random.choice(list(self.agents.values()))
+        self.one_life.crashed({a.key.replica: a.number for a in agent.attempts()})
+        self._note(f"crash {agent.name}")
+        agent.crash()
+        lease_ms = self.timing.lease_ms
+        over_ms = self._granted_ms[agent.name] + lease_ms
+        end_ms = self._asked_ms[agent.name] + lease_ms + _LOSS_MS
+        while self.loop.now_ms() < end_ms and any(n.ready for n in self._nodes_of(agent)):
+            await asyncio.sleep(0.01)
+            self._raise_failure()
+        left_ms = over_ms - self.loop.now_ms()
+        if left_ms > 0:
+            raise Violation(f"{agent.name} is lost {left_ms} ms before its lease is over")
+        if any(node.ready for node in self._nodes_of(agent)):
+            raise Violation(f"{agent.name} is not lost {_LOSS_MS} ms after its lease is over")
+        agent.boot()
+        await self._rest()
+
+    def _nodes_of(self, agent: SimAgent) -> list[Node]:
+        nodes = self.books.shadow.tables.nodes.values()
+        return [node for node in nodes if node.agent == agent.name]
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-    # -- clients and operator
-
-    async def _client(self, name: str) -> None:
-        """Creates, changes and deletes one workload, one request after the other."""
-        random = self.random
-        exists: Promise | None = None
-        for number in range(random.randint(3, 8)):
-            await asyncio.sleep(4 * random.random())
-            wanted: Promise | None = Promise(random.randint(0, 4), random.randrange(_VERSIONS))
-            request: Any
-            if exists is None:
-                method, request = "CreateWorkload", self._create(name, wanted)
-            elif random.random() < 0.2:
-                method, request, wanted = "DeleteWorkload", pb.DeleteWorkloadRequest(), None
-            else:
-                method, request = "UpdateWorkload", self._update(name, wanted)
-            if method != "CreateWorkload":
-                request.name = name
-            request.request_id = f"{name}-{number}"
-            self.promises.asked(name, wanted)
-            await self._insist(method, request)
-            self.promises.acknowledged(name)
-            self.answered += 1
-            exists = wanted
-            if wanted is None:
-                await self._until_deleted(name)
-
-    # Any: the request's type depends on the method.
-    async def _insist(self, method: str, request: Any) -> Any:
-        """Repeats a request on one coordinator after the other, until it is answered."""
-        turn = self.random.randrange(2)
-        while True:
-            coordinator = list(self.coordinators.values())[turn % 2]
-
-            async def work(process: SimCoordinator = coordinator) -> Any:
-                return await getattr(process.fleet, method)(request, None)
-
-            try:
-                return await self.network.call(self._users, coordinator, work)
-            except Unreachable:
-                turn += 1
-            except ApiError as error:
-                if error.code.name == "NOT_FOUND" and method != "CreateWorkload":
-                    return None
-                if error.code.name != "UNAVAILABLE":
-                    raise
-                turn += 1
-            await asyncio.sleep(0.1 + 0.2 * self.random.random())
-
-    async def _until_deleted(self, name: str) -> None:
-        """A name can be used again only once its workload is gone."""
-        while f"workload/{name}" in self.memory.snapshot().records:
-            await asyncio.sleep(0.5)
-
-    def _create(self, name: str, wanted: Promise | None) -> pb.CreateWorkloadRequest:
-        assert wanted is not None, "only what shall exist is created"
-        return pb.CreateWorkloadRequest(spec=self._spec(name, wanted))
-
-    def _update(self, name: str, wanted: Promise | None) -> pb.UpdateWorkloadRequest:
-        assert wanted is not None, "only what shall exist is updated"
-        return pb.UpdateWorkloadRequest(spec=self._spec(name, wanted))
-
-    def _spec(self, name: str, wanted: Promise) -> workload_pb2.WorkloadSpec:
-        """By its number a workload spreads, is a gang, is important, or cannot start on old kernels."""
-        kind = int(name[1:])
-        spec = workload_pb2.WorkloadSpec(
-            name=name,
-            replicas=wanted.replicas,
-            memory_request_bytes=16 * MIB,
-            memory_limit_bytes=16 * MIB,
-            priority=kind % 3,
-            scheduling=workload_pb2.Scheduling(gang=kind == 2),
-            inventory=workload_pb2.Inventory(
-                name="app",
-                user_memory_bytes=1 * MIB,
-                churn=workload_pb2.Churn(operations_per_step=5),
-                maps=[
-                    workload_pb2.MapDeclaration(
-                        name="table",
-                        map_type=bpf_pb2.MAP_TYPE_HASH,
-                        key_size=4,
-                        value_size=8,
-                        # 64 KiB of locked memory are too little for the large one on 5.10.
-                        max_entries=4_096 if name == _FAILS else 64,
-                    )
-                ],
-            ),
-        )
-        spec.labels["version"] = str(wanted.version)
-        if kind == 1:
-            spec.spread.topology_key = "zone"
-            spec.spread.best_effort = True
-        return spec
-
-    async def _operator(self) -> None:
-        """Cordons, drains, marks and brings back; in the end one node is left draining, the others serve."""
-        nodes = [plan.name for agent in self.agents.values() for plan in agent.plans]
-        for _ in range(self.random.randint(1, 4)):
-            await asyncio.sleep(8 * self.random.random())
-            name = self.random.choice(nodes)
-            for method, request in (
-                ("CordonNode", pb.CordonNodeRequest(name=name)),
-                ("DrainNode", pb.DrainNodeRequest(name=name)),
-                ("UncordonNode", pb.UncordonNodeRequest(name=name)),
-            ):
-                if self.random.random() < 0.7 or method == "UncordonNode":
-                    await self._insist(method, request)
-                    await asyncio.sleep(3 * self.random.random())
-            await self._mark(self.random.choice(nodes))
-        if len(nodes) > 3:
-            await self._insist("DrainNode", pb.DrainNodeRequest(name=nodes[0]))
-
-    async def _mark(self, node: str) -> None:
-        """Moves a node to another duty, and throws everything off it for a while."""
-        duty = str(self.random.randrange(3))
-        label = pb.LabelNodeRequest(labels={"duty": duty}, overwrite=True)
-        await self._set_mark(node, "duty", duty, label)
-        taint = workload_pb2.Taint(key="repair", effect=workload_pb2.TAINT_EFFECT_NO_EXECUTE)
-        await self._set_mark(node, "repair", "", pb.TaintNodeRequest(taints=[taint]))
-        await asyncio.sleep(3 * self.random.random())
-        await self._set_mark(node, "repair", None, pb.TaintNodeRequest(removed_taints=[taint]))
-
-    async def _set_mark(
-        self,
-        node: str,
-        mark: str,
-        value: str | None,
-        request: pb.LabelNodeRequest | pb.TaintNodeRequest,
-    ) -> None:
-        self._marks_asked += 1
-        request.name, request.request_id = node, f"mark-{self._marks_asked}"
-        self.marks.asked(node, mark, value)
-        method = type(request).__name__.removesuffix("Request")
-        while await self._insist(method, request) is None:
-            await asyncio.sleep(0.5)  # the node has yet to register
-        self.marks.acknowledged(node, mark)
 
     # -- the end
 
@@ -502,35 +464,39 @@ class World:
             for replica in tables.replicas.values()
             if replica.phase is Phase.RUNNING
         }
-        actual = {
-            key
-            for agent in self.agents.values()
-            for key, running_replica in agent.running.items()
-            if running_replica.run.running
-        }
+        actual = {key for agent in self.agents.values() for key in agent.running()}
         if running != actual:
             return f"stored as running {sorted(running - actual)}, runs {sorted(actual - running)}"
-        return self._missing_replicas()
+        there = {
+            (a.key.node, a.key.replica) for agent in self.agents.values() for a in agent.attempts()
+        }
+        unknown = there - {(replica.node, replica.name) for replica in tables.replicas.values()}
+        if unknown:
+            return f"agents have {sorted(unknown)}, which nobody knows"
+        return self._missing_replicas() or self.users.behind
 
     def _holds_the_healthy(self, node: str) -> bool:
         """A workload that cannot start may hold up a drain: its disruption budget is spent."""
         book = self.books.shadow.tables.books.nodes[node]
-        return any(replica.workload != _FAILS for replica in book.replicas.values())
+        return any(KINDS[replica.workload].certain for replica in book.replicas.values())
 
     def _missing_replicas(self) -> str:
         tables = self.books.shadow.tables
         for name, promise in self.promises.wanted().items():
-            if name == _FAILS:
-                continue
-            book = tables.books.workload(name)
             workload = tables.workloads.get(name)
             if workload is None:
                 return f"{name} does not exist"
-            if book.count(Phase.RUNNING) != promise.replicas:
-                return f"{name}: {book.phases} of {promise.replicas}"
+            book = tables.books.workload(name)
+            wanted = promise.replicas
+            if workload.spec.per_node:
+                wanted = sum(node.schedulable for node in tables.nodes.values())
+            elif book.live - len(book.replacing) != wanted:
+                return f"{name}: {book.live} replicas, {wanted} wanted"
+            if KINDS[name].certain and book.count(Phase.RUNNING) != wanted:
+                return f"{name}: {book.phases}, {wanted} wanted"
             current = book.generations.get(workload.generation, {})
-            if len(current) != promise.replicas:
-                return f"{name}: {len(current)} of {promise.replicas} are up to date"
+            if KINDS[name].certain and len(current) != wanted:
+                return f"{name}: {len(current)} of {wanted} are up to date"
         return ""
 
     def _check_end(self) -> None:
@@ -539,9 +505,13 @@ class World:
         if gone:
             raise Violation(f"{gone} are not deleted to the end")
         self.promises.check_all(workloads)
+        now_ms = self.loop.now_ms()
+        for replica in self.books.shadow.tables.replicas.values():
+            moving = replica.phase in (Phase.ASSIGNED, Phase.STOPPING)
+            if moving and now_ms - replica.since_ms > _STUCK_MS:
+                raise Violation(f"{replica.name} is {replica.phase} for ever")
         for agent in self.agents.values():
-            for kernel in agent.kernels.values():
-                kernel.check()
+            agent.check()
 
 
 def simulate(seed: int) -> Outcome:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, TypeVar
 
-__all__ = ["Faults", "Network", "Process", "Unreachable"]
+__all__ = ["LATE_SECONDS", "Faults", "Network", "Process", "Unreachable"]
 
 T = TypeVar("T")
 
 CALL_SECONDS: Final = 4.0
+# When a call that is carried out twice arrives the second time, at the latest.
+LATE_SECONDS: Final = 2 * CALL_SECONDS
 
 
 class Unreachable(Exception):
@@ -80,15 +82,22 @@ class Network:
         self._cut.clear()
         self.faults = Faults()
 
-    async def call(self, source: Process, target: Process, work: Callable[[], Awaitable[T]]) -> T:
-        """Carries out ``work`` at ``target`` and returns its answer, if the network lets it.
+    async def call(
+        self,
+        source: Process,
+        target: Process,
+        work: Callable[[], Awaitable[T]],
+        *,
+        once: bool = False,
+    ) -> T:
+        """Carries out ``work`` at ``target`` and returns its answer, if the network lets it; ``once``: never twice.
 
         Errors of ``work`` come back as they are. Raises ``Unreachable``.
         """
         self.calls += 1
         deadline = asyncio.get_running_loop().time() + CALL_SECONDS
         life = target.life
-        if self._random.random() < self.faults.duplication:
+        if self._random.random() < self.faults.duplication and not once:
             target.spawn(self._arrive_late(source, target, life, work))
         try:
             async with asyncio.timeout_at(deadline):
@@ -135,7 +144,7 @@ class Network:
     async def _arrive_late(
         self, source: Process, target: Process, life: int, work: Callable[[], Awaitable[Any]]
     ) -> None:
-        await asyncio.sleep(self._random.random() * 2 * CALL_SECONDS)
+        await asyncio.sleep(self._random.random() * LATE_SECONDS)
         if self._passes(source, target, life):
             try:
                 await work()

@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 
 class SimStore:
-    """One coordinator's way to the shared store. ``on_write`` sees every batch that was stored."""
+    """One coordinator's way to the shared store. ``on_write`` sees every batch that was stored,
+    ``on_elect`` who leads."""
 
     name = "simulated"
 
@@ -26,12 +27,14 @@ class SimStore:
         owner: Process,
         server: Process,
         on_write: Callable[[str, Batch], None],
+        on_elect: Callable[[Leadership], None],
     ) -> None:
         self._memory = memory
         self._network = network
         self._owner = owner
         self._server = server
         self._on_write = on_write
+        self._on_elect = on_elect
 
     async def load(self) -> Snapshot:
         """All records."""
@@ -63,7 +66,9 @@ class SimStore:
         """Leads, renews, or tells who leads."""
 
         async def elect() -> Leadership:
-            return self._memory.elect(candidate, ttl_ms)
+            held = self._memory.elect(candidate, ttl_ms)
+            self._on_elect(held)
+            return held
 
         return await self._ask(elect)
 

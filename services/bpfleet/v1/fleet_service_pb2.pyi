@@ -4,6 +4,7 @@
 isort:skip_file
 The fleet as its users see it: workloads, nodes, decisions and their reasons."""
 
+from bpfleet.v1 import replica_pb2 as _replica_pb2
 from bpfleet.v1 import workload_pb2 as _workload_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -57,50 +58,6 @@ PLACEMENT_POLICY_POWER_OF_TWO_CHOICES: PlacementPolicy.ValueType  # 4
 PLACEMENT_POLICY_KERNEL_AWARE: PlacementPolicy.ValueType  # 5
 """Bin packing by what the node's kernel will charge, not by what the workload asks for."""
 Global___PlacementPolicy: _TypeAlias = PlacementPolicy  # noqa: Y015
-
-class _ReplicaPhase:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ReplicaPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaPhase.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    REPLICA_PHASE_UNSPECIFIED: _ReplicaPhase.ValueType  # 0
-    """Not a valid phase."""
-    REPLICA_PHASE_PENDING: _ReplicaPhase.ValueType  # 1
-    """Waits for a node."""
-    REPLICA_PHASE_ASSIGNED: _ReplicaPhase.ValueType  # 2
-    """Has a node; the agent was or will be told."""
-    REPLICA_PHASE_RUNNING: _ReplicaPhase.ValueType  # 3
-    """Runs."""
-    REPLICA_PHASE_BACK_OFF: _ReplicaPhase.ValueType  # 4
-    """Died and waits for its next start (CrashLoopBackOff)."""
-    REPLICA_PHASE_STOPPING: _ReplicaPhase.ValueType  # 5
-    """Is being stopped."""
-    REPLICA_PHASE_FAILED: _ReplicaPhase.ValueType  # 6
-    """Died and is not started again (restart policy)."""
-    REPLICA_PHASE_SUCCEEDED: _ReplicaPhase.ValueType  # 7
-    """Ended with status 0 and is not started again."""
-
-class ReplicaPhase(_ReplicaPhase, metaclass=_ReplicaPhaseEnumTypeWrapper):
-    """Where a replica is in its life."""
-
-REPLICA_PHASE_UNSPECIFIED: ReplicaPhase.ValueType  # 0
-"""Not a valid phase."""
-REPLICA_PHASE_PENDING: ReplicaPhase.ValueType  # 1
-"""Waits for a node."""
-REPLICA_PHASE_ASSIGNED: ReplicaPhase.ValueType  # 2
-"""Has a node; the agent was or will be told."""
-REPLICA_PHASE_RUNNING: ReplicaPhase.ValueType  # 3
-"""Runs."""
-REPLICA_PHASE_BACK_OFF: ReplicaPhase.ValueType  # 4
-"""Died and waits for its next start (CrashLoopBackOff)."""
-REPLICA_PHASE_STOPPING: ReplicaPhase.ValueType  # 5
-"""Is being stopped."""
-REPLICA_PHASE_FAILED: ReplicaPhase.ValueType  # 6
-"""Died and is not started again (restart policy)."""
-REPLICA_PHASE_SUCCEEDED: ReplicaPhase.ValueType  # 7
-"""Ended with status 0 and is not started again."""
-Global___ReplicaPhase: _TypeAlias = ReplicaPhase  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):
@@ -198,7 +155,7 @@ class Replica(_message.Message):
     """Its workload."""
     node: _builtins.str
     """Its node; empty while pending."""
-    phase: Global___ReplicaPhase.ValueType
+    phase: _replica_pb2.ReplicaPhase.ValueType
     """Its phase."""
     generation: _builtins.int
     """Generation of the workload's spec it runs."""
@@ -226,7 +183,7 @@ class Replica(_message.Message):
         replica: _builtins.str = ...,
         workload: _builtins.str = ...,
         node: _builtins.str = ...,
-        phase: Global___ReplicaPhase.ValueType = ...,
+        phase: _replica_pb2.ReplicaPhase.ValueType = ...,
         generation: _builtins.int = ...,
         restart_count: _builtins.int = ...,
         last_reason: _builtins.str = ...,

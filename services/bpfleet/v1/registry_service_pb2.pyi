@@ -4,13 +4,13 @@
 isort:skip_file
 What node agents tell the coordinator: who they are, that they live, what happened on their nodes."""
 
+from bpfleet.v1 import replica_pb2 as _replica_pb2
 from bpfleet.v1 import workload_pb2 as _workload_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,42 +21,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _ReplicaState:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaState.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    REPLICA_STATE_UNSPECIFIED: _ReplicaState.ValueType  # 0
-    """Not a valid state."""
-    REPLICA_STATE_STARTING: _ReplicaState.ValueType  # 1
-    """Accepted, not up yet."""
-    REPLICA_STATE_RUNNING: _ReplicaState.ValueType  # 2
-    """All objects of the inventory exist and the process lives."""
-    REPLICA_STATE_FAILED: _ReplicaState.ValueType  # 3
-    """The process ended with an error: refused by the kernel, or killed."""
-    REPLICA_STATE_SUCCEEDED: _ReplicaState.ValueType  # 4
-    """The process ended with status 0."""
-    REPLICA_STATE_STOPPED: _ReplicaState.ValueType  # 5
-    """Stopped on request and gone."""
-
-class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper):
-    """What a replica is doing, as its agent sees it."""
-
-REPLICA_STATE_UNSPECIFIED: ReplicaState.ValueType  # 0
-"""Not a valid state."""
-REPLICA_STATE_STARTING: ReplicaState.ValueType  # 1
-"""Accepted, not up yet."""
-REPLICA_STATE_RUNNING: ReplicaState.ValueType  # 2
-"""All objects of the inventory exist and the process lives."""
-REPLICA_STATE_FAILED: ReplicaState.ValueType  # 3
-"""The process ended with an error: refused by the kernel, or killed."""
-REPLICA_STATE_SUCCEEDED: ReplicaState.ValueType  # 4
-"""The process ended with status 0."""
-REPLICA_STATE_STOPPED: ReplicaState.ValueType  # 5
-"""Stopped on request and gone."""
-Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
 
 @_typing.final
 class RegisteredNode(_message.Message):
@@ -114,7 +78,7 @@ class RegisteredNode(_message.Message):
         """Taints."""
 
     @_builtins.property
-    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaReport]:
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
         """Replicas that exist there now: the truth the coordinator goes by."""
 
     def __init__(
@@ -127,7 +91,7 @@ class RegisteredNode(_message.Message):
         reserved_bytes: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         taints: _abc.Iterable[_workload_pb2.Taint] | None = ...,
-        replicas: _abc.Iterable[Global___ReplicaReport] | None = ...,
+        replicas: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
         max_replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -137,56 +101,6 @@ class RegisteredNode(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisteredNode: _TypeAlias = RegisteredNode  # noqa: Y015
-
-@_typing.final
-class ReplicaReport(_message.Message):
-    """One replica on one node."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REPLICA_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    ERRNO_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    CHARGED_BYTES_FIELD_NUMBER: _builtins.int
-    RSS_BYTES_FIELD_NUMBER: _builtins.int
-    replica: _builtins.str
-    """Id the coordinator gave it."""
-    attempt: _builtins.int
-    """Attempt the coordinator gave it: 0 for the first start, one more for each restart."""
-    state: Global___ReplicaState.ValueType
-    """Its state."""
-    reason: _builtins.str
-    """Why it failed: a kernel reason such as RLIMIT_MEMLOCK_EXCEEDED or OOM_KILLED. Empty while it lives."""
-    errno: _builtins.int
-    """Linux errno of the refused call; 0 if none."""
-    message: _builtins.str
-    """One sentence for people."""
-    charged_bytes: _builtins.int
-    """Bytes charged to its cgroup, or locked for its user."""
-    rss_bytes: _builtins.int
-    """Anonymous memory of its process."""
-    def __init__(
-        self,
-        *,
-        replica: _builtins.str = ...,
-        attempt: _builtins.int = ...,
-        state: Global___ReplicaState.ValueType = ...,
-        reason: _builtins.str = ...,
-        errno: _builtins.int = ...,
-        message: _builtins.str = ...,
-        charged_bytes: _builtins.int = ...,
-        rss_bytes: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "charged_bytes", b"charged_bytes", "errno", b"errno", "message", b"message", "reason", b"reason", "replica", b"replica", "rss_bytes", b"rss_bytes", "state", b"state"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReplicaReport: _TypeAlias = ReplicaReport  # noqa: Y015
 
 @_typing.final
 class NodeReport(_message.Message):
@@ -239,8 +153,8 @@ class NodeReport(_message.Message):
         """How often each verdict was returned since the agent started, by errno name ("EPERM", "OOM_KILL")."""
 
     @_builtins.property
-    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaReport]:
-        """Replicas whose state changed since the last report, or all of them."""
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
+        """Replicas whose phase changed since the last report, or all of them."""
 
     def __init__(
         self,
@@ -251,7 +165,7 @@ class NodeReport(_message.Message):
         locked_bytes: _builtins.int = ...,
         verdicts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         last_revision: _builtins.int = ...,
-        replicas: _abc.Iterable[Global___ReplicaReport] | None = ...,
+        replicas: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
         crashed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

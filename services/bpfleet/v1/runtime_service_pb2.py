@@ -23,41 +23,35 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from bpfleet.v1 import registry_service_pb2 as bpfleet_dot_v1_dot_registry__service__pb2
+from bpfleet.v1 import replica_pb2 as bpfleet_dot_v1_dot_replica__pb2
 from bpfleet.v1 import workload_pb2 as bpfleet_dot_v1_dot_workload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bpfleet/v1/runtime_service.proto\x12\nbpfleet.v1\x1a!bpfleet/v1/registry_service.proto\x1a\x19\x62pfleet/v1/workload.proto\"\x86\x01\n\x0bReplicaSpec\x12*\n\x08workload\x18\x01 \x01(\x0b\x32\x18.bpfleet.v1.WorkloadSpec\x12\x0e\n\x06serial\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0e\n\x06\x63group\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"\xd6\x03\n\rReplicaStatus\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x10\n\x08workload\x18\x04 \x01(\t\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.bpfleet.v1.ReplicaState\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05\x65rrno\x18\x07 \x01(\x05\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0c\n\x04\x63\x61ll\x18\t \x01(\t\x12\x0e\n\x06object\x18\n \x01(\t\x12\x0b\n\x03pid\x18\x0b \x01(\x05\x12\x0e\n\x06\x63group\x18\x0c \x01(\t\x12\x15\n\rcharged_bytes\x18\r \x01(\x03\x12\x16\n\x0e\x65stimate_bytes\x18\x0e \x01(\x03\x12\x11\n\trss_bytes\x18\x0f \x01(\x03\x12\x11\n\tmap_count\x18\x10 \x01(\x03\x12\x15\n\rprogram_count\x18\x11 \x01(\x03\x12\x17\n\x0foperation_count\x18\x12 \x01(\x03\x12\x39\n\x08outcomes\x18\x13 \x03(\x0b\x32\'.bpfleet.v1.ReplicaStatus.OutcomesEntry\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"B\n\x0eRefusedReplica\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"g\n\x12RunReplicasRequest\x12)\n\x08replicas\x18\x01 \x03(\x0b\x32\x17.bpfleet.v1.ReplicaSpec\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"x\n\x13RunReplicasResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x34\n\x10refused_replicas\x18\x02 \x03(\x0b\x32\x1a.bpfleet.v1.RefusedReplica\"+\n\nReplicaKey\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\"g\n\x13StopReplicasRequest\x12(\n\x08replicas\x18\x01 \x03(\x0b\x32\x16.bpfleet.v1.ReplicaKey\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"C\n\x14StopReplicasResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\"J\n\x13ListReplicasRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x14ListReplicasResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x32\x86\x02\n\x0eRuntimeService\x12N\n\x0bRunReplicas\x12\x1e.bpfleet.v1.RunReplicasRequest\x1a\x1f.bpfleet.v1.RunReplicasResponse\x12Q\n\x0cStopReplicas\x12\x1f.bpfleet.v1.StopReplicasRequest\x1a .bpfleet.v1.StopReplicasResponse\x12Q\n\x0cListReplicas\x12\x1f.bpfleet.v1.ListReplicasRequest\x1a .bpfleet.v1.ListReplicasResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bpfleet/v1/runtime_service.proto\x12\nbpfleet.v1\x1a\x18\x62pfleet/v1/replica.proto\x1a\x19\x62pfleet/v1/workload.proto\"\x86\x01\n\x0bReplicaSpec\x12*\n\x08workload\x18\x01 \x01(\x0b\x32\x18.bpfleet.v1.WorkloadSpec\x12\x0e\n\x06serial\x18\x02 \x01(\x03\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x0c\n\x04node\x18\x04 \x01(\t\x12\x0e\n\x06\x63group\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x03\"B\n\x0eRefusedReplica\x12\x0f\n\x07replica\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"g\n\x12RunReplicasRequest\x12)\n\x08replicas\x18\x01 \x03(\x0b\x32\x17.bpfleet.v1.ReplicaSpec\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"x\n\x13RunReplicasResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x34\n\x10refused_replicas\x18\x02 \x03(\x0b\x32\x1a.bpfleet.v1.RefusedReplica\"+\n\nReplicaKey\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\"g\n\x13StopReplicasRequest\x12(\n\x08replicas\x18\x01 \x03(\x0b\x32\x16.bpfleet.v1.ReplicaKey\x12\x14\n\x0cleader_epoch\x18\x02 \x01(\x03\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"C\n\x14StopReplicasResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\"J\n\x13ListReplicasRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x14ListReplicasResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x32\x86\x02\n\x0eRuntimeService\x12N\n\x0bRunReplicas\x12\x1e.bpfleet.v1.RunReplicasRequest\x1a\x1f.bpfleet.v1.RunReplicasResponse\x12Q\n\x0cStopReplicas\x12\x1f.bpfleet.v1.StopReplicasRequest\x1a .bpfleet.v1.StopReplicasResponse\x12Q\n\x0cListReplicas\x12\x1f.bpfleet.v1.ListReplicasRequest\x1a .bpfleet.v1.ListReplicasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bpfleet.v1.runtime_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REPLICASTATUS_OUTCOMESENTRY']._loaded_options = None
-  _globals['_REPLICASTATUS_OUTCOMESENTRY']._serialized_options = b'8\001'
-  _globals['_REPLICASPEC']._serialized_start=111
-  _globals['_REPLICASPEC']._serialized_end=245
-  _globals['_REPLICASTATUS']._serialized_start=248
-  _globals['_REPLICASTATUS']._serialized_end=718
-  _globals['_REPLICASTATUS_OUTCOMESENTRY']._serialized_start=671
-  _globals['_REPLICASTATUS_OUTCOMESENTRY']._serialized_end=718
-  _globals['_REFUSEDREPLICA']._serialized_start=720
-  _globals['_REFUSEDREPLICA']._serialized_end=786
-  _globals['_RUNREPLICASREQUEST']._serialized_start=788
-  _globals['_RUNREPLICASREQUEST']._serialized_end=891
-  _globals['_RUNREPLICASRESPONSE']._serialized_start=893
-  _globals['_RUNREPLICASRESPONSE']._serialized_end=1013
-  _globals['_REPLICAKEY']._serialized_start=1015
-  _globals['_REPLICAKEY']._serialized_end=1058
-  _globals['_STOPREPLICASREQUEST']._serialized_start=1060
-  _globals['_STOPREPLICASREQUEST']._serialized_end=1163
-  _globals['_STOPREPLICASRESPONSE']._serialized_start=1165
-  _globals['_STOPREPLICASRESPONSE']._serialized_end=1232
-  _globals['_LISTREPLICASREQUEST']._serialized_start=1234
-  _globals['_LISTREPLICASREQUEST']._serialized_end=1308
-  _globals['_LISTREPLICASRESPONSE']._serialized_start=1310
-  _globals['_LISTREPLICASRESPONSE']._serialized_end=1422
-  _globals['_RUNTIMESERVICE']._serialized_start=1425
-  _globals['_RUNTIMESERVICE']._serialized_end=1687
+  _globals['_REPLICASPEC']._serialized_start=102
+  _globals['_REPLICASPEC']._serialized_end=236
+  _globals['_REFUSEDREPLICA']._serialized_start=238
+  _globals['_REFUSEDREPLICA']._serialized_end=304
+  _globals['_RUNREPLICASREQUEST']._serialized_start=306
+  _globals['_RUNREPLICASREQUEST']._serialized_end=409
+  _globals['_RUNREPLICASRESPONSE']._serialized_start=411
+  _globals['_RUNREPLICASRESPONSE']._serialized_end=531
+  _globals['_REPLICAKEY']._serialized_start=533
+  _globals['_REPLICAKEY']._serialized_end=576
+  _globals['_STOPREPLICASREQUEST']._serialized_start=578
+  _globals['_STOPREPLICASREQUEST']._serialized_end=681
+  _globals['_STOPREPLICASRESPONSE']._serialized_start=683
+  _globals['_STOPREPLICASRESPONSE']._serialized_end=750
+  _globals['_LISTREPLICASREQUEST']._serialized_start=752
+  _globals['_LISTREPLICASREQUEST']._serialized_end=826
+  _globals['_LISTREPLICASRESPONSE']._serialized_start=828
+  _globals['_LISTREPLICASRESPONSE']._serialized_end=940
+  _globals['_RUNTIMESERVICE']._serialized_start=943
+  _globals['_RUNTIMESERVICE']._serialized_end=1205
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,7 @@
 isort:skip_file
 Replicas of workloads on the nodes of one agent."""
 
-from bpfleet.v1 import registry_service_pb2 as _registry_service_pb2
+from bpfleet.v1 import replica_pb2 as _replica_pb2
 from bpfleet.v1 import workload_pb2 as _workload_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -64,122 +64,6 @@ class ReplicaSpec(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaSpec: _TypeAlias = ReplicaSpec  # noqa: Y015
-
-@_typing.final
-class ReplicaStatus(_message.Message):
-    """What a replica is doing."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class OutcomesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        value: _builtins.int
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    REPLICA_FIELD_NUMBER: _builtins.int
-    ATTEMPT_FIELD_NUMBER: _builtins.int
-    NODE_FIELD_NUMBER: _builtins.int
-    WORKLOAD_FIELD_NUMBER: _builtins.int
-    STATE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    ERRNO_FIELD_NUMBER: _builtins.int
-    MESSAGE_FIELD_NUMBER: _builtins.int
-    CALL_FIELD_NUMBER: _builtins.int
-    OBJECT_FIELD_NUMBER: _builtins.int
-    PID_FIELD_NUMBER: _builtins.int
-    CGROUP_FIELD_NUMBER: _builtins.int
-    CHARGED_BYTES_FIELD_NUMBER: _builtins.int
-    ESTIMATE_BYTES_FIELD_NUMBER: _builtins.int
-    RSS_BYTES_FIELD_NUMBER: _builtins.int
-    MAP_COUNT_FIELD_NUMBER: _builtins.int
-    PROGRAM_COUNT_FIELD_NUMBER: _builtins.int
-    OPERATION_COUNT_FIELD_NUMBER: _builtins.int
-    OUTCOMES_FIELD_NUMBER: _builtins.int
-    replica: _builtins.str
-    """Id of the replica."""
-    attempt: _builtins.int
-    """Attempt that runs or ran."""
-    node: _builtins.str
-    """Its node."""
-    workload: _builtins.str
-    """Its workload."""
-    state: _registry_service_pb2.ReplicaState.ValueType
-    """Its state."""
-    reason: _builtins.str
-    """Why it failed: a kernel reason such as RLIMIT_MEMLOCK_EXCEEDED, or OOM_KILLED. Empty while it lives."""
-    errno: _builtins.int
-    """errno of the refused call; 0 if none."""
-    message: _builtins.str
-    """One sentence for people."""
-    call: _builtins.str
-    """Call that was refused, for example `BPF_MAP_CREATE`."""
-    object: _builtins.str
-    """Map or program it was about."""
-    pid: _builtins.int
-    """Process; 0 before it started."""
-    cgroup: _builtins.str
-    """Its cgroup."""
-    charged_bytes: _builtins.int
-    """Bytes charged to its cgroup, or locked for its user."""
-    estimate_bytes: _builtins.int
-    """What the memlock accounting of 5.10 charges for its objects."""
-    rss_bytes: _builtins.int
-    """Anonymous memory of its process."""
-    map_count: _builtins.int
-    """Maps created since the start."""
-    program_count: _builtins.int
-    """Programs loaded since the start."""
-    operation_count: _builtins.int
-    """Operations of its churn since the start."""
-    @_builtins.property
-    def outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Outcomes of its calls by errno name, `OK` among them."""
-
-    def __init__(
-        self,
-        *,
-        replica: _builtins.str = ...,
-        attempt: _builtins.int = ...,
-        node: _builtins.str = ...,
-        workload: _builtins.str = ...,
-        state: _registry_service_pb2.ReplicaState.ValueType = ...,
-        reason: _builtins.str = ...,
-        errno: _builtins.int = ...,
-        message: _builtins.str = ...,
-        call: _builtins.str = ...,
-        object: _builtins.str = ...,
-        pid: _builtins.int = ...,
-        cgroup: _builtins.str = ...,
-        charged_bytes: _builtins.int = ...,
-        estimate_bytes: _builtins.int = ...,
-        rss_bytes: _builtins.int = ...,
-        map_count: _builtins.int = ...,
-        program_count: _builtins.int = ...,
-        operation_count: _builtins.int = ...,
-        outcomes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call", b"call", "cgroup", b"cgroup", "charged_bytes", b"charged_bytes", "errno", b"errno", "estimate_bytes", b"estimate_bytes", "map_count", b"map_count", "message", b"message", "node", b"node", "object", b"object", "operation_count", b"operation_count", "outcomes", b"outcomes", "pid", b"pid", "program_count", b"program_count", "reason", b"reason", "replica", b"replica", "rss_bytes", b"rss_bytes", "state", b"state", "workload", b"workload"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
 
 @_typing.final
 class RefusedReplica(_message.Message):
@@ -255,7 +139,7 @@ class RunReplicasResponse(_message.Message):
     STATUSES_FIELD_NUMBER: _builtins.int
     REFUSED_REPLICAS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
         """One status for each replica taken, in the order of the request."""
 
     @_builtins.property
@@ -265,7 +149,7 @@ class RunReplicasResponse(_message.Message):
     def __init__(
         self,
         *,
-        statuses: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        statuses: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
         refused_replicas: _abc.Iterable[Global___RefusedReplica] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -342,13 +226,13 @@ class StopReplicasResponse(_message.Message):
 
     STATUSES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
         """One status for each replica that was there, as it was last seen."""
 
     def __init__(
         self,
         *,
-        statuses: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        statuses: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -402,13 +286,13 @@ class ListReplicasResponse(_message.Message):
     total_size: _builtins.int
     """Replicas in all."""
     @_builtins.property
-    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaStatus]:
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.ReplicaStatus]:
         """The replicas."""
 
     def __init__(
         self,
         *,
-        statuses: _abc.Iterable[Global___ReplicaStatus] | None = ...,
+        statuses: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
         next_page_token: _builtins.str = ...,
         total_size: _builtins.int = ...,
     ) -> None: ...

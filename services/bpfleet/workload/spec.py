@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Final
 
 from msgspec import field
-from msgspec.structs import replace
 
 from bpfleet.abi.bpf import Capability, MapType, ProgType
 from bpfleet.abi.limits import RLIM_INFINITY, U32_MAX
@@ -33,6 +32,7 @@ from bpfleet.workload.checks import (
 )
 from bpfleet.workload.codec import Record
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.phase import Phase
 
 __all__ = [
     "KILLED",
@@ -46,7 +46,6 @@ __all__ = [
     "LabelOperator",
     "MapDeclaration",
     "NodeShape",
-    "Phase",
     "Preference",
     "ProgramDeclaration",
     "ReplicaOrder",
@@ -547,16 +546,6 @@ def replica_name(workload: str, serial: int) -> str:
     return f"{workload}-{serial}"
 
 
-class Phase(StrEnum):
-    """Where a replica is in its life."""
-
-    PENDING = "Pending"
-    RUNNING = "Running"
-    CRASH_LOOP = "CrashLoopBackOff"
-    FAILED = "Failed"
-    STOPPED = "Stopped"
-
-
 class Failure(Record, frozen=True, kw_only=True):
     """Why a call of a replica failed: the call, Linux's errno by name (``KILLED`` where a signal
     ended the process), the true reason, the object and the numbers.
@@ -582,7 +571,7 @@ class ReplicaStatus(Record, frozen=True, kw_only=True):
     know as OOMKilled.
 
     Counters run over all starts of the replica. ``outcomes`` counts failed calls as ``"call
-    errno"``; ``restart_at_ns`` is virtual time, set while the phase is CrashLoopBackOff.
+    errno"``; ``restart_at_ns`` is virtual time, set while the phase is BACK_OFF.
     """
 
     name: str
@@ -602,7 +591,3 @@ class ReplicaStatus(Record, frozen=True, kw_only=True):
     def restarts(self) -> int:
         """Starts after the first one."""
         return max(0, self.starts - 1)
-
-    def with_phase(self, phase: Phase) -> "ReplicaStatus":
-        """The same status in another phase."""
-        return replace(self, phase=phase)

@@ -17,8 +17,9 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.dispatch import Dispatch
 from bpfleet.fleet.engine import Engine
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.records import Kind, Phase, decode, encode
+from bpfleet.fleet.records import Kind, decode, encode
 from bpfleet.fleet.state import FleetState
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Scheduling, Spread, WorkloadSpec
 
 AWAY = FleetError(Refused.UNAVAILABLE, "STORE_UNAVAILABLE", "away")

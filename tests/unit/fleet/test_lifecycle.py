@@ -9,14 +9,14 @@ from bpfleet.fleet.commands import (
     DrainNode,
     RemoveNode,
     ReplicaNews,
-    ReplicaTruth,
     UncordonNode,
     UnregisterAgent,
     UpdateWorkload,
 )
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import Phase, Policy
+from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import FleetSettings
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import RestartPolicy, Spread, Taint, TaintEffect
 
 
@@ -28,8 +28,8 @@ def small() -> SmallFleet:
     return fleet
 
 
-def news(replica, truth=ReplicaTruth.RUNNING, attempt=0):
-    return ReplicaNews(replica=replica, attempt=attempt, truth=truth)
+def news(replica, phase=Phase.RUNNING, attempt=0):
+    return ReplicaNews(replica=replica, attempt=attempt, phase=phase)
 
 
 # -- failures
@@ -66,7 +66,7 @@ def test_the_back_off_has_a_ceiling_and_is_forgotten_after_a_long_run(small):
     small.settle()
     small.tick(601)
     (replica,) = small.replicas("one", Phase.RUNNING)
-    small.report(replica, ReplicaTruth.FAILED, "OOM_KILLED")
+    small.report(replica, Phase.FAILED, "OOM_KILLED")
     (replica,) = small.replicas("one")
     assert replica.due_ms - small.now_ms == 10_000
 
@@ -95,8 +95,8 @@ def test_a_replica_that_shall_not_restart_stays_ended_and_holds_nothing(small):
     small.create("never", restart_policy=RestartPolicy.NEVER)
     small.create("once", restart_policy=RestartPolicy.ON_FAILURE)
     small.settle()
-    small.report(small.replicas("never")[0], ReplicaTruth.FAILED, "ENOMEM")
-    small.report(small.replicas("once")[0], ReplicaTruth.SUCCEEDED)
+    small.report(small.replicas("never")[0], Phase.FAILED, "ENOMEM")
+    small.report(small.replicas("once")[0], Phase.SUCCEEDED)
     small.settle()
     assert small.replicas("never")[0].phase is Phase.FAILED
     assert small.replicas("once")[0].phase is Phase.SUCCEEDED
@@ -114,8 +114,8 @@ def test_news_of_an_older_attempt_change_nothing(small):
     small.tick(10)
     (replica,) = small.replicas("one")
     assert (replica.phase, replica.attempt) == (Phase.ASSIGNED, 1)
-    small.report(replica, ReplicaTruth.FAILED, "late", attempt=0)
-    small.report(replica, ReplicaTruth.RUNNING, attempt=0)
+    small.report(replica, Phase.FAILED, "late", attempt=0)
+    small.report(replica, Phase.RUNNING, attempt=0)
     assert small.replicas("one")[0] is replica
 
 

@@ -5,7 +5,8 @@ from small_fleet import SmallFleet
 
 from bpfleet.fleet.commands import LabelNode, TaintNode
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import Kind, Phase, decode, encode
+from bpfleet.fleet.records import Kind, decode, encode
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Spread, Taint, TaintEffect, Toleration
 
 NO_EXECUTE = TaintEffect.NO_EXECUTE

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_fleet import GIB, INVENTORY, SmallFleet
 
-from bpfleet.fleet.records import Phase, Policy, Workload
+from bpfleet.fleet.records import Policy, Workload
 from bpfleet.fleet.settings import FleetSettings
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import (
     LabelOperator,
     Preference,

@@ -21,7 +21,7 @@ from bpfleet.node_agent.node import HostedNode, NodeShape
 def test_charges_are_told_by_class_and_add_up(profile, classes):
     shape = NodeShape(profile=profile_named(profile), ram_bytes=1 << 30, possible_cpus=2, seed=3)
     node = HostedNode("n1", shape, call_ns=1000, dirty=set())
-    kernel = node.kernel
+    kernel = node.wake()
     kernel.mkdir("/one")
     task = kernel.spawn(cgroup="/one", memlock=(RLIM_INFINITY,) * 2)
     for kind, entries in ((MapType.PERCPU_ARRAY, 4096), (MapType.ARRAY, 4096), (MapType.ARRAY, 1)):

@@ -7,13 +7,13 @@ from typing import cast
 import pytest
 
 from bpfleet.node_agent.agent import Agent
-from bpfleet.node_agent.replicas import Key, Replica, Replicas
+from bpfleet.node_agent.replicas import Attempt, Replicas
 
 
 async def _cancelled_while_woken(rounds: int) -> bool:
     replicas = Replicas(Agent("a1", call_ns=0), churn_share=0.5)
     # A step that is due in a minute makes the pump wait with a timeout.
-    replicas._due.append((time.monotonic() + 60, Key("later-0", "n1"), cast(Replica, None)))
+    replicas._due.append((time.monotonic() + 60, 0, cast(Attempt, None)))
     pump = asyncio.create_task(replicas.pump())
     for _ in range(rounds):
         await asyncio.sleep(0)

@@ -26,7 +26,7 @@ TYPES = (
 def hosted(profile: str) -> HostedNode:
     shape = NodeShape(profile=profile_named(profile), ram_bytes=1 << 30, possible_cpus=2, seed=3)
     node = HostedNode("n1", shape, call_ns=1000, dirty=set())
-    kernel = node.kernel
+    kernel = node.wake()
     kernel.mkdir("/pods")
     kernel.mkdir("/pods/one")
     kernel.write_file("/pods/one", "memory.max", "16M")
@@ -64,27 +64,27 @@ def test_a_node_that_slept_between_calls_does_what_one_that_did_not_does(profile
         assert sleepy.asleep
         assert sleepy.used_bytes == awake.used_bytes
         assert sleepy.bpf_charged_by_class == awake.bpf_charged_by_class
-        assert work(sleepy.kernel, start) == work(awake.kernel, start)
-        sleepy.kernel.check()
+        assert work(sleepy.wake(), start) == work(awake.wake(), start)
+        sleepy.wake().check()
     for node in (awake, sleepy):
-        for task in list(node.kernel.tasks()):
-            node.kernel.kill(task.pid)
-        node.kernel.run_deferred()
-        node.kernel.check()
-    assert sleepy.kernel.ledger() == awake.kernel.ledger()
+        for task in list(node.wake().tasks()):
+            node.wake().kill(task.pid)
+        node.wake().run_deferred()
+        node.wake().check()
+    assert sleepy.wake().ledger() == awake.wake().ledger()
 
 
 def test_a_sleeping_node_takes_a_few_kib():
     node = hosted("6.12")
-    task = node.kernel.tasks()[0]
+    task = node.wake().tasks()[0]
     for _ in range(10):
-        node.kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 64))
-    assert 0 < len(freeze(node.kernel)) < 8 << 10
+        node.wake().bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 64))
+    assert 0 < len(freeze(node.wake())) < 8 << 10
 
 
 def test_deferred_work_many_elements_watchers_and_a_crash_keep_a_node_awake():
     node = hosted("6.12")
-    kernel, task = node.kernel, node.kernel.tasks()[0]
+    kernel, task = node.wake(), node.wake().tasks()[0]
     fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1)).fd
     kernel.close(task.pid, fd)
     assert not node.fall_asleep()
@@ -98,7 +98,7 @@ def test_deferred_work_many_elements_watchers_and_a_crash_keep_a_node_awake():
     assert not node.fall_asleep()
     kernel.bpf.map_delete_batch(task, fd, keys, ELEMENTS_MAX + 1)
     assert node.fall_asleep()
-    node.kernel.crash("it was asked to")
+    node.wake().crash("it was asked to")
     assert not node.fall_asleep()
     assert node.crash_message == "it was asked to"
 
@@ -110,6 +110,6 @@ def test_a_node_where_nothing_was_started_stays_awake():
 
 def test_what_nodes_share_is_shared_again_after_sleep():
     node = hosted("6.12")
-    kernel = thaw(freeze(node.kernel), node.shape.profile)
-    assert kernel.profile is node.kernel.profile
-    assert kernel.tasks()[0].caps is node.kernel.tasks()[0].caps
+    kernel = thaw(freeze(node.wake()), node.shape.profile)
+    assert kernel.profile is node.wake().profile
+    assert kernel.tasks()[0].caps is node.wake().tasks()[0].caps

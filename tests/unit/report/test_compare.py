@@ -7,7 +7,7 @@ from sample_fleet import small_scenario
 
 from bpfleet.report.compare import Comparison, ModelTotals, compare
 from bpfleet.report.results import Divergence, as_plain
-from bpfleet.workload.spec import Phase
+from bpfleet.workload.phase import Phase
 
 MODELS = ("5.10", "5.11", "6.12", "6.12:nobpf")
 
@@ -105,7 +105,7 @@ def test_starts_and_restarts_are_told_apart(result: Comparison) -> None:
     on_large = next(r for r in falco if r.name == "falco-2")
     assert (on_small.first_start, dict(on_small.later_starts)) == ("ok", {"ok": 1})
     assert on_large.first_start == "ENOMEM"
-    assert on_large.phase is Phase.CRASH_LOOP
+    assert on_large.phase is Phase.BACK_OFF
 
 
 def test_charges_over_time_are_sampled_after_every_step(result: Comparison) -> None:

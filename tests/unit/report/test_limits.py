@@ -8,8 +8,9 @@ from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.limits import PARTS, LimitTask, advice_data, advise, advise_all
 from bpfleet.runtime import ReplicaRun
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.resolve import resolve
-from bpfleet.workload.spec import NodeShape, Phase
+from bpfleet.workload.spec import NodeShape
 
 MIB = 1 << 20
 SHAPE = NodeShape(possible_cpus=4, ram_bytes=8 << 30)

@@ -37,7 +37,7 @@ def test_csv_has_one_line_per_replica_and_model(result: Comparison) -> None:
     first = rows[0]
     assert first["model"] == "5.10"
     assert int(first["ram_bytes"]) == 8 << 30
-    assert {row["phase"] for row in rows} >= {"Running", "CrashLoopBackOff"}
+    assert {row["phase"] for row in rows} >= {"RUNNING", "BACK_OFF"}
 
 
 def test_markdown_is_a_table_with_causes_and_the_way_to_repeat_it(result: Comparison) -> None:

@@ -14,7 +14,8 @@ from bpfleet.kernel import profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime import ReplicaRun
 from bpfleet.workload.catalogue import inventory_for
-from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec, WorkloadSpec
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
 
 MIB = 1 << 20
 ROUNDING_MIB = 0.75

@@ -8,7 +8,8 @@ from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.runtime import ReplicaRun
-from bpfleet.workload.spec import Churn, Inventory, MapDeclaration, Phase
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import Churn, Inventory, MapDeclaration
 
 MODELS = ["5.10", "seed-v5", "5.11", "6.1", "6.12", "6.12:nobpf"]
 
@@ -94,7 +95,7 @@ def test_updates_refused_at_the_limit_are_counted_and_survived() -> None:
     run = started(boot("6.12"), inventory=app, memory_limit_bytes=3 * MIB)
     for _ in range(5):
         run.step()
-    assert run.running
+    assert run.settle()
     assert run.outcomes["MAP_UPDATE_ELEM", "ENOMEM", "MEMCG_LIMIT_EXCEEDED"] > 0
 
 
@@ -104,7 +105,7 @@ def test_kernels_that_force_element_charges_overshoot_the_limit_instead() -> Non
     run = started(kernel, inventory=app, memory_limit_bytes=3 * MIB)
     for _ in range(5):
         run.step()
-    assert run.running
+    assert run.settle()
     assert not any(errno == "ENOMEM" for _, errno, _ in run.outcomes)
     assert kernel.cgroup(run.cgroup).memcg.usage_bytes > 3 * MIB
 
@@ -155,7 +156,7 @@ def test_a_process_killed_from_outside_is_noticed_and_is_no_oom_kill() -> None:
     run = started(kernel)
     assert run.task is not None
     kernel.kill(run.task.pid)
-    assert not run.running
+    assert not run.settle()
     assert run.exit_code == 137
     assert run.failure is not None
     assert not run.failure.oom_killed

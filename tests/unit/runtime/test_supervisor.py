@@ -5,8 +5,9 @@ from sample_replicas import APP, MIB, TABLE, boot, replica
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.runtime.supervisor import BACKOFF_FIRST_NS, BACKOFF_MAX_NS, Supervisor
-from bpfleet.workload.spec import Phase, RestartPolicy
+from bpfleet.runtime.supervisor import KUBELET_BACK_OFF, Supervisor
+from bpfleet.workload.phase import Phase
+from bpfleet.workload.spec import RestartPolicy
 
 
 def failing(kernel: Kernel, **fields: object) -> Supervisor:
@@ -24,8 +25,8 @@ def test_a_failed_start_is_repeated_with_growing_pauses_up_to_five_minutes() -> 
         assert supervisor.restart_at_ns is not None
         pauses.append(supervisor.restart_at_ns - kernel.now_ns)
         kernel.advance(pauses[-1])
-    assert pauses == [min(BACKOFF_FIRST_NS << n, BACKOFF_MAX_NS) for n in range(8)]
-    assert supervisor.status().phase is Phase.CRASH_LOOP
+    assert pauses == [min(KUBELET_BACK_OFF.first << n, KUBELET_BACK_OFF.longest) for n in range(8)]
+    assert supervisor.status().phase is Phase.BACK_OFF
     assert supervisor.starts == 8
     assert supervisor.refused() == {"MAP_CREATE EPERM RLIMIT_MEMLOCK_EXCEEDED": 8}
 
@@ -34,7 +35,7 @@ def test_nothing_happens_before_the_pause_is_over() -> None:
     kernel = boot("5.10")
     supervisor = failing(kernel)
     supervisor.start()
-    kernel.advance(BACKOFF_FIRST_NS - 1)
+    kernel.advance(KUBELET_BACK_OFF.first - 1)
     supervisor.start()
     assert supervisor.starts == 1
 
@@ -56,9 +57,9 @@ def test_a_long_run_forgets_earlier_failures() -> None:
         assert supervisor.run.task is not None
         kernel.advance(601_000_000_000)
         kernel.kill(supervisor.run.task.pid)
-        assert not supervisor.running
-        assert supervisor.restart_at_ns == kernel.now_ns + BACKOFF_FIRST_NS
-        kernel.advance(BACKOFF_FIRST_NS)
+        assert not supervisor.settle()
+        assert supervisor.restart_at_ns == kernel.now_ns + KUBELET_BACK_OFF.first
+        kernel.advance(KUBELET_BACK_OFF.first)
     assert supervisor.starts == 3
 
 
@@ -95,7 +96,7 @@ def test_a_restart_after_a_crash_stays_in_its_cgroup() -> None:
     kernel = boot("5.10")
     supervisor = failing(kernel)
     supervisor.start()
-    kernel.advance(BACKOFF_FIRST_NS)
+    kernel.advance(KUBELET_BACK_OFF.first)
     run = supervisor.begin()
     assert run.cgroup == "/workloads/web-0"
 

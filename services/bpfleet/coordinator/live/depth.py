@@ -7,6 +7,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
 from bpfleet.fleet.errors import FleetError, Refused
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.fleet.state import FleetState
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
@@ -31,14 +32,18 @@ async def node_in_depth(
     node = state.tables.nodes.get(name)
     agent = state.tables.agents.get(node.agent) if node is not None else None
     if node is None or agent is None:
-        raise FleetError(Refused.NOT_FOUND, "NODE_UNKNOWN", f"no node {name!r}", node=name)
+        raise FleetError(
+            Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, f"no node {name!r}", node=name
+        )
     channel = aio_channel(options(agent.address))
     try:
         told = await _ask(channel, f"nodes/{name}")
     except aio.AioRpcError as error:
         reason = decode_rpc_error(error).message
         text = f"agent {agent.name!r} of node {name!r} does not answer: {reason}"
-        raise FleetError(Refused.UNAVAILABLE, "AGENT_UNREACHABLE", text, node=name) from None
+        raise FleetError(
+            Refused.UNAVAILABLE, ControlReason.AGENT_UNREACHABLE, text, node=name
+        ) from None
     finally:
         await channel.close()
     told["replicas"] = [

@@ -17,6 +17,7 @@ from bpfleet.coordinator.live.depth import node_in_depth
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.frames import Row, fleet_rows, frame
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.server import ListenError, parse_address
 
@@ -105,7 +106,7 @@ class LivePage:
         """One JSON object a line: first the whole fleet, then what changed, about once a second."""
         if self._readers >= READERS_MAX:
             text = f"{READERS_MAX} readers are connected; close one"
-            raise FleetError(Refused.UNAVAILABLE, "TOO_MANY_READERS", text)
+            raise FleetError(Refused.UNAVAILABLE, ControlReason.TOO_MANY_READERS, text)
         first = self._fleet()
         response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "application/x-ndjson"})
         self._readers += 1

@@ -15,11 +15,12 @@ from bpfleet.abi.bpf import (
     ProgType,
 )
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel.bpf.maps.base import OpContext, refuse
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.cgroup_storage import CgroupStorageMap
 from bpfleet.kernel.bpf.prog import Programs, RunResult
 from bpfleet.kernel.bpf.prog_types import CGROUP_PROG_OF, EXACT_ATTACH
 from bpfleet.kernel.bpf.program import BpfProg, prog_of, prog_of_type
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Owner

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from bpfleet.abi.bpf import BPF_F_LOCK
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import Address, UserBytes
-from bpfleet.kernel.bpf.maps.base import BpfMap, OpContext, check_value_lock, refuse
+from bpfleet.kernel.bpf.host import OpContext
+from bpfleet.kernel.bpf.maps.base import BpfMap, check_value_lock
 from bpfleet.kernel.bpf.maps.hash import HashTable
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
 
 

@@ -9,7 +9,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import AllocKind, AllocSize, Block, Memory, Owner
-from bpfleet.kernel.mm.slab import OBJCG_POINTER_BYTES
+from bpfleet.kernel.mm.sizes import OBJCG_POINTER_BYTES
 from bpfleet.kernel.proc.task import Task
 
 NAME_MAX: Final = 255

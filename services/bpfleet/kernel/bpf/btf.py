@@ -11,7 +11,8 @@ from typing import Final, final
 from bpfleet.abi.bpf import F_RDONLY_PROG, F_WRONLY_PROG, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import BpfMap, refuse
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Owner
 from bpfleet.kernel.proc.fdtable import FileTable

@@ -5,12 +5,12 @@ from enum import IntEnum
 from typing import Final
 
 from bpfleet.abi.limits import U32_MAX
+from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.profile import KernelProfile
 
-LARGEST_COST_BYTES: Final = (
-    U32_MAX - 4096
-)  # a precharge of this or more does not fit [bpf_map_charge_init]
+# A precharge of this or more does not fit [bpf_map_charge_init].
+LARGEST_COST_BYTES: Final = U32_MAX - 4096
 
 
 class How(IntEnum):
@@ -27,6 +27,16 @@ class How(IntEnum):
     MEM_ALLOC_PERCPU = 8  # the same, per-CPU instance: a 16-byte header and the per-CPU value
     KMALLOC_UNCHARGED = 9
     PERCPU_UNCHARGED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """A map to be made: effective attributes, and on what. ``perfmon``: the creator has CAP_PERFMON."""
+
+    attr: MapAttr
+    profile: KernelProfile
+    possible_cpus: int
+    perfmon: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,6 @@ class CostPlan:
     allocations: tuple[Allocation, ...]
     precharge_at: int = 0
     per_element: tuple[Allocation, ...] = ()
-
-
-NO_ESTIMATE: Final = 0
 
 
 def struct_how(profile: KernelProfile) -> How:

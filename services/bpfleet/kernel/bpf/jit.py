@@ -3,7 +3,7 @@
 from typing import Final, final
 
 from bpfleet.abi.limits import PAGE_SIZE
-from bpfleet.kernel.bpf.maps.base import Host
+from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.units import round_up
 

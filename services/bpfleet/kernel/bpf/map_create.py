@@ -16,8 +16,11 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting, Charge
 from bpfleet.kernel.bpf.attr import MAP_EXTRA_OFFSET, NUMA_NO_NODE, MapAttr
 from bpfleet.kernel.bpf.cost import CostPlan
-from bpfleet.kernel.bpf.maps.base import AllocSite, BpfMap, Host, refuse
+from bpfleet.kernel.bpf.host import Host
+from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.registry import CAP_BPF_TYPES, CAP_NET_ADMIN_TYPES, MAP_CLASSES
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile

@@ -9,8 +9,10 @@ from typing import Final, final
 from bpfleet.abi.bpf import F_MMAPABLE, F_RDONLY_PROG, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.arena import RANGE_MAX_BYTES, ArenaMap
-from bpfleet.kernel.bpf.maps.base import BpfMap, OpContext, refuse, unsupported
+from bpfleet.kernel.bpf.maps.base import BpfMap, unsupported
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Block, Memory, Owner

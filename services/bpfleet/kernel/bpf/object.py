@@ -5,7 +5,8 @@ from typing import Final, Generic, TypeVar, final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
-from bpfleet.kernel.bpf.maps.base import RCU_GRACE_NS, BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.proc.file import File

@@ -10,14 +10,16 @@ from bpfleet.kernel.bpf.attach import Attachments
 from bpfleet.kernel.bpf.bpffs import BpfFs, Pinnable
 from bpfleet.kernel.bpf.btf import BtfTable, BtfType
 from bpfleet.kernel.bpf.command import Boundary, Cost, Created, command, system_call
+from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.info import MapInfo, map_info
 from bpfleet.kernel.bpf.map_create import check_unprivileged
-from bpfleet.kernel.bpf.maps.base import BpfMap, Host, refuse
+from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.local_storage import destroy_storage
 from bpfleet.kernel.bpf.mmap import PROT_READ, Mappings
 from bpfleet.kernel.bpf.object import MapTable, map_file
 from bpfleet.kernel.bpf.prog import ProgInfo, Programs, RunResult
 from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, prog_of
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memcg import ObjCgroup

@@ -9,13 +9,17 @@ from typing import Final
 from bpfleet.abi.bpf import MapType
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES, Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.map_create import class_of
-from bpfleet.kernel.bpf.maps.base import footprint_bytes, user_value_size
+from bpfleet.kernel.bpf.maps.base import BpfMap, footprint_bytes, user_value_size
 from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES, prefill_count, watermarks
-from bpfleet.kernel.mm.percpu import percpu_bytes, percpu_charge_bytes
-from bpfleet.kernel.mm.slab import kmalloc_bytes, kmalloc_charge_bytes
-from bpfleet.kernel.mm.vmalloc import vmalloc_bytes
+from bpfleet.kernel.mm.sizes import (
+    kmalloc_bytes,
+    kmalloc_charge_bytes,
+    percpu_bytes,
+    percpu_charge_bytes,
+    vmalloc_bytes,
+)
 from bpfleet.kernel.profile import KernelProfile, Memlock
 from bpfleet.kernel.units import bytes_of, pages_for
 
@@ -83,21 +87,18 @@ class MapCost:
     full: Charges
 
 
-def plan_map(
-    attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-) -> CostPlan:
-    """The type's plan for ``attr``. Raises KernelError(EINVAL) where the kernel has no such type.
-
-    Attributes are not checked; ``perfmon`` False is a creator without CAP_PERFMON.
-    """
+def plan_map(attr: MapAttr, profile: KernelProfile, possible_cpus: int) -> CostPlan:
+    """The type's plan for unchecked attributes. Raises KernelError(EINVAL) where the kernel lacks the type."""
     cls = class_of(attr.map_type, profile)
-    return cls.plan(cls.effective(attr, possible_cpus), profile, possible_cpus, perfmon=perfmon)
+    return cls.plan(Creation(cls.effective(attr, possible_cpus), profile, possible_cpus))
 
 
 def map_cost(
     attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
 ) -> MapCost:
-    """All numbers of a map. Raises KernelError(EINVAL) where the kernel has no such type.
+    """All numbers of a map; ``perfmon`` False is a creator without CAP_PERFMON.
+
+    Raises KernelError(EINVAL) where the kernel lacks the type.
 
     >>> from bpfleet.kernel.profile import PROFILES
     >>> cost = map_cost(MapAttr(MapType.HASH, 8, 8, 1000, 1), PROFILES["6.1"], 8)
@@ -106,7 +107,8 @@ def map_cost(
     """
     cls = class_of(attr.map_type, profile)
     attr = cls.effective(attr, possible_cpus)
-    plan = cls.plan(attr, profile, possible_cpus, perfmon=perfmon)
+    creation = Creation(attr, profile, possible_cpus, perfmon)
+    plan = cls.plan(creation)
     created = element = filled = Charges()
     for allocation in plan.allocations:
         created += _charge(allocation, profile, possible_cpus, at_creation=True)
@@ -118,28 +120,16 @@ def map_cost(
         profile=profile.name,
         entries=attr.max_entries,
         precharge_bytes=bytes_of(pages_for(plan.estimate_bytes)),
-        memlock_bytes=memlock_line(attr, profile, possible_cpus, 0, perfmon=perfmon),
-        memlock_full_bytes=memlock_line(
-            attr, profile, possible_cpus, attr.max_entries, perfmon=perfmon
-        ),
+        memlock_bytes=_memlock(cls, creation, 0),
+        memlock_full_bytes=_memlock(cls, creation, attr.max_entries),
         created=created,
         per_element=element,
         full=created + filled,
     )
 
 
-def fits_precharge(plan: CostPlan) -> bool:
-    """Whether the estimate fits the 32-bit precharge of 5.10 (E2BIG otherwise)."""
-    return plan.estimate_bytes < LARGEST_COST_BYTES
-
-
 def memlock_line(
-    attr: MapAttr,
-    profile: KernelProfile,
-    possible_cpus: int,
-    entries: int = 0,
-    *,
-    perfmon: bool = True,
+    attr: MapAttr, profile: KernelProfile, possible_cpus: int, entries: int = 0
 ) -> int:
     """The memlock line of fdinfo and bpftool with ``entries`` elements in the map.
 
@@ -149,10 +139,15 @@ def memlock_line(
     [17829888, 9437184, 17826944]
     """
     cls = class_of(attr.map_type, profile)
-    attr = cls.effective(attr, possible_cpus)
+    return _memlock(
+        cls, Creation(cls.effective(attr, possible_cpus), profile, possible_cpus), entries
+    )
+
+
+def _memlock(cls: type[BpfMap], creation: Creation, entries: int) -> int:
+    attr, profile, possible_cpus = creation.attr, creation.profile, creation.possible_cpus
     if profile.memlock is Memlock.CHARGED:
-        plan = cls.plan(attr, profile, possible_cpus, perfmon=perfmon)
-        return bytes_of(pages_for(plan.estimate_bytes))
+        return bytes_of(pages_for(cls.plan(creation).estimate_bytes))
     if profile.memlock is Memlock.FOOTPRINT:
         value_size = user_value_size(cls, attr, possible_cpus)
         return footprint_bytes(attr.key_size, value_size, attr.max_entries)

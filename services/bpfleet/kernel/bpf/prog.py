@@ -13,15 +13,9 @@ from bpfleet.abi.bpf import BPF_OBJ_NAME_LEN, F_NO_PREALLOC, MapType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jit import JitBudget, jited_estimate_bytes
-from bpfleet.kernel.bpf.maps.base import (
-    RCU_GRACE_NS,
-    WORK_ITEM_NS,
-    BpfMap,
-    Host,
-    OpContext,
-    refuse,
-)
+from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.cgroup_storage import CgroupStorageMap
 from bpfleet.kernel.bpf.object import IdTable
 from bpfleet.kernel.bpf.prog_types import (
@@ -30,6 +24,8 @@ from bpfleet.kernel.bpf.prog_types import (
     fixed_attach_type,
 )
 from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, ProgOp, prog_of
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.deferred import RCU_GRACE_NS, WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm import gfp as GFP

@@ -18,6 +18,8 @@ from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
 from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.btf import check_map_btf
 from bpfleet.kernel.bpf.command import Cost, Created, Taken, command
+from bpfleet.kernel.bpf.cost import Creation
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.info import MapInfo, map_info
 from bpfleet.kernel.bpf.map_create import (
     allocate,
@@ -26,15 +28,7 @@ from bpfleet.kernel.bpf.map_create import (
     check_unprivileged,
     without_token,
 )
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    check_value_lock,
-    refuse,
-    unsupported,
-)
+from bpfleet.kernel.bpf.maps.base import BpfMap, check_value_lock, unsupported
 from bpfleet.kernel.bpf.maps.bloom_filter import BloomFilterMap
 from bpfleet.kernel.bpf.maps.queue_stack import QueueStackMap
 from bpfleet.kernel.bpf.object_syscall import (
@@ -43,6 +37,8 @@ from bpfleet.kernel.bpf.object_syscall import (
     access_of,
     require_sys_admin,
 )
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.memory import Memory, Owner
@@ -104,7 +100,7 @@ class BpfSyscalls(ObjectSyscalls):
     def _allocate(self, task: Task, attr: MapAttr, cls: type[BpfMap]) -> BpfMap:
         host, profile = self.host, self.host.profile
         attr = cls.effective(attr, host.possible_cpus)
-        plan = cls.plan(attr, profile, host.possible_cpus, perfmon=task.perfmon_capable())
+        plan = cls.plan(Creation(attr, profile, host.possible_cpus, task.perfmon_capable()))
         owner = Owner("map", 0, attr.map_name)
         site = AllocSite(self.memory, self.accounting, profile, owner, self.timeline)
         holder = f"map {self.map_table.ids.next_id}"

@@ -14,14 +14,15 @@ from bpfleet.kernel.mm.faults import Faults
 from bpfleet.kernel.mm.memcg import ObjCgroup, Stat
 from bpfleet.kernel.mm.memcontrol import MemoryController
 from bpfleet.kernel.mm.page_alloc import NodeMemory
-from bpfleet.kernel.mm.percpu import percpu_bytes, percpu_charge_bytes
-from bpfleet.kernel.mm.slab import (
+from bpfleet.kernel.mm.sizes import (
     KMALLOC_LARGEST_CLASS,
     OBJCG_POINTER_BYTES,
     kmalloc_bytes,
     kmalloc_charge_bytes,
+    percpu_bytes,
+    percpu_charge_bytes,
+    vmalloc_bytes,
 )
-from bpfleet.kernel.mm.vmalloc import vmalloc_bytes
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import bytes_of
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bpfleet.launcher.survey import Survey
+from bpfleet.workload.phase import Phase
 
 __all__ = ["Acknowledged", "Check", "check_all"]
 
 _SHOWN: Final = 3
 # Where a replica should be with an agent: in these phases and no others.
-_PLACED: Final = frozenset({"ASSIGNED", "RUNNING", "STOPPING"})
-_ENDED: Final = frozenset({"STOPPED", "FAILED", "SUCCEEDED"})
+_PLACED: Final = frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.STOPPING})
+_ENDED: Final = frozenset({Phase.STOPPED, Phase.FAILED, Phase.SUCCEEDED})
 
 
 @dataclass(slots=True)
@@ -71,17 +72,19 @@ def _acknowledged_is_visible(survey: Survey, told: Acknowledged) -> _Findings:
 
 
 def _no_replica_lost(survey: Survey, told: Acknowledged) -> _Findings:
-    counts = Counter(replica.workload for replica in survey.booked if replica.phase != "STOPPING")
+    counts = Counter(
+        replica.workload for replica in survey.booked if replica.phase != Phase.STOPPING
+    )
     problems = [
         f"{name} wants {wanted} replicas and has {counts[name]}"
         for name, wanted in sorted(survey.workloads.items())
         if counts[name] != wanted
     ]
-    at_agents = {(each.replica, each.node) for each in survey.running if each.state not in _ENDED}
+    at_agents = {(each.replica, each.node) for each in survey.running if each.phase not in _ENDED}
     problems += [
         f"{each.replica} runs on {each.node} by the books, and does not"
         for each in survey.booked
-        if each.phase == "RUNNING" and (each.replica, each.node) not in at_agents
+        if each.phase == Phase.RUNNING and (each.replica, each.node) not in at_agents
     ]
     return problems, f"{len(survey.booked)} replicas of {len(survey.workloads)} workloads"
 
@@ -89,7 +92,7 @@ def _no_replica_lost(survey: Survey, told: Acknowledged) -> _Findings:
 def _no_replica_doubled(survey: Survey, told: Acknowledged) -> _Findings:
     places = defaultdict(list)
     for each in survey.running:
-        if each.state not in _ENDED:
+        if each.phase not in _ENDED:
             places[each.replica].append(each.node)
     problems = [
         f"{replica} runs on {' and '.join(sorted(nodes))}"

@@ -25,9 +25,10 @@ from bpfleet.runtime.probes import LIBRARIES, prepare_memlock
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.verbs import table as verbs
 from bpfleet.verbs.stage import Run, Stage, answer_of, numbered_key, run_of
+from bpfleet.workload.phase import Phase
 from bpfleet.workload.quantity import parse_bytes, parse_limit
 from bpfleet.workload.resolve import inventory_of
-from bpfleet.workload.spec import NodeShape, Phase, ReplicaSpec, WorkloadSpec
+from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
 
 Plain = Any  # a value TOML can hold
 Step = Mapping[str, Plain]

@@ -8,7 +8,8 @@ import pytest
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType, map_type_from_name
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.plan import cached_objects, fits_precharge, map_cost, plan_map
+from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES
+from bpfleet.kernel.bpf.plan import cached_objects, map_cost, plan_map
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.profile import PROFILES, profile_named
 from tests.kernels import ALL, MEMCG, boot
@@ -161,10 +162,9 @@ def test_a_type_the_kernel_does_not_have_is_refused():
 
 def test_four_gigabytes_of_estimate_do_not_fit_the_precharge():
     largest = MapAttr(MapType.LPM_TRIE, 5, 1, 102261020, 1)
-    assert fits_precharge(plan_map(largest, PROFILES["5.10"], 4))
-    assert not fits_precharge(
-        plan_map(MapAttr(MapType.LPM_TRIE, 5, 1, 102261021, 1), PROFILES["5.10"], 4)
-    )
+    assert plan_map(largest, PROFILES["5.10"], 4).estimate_bytes < LARGEST_COST_BYTES
+    one_more = MapAttr(MapType.LPM_TRIE, 5, 1, 102261021, 1)
+    assert plan_map(one_more, PROFILES["5.10"], 4).estimate_bytes >= LARGEST_COST_BYTES
 
 
 @pytest.mark.parametrize("unit", [72, 264, 1064, 4096, 8192])

@@ -1,6 +1,6 @@
 """What every accountant offers, and the record of a precharge."""
 
-from typing import Final, Protocol, final
+from typing import Final, final
 
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
 from bpfleet.kernel.proc.task import Task
@@ -25,11 +25,12 @@ class Charge:
 NO_CHARGE: Final = Charge(None, 0, "")
 
 
-class BpfAccounting(Protocol):
-    """Decides who pays for BPF memory, and who may not have any more."""
+class BpfAccounting:
+    """Decides who pays for BPF memory, and who may not have any more. By itself: nobody, and everybody may."""
 
     def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
         """Asks for ``size_bytes`` before anything is allocated. Raises EPERM or E2BIG where the model refuses."""
+        return NO_CHARGE
 
     def grow(self, charge: Charge, task: Task, pages: int) -> None:
         """Adds ``pages`` to a charge, against the limit of ``task``. Raises EPERM."""
@@ -42,17 +43,22 @@ class BpfAccounting(Protocol):
 
     def current_payer(self, task: Task) -> ObjCgroup | None:
         """Who pays for what the current task allocates for BPF (map areas, program images)."""
+        return None
 
     def creation_helper_payer(self, task: Task) -> ObjCgroup | None:
         """Who pays for helper allocations while the map is being created and has no owner record yet."""
+        return None
 
     def pin_payer(self, root: ObjCgroup) -> ObjCgroup | None:
         """Who takes an object's charges over when it is pinned; None: whoever has them. ``root`` is never limited."""
+        return None
 
     def reopen_payer(self, task: Task) -> ObjCgroup | None:
         """Who takes an object's charges over when ``task`` opens its pin; None: whoever has them."""
+        return None
 
     def element_payer(
         self, creator: ObjCgroup | None, updater: ObjCgroup | None, *, in_interrupt: bool
     ) -> ObjCgroup | None:
         """Who pays for what a map allocates after its creation."""
+        return None

@@ -2,32 +2,19 @@
 
 from typing import Final, final
 
-from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
+from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.mm.memcontrol import ObjCgroup
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile, Payer
 
 
 @final
-class MemcgAccounting:
-    """No precharge and no EPERM. The payer follows the profile's policy."""
+class MemcgAccounting(BpfAccounting):
+    """No precharge and no EPERM: blocks uncharge themselves. The payer follows the profile's policy."""
 
     def __init__(self, profile: KernelProfile) -> None:
         self._creation_helpers_charged: Final = profile.creation_percpu_charged
         self._payer: Final = profile.payer
-
-    def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
-        """Always admits: nothing is charged before it is allocated."""
-        return NO_CHARGE
-
-    def grow(self, charge: Charge, task: Task, pages: int) -> None:
-        """Nothing to do."""
-
-    def shrink(self, charge: Charge, pages: int) -> None:
-        """Nothing to do."""
-
-    def release(self, charge: Charge) -> None:
-        """Nothing to do: blocks uncharge themselves."""
 
     def current_payer(self, task: Task) -> ObjCgroup | None:
         """The calling task's objcg."""

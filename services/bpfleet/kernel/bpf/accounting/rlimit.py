@@ -3,18 +3,20 @@
 from typing import final
 
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel.bpf.accounting.base import Charge
+from bpfleet.kernel.bpf.accounting.base import BpfAccounting, Charge
 from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES
 from bpfleet.kernel.errors import KernelError, Reason
-from bpfleet.kernel.mm.memcontrol import ObjCgroup
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User
 from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for
 
 
 @final
-class RlimitAccounting:
-    """Counts pages on the real uid's user_struct against the acting task's soft RLIMIT_MEMLOCK. No capability helps."""
+class RlimitAccounting(BpfAccounting):
+    """Counts pages on the real uid's user_struct against the acting task's soft RLIMIT_MEMLOCK. No capability helps.
+
+    The whole map is paid for at creation; memory cgroups are charged for nothing.
+    """
 
     def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
         """bpf_map_charge_init. Raises E2BIG from 4294963199 bytes, EPERM over the limit."""
@@ -47,28 +49,6 @@ class RlimitAccounting:
         if charge.user is not None and charge.pages:
             charge.user.drop(charge.holder, charge.pages)
         charge.pages = 0
-
-    def current_payer(self, task: Task) -> ObjCgroup | None:
-        """Nobody: BPF memory is not accounted to cgroups."""
-        return None
-
-    def creation_helper_payer(self, task: Task) -> ObjCgroup | None:
-        """Nobody."""
-        return None
-
-    def pin_payer(self, root: ObjCgroup) -> ObjCgroup | None:
-        """Nothing moves."""
-        return None
-
-    def reopen_payer(self, task: Task) -> ObjCgroup | None:
-        """Nothing moves."""
-        return None
-
-    def element_payer(
-        self, creator: ObjCgroup | None, updater: ObjCgroup | None, *, in_interrupt: bool
-    ) -> ObjCgroup | None:
-        """Nobody: the whole map was paid for at creation."""
-        return None
 
 
 def _charge(user: User, task: Task, pages: int, holder: str) -> None:

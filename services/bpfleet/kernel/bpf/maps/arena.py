@@ -11,8 +11,11 @@ from bpfleet.abi.bpf import F_MMAPABLE, F_NO_USER_CONV, F_SEGV_ON_FAULT
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.maps.base import AllocSite, BpfMap, Host, OpContext, refuse
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
@@ -48,15 +51,15 @@ class ArenaMap(BpfMap):
             raise refuse(Errno.ERANGE, "the user range crosses a 4 GiB boundary")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct; pages at first touch.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> ArenaMap.plan(MapAttr(33, max_entries=100, map_flags=1024), PROFILES["6.12"], 2).allocations[0].size_bytes
+        >>> creation = Creation(MapAttr(33, max_entries=100, map_flags=1024), PROFILES["6.12"], 2)
+        >>> ArenaMap.plan(creation).allocations[0].size_bytes
         336
         """
+        profile = creation.profile
         return CostPlan(
             0,
             (Allocation("bpf_arena", struct_how(profile), profile.structs.bpf_arena),),

@@ -26,19 +26,12 @@ from bpfleet.abi.bpf import (
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE, PCPU_MIN_UNIT_SIZE, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.maps.base import (
-    BATCH_LOOKUP_UPDATE,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    check_value_lock,
-    key_exists,
-    refuse,
-    zeroes,
-)
-from bpfleet.kernel.bpf.maps.slots import empty_slot, next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import BATCH_LOOKUP_UPDATE, BpfMap, check_value_lock, zeroes
+from bpfleet.kernel.bpf.maps.slot import empty_slot, next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.refusals import key_exists, refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
@@ -69,11 +62,10 @@ class ArrayMap(BpfMap):
         check_slots(attr, task)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """One area; see `array_bytes`."""
-        size = array_bytes(attr, profile, slots(attr.max_entries, perfmon=perfmon))
+        attr, profile = creation.attr, creation.profile
+        size = array_bytes(attr, profile, slots(attr.max_entries, perfmon=creation.perfmon))
         how = How.AREA_MMAPABLE if attr.map_flags & F_MMAPABLE else How.AREA
         return CostPlan(size, (Allocation("array", how, size),))
 

@@ -2,248 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import ClassVar, Final, Protocol, final
+from typing import ClassVar, Final, Protocol
 
 from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, Cmd, MapType
 from bpfleet.abi.errno import Errno
-from bpfleet.kernel import deferred
-from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, BpfAccounting, Charge
+from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.memalloc import BpfMemAlloc
+from bpfleet.kernel.bpf.cost import CostPlan, Creation
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
+from bpfleet.kernel.deferred import WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
-from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.current import KernelContext
-from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup
-from bpfleet.kernel.mm.memory import Account, AllocKind, AllocSize, Block, Memory, Owner
 from bpfleet.kernel.proc.file import File
-from bpfleet.kernel.proc.sockets import Inode
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile, Memlock
-from bpfleet.kernel.timeline import Timeline
 from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for, round_up_8
-
-RCU_GRACE_NS: Final = deferred.RCU_GRACE_NS
-WORK_ITEM_NS: Final = deferred.WORK_ITEM_NS
 
 BATCH_NONE: Final[frozenset[Cmd]] = frozenset()
 BATCH_LOOKUP_UPDATE: Final = frozenset({Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_UPDATE_BATCH})
 BATCH_NO_LOOKUP_AND_DELETE: Final = BATCH_LOOKUP_UPDATE | {Cmd.MAP_DELETE_BATCH}
 BATCH_ALL: Final = BATCH_NO_LOOKUP_AND_DELETE | {Cmd.MAP_LOOKUP_AND_DELETE_BATCH}
-
-
-@final
-class Host:
-    """What map code may know of the node: the profile, its CPUs, its sysctls. No memory, no tasks.
-
-    ``late_refill``: bpf_mem_alloc caches are refilled only when a system call ends (memalloc.py).
-    """
-
-    __slots__ = (
-        "anon_inode",
-        "ifindexes",
-        "jit_always_on",
-        "jit_limit_bytes",
-        "late_refill",
-        "perf_event_max_stack",
-        "possible_cpus",
-        "profile",
-        "unprivileged_bpf_disabled",
-        "vmlinux_btf_parsed",
-    )
-
-    def __init__(self, profile: KernelProfile, possible_cpus: int) -> None:
-        self.profile: Final = profile
-        self.possible_cpus: Final = possible_cpus
-        self.perf_event_max_stack = 127
-        self.unprivileged_bpf_disabled = 2
-        self.jit_limit_bytes = profile.bpf_jit_limit_bytes
-        self.jit_always_on = profile.bpf_jit_always_on
-        self.late_refill = False
-        self.ifindexes = frozenset({1})  # network devices of the node: the loopback device
-        self.anon_inode: Final = Inode("anon_inode")  # all anonymous descriptors share it
-        self.vmlinux_btf_parsed = False  # the verifier parses it when it first runs
-
-
-@final
-class OpContext:
-    """Who runs a map operation: the task, and whether from a program in interrupt context.
-
-    ``from_prog`` operations see values, not user copies, and set LRU reference bits. ``map_file`` is the open file the
-    map was reached through, None for programs.
-    """
-
-    __slots__ = ("cpu", "from_prog", "in_interrupt", "map_file", "task")
-
-    def __init__(
-        self,
-        task: Task,
-        *,
-        from_prog: bool = False,
-        in_interrupt: bool = False,
-        map_file: File | None = None,
-    ) -> None:
-        self.task: Final = task
-        self.from_prog: Final = from_prog
-        self.in_interrupt: Final = in_interrupt
-        self.cpu: Final = task.cpu
-        self.map_file: Final = map_file
-
-
-@final
-class AllocSite:
-    """Where one map's memory comes from: executes its plan, then serves its elements.
-
-    ``creator`` is the owner record (map->objcg); None for a map made in the root cgroup. ``mem_allocs`` are the
-    map's bpf_mem_alloc instances in plan order.
-    """
-
-    __slots__ = (
-        "_pending",
-        "accounting",
-        "blocks",
-        "creator",
-        "mem_allocs",
-        "memory",
-        "owner",
-        "owner_memcg",
-        "profile",
-        "recorded",
-        "timeline",
-    )
-
-    def __init__(
-        self,
-        memory: Memory,
-        accounting: BpfAccounting,
-        profile: KernelProfile,
-        owner: Owner,
-        timeline: Timeline,
-    ) -> None:
-        self.memory: Final = memory
-        self.accounting: Final = accounting
-        self.profile: Final = profile
-        self.owner: Final = owner
-        self.timeline: Final = timeline
-        self.blocks: Final[list[Block]] = []
-        self.mem_allocs: tuple[BpfMemAlloc, ...] = ()
-        self.creator: ObjCgroup | None = None
-        self.owner_memcg: Memcg | None = (
-            None  # up to 5.19 the record is the memcg itself, kept alive by it
-        )
-        self.recorded = False
-        self._pending: dict[tuple[Account, AllocSize], int] | None = None
-
-    # -- creation ------------------------------------------------------------------------------------------------
-
-    def execute(self, allocation: Allocation, task: Task) -> None:
-        """Makes one allocation of the plan. Raises KernelError(ENOMEM); prefill failures are silent, as in Linux."""
-        memory, how, size = self.memory, allocation.how, allocation.size_bytes
-        payer = self._creation_payer(how, task)
-        if how is How.AREA:
-            for _ in range(allocation.count):
-                self.blocks.append(memory.area(size, payer, task, self.owner))
-        elif how is How.AREA_MMAPABLE:
-            gfp = GFP.GFP_KERNEL | GFP.RETRY_MAYFAIL | GFP.NOWARN
-            self.blocks.append(memory.vmalloc(size, gfp, payer, task, self.owner))
-        elif how is How.PAGES:
-            gfp = GFP.GFP_KERNEL | GFP.RETRY_MAYFAIL | GFP.NOWARN
-            block = memory.alloc_pages(allocation.count, gfp, payer, task, self.owner)
-            self.blocks.append(block)
-        elif how in (How.HELPER_PERCPU, How.PERCPU_UNCHARGED):
-            block = memory.alloc_percpu(
-                size, allocation.count, allocation.gfp, payer, task, self.owner
-            )
-            self.blocks.append(block)
-        elif how in (How.MEM_ALLOC, How.MEM_ALLOC_PERCPU):
-            self._make_mem_alloc(allocation, payer, task)
-        else:
-            for _ in range(allocation.count):
-                self.blocks.append(memory.kmalloc(size, allocation.gfp, payer, task, self.owner))
-
-    def _make_mem_alloc(self, allocation: Allocation, payer: ObjCgroup | None, task: Task) -> None:
-        caches = BpfMemAlloc(
-            self.memory,
-            self.timeline,
-            self.owner,
-            payer,
-            allocation.size_bytes,
-            percpu=allocation.how is How.MEM_ALLOC_PERCPU,
-        )
-        self.mem_allocs += (caches,)
-        caches.prefill(allocation.count // self.memory.possible_cpus, allocation.gfp, task)
-
-    def _creation_payer(self, how: How, task: Task) -> ObjCgroup | None:
-        if how in (How.HELPER_KMALLOC, How.HELPER_PERCPU):
-            return self.accounting.creation_helper_payer(task)
-        if how in (How.PAGES, How.KMALLOC_ACCOUNT):
-            return None if self.profile.is_rlimit else task.objcg
-        if how in (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED):
-            return None
-        return self.accounting.current_payer(task)
-
-    def record_creator(self, task: Task) -> None:
-        """Saves the owner record, after the map's body has been allocated [bpf_map_save_memcg]."""
-        self.creator = self.accounting.current_payer(task)
-        self.recorded = True
-        if self.creator is not None and not self.profile.map_holds_objcg:
-            self.owner_memcg = self.creator.memcg
-            self.owner_memcg.pins += 1
-
-    # -- elements ------------------------------------------------------------------------------------------------
-
-    def element_account(self, context: OpContext, kind: AllocKind) -> Account:
-        """The account that pays for an element made now."""
-        payer = self.accounting.element_payer(
-            self.creator, context.task.objcg, in_interrupt=context.in_interrupt
-        )
-        return self.memory.account(self.owner, kind, payer)
-
-    def element_gfp(self) -> int:
-        """GFP_NOWAIT from 6.0, GFP_ATOMIC before."""
-        return GFP.GFP_NOWAIT if self.profile.elements_nowait else GFP.GFP_ATOMIC
-
-    def take_element(self, size: AllocSize, context: OpContext, gfp: int) -> Account:
-        """Takes one element's object; returns the account that must get it back. Raises KernelError(ENOMEM)."""
-        account = self.element_account(context, size.kind)
-        memcg = self.owner_memcg
-        if memcg is not None and size.is_page_charged and account.objcg is self.creator:
-            # Charged by page, so to the recorded memcg even after its removal, under its old limit.
-            account = self.memory.account(self.owner, size.kind, memcg.css_ref)
-        current = KernelContext(context.cpu) if context.in_interrupt else context.task
-        self.memory.take(account, size, gfp, current)
-        return account
-
-    def give_element(self, account: Account, size: AllocSize, cpu: int) -> None:
-        """Gives one element's object back to the account it came from."""
-        self.memory.give(account, size, cpu)
-
-    def give_after_rcu(self, account: Account, size: AllocSize, count: int = 1) -> None:
-        """Gives element objects back when a grace period has passed [kfree_rcu]. One callback serves many."""
-        pending = self._pending
-        if pending is None:
-            pending = self._pending = {}
-            self.timeline.defer(RCU_GRACE_NS, self._grace_over)
-        key = (account, size)
-        pending[key] = pending.get(key, 0) + count
-
-    def _grace_over(self, cpu: int = 0) -> None:
-        pending, self._pending = self._pending, None
-        for (account, size), count in (pending or {}).items():
-            self.memory.give(account, size, cpu, count)
-
-    def free_all(self, cpu: int = 0) -> None:
-        """Frees what waits for RCU, the caches, and everything the plan allocated, in reverse order."""
-        self._grace_over(cpu)
-        for caches in reversed(self.mem_allocs):
-            caches.destroy(cpu)
-        self.mem_allocs = ()
-        while self.blocks:
-            self.memory.free(self.blocks.pop(), cpu)
-        memcg, self.owner_memcg = self.owner_memcg, None
-        if memcg is not None:
-            memcg.pins -= 1
-            self.memory.controller.release_if_unused(memcg)
 
 
 class Held(Protocol):
@@ -344,10 +123,8 @@ class BpfMap:
         return attr
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
-        """The cost of creating a map with effective ``attr``. ``perfmon``: the creator has CAP_PERFMON."""
+    def plan(cls, creation: Creation) -> CostPlan:
+        """The cost of creating a map, whose attributes are the effective ones."""
         raise NotImplementedError
 
     @classmethod
@@ -518,37 +295,6 @@ def unsupported(bpf_map: BpfMap, operation: str) -> KernelError:
         Reason.OPERATION_UNSUPPORTED,
         f"{bpf_map.map_type.name.lower()} has no {operation}",
     )
-
-
-def refuse(errno: Errno, detail: str, reason: Reason = Reason.BAD_ATTRIBUTE) -> KernelError:
-    """A KernelError to raise for a bad attribute or argument."""
-    return KernelError(errno, reason, detail)
-
-
-def not_found(detail: str = "no such key") -> KernelError:
-    """ENOENT for a key that is not in the map."""
-    return KernelError(Errno.ENOENT, Reason.KEY_NOT_FOUND, detail)
-
-
-def key_exists() -> KernelError:
-    """EEXIST: BPF_NOEXIST on a key that is there."""
-    return KernelError(Errno.EEXIST, Reason.KEY_EXISTS, "the key exists and BPF_NOEXIST was given")
-
-
-def map_full(errno: Errno, max_entries: int) -> KernelError:
-    """The type's errno for a map that holds ``max_entries`` elements."""
-    return KernelError(
-        errno,
-        Reason.MAP_FULL,
-        f"the map holds its {max_entries} entries",
-        max_entries=max_entries,
-    )
-
-
-def require_bpf(host: Host, task: Task) -> None:
-    """The CAP_BPF test inside a type's own check, up to 6.4; later kernels test centrally. Raises EPERM."""
-    if not host.profile.capability_check_central and not task.bpf_capable():
-        raise KernelError(Errno.EPERM, Reason.CAPABILITY_MISSING, "this map type needs CAP_BPF")
 
 
 def check_value_lock(bpf_map: BpfMap, flags: int) -> None:

@@ -10,18 +10,13 @@ from bpfleet.abi.bpf import BPF_ANY, F_NUMA_NODE, F_ZERO_SEED
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, too_big
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    not_found,
-    refuse,
-    require_bpf,
-)
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.refusals import not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
@@ -59,11 +54,10 @@ class BloomFilterMap(BpfMap):
             raise refuse(Errno.EINVAL, f"map_extra {attr.map_extra:#x}: 0..15 hash functions")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """One area."""
-        size = cls.mem_usage(attr, profile, possible_cpus, 0)
+        attr, profile = creation.attr, creation.profile
+        size = cls.mem_usage(attr, profile, creation.possible_cpus, 0)
         return CostPlan(size, (Allocation("bloom", How.AREA, size),))
 
     @classmethod

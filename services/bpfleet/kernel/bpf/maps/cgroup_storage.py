@@ -24,9 +24,12 @@ from bpfleet.abi.bpf import (
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.maps.base import AllocSite, BpfMap, Host, OpContext, not_found, refuse
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.local_storage import VALUE_SIZE_MAX
+from bpfleet.kernel.bpf.refusals import not_found, refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account, AllocSize
@@ -86,15 +89,14 @@ class CgroupStorageMap(BpfMap):
             raise refuse(Errno.EINVAL, "max_entries must be 0")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct; storages when programs are attached.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> CgroupStorageMap.plan(MapAttr(19, 16, 64), PROFILES["5.10"], 2).estimate_bytes
+        >>> CgroupStorageMap.plan(Creation(MapAttr(19, 16, 64), PROFILES["5.10"], 2)).estimate_bytes
         320
         """
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
         buffer = structs.bpf_storage_buffer + attr.value_size
         if attr.map_type == MapType.PERCPU_CGROUP_STORAGE:

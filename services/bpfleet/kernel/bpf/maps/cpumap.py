@@ -9,22 +9,15 @@ Gaps: no packet is ever queued; the thread is its stack only.
 import struct
 from typing import ClassVar, Final, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, AttachType
+from bpfleet.abi.bpf import BPF_NOEXIST, F_NUMA_NODE, AttachType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.maps.base import (
-    RCU_GRACE_NS,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    refuse,
-    require_bpf,
-)
-from bpfleet.kernel.bpf.maps.slots import empty_slot, next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
 from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
+from bpfleet.kernel.bpf.refusals import key_exists, refuse, require_bpf
+from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import AllocKind, Block
@@ -50,7 +43,7 @@ class _Entry:
 
 
 @final
-class CpuMap(BpfMap):
+class CpuMap(SlotMap[_Entry]):
     """CPUMAP."""
 
     gap: ClassVar[str] = "no packet is queued; the kernel thread is its stack only"
@@ -71,15 +64,14 @@ class CpuMap(BpfMap):
             raise refuse(Errno.E2BIG, f"max_entries {attr.max_entries} is over NR_CPUS {nr_cpus}")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct, then the slots.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> [a.size_bytes for a in CpuMap.plan(MapAttr(16, 4, 4, 8), PROFILES["6.12"], 2).allocations]
+        >>> [a.size_bytes for a in CpuMap.plan(Creation(MapAttr(16, 4, 4, 8), PROFILES["6.12"], 2)).allocations]
         [256, 64]
         """
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
         slots_bytes = POINTER_BYTES * attr.max_entries
         return CostPlan(
@@ -103,17 +95,13 @@ class CpuMap(BpfMap):
         """cpu_map_mem_usage: entries are not counted."""
         return profile.structs.bpf_cpu_map + POINTER_BYTES * attr.max_entries
 
-    def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
-        super().__init__(attr, host, site)
-        self._cpus: Final[dict[int, _Entry]] = {}
-
     def entries(self) -> int:
         """CPUs in the map."""
-        return len(self._cpus)
+        return len(self.slots)
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """The queue size, and the program's id in 8-byte values. Raises ENOENT."""
-        entry = self._cpus.get(slot_of(key))
+        entry = self.slots.get(slot_of(key))
         if entry is None:
             raise empty_slot(slot_of(key))
         prog_id = entry.prog.id if entry.prog is not None else 0
@@ -121,11 +109,7 @@ class CpuMap(BpfMap):
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Makes a queue for a CPU; size 0 removes it. Raises EINVAL, E2BIG, EEXIST, EOVERFLOW, ENODEV, ENOMEM."""
-        if flags > BPF_EXIST:
-            raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
-        cpu = slot_of(key)
-        if cpu >= self.max_entries:
-            raise slot_out_of_range(cpu, self.max_entries)
+        cpu = self.slot_to_update(key, flags)
         if flags == BPF_NOEXIST:
             raise key_exists()
         qsize = int.from_bytes(value[:4], "little")
@@ -134,24 +118,22 @@ class CpuMap(BpfMap):
         if cpu >= self.host.possible_cpus:
             raise refuse(Errno.ENODEV, f"CPU {cpu} is not possible", Reason.NO_SUCH_OBJECT)
         prog_fd = int.from_bytes(value[4:8], "little", signed=True)
-        self._replace(cpu, self._make(qsize, prog_fd, context) if qsize else None)
+        made = self._make(qsize, prog_fd, context) if qsize else None
+        old = self.slots.pop(cpu, None)
+        if made is not None:
+            self.slots[cpu] = made
+        if old is not None:
+            self.let_go(old, context)
 
-    def delete(self, key: bytes, context: OpContext) -> None:
-        """Removes a CPU; one that is not there is fine. Raises EINVAL beyond the map."""
-        cpu = slot_of(key)
-        if cpu >= self.max_entries:
-            raise slot_out_of_range(cpu, self.max_entries, Errno.EINVAL)
-        self._replace(cpu, None)
-
-    def next_key(self, key: bytes | None) -> bytes:
-        """The next slot, used or not. Raises ENOENT after the last."""
-        return next_slot(key, self.max_entries)
+    def let_go(self, entry: _Entry, context: OpContext) -> None:
+        """The queue and its thread end after a grace period."""
+        self.site.timeline.defer(RCU_GRACE_NS, lambda: self._free_entry(entry, 0))
 
     def free(self, cpu: int) -> None:
         """Stops all threads and frees their entries."""
-        for entry in self._cpus.values():
+        for entry in self.slots.values():
             self._free_entry(entry, cpu)
-        self._cpus.clear()
+        self.slots.clear()
 
     def _make(self, qsize: int, prog_fd: int, context: OpContext) -> _Entry:
         """__cpu_map_entry_alloc. Any failure is ENOMEM to user space."""
@@ -181,13 +163,6 @@ class CpuMap(BpfMap):
         ring_bytes = POINTER_BYTES * entry.qsize
         blocks.append(memory.kmalloc(ring_bytes, ENTRY_GFP, None, task, owner))
         blocks.append(memory.alloc_pages(KTHREAD_STACK_PAGES, ENTRY_GFP, None, task, owner))
-
-    def _replace(self, cpu: int, entry: _Entry | None) -> None:
-        old = self._cpus.pop(cpu, None)
-        if entry is not None:
-            self._cpus[cpu] = entry
-        if old is not None:
-            self.site.timeline.defer(RCU_GRACE_NS, lambda: self._free_entry(old, 0))
 
     def _free_entry(self, entry: _Entry, cpu: int) -> None:
         while entry.blocks:

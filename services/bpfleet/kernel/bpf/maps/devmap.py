@@ -21,22 +21,14 @@ from bpfleet.abi.bpf import (
 )
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.maps.base import (
-    RCU_GRACE_NS,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    map_full,
-    not_found,
-    refuse,
-)
-from bpfleet.kernel.bpf.maps.capability import require_net_admin
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.hlist import HashLists
-from bpfleet.kernel.bpf.maps.slots import empty_slot, next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
 from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
+from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_net_admin
+from bpfleet.kernel.bpf.site import AllocSite
+from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm.memory import Account
 from bpfleet.kernel.proc.task import Task
@@ -66,7 +58,7 @@ def _slots(attr: MapAttr) -> int:
     return attr.max_entries
 
 
-class DevMap(BpfMap):
+class DevMap(SlotMap[_Entry]):
     """DEVMAP; the hash variant below shares its entries."""
 
     gap: ClassVar[str] = "the node's devices are numbers; no packet is redirected"
@@ -87,16 +79,15 @@ class DevMap(BpfMap):
             raise refuse(Errno.EINVAL, f"max_entries {attr.max_entries} is over 2^31")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct, then the slots or buckets.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> plan = DevMap.plan(MapAttr(25, 4, 4, 1000), PROFILES["6.12"], 2)
+        >>> plan = DevMap.plan(Creation(MapAttr(25, 4, 4, 1000), PROFILES["6.12"], 2))
         >>> plan.estimate_bytes, [a.size_bytes for a in plan.allocations]
         (8192, [296, 8192])
         """
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
         slots_bytes = POINTER_BYTES * _slots(attr)
         return CostPlan(
@@ -122,7 +113,6 @@ class DevMap(BpfMap):
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self.map_flags |= F_RDONLY_PROG
-        self._entries: Final[dict[bytes, _Entry]] = {}
         self._items = 0  # dtab->items, which only the memlock line shows
         self._size: Final = site.memory.slab_size(host.profile.structs.bpf_dtab_netdev)
 
@@ -135,7 +125,7 @@ class DevMap(BpfMap):
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """The device's number, and the program's id in 8-byte values. Raises ENOENT."""
-        entry = self._entries.get(key)
+        entry = self.slots.get(slot_of(key))
         if entry is None:
             raise empty_slot(slot_of(key))
         prog_id = entry.prog.id if entry.prog is not None else 0
@@ -143,41 +133,30 @@ class DevMap(BpfMap):
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Points a slot at a device; device 0 empties it. Raises EINVAL, E2BIG, EEXIST, ENOMEM."""
-        if flags > BPF_EXIST:
-            raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries)
+        index = self.slot_to_update(key, flags)
         if flags == BPF_NOEXIST:
             raise key_exists()
         ifindex, prog_fd = _parse(value)
         if ifindex:
-            old = self._replace(key, self._make(ifindex, prog_fd, context))
+            old = self._replace(index, self._make(ifindex, prog_fd, context))
         elif prog_fd > 0:
             raise refuse(Errno.EINVAL, "a program needs a device")
         else:
-            old = self._replace(key, None)
+            old = self._replace(index, None)
         if not old:
             self._items += 1
 
-    def delete(self, key: bytes, context: OpContext) -> None:
-        """Empties a slot; one that is empty already is fine. Raises EINVAL beyond the map."""
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries, Errno.EINVAL)
-        if self._replace(key, None):
-            self._items -= 1
-
-    def next_key(self, key: bytes | None) -> bytes:
-        """The next slot, used or not. Raises ENOENT after the last."""
-        return next_slot(key, self.max_entries)
+    def let_go(self, entry: _Entry, context: OpContext) -> None:
+        """The entry goes after a grace period."""
+        self._items -= 1
+        self._free_after_rcu(entry)
 
     def free(self, cpu: int) -> None:
         """Drops all entries at once; a grace period has passed."""
-        for entry in self._entries.values():
+        for entry in self.slots.values():
             self._drop_prog(entry)
             self.site.give_element(entry.account, self._size, cpu)
-        self._entries.clear()
+        self.slots.clear()
 
     def _make(self, ifindex: int, prog_fd: int, context: OpContext) -> _Entry:
         """__dev_map_alloc_node: memory first, then the device and the program. Raises ENOMEM, EINVAL."""
@@ -201,11 +180,11 @@ class DevMap(BpfMap):
         prog.get()
         return prog
 
-    def _replace(self, key: bytes, entry: _Entry | None) -> bool:
+    def _replace(self, index: int, entry: _Entry | None) -> bool:
         """Changes a slot; returns whether something was in it."""
-        old = self._entries.pop(key, None)
+        old = self.slots.pop(index, None)
         if entry is not None:
-            self._entries[key] = entry
+            self.slots[index] = entry
         if old is not None:
             self._free_after_rcu(old)
         return old is not None
@@ -230,29 +209,30 @@ class DevMapHash(DevMap):
 
     def entries(self) -> int:
         """Devices in the map."""
-        return len(self._entries)
+        return len(self.slots)
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Stores a device; BPF_EXIST does not ask for the key to exist. Raises EINVAL, EEXIST, E2BIG, ENOMEM."""
         ifindex, prog_fd = _parse(value)
         if flags > BPF_EXIST or not ifindex:
             raise refuse(Errno.EINVAL, f"flags {flags:#x}, device {ifindex}: unknown, or no device")
-        known = key in self._entries
+        index = slot_of(key)
+        known = index in self.slots
         if known and flags & BPF_NOEXIST:
             raise key_exists()
         entry = self._make(ifindex, prog_fd, context)
-        if not known and len(self._entries) >= self.max_entries:
+        if not known and len(self.slots) >= self.max_entries:
             self._free_after_rcu(entry)
             raise map_full(Errno.E2BIG, self.max_entries)
-        self._order.add(key, slot_of(key) & self._mask)
-        self._replace(key, entry)
+        self._order.add(key, index & self._mask)
+        self._replace(index, entry)
 
     def delete(self, key: bytes, context: OpContext) -> None:
         """Removes a key. Raises ENOENT."""
-        if key not in self._entries:
+        if slot_of(key) not in self.slots:
             raise not_found()
         self._order.remove(key)
-        self._replace(key, None)
+        self._replace(slot_of(key), None)
 
     def next_key(self, key: bytes | None) -> bytes:
         """Buckets ascending, newest first in each; an unknown key restarts. Raises ENOENT."""

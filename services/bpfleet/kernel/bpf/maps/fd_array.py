@@ -11,19 +11,14 @@ from typing import ClassVar, Final, Protocol
 from bpfleet.abi.bpf import BPF_ANY, F_PRESERVE_ELEMS, F_RDONLY_PROG, F_WRONLY_PROG
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import check_array, check_slots, slots
-from bpfleet.kernel.bpf.maps.base import (
-    RCU_GRACE_NS,
-    WORK_ITEM_NS,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    refuse,
-    unsupported,
-)
-from bpfleet.kernel.bpf.maps.slots import empty_slot, next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.maps.base import unsupported
+from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
+from bpfleet.kernel.deferred import RCU_GRACE_NS, WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Block
@@ -55,14 +50,12 @@ class Program(Held, Protocol):
     def jited(self) -> bool: ...
 
 
-class FdArrayMap(BpfMap):
+class FdArrayMap(SlotMap[Held]):
     """Slots that take a descriptor and hold what it refers to."""
 
     holds_fds = True
-
-    def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
-        super().__init__(attr, host, site)
-        self.slots: Final[dict[int, Held]] = {}
+    delete_beyond = Errno.E2BIG
+    delete_needs_entry = True
 
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
@@ -75,11 +68,10 @@ class FdArrayMap(BpfMap):
         check_slots(attr, task)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """One area of pointers."""
-        size = fd_array_bytes(profile, slots(attr.max_entries, perfmon=perfmon))
+        attr, profile = creation.attr, creation.profile
+        size = fd_array_bytes(profile, slots(attr.max_entries, perfmon=creation.perfmon))
         return CostPlan(size, (Allocation("array", How.AREA, size),))
 
     @classmethod
@@ -109,28 +101,16 @@ class FdArrayMap(BpfMap):
         """Raises EINVAL for any flag, E2BIG beyond the end, and what `acquire` raises."""
         if flags != BPF_ANY:
             raise refuse(Errno.EINVAL, f"descriptors are stored with BPF_ANY, not {flags:#x}")
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries)
+        index = self.slot_within(key)
         held = self.acquire(int.from_bytes(value, "little"), context)
         old = self.slots.get(index)
         self.slots[index] = held
         if old is not None:
             self.dispose(old, deferred=True)
 
-    def delete(self, key: bytes, context: OpContext) -> None:
-        """Raises E2BIG beyond the end, ENOENT for an empty slot."""
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries)
-        held = self.slots.pop(index, None)
-        if held is None:
-            raise empty_slot(index)
-        self.dispose(held, deferred=True)
-
-    def next_key(self, key: bytes | None) -> bytes:
-        """index + 1, whether the slots are empty or not."""
-        return next_slot(key, self.max_entries)
+    def let_go(self, entry: Held, context: OpContext) -> None:
+        """Drops the reference of a deleted slot."""
+        self.dispose(entry, deferred=True)
 
     def clear(self) -> None:
         """Empties every slot [bpf_fd_array_map_clear]."""
@@ -154,11 +134,10 @@ class ProgArrayMap(FdArrayMap):
         self.owner: tuple[int, bool] | None = None  # (program type, jited)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The auxiliary struct, then the slots."""
-        array = super().plan(attr, profile, possible_cpus, perfmon=perfmon)
+        profile = creation.profile
+        array = super().plan(creation)
         aux = Allocation(
             "aux", How.KMALLOC_ACCOUNT, profile.structs.bpf_array_aux, 1, GFP.GFP_KERNEL
         )

@@ -25,25 +25,16 @@ from bpfleet.abi.bpf import (
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE, MAX_BPF_STACK, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash, jhash_many
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, check_percpu_value, too_big
-from bpfleet.kernel.bpf.maps.base import (
-    BATCH_ALL,
-    RCU_GRACE_NS,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    check_value_lock,
-    key_exists,
-    map_full,
-    not_found,
-    refuse,
-    require_bpf,
-)
+from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BpfMap, check_value_lock
 from bpfleet.kernel.bpf.maps.hlist import HashLists
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
+from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
+from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
@@ -218,17 +209,16 @@ class HashMap(HashTable):
         self._payers: Final[dict[bytes, Account]] = {}
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """Table, then elements and spares or the caches' prefill."""
+        attr, profile = creation.attr, creation.profile
         size = element_bytes(attr)
-        table = table_allocations(attr, profile, possible_cpus)
-        estimate = hash_estimate(attr, profile, possible_cpus)
+        table = table_allocations(attr, profile, creation.possible_cpus)
+        estimate = hash_estimate(attr, profile, creation.possible_cpus)
         if attr.map_flags & F_NO_PREALLOC:
-            caches, per_element = on_demand(profile, possible_cpus, size)
+            caches, per_element = on_demand(profile, creation.possible_cpus, size)
             return CostPlan(estimate, table + caches, 1, per_element)
-        spares = possible_cpus if has_spares(attr, profile) else 0
+        spares = creation.possible_cpus if has_spares(attr, profile) else 0
         elements: tuple[Allocation, ...] = (
             Allocation("elements", How.AREA, size * (attr.max_entries + spares)),
         )

@@ -13,21 +13,15 @@ from typing import ClassVar, Final, TypeAlias, final
 from bpfleet.abi.bpf import BPF_EXIST, BPF_F_LOCK, BPF_NOEXIST, F_CLONE, F_NO_PREALLOC, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.maps.base import (
-    RCU_GRACE_NS,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    not_found,
-    refuse,
-    require_bpf,
-)
-from bpfleet.kernel.bpf.maps.slots import slot_of
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.slot import slot_of
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
+from bpfleet.kernel.bpf.refusals import key_exists, not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.cgroup.tree import Cgroup
+from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account, AllocSize, Owner
@@ -182,18 +176,17 @@ class LocalStorageMap(BpfMap):
             raise refuse(Errno.E2BIG, f"value size {attr.value_size} is over {VALUE_SIZE_MAX}")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct, the buckets, and the caches where the type has them.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> plan = SkStorage.plan(MapAttr(24, 4, 8, map_flags=1), PROFILES["5.10"], 2)
+        >>> plan = SkStorage.plan(Creation(MapAttr(24, 4, 8, map_flags=1), PROFILES["5.10"], 2))
         >>> plan.estimate_bytes, [a.size_bytes for a in plan.per_element]
         (352, [136, 168])
         """
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
-        buckets = _buckets_bytes(profile, possible_cpus)
+        buckets = _buckets_bytes(profile, creation.possible_cpus)
         element, storage = _element_bytes(attr, profile), structs.bpf_local_storage
         charged = profile.local_storage_buckets_charged
         allocations = [
@@ -203,8 +196,8 @@ class LocalStorageMap(BpfMap):
         how = How.HELPER_KMALLOC
         if _uses_mem_alloc(attr, profile):
             how = How.MEM_ALLOC
-            allocations.append(prefill(profile, possible_cpus, element, label="selem"))
-            allocations.append(prefill(profile, possible_cpus, storage, label="storage"))
+            allocations.append(prefill(profile, creation.possible_cpus, element, label="selem"))
+            allocations.append(prefill(profile, creation.possible_cpus, storage, label="storage"))
             element = unit_bytes(element, percpu=False)
             storage = unit_bytes(storage, percpu=False)
         return CostPlan(

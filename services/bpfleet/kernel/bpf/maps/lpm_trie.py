@@ -11,22 +11,13 @@ from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_NUMA_NODE, 
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags
-from bpfleet.kernel.bpf.maps.base import (
-    BATCH_NO_LOOKUP_AND_DELETE,
-    BATCH_NONE,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    map_full,
-    not_found,
-    refuse,
-    require_bpf,
-)
+from bpfleet.kernel.bpf.maps.base import BATCH_NO_LOOKUP_AND_DELETE, BATCH_NONE, BpfMap
 from bpfleet.kernel.bpf.memalloc import prefill, unit_bytes
+from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account, AllocSize
@@ -90,15 +81,14 @@ class LpmTrieMap(BpfMap):
             )
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct, allocated before the precharge of all possible nodes."""
+        attr, profile = creation.attr, creation.profile
         structs, leaf = profile.structs, leaf_bytes(attr, profile)
         trie = Allocation("trie", struct_how(profile), structs.lpm_trie)
         estimate = structs.lpm_trie + attr.max_entries * leaf
         if profile.lpm_uses_mem_alloc:
-            caches = prefill(profile, possible_cpus, leaf, label="node")
+            caches = prefill(profile, creation.possible_cpus, leaf, label="node")
             unit = unit_bytes(leaf, percpu=False)
             node = Allocation("node", How.MEM_ALLOC, unit, 2)
             return CostPlan(estimate, (trie, caches), 1, (node,))

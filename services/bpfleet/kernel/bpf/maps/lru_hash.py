@@ -13,8 +13,9 @@ from bpfleet.abi.bpf import BPF_EXIST, F_NO_COMMON_LRU, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.maps.base import AllocSite, Host, OpContext, not_found, refuse, zeroes
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import zeroes
 from bpfleet.kernel.bpf.maps.hash import (
     HashTable,
     element_bytes,
@@ -31,6 +32,8 @@ from bpfleet.kernel.bpf.maps.lru_list import (
 )
 from bpfleet.kernel.bpf.maps.percpu_array import splice_cpu
 from bpfleet.kernel.bpf.maps.percpu_hash import preallocated
+from bpfleet.kernel.bpf.refusals import not_found, refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import round_up_8
@@ -72,12 +75,11 @@ class LruHashMap(HashTable):
         return replace(attr, max_entries=rounded)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """Table, elements, values (per-CPU type), and the lists' per-CPU heads, which nobody is charged for."""
+        attr, profile = creation.attr, creation.profile
         size, value = element_bytes(attr), round_up_8(attr.value_size)
-        table = table_allocations(attr, profile, possible_cpus)
+        table = table_allocations(attr, profile, creation.possible_cpus)
         if attr.map_type == MapType.LRU_PERCPU_HASH:
             elements = preallocated(attr, size, value)
         else:
@@ -86,7 +88,7 @@ class LruHashMap(HashTable):
         own_lists = attr.map_flags & F_NO_COMMON_LRU
         lists = structs.bpf_lru_list if own_lists else structs.bpf_lru_locallist
         elements += (Allocation("lru", How.PERCPU_UNCHARGED, lists),)
-        return CostPlan(hash_estimate(attr, profile, possible_cpus), table + elements, 1)
+        return CostPlan(hash_estimate(attr, profile, creation.possible_cpus), table + elements, 1)
 
     @classmethod
     def mem_usage(

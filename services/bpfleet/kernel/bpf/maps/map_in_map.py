@@ -11,20 +11,14 @@ from typing import Final
 from bpfleet.abi.bpf import BPF_EXIST, F_INNER_MAP, Cmd, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import check_slots
-from bpfleet.kernel.bpf.maps.base import (
-    BATCH_ALL,
-    BATCH_LOOKUP_UPDATE,
-    BATCH_NONE,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    refuse,
-)
+from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BATCH_LOOKUP_UPDATE, BATCH_NONE, BpfMap
 from bpfleet.kernel.bpf.maps.fd_array import FdArrayMap, Held, check_fd_array
 from bpfleet.kernel.bpf.maps.hash import HashMap, check_hash
+from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
@@ -92,11 +86,10 @@ class ArrayOfMaps(FdArrayMap):
         check_slots(attr, task)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The template, then the slots."""
-        array = super().plan(attr, profile, possible_cpus, perfmon=perfmon)
+        profile = creation.profile
+        array = super().plan(creation)
         return CostPlan(array.estimate_bytes, (template(profile), *array.allocations), 1)
 
     @classmethod
@@ -142,11 +135,10 @@ class HashOfMaps(HashMap):
         super().check_alloc(attr, host, task)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The template, then as HASH."""
-        table = super().plan(attr, profile, possible_cpus, perfmon=perfmon)
+        profile = creation.profile
+        table = super().plan(creation)
         return CostPlan(
             table.estimate_bytes, (template(profile), *table.allocations), 2, table.per_element
         )

@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, Cmd
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.array import ArrayMap, slots
-from bpfleet.kernel.bpf.maps.base import (
-    BATCH_LOOKUP_UPDATE,
-    BATCH_NONE,
-    OpContext,
-    key_exists,
-    refuse,
-)
-from bpfleet.kernel.bpf.maps.slots import slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.maps.base import BATCH_LOOKUP_UPDATE, BATCH_NONE
+from bpfleet.kernel.bpf.maps.slot import slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.refusals import key_exists, refuse
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.profile import KernelProfile
@@ -35,16 +31,15 @@ class PercpuArrayMap(ArrayMap):
     percpu_values = True
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The pointer array, then ``max_entries`` per-CPU values; only the pointers are rounded up."""
-        pointers = POINTER_BYTES * slots(attr.max_entries, perfmon=perfmon)
+        attr, profile = creation.attr, creation.profile
+        pointers = POINTER_BYTES * slots(attr.max_entries, perfmon=creation.perfmon)
         value = round_up_8(attr.value_size)
         area = profile.structs.bpf_array + pointers
         gfp = GFP.GFP_USER | GFP.NOWARN
         return CostPlan(
-            area + attr.max_entries * value * possible_cpus,
+            area + attr.max_entries * value * creation.possible_cpus,
             (
                 Allocation("array", How.AREA, area),
                 Allocation("values", How.HELPER_PERCPU, value, attr.max_entries, gfp),

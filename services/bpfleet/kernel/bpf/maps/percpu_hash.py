@@ -11,16 +11,9 @@ from typing import ClassVar, Final
 from bpfleet.abi.bpf import BPF_EXIST, F_NO_PREALLOC
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    Host,
-    OpContext,
-    map_full,
-    not_found,
-    refuse,
-    zeroes,
-)
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import zeroes
 from bpfleet.kernel.bpf.maps.hash import (
     HashTable,
     element_bytes,
@@ -32,6 +25,8 @@ from bpfleet.kernel.bpf.maps.hash import (
 )
 from bpfleet.kernel.bpf.maps.percpu_array import splice_cpu
 from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES
+from bpfleet.kernel.bpf.refusals import map_full, not_found, refuse
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
@@ -59,15 +54,14 @@ class PercpuHashMap(HashTable):
         self._zero: Final = zeroes(self.user_value_size)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """Table, then elements with their values, or two prefills."""
+        attr, profile = creation.attr, creation.profile
         size, value = element_bytes(attr), round_up_8(attr.value_size)
-        table = table_allocations(attr, profile, possible_cpus)
-        estimate = hash_estimate(attr, profile, possible_cpus)
+        table = table_allocations(attr, profile, creation.possible_cpus)
+        estimate = hash_estimate(attr, profile, creation.possible_cpus)
         if attr.map_flags & F_NO_PREALLOC:
-            elements, per_element = on_demand(profile, possible_cpus, size, value)
+            elements, per_element = on_demand(profile, creation.possible_cpus, size, value)
             return CostPlan(estimate, table + elements, 1, per_element)
         elements = preallocated(attr, size, value) + freelist(profile)
         return CostPlan(estimate, table + elements, 1)

@@ -11,18 +11,12 @@ from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, too_big
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    map_full,
-    not_found,
-    refuse,
-    require_bpf,
-)
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.refusals import map_full, not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 
@@ -46,11 +40,10 @@ class QueueStackMap(BpfMap):
             raise too_big(attr.value_size, KMALLOC_MAX_SIZE)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """One area; one value more than max_entries tells full from empty."""
-        size = cls.mem_usage(attr, profile, possible_cpus, 0)
+        attr, profile = creation.attr, creation.profile
+        size = cls.mem_usage(attr, profile, creation.possible_cpus, 0)
         return CostPlan(size, (Allocation("queue_stack", How.AREA, size),))
 
     @classmethod

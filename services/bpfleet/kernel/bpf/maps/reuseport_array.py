@@ -5,25 +5,17 @@ nothing; a socket can be in one such map only and leaves it when closed. Freed f
 Gaps: none in cost; no program ever selects a socket.
 """
 
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import check_array
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    not_found,
-    refuse,
-    require_bpf,
-)
-from bpfleet.kernel.bpf.maps.slots import next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.maps.slot import SlotMap, slot_of
 from bpfleet.kernel.bpf.maps.sock_map import INT_MAX, POINTER_BYTES, cookie_of
+from bpfleet.kernel.bpf.refusals import key_exists, not_found, refuse, require_bpf
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.proc.sockets import Family, Protocol, Socket, socket_of
 from bpfleet.kernel.proc.task import Task
@@ -31,10 +23,12 @@ from bpfleet.kernel.profile import KernelProfile
 
 
 @final
-class ReuseportArray(BpfMap):
+class ReuseportArray(SlotMap[Socket]):
     """REUSEPORT_SOCKARRAY."""
 
     gap: ClassVar[str] = "no program selects a socket"
+    delete_beyond = Errno.E2BIG
+    delete_needs_entry = True
 
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
@@ -49,15 +43,14 @@ class ReuseportArray(BpfMap):
         require_bpf(host, task)
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """One area, never rounded for index masking.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> ReuseportArray.plan(MapAttr(20, 4, 8, 1000), PROFILES["5.10"], 2).estimate_bytes
+        >>> ReuseportArray.plan(Creation(MapAttr(20, 4, 8, 1000), PROFILES["5.10"], 2)).estimate_bytes
         8256
         """
+        attr, profile = creation.attr, creation.profile
         size = profile.structs.reuseport_array + POINTER_BYTES * attr.max_entries
         return CostPlan(size, (Allocation("reuseport_array", How.AREA, size),))
 
@@ -68,57 +61,41 @@ class ReuseportArray(BpfMap):
         """reuseport_array_mem_usage."""
         return profile.structs.reuseport_array + POINTER_BYTES * attr.max_entries
 
-    def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
-        super().__init__(attr, host, site)
-        self._slots: Final[dict[int, Socket]] = {}
-
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """The socket's cookie. Raises ENOSPC for 4-byte values, ENOENT."""
-        return cookie_of(self._slots.get(slot_of(key)), self.value_size)
+        return cookie_of(self.slots.get(slot_of(key)), self.value_size)
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Puts a bound SO_REUSEPORT socket into a slot.
 
         Raises EINVAL, E2BIG, EBADF, ENOTSOCK, EEXIST, ENOENT, 524 for other protocols, EBUSY for a socket in use.
         """
-        if flags > BPF_EXIST:
-            raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries)
+        index = self.slot_to_update(key, flags)
         fd = int.from_bytes(value, "little")
         if self.value_size == 8 and fd > INT_MAX:
             raise refuse(Errno.EINVAL, f"descriptor {fd} is over {INT_MAX}")
         sock = socket_of(context.task, fd)
-        old = self._slots.get(index)
+        old = self.slots.get(index)
         if old is not None and flags == BPF_NOEXIST:
             raise key_exists()
         if old is None and flags == BPF_EXIST:
             raise not_found("the slot is empty")
         self._check_socket(sock)
         if old is not None:
-            self._drop(index)
-        self._slots[index] = sock
+            self.let_go(old, context)
+        self.slots[index] = sock
         sock.reuseport_array = self
         sock.holders[self] = self._forget
 
-    def delete(self, key: bytes, context: OpContext) -> None:
-        """Empties a slot. Raises E2BIG beyond the map, ENOENT for an empty slot."""
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries)
-        if index not in self._slots:
-            raise not_found("the slot is empty")
-        self._drop(index)
-
-    def next_key(self, key: bytes | None) -> bytes:
-        """The next slot, used or not. Raises ENOENT after the last."""
-        return next_slot(key, self.max_entries)
+    def let_go(self, entry: Socket, context: OpContext | None = None) -> None:
+        """The socket may enter an array again."""
+        entry.reuseport_array = None
+        entry.holders.pop(self, None)
 
     def free(self, cpu: int) -> None:
         """Lets go of every socket."""
-        for index in list(self._slots):
-            self._drop(index)
+        while self.slots:
+            self.let_go(self.slots.popitem()[1])
 
     def _check_socket(self, sock: Socket) -> None:
         """reuseport_array_update_check, the part about the new socket."""
@@ -132,11 +109,6 @@ class ReuseportArray(BpfMap):
         if sock.reuseport_array is not None:
             raise refuse(Errno.EBUSY, "the socket is in an array already", Reason.OBJECT_BUSY)
 
-    def _drop(self, index: int) -> None:
-        sock = self._slots.pop(index)
-        sock.reuseport_array = None
-        sock.holders.pop(self, None)
-
     def _forget(self, sock: Socket) -> None:
-        for index in [index for index, held in self._slots.items() if held is sock]:
-            self._drop(index)
+        for index in [index for index, held in self.slots.items() if held is sock]:
+            self.let_go(self.slots.pop(index))

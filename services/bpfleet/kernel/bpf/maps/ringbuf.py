@@ -9,9 +9,11 @@ from bpfleet.abi.bpf import F_NUMA_NODE
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How, struct_how
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.maps.array import check_flags
-from bpfleet.kernel.bpf.maps.base import BpfMap, Host, refuse
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 
@@ -35,10 +37,9 @@ class RingbufMap(BpfMap):
             )
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """Struct, pointer array, pages. The struct is allocated before the precharge."""
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
         data_pages = attr.max_entries // PAGE_SIZE
         pointers = (RINGBUF_META_PAGES + 2 * data_pages) * POINTER_BYTES

@@ -13,22 +13,22 @@ from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRO
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import MAX_BPF_STACK, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES, Allocation, CostPlan, How, struct_how
-from bpfleet.kernel.bpf.jhash import jhash
-from bpfleet.kernel.bpf.maps.base import (
-    RCU_GRACE_NS,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    map_full,
-    not_found,
-    refuse,
+from bpfleet.kernel.bpf.cost import (
+    LARGEST_COST_BYTES,
+    Allocation,
+    CostPlan,
+    Creation,
+    How,
+    struct_how,
 )
-from bpfleet.kernel.bpf.maps.capability import require_net_admin
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.jhash import jhash
+from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.hlist import HashLists
-from bpfleet.kernel.bpf.maps.slots import next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.maps.slot import next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_net_admin
+from bpfleet.kernel.bpf.site import AllocSite
+from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
@@ -157,15 +157,14 @@ class SockMap(_SockMapBase):
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags & ~FLAGS:#x} are not for sockmaps")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct, then the slots; elements cost nothing.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> SockMap.plan(MapAttr(15, 4, 4, 1024), PROFILES["5.10"], 2).estimate_bytes
+        >>> SockMap.plan(Creation(MapAttr(15, 4, 4, 1024), PROFILES["5.10"], 2)).estimate_bytes
         8192
         """
+        attr, profile = creation.attr, creation.profile
         slots_bytes = POINTER_BYTES * attr.max_entries
         return CostPlan(
             slots_bytes,
@@ -225,21 +224,21 @@ class SockHash(_SockMapBase):
         if not 0 < buckets <= U32_MAX // host.profile.structs.bpf_shtab_bucket:
             raise refuse(Errno.EINVAL, f"max_entries {attr.max_entries} needs too many buckets")
         if host.profile.is_rlimit:
-            cost = cls.plan(attr, host.profile, host.possible_cpus).estimate_bytes
+            creation = Creation(attr, host.profile, host.possible_cpus)
+            cost = cls.plan(creation).estimate_bytes
             if cost >= LARGEST_COST_BYTES:
                 raise refuse(Errno.EINVAL, f"the estimate of {cost} bytes does not fit 32 bits")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The struct, then the buckets; elements when inserted.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> plan = SockHash.plan(MapAttr(18, 4, 8, 1024), PROFILES["5.10"], 2)
+        >>> plan = SockHash.plan(Creation(MapAttr(18, 4, 8, 1024), PROFILES["5.10"], 2))
         >>> plan.estimate_bytes, plan.per_element[0].size_bytes
         (73728, 56)
         """
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
         element = structs.bpf_shtab_elem + round_up_8(attr.key_size)
         buckets_bytes = structs.bpf_shtab_bucket * _buckets(attr)

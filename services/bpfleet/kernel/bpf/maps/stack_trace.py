@@ -9,20 +9,13 @@ from typing import Final
 from bpfleet.abi.bpf import F_NUMA_NODE, F_RDONLY, F_STACK_BUILD_ID, F_WRONLY
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    map_full,
-    not_found,
-    refuse,
-    require_bpf,
-)
-from bpfleet.kernel.bpf.maps.slots import empty_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.slot import empty_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import roundup_pow_of_two
@@ -62,10 +55,9 @@ class StackTraceMap(BpfMap):
             raise refuse(Errno.E2BIG, f"{attr.max_entries} entries are over {MAX_ENTRIES}")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """Table, then elements."""
+        attr, profile = creation.attr, creation.profile
         buckets, structs = roundup_pow_of_two(attr.max_entries), profile.structs
         element = structs.stack_map_bucket + attr.value_size
         table = structs.bpf_stack_map + POINTER_BYTES * buckets

@@ -16,17 +16,12 @@ from bpfleet.abi.bpf import F_LINK, F_VTYPE_BTF_OBJ_FD
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.maps.base import (
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    not_found,
-    refuse,
-    require_bpf,
-)
-from bpfleet.kernel.bpf.maps.slots import slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.slot import slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.refusals import not_found, refuse, require_bpf
+from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
@@ -101,16 +96,15 @@ class StructOpsMap(BpfMap):
             raise refuse(Errno.EINVAL, f"the value of {table.name} has {table.value_bytes} bytes")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """The map with the value, the user's copy, the pointer arrays, the image page.
 
         >>> from bpfleet.kernel.profile import PROFILES
         >>> attr = MapAttr(26, 4, 256, 1, btf_vmlinux_value_type_id=1)
-        >>> StructOpsMap.plan(attr, PROFILES["5.10"], 2).estimate_bytes
+        >>> StructOpsMap.plan(Creation(attr, PROFILES["5.10"], 2)).estimate_bytes
         724
         """
+        attr, profile = creation.attr, creation.profile
         map_bytes, pointers = _sizes(attr, profile)
         allocations = [
             Allocation("bpf_struct_ops_map", How.AREA, map_bytes),

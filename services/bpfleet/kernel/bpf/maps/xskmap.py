@@ -11,19 +11,12 @@ from typing import ClassVar, Final, final
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, How
-from bpfleet.kernel.bpf.maps.base import (
-    RCU_GRACE_NS,
-    AllocSite,
-    BpfMap,
-    Host,
-    OpContext,
-    key_exists,
-    not_found,
-    refuse,
-)
-from bpfleet.kernel.bpf.maps.capability import require_net_admin
-from bpfleet.kernel.bpf.maps.slots import next_slot, slot_of, slot_out_of_range
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.slot import SlotMap, slot_of
+from bpfleet.kernel.bpf.refusals import key_exists, not_found, refuse, require_net_admin
+from bpfleet.kernel.bpf.site import AllocSite
+from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
@@ -37,7 +30,7 @@ NODE_GFP: Final = GFP.GFP_ATOMIC | GFP.NOWARN
 
 
 @final
-class XskMap(BpfMap):
+class XskMap(SlotMap[tuple[Socket, Account]]):
     """XSKMAP."""
 
     gap: ClassVar[str] = "no packet is redirected"
@@ -53,15 +46,14 @@ class XskMap(BpfMap):
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags & ~FLAGS:#x} are not for xskmaps")
 
     @classmethod
-    def plan(
-        cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, *, perfmon: bool = True
-    ) -> CostPlan:
+    def plan(cls, creation: Creation) -> CostPlan:
         """One area.
 
         >>> from bpfleet.kernel.profile import PROFILES
-        >>> XskMap.plan(MapAttr(17, 4, 4, 1024), PROFILES["5.10"], 2).estimate_bytes
+        >>> XskMap.plan(Creation(MapAttr(17, 4, 4, 1024), PROFILES["5.10"], 2)).estimate_bytes
         8512
         """
+        attr, profile = creation.attr, creation.profile
         structs = profile.structs
         size = structs.xsk_map + POINTER_BYTES * attr.max_entries
         return CostPlan(
@@ -82,12 +74,11 @@ class XskMap(BpfMap):
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
-        self._slots: Final[dict[int, tuple[Socket, Account]]] = {}
         self._size: Final = site.memory.slab_size(host.profile.structs.xsk_map_node)
 
     def entries(self) -> int:
         """Sockets in the map."""
-        return len(self._slots)
+        return len(self.slots)
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """Never answers user space. Raises EOPNOTSUPP."""
@@ -102,16 +93,12 @@ class XskMap(BpfMap):
 
         Raises EINVAL, E2BIG, EBADF, ENOTSOCK, EOPNOTSUPP, EEXIST, ENOENT, ENOMEM.
         """
-        if flags > BPF_EXIST:
-            raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries)
+        index = self.slot_to_update(key, flags)
         sock = socket_of(context.task, slot_of(value))
         if sock.kind.family is not Family.XDP:
             raise refuse(Errno.EOPNOTSUPP, "the socket is not AF_XDP", Reason.OPERATION_UNSUPPORTED)
         account = self.site.take_element(self._size, context, NODE_GFP)
-        old = self._slots.get(index)
+        old = self.slots.get(index)
         same = old is not None and old[0] is sock
         if same or (old and flags == BPF_NOEXIST) or (old is None and flags == BPF_EXIST):
             self.site.give_element(account, self._size, context.cpu)
@@ -119,37 +106,28 @@ class XskMap(BpfMap):
                 return
             raise key_exists() if old else not_found("the slot is empty")
         self.get()
-        self._slots[index] = (sock, account)
+        self.slots[index] = (sock, account)
         sock.holders[self] = self._forget
         if old is not None:
             self._release(old, context.cpu)
 
-    def delete(self, key: bytes, context: OpContext) -> None:
-        """Empties a slot; an empty one is fine. Raises EINVAL beyond the map."""
-        index = slot_of(key)
-        if index >= self.max_entries:
-            raise slot_out_of_range(index, self.max_entries, Errno.EINVAL)
-        old = self._slots.pop(index, None)
-        if old is not None:
-            self._release(old, context.cpu)
-
-    def next_key(self, key: bytes | None) -> bytes:
-        """The next slot, used or not. Raises ENOENT after the last."""
-        return next_slot(key, self.max_entries)
+    def let_go(self, entry: tuple[Socket, Account], context: OpContext) -> None:
+        """The node goes at once."""
+        self._release(entry, context.cpu)
 
     def free(self, cpu: int) -> None:
         """Nothing is left: every node held a reference."""
-        assert not self._slots, len(self._slots)
+        assert not self.slots, len(self.slots)
 
     def _release(self, slot: tuple[Socket, Account], cpu: int) -> None:
         """xsk_map_sock_delete: the node goes at once, and with it a reference on the map."""
         sock, account = slot
-        if not any(other is sock for other, _ in self._slots.values()):
+        if not any(other is sock for other, _ in self.slots.values()):
             sock.holders.pop(self, None)
         self.site.give_element(account, self._size, cpu)
         self.put()
 
     def _forget(self, sock: Socket) -> None:
         """The socket was closed: it leaves all its slots."""
-        for index in [index for index, held in self._slots.items() if held[0] is sock]:
-            self._release(self._slots.pop(index), 0)
+        for index in [index for index, held in self.slots.items() if held[0] is sock]:
+            self._release(self.slots.pop(index), 0)

@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import F_PRESERVE_ELEMS, MapType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import OpContext
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.program import ProgAttr
 from tests.kernels import ALL, boot, refused
 

@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_ZERO_SEED, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import OpContext
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.errors import Reason
 from tests.kernels import ALL, boot, refused
 

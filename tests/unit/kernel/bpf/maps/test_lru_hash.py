@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import BPF_EXIST, F_NO_COMMON_LRU, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import OpContext
+from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.lru_hash import LruHashMap
 from tests.kernels import ALL, boot, refused
 
