@@ -124,7 +124,9 @@ class Agent(RuntimeServiceServicer):
             )
             await stub.RegisterAgent(request, timeout=60)
 
-    async def RunReplicas(self, request: Any, context: Any) -> runtime.RunReplicasResponse:
+    async def RunReplicas(
+        self, request: runtime.RunReplicasRequest, context: Any
+    ) -> runtime.RunReplicasResponse:
         self.running += len(request.replicas)
         return runtime.RunReplicasResponse(
             statuses=[
@@ -142,7 +144,9 @@ class Agent(RuntimeServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this agent only counts its replicas")
         raise AssertionError("abort raises")
 
-    async def StopReplicas(self, request: Any, context: Any) -> runtime.StopReplicasResponse:
+    async def StopReplicas(
+        self, request: runtime.StopReplicasRequest, context: Any
+    ) -> runtime.StopReplicasResponse:
         self.running -= len(request.replicas)
         return runtime.StopReplicasResponse()
 
@@ -238,11 +242,8 @@ class Bench:
             self.agents.append(agent)
         await asyncio.gather(*(agent.start(self.targets) for agent in self.agents))
 
-    async def create(self, name: str, stub: Any = None, **spec: Any) -> None:
-        spec.setdefault("inventory", workload_pb2.Inventory(name="app"))
-        request = pb.CreateWorkloadRequest(
-            spec=workload_pb2.WorkloadSpec(name=name, **spec), request_id=name
-        )
+    async def create(self, spec: workload_pb2.WorkloadSpec, stub: Any = None) -> None:
+        request = pb.CreateWorkloadRequest(spec=spec, request_id=spec.name)
         while True:
             try:
                 await (stub or self.fleet).CreateWorkload(request, timeout=60)
@@ -291,27 +292,44 @@ async def measure_ready(bench: Bench) -> list[Figure]:
     return [Figure(f"{bench.node_count:,} nodes Ready", seconds, "s", f"at most {target}")]
 
 
+def workload(
+    name: str, replicas: int, memory_request_bytes: int = 0, priority: int = 0
+) -> workload_pb2.WorkloadSpec:
+    return workload_pb2.WorkloadSpec(
+        name=name,
+        replicas=replicas,
+        memory_request_bytes=memory_request_bytes,
+        priority=priority,
+        inventory=workload_pb2.Inventory(name="app"),
+    )
+
+
 async def measure_placements(bench: Bench) -> list[Figure]:
     figures = []
-    shapes: dict[str, dict[str, Any]] = {
-        "placements": {},
-        "placements, spread over zones": {"spread": {"label": "zone"}},
-        "placements, spread over nodes": {"spread": {"label": "bpfleet/node"}},
-        "placements, gang of 100": {"gang": True},
+    spread, scheduling = workload_pb2.Spread, workload_pb2.Scheduling
+    shapes: dict[str, workload_pb2.WorkloadSpec] = {
+        "placements": workload_pb2.WorkloadSpec(),
+        "placements, spread over zones": workload_pb2.WorkloadSpec(
+            spread=spread(topology_key="zone")
+        ),
+        "placements, spread over nodes": workload_pb2.WorkloadSpec(
+            spread=spread(topology_key="bpfleet/node")
+        ),
+        "placements, gang of 100": workload_pb2.WorkloadSpec(scheduling=scheduling(gang=True)),
     }
-    for number, (label, spec) in enumerate(shapes.items()):
+    for number, (label, shape) in enumerate(shapes.items()):
         names = [f"p{number}-{serial}" for serial in range(100)]
 
-        async def work(name: str, spec: dict[str, Any] = spec) -> None:
-            await bench.create(name, replicas=100, memory_request_bytes=20 * MIB, **spec)
+        async def work(name: str, shape: workload_pb2.WorkloadSpec = shape) -> None:
+            spec = workload(name, 100, 20 * MIB)
+            spec.MergeFrom(shape)
+            await bench.create(spec)
 
         seconds = await crowd(names, work, clients=16)
         target = "at least 2,000/s" if number == 0 else "at least 1,000/s"
         figures.append(Figure(label, 10_000 / seconds, "/s", target, "100 replicas a request"))
     names = [f"s-{serial}" for serial in range(3_000)]
-    seconds = await crowd(
-        names, lambda name: bench.create(name, replicas=1, memory_request_bytes=20 * MIB)
-    )
+    seconds = await crowd(names, lambda name: bench.create(workload(name, 1, 20 * MIB)))
     note = "1 replica a request, 64 clients"
     figures.append(Figure("placements, single", 3_000 / seconds, "/s", "", note))
     return figures
@@ -324,7 +342,7 @@ async def measure_latency(bench: Bench) -> list[Figure]:
 
     async def one(name: str) -> None:
         start = time.perf_counter()
-        await bench.create(name, replicas=1, memory_request_bytes=20 * MIB)
+        await bench.create(workload(name, 1, 20 * MIB))
         took.append(time.perf_counter() - start)
 
     start, tasks = time.perf_counter(), []
@@ -347,12 +365,12 @@ async def measure_preemption(bench: Bench) -> list[Figure]:
     size = 58 * GIB
     fill = [f"fill-{number}" for number in range(free // size // 1_000 + 1)]
     for name in fill:
-        await bench.create(name, replicas=1_000, memory_request_bytes=size)
+        await bench.create(workload(name, 1_000, size))
     await bench.until(bench.settled)
     names = [f"vip-{serial}" for serial in range(2_000)]
     seconds = await crowd(
         names,
-        lambda name: bench.create(name, replicas=1, memory_request_bytes=size, priority=10),
+        lambda name: bench.create(workload(name, 1, size, priority=10)),
     )
     status = await bench.fleet.GetFleetStatus(pb.GetFleetStatusRequest())
     note = f"{status.replicas['PENDING']} replicas wait afterwards"
@@ -367,7 +385,7 @@ async def measure_takeover(bench: Bench) -> list[Figure]:
     bench.kill_coordinator(0)
 
     async def writes() -> bool:
-        await bench.create("after-takeover", bench.stubs[1], replicas=1)
+        await bench.create(workload("after-takeover", 1), bench.stubs[1])
         return True
 
     await bench.until(writes)

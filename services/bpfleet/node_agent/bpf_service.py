@@ -10,6 +10,7 @@ from grpc import aio
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
+from bpfleet.kernel.bpf.command import Created
 from bpfleet.kernel.bpf.info import MapInfo
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import BpfProg, prog_of
@@ -40,7 +41,6 @@ __all__ = ["BpfServicer"]
 # gRPC's contexts are generic over messages that no method of ours touches.
 _Context = aio.ServicerContext[Any, Any]
 _Receipt = bpf_pb2.ChargeReceipt | None
-Done = TypeVar("Done")
 Response = TypeVar("Response")
 Kept = TypeVar("Kept", bound=Message)
 
@@ -147,9 +147,7 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         return self._make(
             verbs.MAP_LOOKUP_AND_DELETE_ELEM,
             request,
-            lambda done, receipt: pb.LookupAndDeleteElementResponse(
-                value=done.value, receipt=receipt
-            ),
+            lambda done, receipt: pb.LookupAndDeleteElementResponse(value=done, receipt=receipt),
         )
 
     async def GetNextKey(
@@ -334,9 +332,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
 
     def _make(
         self,
-        verb: Verb[Any, ..., Done],
+        verb: Verb[Any, ..., Any],
         request: Any,  # a request with a caller and the fields this verb takes
-        respond: Callable[[Done, _Receipt], Response],
+        respond: Callable[[Any, _Receipt], Response],
         *,
         calls: int = 1,
     ) -> Response:
@@ -348,10 +346,10 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
 
     def _make_once(
         self,
-        verb: Verb[Any, ..., Done],
+        verb: Verb[Any, ..., Created],
         request: Any,  # as above, with a spec and a request_id
         kind: type[Kept],
-        respond: Callable[[Done, _Receipt], Kept],
+        respond: Callable[[Created, _Receipt], Kept],
     ) -> Kept:
         """A creation: a request that was answered before gets the same answer again."""
         node = self._node(request.caller)

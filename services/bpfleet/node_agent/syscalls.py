@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar, final
+from typing import Any, Final, final
 
 import grpc
 
@@ -11,9 +11,8 @@ from bpfleet.abi.errno import Errno
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.batch import BatchResult
-from bpfleet.kernel.bpf.command import Cost, Created, Taken, cost_on
+from bpfleet.kernel.bpf.command import Cost, Created, cost_on
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.bpf.prog import RunResult
 from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
@@ -48,7 +47,6 @@ PAUSE_SECONDS: Final = 0.001
 # The message of one operation; each function below knows its own type.
 _Operation = Any
 _Result = pb.SyscallResult
-R = TypeVar("R")
 
 
 @final
@@ -126,12 +124,12 @@ def _execute(
     elements = 1
     try:
         task = kernel.task(call.pid if call.HasField("pid") else pid)
-        method, on_bpf, made, tell, weigh = _SERVED[name]
-        op = getattr(call, name)
-        done = made(method, kernel.bpf if on_bpf else kernel, task, op, room)
+        method, on_bpf, made, tell = _SERVED[name]
+        part = kernel.bpf if on_bpf else kernel
+        done, cost = made(method, part, task, getattr(call, name), room)
         if tell is not None:
             tell(done, result)
-        if weigh is not None and (cost := weigh(task, op, done)) is not None:
+        if cost is not None:
             costs.add(cost)
         elements += result.element_count
         if result.errno:
@@ -149,91 +147,112 @@ def _execute(
 
 # -- what verbs are given, and what they answer, by their messages ----------------------------------------------------
 
-# A unary request and the operation of a stream name their fields alike, so one function serves both: it makes the call,
-# which is ``method`` of ``part``, with what the message says. ``room`` is what an answer may hold.
-_Made = Callable[[Callable[..., Any], Any, Task, _Operation, int], Any]
+# A unary request and the operation of a stream name their fields alike, so one function serves both. It makes the call,
+# ``method`` of ``part``, with what the message says, and returns its answer, and its cost where it is about a map or a
+# program. ``room`` is what an answer may hold.
 _Method = Callable[..., Any]
+_Outcome = tuple[Any, Cost | None]
+_Made = Callable[[_Method, Any, Task, _Operation, int], _Outcome]
 
 
-def _lookup(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+def _lookup(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
     fitting(task, op.fd, 1, room)
     flags = op.flags
     if flags < 0:
         not_negative(flags, "flags")
-    return method(bpf, task, op.fd, op.key if op.HasField("key") else None, flags)
+    return method(bpf, task, op.fd, op.key if op.HasField("key") else None, flags), None
 
 
-def _update(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    mode = op.mode
+def _take(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    taken, _ = _lookup(method, bpf, task, op, room)
+    return taken.value, cost_on(task, op.fd, taken.charged_bytes)
+
+
+def _update(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    fd, mode = op.fd, op.mode
     if mode < 0:
         not_negative(mode, "mode")
-    return method(bpf, task, op.fd, op.key if op.HasField("key") else None, op.value, mode)
+    charged_bytes = method(bpf, task, fd, op.key if op.HasField("key") else None, op.value, mode)
+    return None, cost_on(task, fd, charged_bytes)
 
 
-def _delete(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, op.fd, op.key)
+def _delete(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    fd = op.fd
+    return None, cost_on(task, fd, method(bpf, task, fd, op.key))
 
 
-def _next_key(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, op.fd, op.key if op.HasField("key") else None)
+def _next_key(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    return method(bpf, task, op.fd, op.key if op.HasField("key") else None), None
 
 
-def _update_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+def _update_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
     mode, flags = not_negative(op.mode, "mode"), not_negative(op.flags, "flags")
-    return method(bpf, task, op.fd, op.keys, op.values, op.element_count, mode, flags)
+    done = method(bpf, task, op.fd, op.keys, op.values, op.element_count, mode, flags)
+    return done, cost_on(task, op.fd, done.charged_bytes)
 
 
-def _delete_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, op.fd, op.keys, op.element_count, *_batch_flags(op))
+def _delete_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    done = method(bpf, task, op.fd, op.keys, op.element_count, *_batch_flags(op))
+    return done, cost_on(task, op.fd, done.charged_bytes)
 
 
-def _lookup_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+def _lookup_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
     in_batch = op.in_batch if op.HasField("in_batch") else None
     count = fitting(task, op.fd, op.element_count, room)
-    return method(bpf, task, op.fd, in_batch, count, *_batch_flags(op))
+    return method(bpf, task, op.fd, in_batch, count, *_batch_flags(op)), None
+
+
+def _take_batch(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    done, _ = _lookup_batch(method, bpf, task, op, room)
+    return done, cost_on(task, op.fd, done.charged_bytes)
 
 
 def _batch_flags(op: _Operation) -> tuple[int, int]:
     return not_negative(op.element_flags, "element_flags"), not_negative(op.flags, "flags")
 
 
-def _create_map(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, map_attr(op))
+def _create_map(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    made = method(bpf, task, map_attr(op))
+    return made, made.cost
 
 
-def _load_program(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, prog_attr(op))
+def _load_program(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    made = method(bpf, task, prog_attr(op))
+    return made, made.cost
 
 
-def _run_program(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+def _run_program(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    """The payer is that of the program's first map."""
     repeat = runs(task, op.fd, op.repeat_count)
-    return method(bpf, task, op.fd, repeat=repeat, in_interrupt=op.in_interrupt)
+    done = method(bpf, task, op.fd, repeat=repeat, in_interrupt=op.in_interrupt)
+    prog = prog_of(task, op.fd)
+    maps = (held for held in prog.maps if isinstance(held, BpfMap))
+    return done, Cost(task, next(maps, prog), done.charged_bytes)
 
 
-def _map_by_id(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, within(op.map_id, "map_id", 0, 2**31 - 1))
+def _map_by_id(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    return method(bpf, task, within(op.map_id, "map_id", 0, 2**31 - 1)), None
 
 
-def _program_by_id(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, not_negative(op.program_id, "program_id"))
+def _program_by_id(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    return method(bpf, task, not_negative(op.program_id, "program_id")), None
 
 
-def _descriptor(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, op.fd)
+def _descriptor(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    return method(bpf, task, op.fd), None
 
 
-def _close(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> Any:
-    """Answers the cost itself: afterwards nobody knows what the descriptor was of."""
-    cost = cost_on(task, op.fd, 0)
+def _close(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    cost = cost_on(task, op.fd, 0)  # afterwards nobody knows what the descriptor was of
     charged_bytes = method(kernel, task.pid, op.fd)
-    return cost and cost._replace(charged_bytes=charged_bytes)
+    return charged_bytes, cost and cost._replace(charged_bytes=charged_bytes)
 
 
-def _size(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(kernel, task.pid, within(op.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX))
+def _size(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    return method(kernel, task.pid, within(op.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)), None
 
 
-def _pin(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
+def _pin(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
     """After mkdir -p of the pin's directory, as loaders do; a client of this service has no mkdir for that."""
     path = _bpffs_path(op.path)
     directory = ""
@@ -244,11 +263,11 @@ def _pin(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> An
         except KernelError as error:
             if error.errno is not Errno.EEXIST:
                 raise
-    return method(bpf, task, path, op.fd)
+    return method(bpf, task, path, op.fd), None
 
 
-def _path(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> Any:
-    return method(bpf, task, _bpffs_path(op.path))
+def _path(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    return method(bpf, task, _bpffs_path(op.path)), None
 
 
 def _bpffs_path(path: str) -> str:
@@ -262,12 +281,12 @@ _MADE: Final[dict[Verb[Any, ..., Any], _Made]] = {
     table.OBJ_GET_INFO_BY_FD: _descriptor,
     table.MAP_FREEZE: _descriptor,
     table.MAP_LOOKUP_ELEM: _lookup,
-    table.MAP_LOOKUP_AND_DELETE_ELEM: _lookup,
+    table.MAP_LOOKUP_AND_DELETE_ELEM: _take,
     table.MAP_UPDATE_ELEM: _update,
     table.MAP_DELETE_ELEM: _delete,
     table.MAP_GET_NEXT_KEY: _next_key,
     table.MAP_LOOKUP_BATCH: _lookup_batch,
-    table.MAP_LOOKUP_AND_DELETE_BATCH: _lookup_batch,
+    table.MAP_LOOKUP_AND_DELETE_BATCH: _take_batch,
     table.MAP_UPDATE_BATCH: _update_batch,
     table.MAP_DELETE_BATCH: _delete_batch,
     table.PROG_LOAD: _load_program,
@@ -283,61 +302,18 @@ _MADE: Final[dict[Verb[Any, ..., Any], _Made]] = {
 
 
 def make(
-    verb: Verb[Any, ..., R], kernel: Kernel, task: Task, op: _Operation
-) -> tuple[R, Cost | None]:
-    """One call with what a unary request gives to it: its answer, and its cost where it is about a map or a program.
+    verb: Verb[Any, ..., Any], kernel: Kernel, task: Task, op: _Operation
+) -> tuple[Any, Cost | None]:
+    """One call with what a unary request gives to it: its answer and its cost, as above.
 
     Raises ``ApiError`` for a field out of bounds.
     """
-    done: R = _MADE[verb](verb.method, verb.part.of(kernel), task, op, RESPONSE_BYTES_MAX)
-    weigh = _WEIGH.get(verb)
-    return done, None if weigh is None else weigh(task, op, done)
-
-
-def _made_cost(task: Task, op: _Operation, made: Created) -> Cost | None:
-    return made.cost
-
-
-def _element_cost(task: Task, op: _Operation, charged_bytes: int) -> Cost | None:
-    return cost_on(task, op.fd, charged_bytes)
-
-
-def _elements_cost(task: Task, op: _Operation, done: Taken | BatchResult) -> Cost | None:
-    return cost_on(task, op.fd, done.charged_bytes)
-
-
-def _run_cost(task: Task, op: _Operation, done: RunResult) -> Cost | None:
-    """The payer is that of the program's first map."""
-    prog = prog_of(task, op.fd)
-    maps = (held for held in prog.maps if isinstance(held, BpfMap))
-    return Cost(task, next(maps, prog), done.charged_bytes)
-
-
-def _close_cost(task: Task, op: _Operation, cost: Cost | None) -> Cost | None:
-    return cost
-
-
-# What is not listed costs nothing that a receipt could show.
-_WEIGH: Final[dict[Verb[Any, ..., Any], Callable[[Task, _Operation, Any], Cost | None]]] = {
-    table.MAP_CREATE: _made_cost,
-    table.PROG_LOAD: _made_cost,
-    table.MAP_UPDATE_ELEM: _element_cost,
-    table.MAP_DELETE_ELEM: _element_cost,
-    table.MAP_LOOKUP_AND_DELETE_ELEM: _elements_cost,
-    table.MAP_UPDATE_BATCH: _elements_cost,
-    table.MAP_DELETE_BATCH: _elements_cost,
-    table.MAP_LOOKUP_AND_DELETE_BATCH: _elements_cost,
-    table.PROG_TEST_RUN: _run_cost,
-    table.CLOSE: _close_cost,
-}
+    method, on_bpf, made, _ = _ROWS[verb]
+    return made(method, kernel.bpf if on_bpf else kernel, task, op, RESPONSE_BYTES_MAX)
 
 
 def _tell_made(made: Created, result: _Result) -> None:
     result.fd = made.fd
-
-
-def _tell_taken(taken: Taken, result: _Result) -> None:
-    result.value = taken.value
 
 
 def _tell_fd(fd: int, result: _Result) -> None:
@@ -365,7 +341,7 @@ _TELL: Final[dict[Verb[Any, ..., Any], Callable[[Any, _Result], None]]] = {
     table.PROG_LOAD: _tell_made,
     table.OBJ_GET: _tell_fd,
     table.MAP_LOOKUP_ELEM: _tell_value,
-    table.MAP_LOOKUP_AND_DELETE_ELEM: _tell_taken,
+    table.MAP_LOOKUP_AND_DELETE_ELEM: _tell_value,
     table.MAP_GET_NEXT_KEY: _tell_value,
     table.MAP_LOOKUP_BATCH: _tell_batch,
     table.MAP_LOOKUP_AND_DELETE_BATCH: _tell_batch,
@@ -374,19 +350,19 @@ _TELL: Final[dict[Verb[Any, ..., Any], Callable[[Any, _Result], None]]] = {
 }
 
 
-# A row as the stream needs it: method, whether of bpf(2), what makes the call, what tells its answer, what it cost. A
-# plain tuple, since it is unpacked for every call.
-_Served = tuple[
-    _Method,
-    bool,
-    _Made,
-    Callable[[Any, _Result], None] | None,
-    Callable[[Task, _Operation, Any], Cost | None] | None,
-]
+# A row as it is served: method, whether of bpf(2), what makes the call, what tells its answer. A plain tuple, since it
+# is unpacked for every call.
+_Row = tuple[_Method, bool, _Made, Callable[[Any, _Result], None] | None]
+_ROWS: Final[dict[Verb[Any, ..., Any], _Row]] = {
+    verb: (verb.method, verb.part is table.BPF, made, _TELL.get(verb))
+    for verb, made in _MADE.items()
+}
+_SERVED: Final = {arm: _ROWS[verb] for arm, verb in table.BY_ARM.items()}
 
 
-def _served(verb: Verb[Any, ..., Any]) -> _Served:
-    return verb.method, verb.part is table.BPF, _MADE[verb], _TELL.get(verb), _WEIGH.get(verb)
+def served_arms() -> frozenset[str]:
+    """The fields of a ``Syscall`` that are served."""
+    return frozenset(_SERVED)
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
@@ -420,11 +396,3 @@ def runs(task: Task, fd: int, repeat_count: int) -> int:
     target = file.target if file is not None else None
     operations = len(target.attr.ops) if isinstance(target, BpfProg) else 1
     return within(repeat_count or 1, "repeat_count", 1, RUNS_MAX // max(1, operations))
-
-
-_SERVED: Final = {arm: _served(verb) for arm, verb in table.BY_ARM.items()}
-
-
-def served_arms() -> frozenset[str]:
-    """The fields of a ``Syscall`` that are served."""
-    return frozenset(_SERVED)

@@ -252,8 +252,9 @@ class ReceiptSum:
     def add(self, cost: Cost) -> None:
         """Adds what a call cost."""
         self._last = cost
-        self._charged_bytes += charged_bytes(cost)
-        self._estimate_bytes += estimate_bytes(cost)
+        if cost.charged_bytes or cost.created:
+            self._charged_bytes += charged_bytes(cost)
+            self._estimate_bytes += estimate_bytes(cost)
 
     def message(self, kernel: Kernel) -> bpf_pb2.ChargeReceipt | None:
         """The sums, and where usage and limit of the last payer stand; None where nothing changed."""

@@ -6,7 +6,7 @@ from the body's signature, as ``dataclasses`` makes ``__init__``. It is free whe
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import BpfProg
@@ -66,11 +66,15 @@ class Taken(NamedTuple):
     charged_bytes: int
 
 
+# A tuple: a union would be made anew for each call.
+_TARGETS: Final = (BpfMap, BpfProg)
+
+
 def cost_on(task: Task, fd: int, charged_bytes: int) -> Cost | None:
     """The cost of a call on the map or program behind a descriptor; None where it is neither."""
     file = task.fds.get(fd)
     target = file.target if file is not None else None
-    return Cost(task, target, charged_bytes) if isinstance(target, BpfMap | BpfProg) else None
+    return Cost(task, target, charged_bytes) if isinstance(target, _TARGETS) else None
 
 
 class Boundary:
