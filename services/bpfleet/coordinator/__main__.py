@@ -106,7 +106,7 @@ Examples:
     "--leader-ttl",
     default=1.5,
     show_default=True,
-    help="Seconds until a silent leader is followed.",
+    help="Seconds before a standby replaces a silent leader.",
 )
 @click.option(
     "--back-off", default=10.0, show_default=True, help="Seconds before the first restart; doubles."

@@ -434,7 +434,7 @@ class Coordinator:
         return FleetError(
             Refused.UNAVAILABLE,
             ControlReason.NOT_LEADER,
-            f"this coordinator stands by, {where}; call that one or try again",
+            f"this coordinator is a standby, {where}; call that one or try again",
             leader=self.leader,
             retryAfterMs=self.timing.leader_poll_ms,
         )
@@ -446,7 +446,7 @@ class Coordinator:
         return FleetError(
             Refused.UNAVAILABLE,
             ControlReason.STORE_UNAVAILABLE,
-            "the store does not answer, nothing was changed for certain; try again",
+            "the store is unavailable; the change may or may not have been saved; retry with the same request_id",
             retryAfterMs=self.timing.store_retry_ms,
         )
 

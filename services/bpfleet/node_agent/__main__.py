@@ -112,7 +112,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     default="",
     envvar="BPFLEET_COORDINATOR",
     metavar="HOST:PORT,...",
-    help="Coordinators to register with, tried in turn; none: the agent stands alone.",
+    help="Coordinators to register with, tried in turn; omit to run stand-alone.",
 )
 @click.option(
     "--advertise",
@@ -142,7 +142,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     envvar="BPFLEET_CHURN_SHARE",
     show_default=True,
     type=click.FloatRange(0.01, 0.99),
-    help="Most of a CPU that churn of replicas takes.",
+    help="Maximum share of one CPU for workload churn.",
 )
 @server_flags
 @click.version_option(__version__, prog_name="bpfleet node agent")

@@ -127,7 +127,7 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 |---|---|---|
 | program load | cost only | no verifier, no bytecode: a program is its size, its maps and its operations |
 | test run, hooks | exact payer | map operations run as declared, in process or interrupt context; nothing else does |
-| JIT | budget only | image sizes are estimated at 5 bytes an instruction unless given |
+| JIT | budget only | image sizes are estimated at 5 bytes an instruction by default |
 | attach | cgroup, hook, seccomp | other attach types answer EINVAL |
 | links | hooks only | cost nothing, as in Linux |
 | BTF | sizes only | a type is a kind and a size; nothing is parsed |

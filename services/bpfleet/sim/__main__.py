@@ -30,7 +30,7 @@ Examples:
 @click.option(
     "--jobs",
     type=click.IntRange(1, 1024),
-    help="How many at a time; as many as there are CPUs unless given.",
+    help="Seeds at a time [default: the number of CPUs].",
 )
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON per seed.")
 @click.option(
