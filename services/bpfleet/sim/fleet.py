@@ -167,8 +167,6 @@ class World:
             policy=self.random.choice(list(Policy)),
             back_off_ms=BackOff(first=500, longest=4_000, reset=8_000),
             avoid_ms=5_000,
-            # More than can be asked for while a repeated request is under way, fewer than a seed asks for.
-            requests_max=45,
             pressure_available_bytes=1 * MIB,
             pressure_hold_ms=1_000,
         )
