@@ -44,6 +44,7 @@ from bpfleet.v1.runtime_service_pb2_grpc import (
     RuntimeServiceServicer,
     add_RuntimeServiceServicer_to_server,
 )
+from bpfleet.workload.spec import replica_name
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -130,7 +131,7 @@ class Agent(RuntimeServiceServicer):
         return runtime.RunReplicasResponse(
             statuses=[
                 replica_pb2.ReplicaStatus(
-                    replica=f"{spec.workload.name}-{spec.serial}",
+                    replica=replica_name(spec.workload.name, spec.serial),
                     attempt=spec.attempt,
                     node=spec.node,
                     phase=replica_pb2.REPLICA_PHASE_RUNNING,

@@ -24,7 +24,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError, TaskKilled, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.kernel import Kernel
-from tests.kernels import ALL
+from tests.kernels import ALL, read_pages, write_tmpfs
 
 MB = 1 << 20
 KILLED = "killed"
@@ -277,16 +277,16 @@ class Groups(RuleBasedStateMachine):
     @rule(number=who, size=sizes, file=st.sampled_from(["/f", "/g"]))
     def read_pages(self, number: int, size: int, file: str) -> None:
         pid = self.pid(number)
-        self.answer(lambda kernel: kernel.read_pages(pid, file, size))
+        self.answer(lambda kernel: read_pages(kernel, pid, file, size))
 
     @rule(number=who, size=sizes, file=st.sampled_from(["/t", "/u"]))
     def write_tmpfs(self, number: int, size: int, file: str) -> None:
         pid = self.pid(number)
-        self.answer(lambda kernel: kernel.write_tmpfs(pid, file, size))
+        self.answer(lambda kernel: write_tmpfs(kernel, pid, file, size))
 
     @rule(file=st.sampled_from(["/t", "/u"]))
     def unlink_tmpfs(self, file: str) -> None:
-        self.answer(lambda kernel: kernel.unlink_tmpfs(file))
+        self.answer(lambda kernel: kernel.page_cache.unlink_tmpfs(file))
 
     @rule(number=who, attr=st.sampled_from(MAPS))
     def create_map(self, number: int, attr: MapAttr) -> None:

@@ -11,8 +11,9 @@ from bpfleet.abi.bpf import (
     capabilities_of,
     map_type_from_name,
 )
+from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
-from bpfleet.kernel import Kernel, KernelError, profile_named
+from bpfleet.kernel import Kernel, KernelError, Reason, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.command import Cost, cost_on
 from bpfleet.kernel.bpf.program import ProgAttr
@@ -22,6 +23,7 @@ from bpfleet.runtime.probes import prepare_memlock
 from bpfleet.verbs import table as verbs
 from bpfleet.verbs.stage import KILLED, Run, Stage, answer_of, numbered_key, run_of
 from bpfleet.workload.quantity import parse_bytes, parse_limit
+from tests.kernels import read_pages, write_tmpfs
 from tests.scenarios.objects import ObjectCommands
 
 NS_PER_S: Final = 1_000_000_000
@@ -144,14 +146,15 @@ class Interpreter(ObjectCommands):
 
     def do_file(self, plain: Sequence[str], options: Options) -> str:
         size = parse_bytes(plain[2])
-        return f"{self.kernel.read_pages(self.task(plain[0]).pid, plain[1], size)} bytes read"
+        return f"{read_pages(self.kernel, self.task(plain[0]).pid, plain[1], size)} bytes read"
 
     def do_tmpfs(self, plain: Sequence[str], options: Options) -> str:
         size = parse_bytes(plain[2])
-        return f"{self.kernel.write_tmpfs(self.task(plain[0]).pid, plain[1], size)} bytes"
+        return f"{write_tmpfs(self.kernel, self.task(plain[0]).pid, plain[1], size)} bytes"
 
     def do_rm_tmpfs(self, plain: Sequence[str], options: Options) -> None:
-        self.kernel.unlink_tmpfs(plain[0])
+        if not self.kernel.page_cache.unlink_tmpfs(plain[0]):
+            raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {plain[0]!r}")
 
     def do_exit(self, plain: Sequence[str], options: Options) -> None:
         verbs.EXIT(self.kernel, self.task(plain[0]).pid)
@@ -205,11 +208,6 @@ class Interpreter(ObjectCommands):
         fd = verbs.IO_URING_SETUP(self.kernel, task, 8)
         huge = int(options.get("huge", "0"))
         verbs.IO_URING_REGISTER(self.kernel, task, fd, parse_bytes(plain[1]), huge_pages=huge)
-
-    def do_zerocopy(self, plain: Sequence[str], options: Options) -> None:
-        task = self.task(plain[0])
-        fd = verbs.SOCKET(self.kernel, task, "tcp_est")
-        self.kernel.locked.send_zerocopy(task, fd, parse_bytes(plain[1]))
 
     def do_mlock(self, plain: Sequence[str], options: Options) -> None:
         verbs.MLOCK(self.kernel, self.task(plain[0]), parse_bytes(plain[1]))

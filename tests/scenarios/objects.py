@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from bpfleet.abi.bpf import F_NO_PREALLOC, AttachType, ProgType, map_type_from_name
 from bpfleet.kernel import Kernel
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.bpftool import map_record, prog_record, to_json
 from bpfleet.kernel.bpf.btf import BtfType, Kind
 from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.prog import RunResult
@@ -13,6 +12,7 @@ from bpfleet.kernel.bpf.program import ProgAttr, ProgOp
 from bpfleet.kernel.proc.task import Task
 from bpfleet.verbs import table as verbs
 from bpfleet.verbs.stage import Stage
+from tests.bpftool import map_record, prog_record, to_json
 
 Options = dict[str, str]
 

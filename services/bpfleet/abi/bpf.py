@@ -232,11 +232,6 @@ BPF_F_ALLOW_MULTI: Final = 2
 BPF_OBJ_NAME_LEN: Final = 16
 
 
-def map_type_name(map_type: int) -> str:
-    """bpftool's spelling of a map type: ``MapType.LRU_HASH`` → ``"lru_hash"``."""
-    return MapType(map_type).name.lower()
-
-
 def map_type_from_name(name: str) -> MapType:
     """The map type bpftool prints as ``name``. Raises ``KeyError`` for a name it does not know."""
     return MapType[name.upper()]

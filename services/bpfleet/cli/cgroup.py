@@ -1,8 +1,11 @@
 """``bpfleet cgroup``: the cgroup v2 tree of a node."""
 
+from collections.abc import Iterable
+
 import click
 
-from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.cli.listing import Column, listing
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import cgroup_service_pb2
@@ -24,11 +27,27 @@ def command() -> None:
     """
 
 
+def _limit_bytes(cgroup: cgroup_service_pb2.Cgroup) -> int:
+    return cgroup.limits.max_bytes if cgroup.limits.HasField("max_bytes") else RLIM_INFINITY
+
+
+def _limit(size_bytes: int) -> str:
+    return "max" if size_bytes >= RLIM_INFINITY else format_bytes(size_bytes)
+
+
 @command.command("list")
 @click.argument("node")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_cgroups(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("cgroup", lambda c: c.path, shrinks=True),
+    Column("current", lambda c: c.usage.current_bytes, format_bytes, number=True),
+    Column("peak", lambda c: c.usage.peak_bytes, format_bytes, number=True),
+    Column("max", _limit_bytes, _limit, number=True),
+    Column("processes", lambda c: len(c.pids), "{:,}".format, number=True),
+    Column("max events", lambda c: c.events.max_count, "{:,}".format, number=True),
+    Column("oom kills", lambda c: c.events.oom_kill_count, "{:,}".format, number=True),
+)
+def list_cgroups(*, node: str, server: ChannelOptions) -> Iterable[cgroup_service_pb2.Cgroup]:
     """Every cgroup: usage, limit, events.
 
     \b
@@ -37,27 +56,7 @@ def list_cgroups(*, node: str, server: ChannelOptions, as_json: bool) -> None:
       bpfleet cgroup list web-1 --json
     """
     with agent(server) as client:
-        cgroups = list(client.node(node).list_cgroups())
-    if as_json:
-        print_json([message_data(c) for c in cgroups])
-        return
-    print_table(
-        ("cgroup", "current", "peak", "max", "processes", "max events", "oom kills"),
-        (_row(c) for c in cgroups),
-    )
-
-
-def _row(c: cgroup_service_pb2.Cgroup) -> tuple[str, ...]:
-    limit = format_bytes(c.limits.max_bytes) if c.limits.HasField("max_bytes") else "max"
-    return (
-        c.path,
-        format_bytes(c.usage.current_bytes),
-        format_bytes(c.usage.peak_bytes),
-        limit,
-        f"{len(c.pids):,}",
-        f"{c.events.max_count:,}",
-        f"{c.events.oom_kill_count:,}",
-    )
+        return list(client.node(node).list_cgroups())
 
 
 @command.command("create")

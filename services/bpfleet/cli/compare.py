@@ -21,7 +21,7 @@ from rich.progress import (
 
 from bpfleet.cli.inputs import (
     Size,
-    default_agents,
+    default_jobs,
     read_inventories,
     read_scenario,
     with_inventories,
@@ -96,8 +96,9 @@ class _Outputs:
     "--steps", type=click.IntRange(0, 1_000_000), help="Churn steps, instead of the scenario's."
 )
 @click.option(
-    "--agents", type=click.IntRange(1, 64), help="Worker processes; the result is the same."
+    "--jobs", type=click.IntRange(1, 64), help="Worker processes; the result is the same."
 )
+@click.option("--agents", type=click.IntRange(1, 64), hidden=True)  # what --jobs was called
 @click.option(
     "--inventory",
     "inventories",
@@ -148,6 +149,7 @@ def command(
     repetitions: int,
     nodes: int | None,
     steps: int | None,
+    jobs: int | None,
     agents: int | None,
     inventories: tuple[Path, ...],
     memory_limit: int | None,
@@ -191,7 +193,7 @@ def command(
         markdown_file=markdown_file,
         report_file=report_file,
     )
-    processes = agents or default_agents()
+    processes = jobs or agents or default_jobs()
     if before is not None or after is not None:
         if repetitions > 1:
             raise click.UsageError("--repetitions goes with --models, not with --from and --to")
@@ -210,7 +212,7 @@ def command(
 
 
 _OUTPUT_OPTIONS: Final = frozenset(
-    {"as_json", "csv_file", "markdown_file", "report_file", "folder", "agents"}
+    {"as_json", "csv_file", "markdown_file", "report_file", "folder", "jobs", "agents"}
 )
 
 
@@ -246,10 +248,10 @@ def _changed(
     return scenario if steps is None else replace(scenario, steps=steps)
 
 
-def _run(scenario: Scenario, models: list[str], agents: int, folder: Path | None) -> Comparison:
+def _run(scenario: Scenario, models: list[str], jobs: int, folder: Path | None) -> Comparison:
     kept = None if folder is None else ResultFolder(folder, scenario, models)
     with _progress(sum(group.count for group in scenario.nodes)) as advance:
-        return compare(scenario, models, agents=agents, on_node=advance, kept=kept)
+        return compare(scenario, models, jobs=jobs, on_node=advance, kept=kept)
 
 
 @final
@@ -295,7 +297,7 @@ def _waiting(what: str) -> Iterator[None]:
 def _write_files(
     scenario: Scenario,
     results: Sequence[Comparison],
-    agents: int,
+    jobs: int,
     outputs: _Outputs,
     *,
     upgrade: dict[str, Any] | None = None,  # JSON values
@@ -311,7 +313,7 @@ def _write_files(
     if outputs.report_file is None:
         return
     with _waiting("limits and CPU counts"):
-        extra = study(scenario, result, agents=agents)
+        extra = study(scenario, result, jobs=jobs)
     extra["command"] = outputs.command
     if len(results) > 1:
         extra["repetitions"] = intervals_data(results)
@@ -364,22 +366,22 @@ def _upgrade(
     before: str | None,
     after: str | None,
     models: str | None,
-    agents: int,
+    jobs: int,
     folder: Path | None,
     outputs: _Outputs,
 ) -> None:
     if before is None or after is None or models is not None:
         raise click.UsageError("--from and --to go together and take the place of --models")
     scenario = with_rollouts(scenario)
-    result = _run(scenario, [before, after], agents, _folder(folder, scenario))
-    with _waiting("limits"), workers(agents) as each:
+    result = _run(scenario, [before, after], jobs, _folder(folder, scenario))
+    with _waiting("limits"), workers(jobs) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
     answer = upgrade_data(lines, before, after)
     _write_files(
         scenario,
         [result],
-        agents,
+        jobs,
         outputs,
         upgrade=answer,
         preface=upgrade_markdown(lines, before, after) + "\n",

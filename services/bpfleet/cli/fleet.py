@@ -2,21 +2,20 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import grpc
 
 from bpfleet.cli.fleet_nodes import node_commands
 from bpfleet.cli.inputs import Size, read_text
+from bpfleet.cli.listing import Column, listing, print_rows, watchable
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import fleet, fleet_options
-from bpfleet.cli.watching import watchable
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError
-from bpfleet.fleet.records import Policy
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.workloads import spec_message
@@ -92,9 +91,18 @@ def status(*, server: ChannelOptions, as_json: bool) -> None:
 
 @command.command("workloads")
 @fleet_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @watchable
-def list_workloads(*, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("workload", lambda w: w.name.removeprefix("workloads/"), shrinks=True),
+    Column("program", lambda w: w.spec.application or w.spec.inventory.name, shrinks=True),
+    Column("running", lambda w: w.status.running_count, "{:,}".format, number=True),
+    Column("wanted", lambda w: w.status.wanted_count, "{:,}".format, number=True),
+    Column("pending", lambda w: w.status.pending_count, "{:,}".format, number=True),
+    Column("back-off", lambda w: w.status.back_off_count, "{:,}".format, number=True),
+    Column("restarts", lambda w: w.status.restart_count, "{:,}".format, number=True),
+    Column("message", lambda w: w.status.message, shrinks=True),
+)
+def list_workloads(*, server: ChannelOptions) -> Iterable[pb.Workload]:
     """Every workload and how it is doing: `workloads` or `list`.
 
     \b
@@ -103,33 +111,11 @@ def list_workloads(*, server: ChannelOptions, as_json: bool) -> None:
       bpfleet fleet workloads --watch
     """
     with fleet(server) as client:
-        found = list(client.list_workloads())
-    if as_json:
-        print_json([message_data(workload) for workload in found])
-        return
-    print_table(
-        ("workload", "program", "running", "wanted", "pending", "back-off", "restarts", ""),
-        (_workload_row(workload) for workload in found),
-        numbers_from=2,
-    )
+        return list(client.list_workloads())
 
 
 # kubectl's users look for `workloads`, bpftool's for `list`.
 command.add_command(list_workloads, "list")
-
-
-def _workload_row(workload: pb.Workload) -> tuple[str, ...]:
-    spec, state = workload.spec, workload.status
-    return (
-        workload.name.removeprefix("workloads/"),
-        spec.application or spec.inventory.name,
-        f"{state.running_count:,}",
-        f"{state.wanted_count:,}",
-        f"{state.pending_count:,}",
-        f"{state.back_off_count:,}",
-        f"{state.restart_count:,}",
-        state.message,
-    )
 
 
 @command.command("show")
@@ -331,7 +317,7 @@ def delete(*, workload: str, server: ChannelOptions) -> None:
 @fleet_options
 @click.option(
     "--policy",
-    type=click.Choice([policy.value for policy in Policy]),
+    type=click.Choice(POLICIES.words),
     help="Ask this policy; the coordinator's unless given.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -343,7 +329,7 @@ def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_jso
       bpfleet fleet explain falco
       bpfleet fleet explain falco --json
     """
-    number = POLICIES.message(Policy(policy)) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
+    number = POLICIES.word_message(policy) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
     with fleet(server) as client:
         pages = list(client.explain(workload, policy=number))
     if as_json:
@@ -366,11 +352,22 @@ def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_jso
     )
 
 
+_EVENT_COLUMNS: Final = (
+    Column("revision", lambda e: e.revision),
+    Column("time", lambda e: e.time.ToDatetime().isoformat(timespec="seconds")),
+    Column("kind", lambda e: e.kind),
+    Column("workload", lambda e: e.workload, shrinks=True),
+    Column("replica", lambda e: e.replica, shrinks=True),
+    Column("node", lambda e: e.node, shrinks=True),
+    Column("reason", lambda e: f"{e.reason} {e.message}".strip(), shrinks=True),
+)
+
+
 @command.command("events")
 @fleet_options
 @click.option("--workload", default="", help="Only of this workload.")
 @click.option("--node", default="", help="Only of this node.")
-@click.option("--watch", is_flag=True, help="Print events as they happen, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Print events as they happen until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one object a line.")
 def events(*, server: ChannelOptions, workload: str, node: str, watch: bool, as_json: bool) -> None:
     """What happened, oldest first.
@@ -385,25 +382,7 @@ def events(*, server: ChannelOptions, workload: str, node: str, watch: bool, as_
             _follow(client, workload, node, as_json=as_json)
             return
         found = list(client.list_events(workload=workload, node=node))
-    if as_json:
-        print_json([message_data(event) for event in found])
-        return
-    print_table(
-        ("revision", "time", "kind", "workload", "replica", "node", "reason"),
-        (
-            (
-                str(e.revision),
-                e.time.ToDatetime().isoformat(timespec="seconds"),
-                e.kind,
-                e.workload,
-                e.replica,
-                e.node,
-                f"{e.reason} {e.message}".strip(),
-            )
-            for e in found
-        ),
-        numbers_from=9,
-    )
+    print_rows(found, _EVENT_COLUMNS, "json" if as_json else "table")
 
 
 def _follow(client: FleetClient, workload: str, node: str, *, as_json: bool) -> None:

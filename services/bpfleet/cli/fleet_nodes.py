@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import click
 
-from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.listing import WATCH_SECONDS, Column, listing, watchable
+from bpfleet.cli.output import message_data, print_json
 from bpfleet.cli.remote import fleet, fleet_options
-from bpfleet.cli.watching import WATCH_SECONDS, watchable
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
@@ -23,60 +23,18 @@ _EFFECTS: Final[dict[str, Any]] = {
     "NoExecute": workload_pb2.TAINT_EFFECT_NO_EXECUTE,
 }
 _EFFECT_NAMES: Final = {number: name for name, number in _EFFECTS.items()}
-_OVERWRITE: Final = click.option(
-    "--overwrite", is_flag=True, help="Also where another value is there already."
-)
+_OVERWRITE: Final = click.option("--overwrite", is_flag=True, help="Replace existing values.")
 _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.command("nodes")
-@fleet_options
-@click.option("--show-labels", is_flag=True, help="Add columns for labels and taints.")
-@_JSON
-@watchable
-def nodes(*, server: ChannelOptions, show_labels: bool, as_json: bool) -> None:
-    """Every node with its bookings and charges.
-
-    \b
-    Examples:
-      bpfleet fleet nodes
-      bpfleet fleet nodes --watch
-    """
-    with fleet(server) as client:
-        found = list(client.list_nodes())
-    if as_json:
-        print_json([message_data(node) for node in found])
-        return
-    print_table(
-        ("node", "agent", "profile", "cpus", "booked", "allocatable", "BPF charged", "replicas",
-         "state", *(("labels", "taints") if show_labels else ())),
-        (_node_row(node) + (_marks(node) if show_labels else ()) for node in found),
-        numbers_from=3,
-    )  # fmt: skip
-
-
-def _node_row(node: pb.FleetNode) -> tuple[str, ...]:
+def _state(node: pb.FleetNode) -> str:
     marks = {
         "not ready": not node.ready,
         "cordoned": node.cordoned,
         "draining": node.draining,
         "memory pressure": node.memory_pressure,
     }
-    return (
-        node.name.removeprefix("nodes/"),
-        node.agent,
-        node.profile,
-        str(node.possible_cpus),
-        format_bytes(node.booked_bytes),
-        format_bytes(node.allocatable_bytes),
-        format_bytes(node.bpf_charged_bytes),
-        f"{node.replica_count:,}",
-        ", ".join(mark for mark, is_set in marks.items() if is_set) or "ready",
-    )
-
-
-def _marks(node: pb.FleetNode) -> tuple[str, str]:
-    return _labels_text(node), _taints_text(node)
+    return ", ".join(mark for mark, is_set in marks.items() if is_set) or "ready"
 
 
 def _labels_text(node: pb.FleetNode) -> str:
@@ -89,6 +47,35 @@ def _taints_text(node: pb.FleetNode) -> str:
         for taint in node.taints
     )
     return ",".join(texts) or "none"
+
+
+@click.command("nodes")
+@fleet_options
+@watchable
+@listing(
+    Column("node", lambda n: n.name.removeprefix("nodes/"), shrinks=True),
+    Column("agent", lambda n: n.agent, shrinks=True),
+    Column("profile", lambda n: n.profile),
+    Column("cpus", lambda n: n.possible_cpus, number=True),
+    Column("booked", lambda n: n.booked_bytes, format_bytes, number=True),
+    Column("allocatable", lambda n: n.allocatable_bytes, format_bytes, number=True),
+    Column("BPF charged", lambda n: n.bpf_charged_bytes, format_bytes, number=True),
+    Column("replicas", lambda n: n.replica_count, "{:,}".format, number=True),
+    Column("state", _state),
+    Column("labels", _labels_text, wide=True),
+    Column("taints", _taints_text, wide=True),
+)
+def nodes(*, server: ChannelOptions) -> Iterable[pb.FleetNode]:
+    """Every node with its bookings and charges.
+
+    \b
+    Examples:
+      bpfleet fleet nodes
+      bpfleet fleet nodes --watch
+      bpfleet fleet nodes -o wide --filter state=ready
+    """
+    with fleet(server) as client:
+        return list(client.list_nodes())
 
 
 @click.command("cordon")
@@ -124,7 +111,9 @@ def uncordon(*, node: str, server: ChannelOptions) -> None:
 @click.command("drain")
 @click.argument("node")
 @fleet_options
-@click.option("--watch", is_flag=True, help="Stay until the node is empty, or Ctrl-C.")
+@click.option(
+    "--watch", is_flag=True, help="Wait until the node is empty; stop waiting with Ctrl-C."
+)
 def drain(*, node: str, watch: bool, server: ChannelOptions) -> None:
     """Cordons a node and moves its replicas away, within the disruption budgets.
 
@@ -229,7 +218,9 @@ def _taint(text: str, *, removes: bool = False) -> workload_pb2.Taint:
 
 @click.command("remove")
 @click.argument("node")
-@click.option("--force", is_flag=True, help="Even if it is Ready; its agent may register it anew.")
+@click.option(
+    "--force", is_flag=True, help="Remove it even if Ready; its agent may register it again."
+)
 @fleet_options
 def remove(*, node: str, force: bool, server: ChannelOptions) -> None:
     """Forgets a node, with the labels, taints and cordon an operator gave it.

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from bpfleet.cli.listing import Column, listing
 from bpfleet.cli.output import print_json, print_table
 from bpfleet.oracle.incidents.files import (
     Finding,
@@ -44,8 +45,14 @@ def command() -> None:
 
 @command.command("list")
 @_directory_option
-@_json_option
-def list_incidents(*, directory: Path | None, as_json: bool) -> None:
+@listing(
+    Column("id", lambda i: i.id),
+    Column("name", lambda i: i.name),
+    Column("title", lambda i: i.title, shrinks=True),
+    data=lambda i: _summary(i),
+    name=lambda i: i.name,
+)
+def list_incidents(*, directory: Path | None) -> Iterable[Incident]:
     """All incidents.
 
     \b
@@ -53,13 +60,7 @@ def list_incidents(*, directory: Path | None, as_json: bool) -> None:
       bpfleet incident list
       bpfleet incident list --json
     """
-    incidents = _read(directory)
-    if as_json:
-        print_json([_summary(incident) for incident in incidents])
-        return
-    print_table(
-        ("id", "name", "title"), ((i.id, i.name, i.title) for i in incidents), numbers_from=3
-    )
+    return _read(directory)
 
 
 @command.command("show")

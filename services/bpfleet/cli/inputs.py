@@ -24,7 +24,7 @@ from bpfleet.workload.spec import Inventory, WorkloadSpec
 
 __all__ = [
     "Size",
-    "default_agents",
+    "default_jobs",
     "read_inventories",
     "read_scenario",
     "read_text",
@@ -52,7 +52,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
-def default_agents() -> int:
+def default_jobs() -> int:
     """As many worker processes as this process may use CPUs."""
     return len(os.sched_getaffinity(0))
 

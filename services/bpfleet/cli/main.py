@@ -18,7 +18,8 @@ EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
-# Subcommands are imported when they are used: `bpfleet compare` needs no gRPC, and --help is quick.
+# Module and, where it is not `command`, the name in it. Subcommands are imported when they are used:
+# `bpfleet compare` needs no gRPC, and --help is quick.
 _COMMANDS: Final = {
     "compare": ("bpfleet.cli.compare", "The same fleet under several accounting models."),
     "size": ("bpfleet.cli.size", "What maps and applications cost under each kernel."),
@@ -30,16 +31,19 @@ _COMMANDS: Final = {
     "oracle": ("bpfleet.cli.oracle", "The emulator against recordings of real kernels."),
     "fleet": ("bpfleet.cli.fleet", "Workloads and nodes of a coordinator."),
     "up": ("bpfleet.cli.up", "Start a whole cluster on a Docker Engine, or as processes."),
-    "scale": ("bpfleet.cli.scale", "Change the number of agents of a running cluster."),
-    "ps": ("bpfleet.cli.ps", "What of a cluster runs."),
-    "logs": ("bpfleet.cli.logs", "Logs of a cluster's parts."),
-    "down": ("bpfleet.cli.down", "Stop a cluster and remove what it left."),
+    "scale": ("bpfleet.cli.cluster:scale", "Change the number of agents of a running cluster."),
+    "ps": ("bpfleet.cli.cluster:ps", "The parts of a cluster and how they are."),
+    "logs": ("bpfleet.cli.cluster:logs", "Logs of a cluster's parts."),
+    "down": ("bpfleet.cli.cluster:down", "Stop a cluster and remove what it left."),
     "chaos": ("bpfleet.cli.chaos", "Break a running cluster by schedule and check it."),
-    "agent": ("bpfleet.cli.agent", "Run a node agent: emulated nodes behind one gRPC port."),
-    "coordinator": ("bpfleet.cli.coordinator", "Run a coordinator of the fleet."),
+    "agent": (
+        "bpfleet.node_agent.__main__:main",
+        "Run a node agent: emulated nodes behind one gRPC port.",
+    ),
+    "coordinator": ("bpfleet.coordinator.__main__:main", "Run a coordinator of the fleet."),
     "incident": ("bpfleet.cli.incident", "Real incidents, replayed under each model."),
     "explain": ("bpfleet.cli.explain", "What an error message or errno means."),
-    "sim": ("bpfleet.cli.sim", "Simulated fleets, badly treated, under many seeds."),
+    "sim": ("bpfleet.sim.__main__:main", "Simulated fleets, badly treated, under many seeds."),
     "load": ("bpfleet.cli.load", "Run the load test: Locust with bpfleet's users."),
 }
 
@@ -53,8 +57,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(_COMMANDS[cmd_name][0])
-        command = module.command
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), name or "command")
         assert isinstance(command, click.Command), cmd_name
         return command
 

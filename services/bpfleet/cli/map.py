@@ -1,10 +1,13 @@
 """``bpfleet map``: the BPF maps of a node, as bpftool would list them, with what they really cost."""
 
+from collections.abc import Iterable
+
 import click
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.abi.limits import U32_MAX
-from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.output import message_data, print_json, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import bpf_pb2
@@ -30,8 +33,20 @@ def command() -> None:
 @command.command("list")
 @click.argument("node")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_maps(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("id", lambda m: m.map_id),
+    Column("type", lambda m: word(bpf_pb2.MapType.Name(m.spec.map_type), "MAP_TYPE_", "_")),
+    Column("name", lambda m: m.spec.map_name, shrinks=True),
+    Column("key", lambda m: m.spec.key_size_bytes, number=True),
+    Column("value", lambda m: m.spec.value_size_bytes, number=True),
+    Column("entries", lambda m: m.spec.max_entries, "{:,}".format, number=True),
+    Column("held", lambda m: m.element_count, "{:,}".format, number=True),
+    Column("memlock", lambda m: m.memlock_bytes, format_bytes, number=True, wide=True),
+    Column("estimate", lambda m: m.estimate_bytes, format_bytes, number=True, wide=True),
+    Column("charged", lambda m: m.charged_bytes, format_bytes, number=True),
+    Column("charged to", lambda m: m.charged_to or "nobody", shrinks=True),
+)
+def list_maps(*, node: str, server: ChannelOptions) -> Iterable[bpf_pb2.MapInfo]:
     """Every map: attributes, what bpftool prints as memlock, the estimate and the true charge.
 
     \b
@@ -40,33 +55,7 @@ def list_maps(*, node: str, server: ChannelOptions, as_json: bool) -> None:
       bpfleet map list web-1 --json
     """
     with agent(server) as client:
-        maps = list(client.node(node).list_maps())
-    if as_json:
-        print_json([message_data(m) for m in maps])
-        return
-    print_table(
-        ("id", "type", "name", "key", "value", "entries", "held", "memlock", "estimate", "charged",
-         "charged to"),
-        (_row(m) for m in maps),
-        numbers_from=3,
-    )  # fmt: skip
-
-
-def _row(m: bpf_pb2.MapInfo) -> tuple[str, ...]:
-    spec = m.spec
-    return (
-        str(m.map_id),
-        bpf_pb2.MapType.Name(spec.map_type).removeprefix("MAP_TYPE_").lower(),
-        spec.map_name,
-        str(spec.key_size_bytes),
-        str(spec.value_size_bytes),
-        f"{spec.max_entries:,}",
-        f"{m.element_count:,}",
-        format_bytes(m.memlock_bytes),
-        format_bytes(m.estimate_bytes),
-        format_bytes(m.charged_bytes),
-        m.charged_to or "nobody",
-    )
+        return list(client.node(node).list_maps())
 
 
 @command.command("create")

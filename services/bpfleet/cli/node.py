@@ -1,16 +1,19 @@
 """``bpfleet node``: the emulated nodes of one agent."""
 
 import math
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 import click
 
 from bpfleet.cli.inputs import Size
+from bpfleet.cli.listing import Column, listing
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.runtime.profiles import profile_and_text
-from bpfleet.v1 import bpf_pb2, node_service_pb2
+from bpfleet.v1 import bpf_pb2
+from bpfleet.v1 import node_service_pb2 as pb
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["command"]
@@ -37,8 +40,18 @@ def command() -> None:
 
 @command.command("list")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("node", lambda n: PurePosixPath(n.name).name),
+    Column("profile", lambda n: n.spec.profile),
+    Column("cpus", lambda n: n.spec.possible_cpus, number=True),
+    Column("ram", lambda n: n.spec.ram_bytes, format_bytes, number=True),
+    Column("used", lambda n: n.status.usage_bytes, format_bytes, number=True),
+    Column("BPF charged", lambda n: n.status.bpf_charged_bytes, format_bytes, number=True),
+    Column("maps", lambda n: n.status.map_count, "{:,}".format, number=True),
+    Column("processes", lambda n: n.status.process_count, "{:,}".format, number=True),
+    Column("state", lambda n: word(pb.NodePhase.Name(n.status.phase), "NODE_PHASE_")),
+)
+def list_nodes(*, server: ChannelOptions) -> Iterable[pb.Node]:
     """Every node: profile, size, charges, counts.
 
     \b
@@ -47,31 +60,7 @@ def list_nodes(*, server: ChannelOptions, as_json: bool) -> None:
       bpfleet node list --agent 127.0.0.1:7072 --json
     """
     with agent(server) as client:
-        nodes = list(client.list_nodes())
-    if as_json:
-        print_json([message_data(node) for node in nodes])
-        return
-    print_table(
-        ("node", "profile", "cpus", "ram", "used", "BPF charged", "maps", "processes", "state"),
-        (_row(node) for node in nodes),
-        numbers_from=2,
-    )
-
-
-def _row(node: node_service_pb2.Node) -> tuple[str, ...]:
-    spec, status = node.spec, node.status
-    phase = word(node_service_pb2.NodePhase.Name(status.phase), "NODE_PHASE_")
-    return (
-        PurePosixPath(node.name).name,
-        spec.profile,
-        str(spec.possible_cpus),
-        format_bytes(spec.ram_bytes),
-        format_bytes(status.usage_bytes),
-        format_bytes(status.bpf_charged_bytes),
-        f"{status.map_count:,}",
-        f"{status.process_count:,}",
-        phase,
-    )
+        return list(client.list_nodes())
 
 
 @command.command("create")
@@ -165,8 +154,14 @@ def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
 @command.command("ledger")
 @click.argument("node")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def ledger(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("cgroup", lambda x: x.cgroup, shrinks=True),
+    Column("owner", lambda x: x.owner, shrinks=True),
+    Column("kind", lambda x: x.kind),
+    Column("blocks", lambda x: x.block_count, "{:,}".format, number=True),
+    Column("bytes", lambda x: x.size_bytes, "{:,}".format, number=True),
+)
+def ledger(*, node: str, server: ChannelOptions) -> Iterable[pb.LedgerLine]:
     """Who is charged for what: one line per cgroup, owner and kind of memory.
 
     \b
@@ -175,22 +170,23 @@ def ledger(*, node: str, server: ChannelOptions, as_json: bool) -> None:
       bpfleet node ledger web-1 --json
     """
     with agent(server) as client:
-        lines = list(client.node(node).ledger())
-    if as_json:
-        print_json([message_data(line) for line in lines])
-        return
-    print_table(
-        ("cgroup", "owner", "kind", "blocks", "bytes"),
-        ((x.cgroup, x.owner, x.kind, f"{x.block_count:,}", f"{x.size_bytes:,}") for x in lines),
-        numbers_from=3,
-    )
+        return list(client.node(node).ledger())
 
 
 @command.command("orphans")
 @click.argument("node")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def orphans(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("map", lambda x: x.map_name),
+    Column("type", lambda x: x.map_type),
+    Column("why", lambda x: x.why, shrinks=True),
+    Column("created in", lambda x: x.created_in, shrinks=True),
+    Column("charged to", lambda x: x.charged_to or "nobody", shrinks=True),
+    Column("id", lambda x: x.map_id, number=True),
+    Column("charged", lambda x: x.charged_bytes, format_bytes, number=True),
+    Column("memlock", lambda x: x.memlock_bytes, format_bytes, number=True),
+)
+def orphans(*, node: str, server: ChannelOptions) -> Iterable[pb.Orphan]:
     """Maps whose creator's cgroup is gone, and maps that only a pin keeps alive.
 
     \b
@@ -199,35 +195,21 @@ def orphans(*, node: str, server: ChannelOptions, as_json: bool) -> None:
       bpfleet node orphans web-1 --json
     """
     with agent(server) as client:
-        found = list(client.node(node).orphans())
-    if as_json:
-        print_json([message_data(orphan) for orphan in found])
-        return
-    print_table(
-        ("map", "type", "why", "created in", "charged to", "id", "charged", "memlock"),
-        (
-            (
-                x.map_name,
-                x.map_type,
-                x.why,
-                x.created_in,
-                x.charged_to or "nobody",
-                str(x.map_id),
-                format_bytes(x.charged_bytes),
-                format_bytes(x.memlock_bytes),
-            )
-            for x in found
-        ),
-        numbers_from=5,
-    )
+        return list(client.node(node).orphans())
 
 
 @command.command("tools")
 @click.argument("node")
 @click.argument("cgroup", default="/")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def tools(*, node: str, cgroup: str, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("tool", lambda x: x.tool),
+    Column("field", lambda x: x.field),
+    Column("what it counts", lambda x: x.counts, shrinks=True),
+    Column("bytes", lambda x: x.size_bytes, "{:,}".format, number=True),
+    name=lambda x: f"{x.tool} {x.field}",
+)
+def tools(*, node: str, cgroup: str, server: ChannelOptions) -> Iterable[pb.ToolView]:
     """What bpftool, kubectl top, crictl and memory.stat each say about one CGROUP, and why they differ.
 
     \b
@@ -236,15 +218,7 @@ def tools(*, node: str, cgroup: str, server: ChannelOptions, as_json: bool) -> N
       bpfleet node tools web-1 /kubepods/agent --json
     """
     with agent(server) as client:
-        views = client.node(node).tool_views(cgroup)
-    if as_json:
-        print_json([message_data(view) for view in views])
-        return
-    print_table(
-        ("tool", "field", "what it counts", "bytes"),
-        ((x.tool, x.field, x.counts, f"{x.size_bytes:,}") for x in views),
-        numbers_from=3,
-    )
+        return client.node(node).tool_views(cgroup)
 
 
 @command.command("advance")

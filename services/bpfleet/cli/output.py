@@ -74,6 +74,6 @@ def write_file(path: Path, text: str) -> None:
         raise
 
 
-def word(name: str, prefix: str) -> str:
-    """An enum member's name as tables show it: without its prefix, in small letters."""
-    return name.removeprefix(prefix).lower().replace("_", "-")
+def word(name: str, prefix: str, joint: str = "-") -> str:
+    """An enum member's name as tables show it: without its prefix, in small letters, words joined by ``joint``."""
+    return name.removeprefix(prefix).lower().replace("_", joint)

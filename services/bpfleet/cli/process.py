@@ -1,9 +1,12 @@
 """``bpfleet process``: the processes of a node, in whose name maps are created."""
 
+from collections.abc import Iterable
+
 import click
 
 from bpfleet.cli.inputs import Size
-from bpfleet.cli.output import message_data, print_json, print_table
+from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.output import message_data, print_json
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.rlimits import memlock_record
@@ -25,11 +28,24 @@ def command() -> None:
     """
 
 
+def _memlock_bytes(process: process_service_pb2.Process) -> int:
+    return memlock_record(process.memlock.soft, "memlock.soft")
+
+
 @command.command("list")
 @click.argument("node")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_processes(*, node: str, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("pid", lambda p: p.pid),
+    Column("command", lambda p: p.comm),
+    Column("cgroup", lambda p: p.cgroup, shrinks=True),
+    Column("uid", lambda p: p.credentials.uid, number=True),
+    Column("memlock", _memlock_bytes, format_bytes, number=True),
+    Column("locked", lambda p: p.locked_bytes, format_bytes, number=True),
+    Column("rss", lambda p: p.rss_bytes, format_bytes, number=True),
+    Column("files", lambda p: p.fd_count, "{:,}".format, number=True),
+)
+def list_processes(*, node: str, server: ChannelOptions) -> Iterable[process_service_pb2.Process]:
     """Every process that lives: its user, cgroup, limit and memory.
 
     \b
@@ -38,28 +54,7 @@ def list_processes(*, node: str, server: ChannelOptions, as_json: bool) -> None:
       bpfleet process list web-1 --json
     """
     with agent(server) as client:
-        found = list(client.node(node).list_processes())
-    if as_json:
-        print_json([message_data(process) for process in found])
-        return
-    print_table(
-        ("pid", "command", "cgroup", "uid", "memlock", "locked", "rss", "files"),
-        (_row(process) for process in found),
-        numbers_from=3,
-    )
-
-
-def _row(process: process_service_pb2.Process) -> tuple[str, ...]:
-    return (
-        str(process.pid),
-        process.comm,
-        process.cgroup,
-        str(process.credentials.uid),
-        format_bytes(memlock_record(process.memlock.soft, "memlock.soft")),
-        format_bytes(process.locked_bytes),
-        format_bytes(process.rss_bytes),
-        f"{process.fd_count:,}",
-    )
+        return list(client.node(node).list_processes())
 
 
 @command.command("create")

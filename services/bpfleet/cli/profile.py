@@ -1,11 +1,13 @@
 """``bpfleet profile``: the kernels bpfleet knows, and profiles of other hosts taken from their BTF."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
 import click
 
+from bpfleet.cli.listing import Column, listing
 from bpfleet.cli.output import print_json, print_table, write_file
 from bpfleet.kernel.profile import PROFILES, KernelProfile, StructSizes
 from bpfleet.oracle.capture import capture
@@ -29,26 +31,6 @@ def command() -> None:
     """
 
 
-@command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_profiles(*, as_json: bool) -> None:
-    """The kernels bpfleet knows.
-
-    \b
-    Examples:
-      bpfleet profile list
-      bpfleet profile list --json
-    """
-    rows = [_summary(profile) for profile in PROFILES.values()]
-    if as_json:
-        print_json(rows)
-        return
-    print_table(
-        ("name", "release", "model", "known by", "map types"),
-        ([str(v) for v in r.values()] for r in rows),
-    )
-
-
 def _summary(profile: KernelProfile) -> dict[str, str | int]:
     return {
         "name": profile.name,
@@ -57,6 +39,26 @@ def _summary(profile: KernelProfile) -> dict[str, str | int]:
         "provenance": profile.provenance.value,
         "map_types": len(profile.map_types),
     }
+
+
+@command.command("list")
+@listing(
+    Column("name", lambda p: p.name),
+    Column("release", lambda p: p.release),
+    Column("model", lambda p: p.model.value),
+    Column("provenance", lambda p: p.provenance.value),
+    Column("map types", lambda p: len(p.map_types), number=True),
+    data=_summary,
+)
+def list_profiles() -> Iterable[KernelProfile]:
+    """The kernels bpfleet knows.
+
+    \b
+    Examples:
+      bpfleet profile list
+      bpfleet profile list --json
+    """
+    return PROFILES.values()
 
 
 @command.command("show")

@@ -31,7 +31,7 @@ class DeferredQueue:
         heapq.heappush(self._heap, (due_ns, self._sequence, work))
 
     def next_due_ns(self) -> int | None:
-        """When the earliest work falls due; None when there is none."""
+        """When the earliest work falls due; None if nothing is queued."""
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now_ns: int) -> tuple[int, Callable[[], None]] | None:

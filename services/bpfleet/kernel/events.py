@@ -13,7 +13,6 @@ class EventKind(StrEnum):
     MAP_FREED = "map_freed"
     PROG_LOADED = "prog_loaded"
     PROG_FREED = "prog_freed"
-    CHARGE_FAILED = "charge_failed"
     OOM_KILL = "oom_kill"
     OOM_NO_VICTIM = "oom_no_victim"
     LIMIT_CHANGED = "limit_changed"
@@ -38,7 +37,7 @@ class Event:
 
 
 class EventLog:
-    """The last ``capacity`` events of a node. Older ones are dropped: readers resume from a revision or list anew.
+    """The last ``capacity`` events of a node. Older ones are dropped: readers resume from a revision or list again.
 
     An event is kept as (time, kind, names, values...) until somebody reads it: thousands of idle nodes keep the events
     of their start.

@@ -1,11 +1,9 @@
 """One emulated host: builds the subsystems, owns virtual time, and wires the OOM killer to the tasks it kills."""
 
-from collections.abc import Callable
 from typing import Final, final
 
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel import invariants
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.accounting.memcg import MemcgAccounting
@@ -38,7 +36,7 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User, UserTable
 from bpfleet.kernel.profile import KernelProfile, Model
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import pages_for
+from bpfleet.kernel.units import bytes_of, pages_for
 from bpfleet.kernel.views.explain import Explanation, explain
 from bpfleet.kernel.views.ledger import LedgerLine, holders_of, ledger
 from bpfleet.kernel.views.orphans import Orphan, find_orphans
@@ -56,9 +54,6 @@ FAULT_KINDS: Final[dict[str, AllocKind | str]] = {
 }
 LATE_REFILL: Final = "late_refill"
 RANDOM: Final = "random"
-
-# How a process reads or writes a file: (path, pages, payer, who) -> pages.
-FileOperation = Callable[[str, int, Memcg, Current], int]
 
 
 def _accounting(profile: KernelProfile) -> BpfAccounting:
@@ -133,7 +128,7 @@ class Kernel:
         self.memory.fault_struck = self._fault_struck
 
     def _on_exit(self, task: Task) -> None:
-        """A process ends: what only its mappings and its own storage held goes with it."""
+        """A process ends: what only its mappings and its own storage held is freed."""
         self.locked.release_task(task)
         self.bpf.release_task(task)
 
@@ -357,35 +352,7 @@ class Kernel:
         """A process gives up to ``nbytes`` of its newest memory back. Returns bytes given back."""
         task = self.processes.find(pid)
         kind = AllocKind.SHMEM if shared else AllocKind.ANON
-        return task.mm.release(kind, _pages_of(nbytes), task.cpu) * PAGE_SIZE
-
-    def read_pages(self, pid: int, path: str, nbytes: int) -> int:
-        """A process reads the first ``nbytes`` of a file through the page cache. Returns bytes read.
-
-        Raises ESRCH, EINVAL, ENOMEM (nothing could be read), TaskKilled.
-        """
-        task = self.processes.find(pid)
-        return self._file_io(task, self.page_cache.read, path, _pages_of(nbytes))
-
-    def write_tmpfs(self, pid: int, path: str, nbytes: int) -> int:
-        """A process writes a tmpfs file of ``nbytes``. Returns its length in bytes. Raises as `read_pages`."""
-        task = self.processes.find(pid)
-        return self._file_io(task, self.page_cache.write_tmpfs, path, _pages_of(nbytes))
-
-    def _file_io(self, task: Task, operation: FileOperation, path: str, pages: int) -> int:
-        try:
-            done = operation(path, pages, task.cgroup.memcg, task)
-            if pages and not done and not task.dying:
-                raise self.memory.failure()
-        finally:
-            if task.notify_resume:
-                self.leave(task)
-        return done * PAGE_SIZE
-
-    def unlink_tmpfs(self, path: str) -> None:
-        """Removes a tmpfs file with its pages. Raises ENOENT."""
-        if not self.page_cache.unlink_tmpfs(path):
-            raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {path!r}")
+        return bytes_of(task.mm.release(kind, _pages_of(nbytes), task.cpu))
 
     # -- faults --------------------------------------------------------------------------------------------------
 
@@ -480,6 +447,3 @@ def _pages_of(nbytes: int) -> int:
     if nbytes < 0:
         raise KernelError(Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"{nbytes} bytes: must be >= 0")
     return pages_for(nbytes)
-
-
-__all__ = ["Kernel", "LedgerLine", "Receipt"]

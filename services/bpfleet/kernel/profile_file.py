@@ -82,7 +82,7 @@ def _map_types(names: object) -> frozenset[MapType]:
     found = set()
     for name in names:
         if str(name).upper() not in MapType.__members__:
-            raise ValueError(f"map_types: {name!r} is no map type")
+            raise ValueError(f"map_types: {name!r} is not a map type")
         found.add(MapType[str(name).upper()])
     return frozenset(found)
 
@@ -98,7 +98,7 @@ def _structs(table: object, base: KernelProfile) -> dict[str, int]:
         )  # no size where the kernel lacks the struct
         if isinstance(size, bool) or not isinstance(size, int) or not least <= size <= _STRUCT_MAX:
             raise ValueError(
-                f"structs.{name}: {size!r} is no size in bytes, {least} to {_STRUCT_MAX}"
+                f"structs.{name}: {size!r} is not a size in bytes; use {least} to {_STRUCT_MAX}"
             )
     return table
 

@@ -27,6 +27,11 @@ def pages_for(size_bytes: int) -> int:
     return (size_bytes + PAGE_SIZE - 1) >> PAGE_SHIFT
 
 
+def whole_pages(size_bytes: int) -> int:
+    """Whole pages within ``size_bytes``, rounded down."""
+    return size_bytes >> PAGE_SHIFT
+
+
 def bytes_of(pages: int) -> int:
     """Bytes in ``pages`` whole pages."""
     return pages << PAGE_SHIFT

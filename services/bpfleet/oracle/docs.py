@@ -150,7 +150,7 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 | OOM killer | exact choice, log lines, events | a victim is gone before the next is sought; no reaper, no sysctls |
 | user memory | anonymous, shared, tmpfs, page tables | one mapping of each kind, in one process; no huge pages |
 | processes | credentials, limits, descriptors | one thread each; no fork, no exec, only fatal signals |
-| locked memory | perf, AF_XDP, io_uring, MSG_ZEROCOPY, mlock, SHM_LOCK | no RDMA, vfio or other drivers |
+| locked memory | perf, AF_XDP, io_uring, mlock, SHM_LOCK | no MSG_ZEROCOPY, RDMA, vfio or other drivers |
 """
     )
 

@@ -84,21 +84,21 @@ def compare(
     scenario: Scenario,
     models: Sequence[str] = DEFAULT_MODELS,
     *,
-    agents: int = 1,
+    jobs: int = 1,
     on_node: Progress | None = None,
     kept: ResultFolder | None = None,
 ) -> Comparison:
     """Runs ``scenario`` under every model of ``models`` (profile names).
 
-    ``agents`` worker processes share the nodes; the result does not depend on their number.
+    ``jobs`` worker processes share the nodes; the result does not depend on their number.
     ``on_node`` is called after each node, in order. ``kept`` holds results of an earlier,
     interrupted run and takes up new ones. Raises ``ValueError`` for an unknown or repeated model or
-    a bad ``agents``.
+    a bad ``jobs``.
     """
     profiles = _profiles(models)
     placement = place(scenario)
     results: list[NodeResult] = []
-    with workers(agents) as each:
+    with workers(jobs) as each:
         for result in _results(scenario, tuple(models), placement, kept, each):
             results.append(result)
             if on_node is not None:

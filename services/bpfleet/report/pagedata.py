@@ -17,6 +17,7 @@ from bpfleet.report.results import (
     NodeResult,
     OomKill,
     ReplicaResult,
+    as_plain,
 )
 from bpfleet.report.summary import ROWS, counters_text
 from bpfleet.workload.phase import Phase
@@ -31,6 +32,24 @@ DETAILED_NODES_MAX: Final = 400
 DIVERGENCES_PER_CAUSE_MAX: Final = 200
 OOM_KILLS_PER_GROUP_MAX: Final = 8
 _NS_PER_S: Final = 1_000_000_000
+_REPLICA_FIELDS: Final = (
+    "name",
+    "application",
+    "phase",
+    "starts",
+    "oom_kills",
+    "peak_bytes",
+    "limit_bytes",
+    "failure",
+)
+_APPLICATION_FIELDS: Final = (
+    "placed",
+    "running",
+    "oom_kills",
+    "estimate_bytes",
+    "charged_bytes",
+    "peak_bytes",
+)
 
 
 def page_data(comparison: Comparison) -> dict[str, Plain]:
@@ -127,8 +146,8 @@ def _nodes(comparison: Comparison) -> list[Plain]:
         {
             "name": node.node,
             "group": node.group,
-            "cpus": node.possible_cpus,
-            "ram": node.ram_bytes,
+            "possible_cpus": node.possible_cpus,
+            "ram_bytes": node.ram_bytes,
             "cells": {
                 model: _cell(result, detailed=detailed) for model, result in node.models.items()
             },
@@ -145,28 +164,20 @@ def _cell(result: ModelOnNode, *, detailed: bool) -> dict[str, Plain]:
         "eperm": result.count("EPERM"),
         "enomem": result.count("ENOMEM"),
         "e2big": result.count("E2BIG"),
-        "kills": result.oom_kill_count,
-        "estimate": result.estimate_bytes,
-        "charged": result.charged_bytes,
-        "taken": result.taken_bytes,
-        "used": result.used_bytes,
+        "oom_kills": result.oom_kill_count,
+        "estimate_bytes": result.estimate_bytes,
+        "charged_bytes": result.charged_bytes,
+        "taken_bytes": result.taken_bytes,
+        "used_bytes": result.used_bytes,
     }
     if detailed:
         cell["replicas"] = [_replica(replica) for replica in result.replicas]
     return cell
 
 
-def _replica(replica: ReplicaResult) -> list[Plain]:
-    return [
-        replica.name,
-        replica.application,
-        replica.phase.value,
-        replica.starts,
-        replica.oom_kills,
-        replica.peak_bytes,
-        replica.limit_bytes,
-        replica.failure,
-    ]
+def _replica(replica: ReplicaResult) -> dict[str, Plain]:
+    shown = as_plain(replica)
+    return {name: shown.get(name) for name in _REPLICA_FIELDS}
 
 
 # -- divergences
@@ -185,15 +196,15 @@ def _cause(cause: Cause, comparison: Comparison) -> dict[str, Plain]:
     }
 
 
-def _divergence(divergence: Divergence) -> list[Plain]:
-    return [
-        divergence.node,
-        divergence.replica,
-        divergence.step,
-        divergence.call,
-        divergence.object,
-        {model: verdict.errno for model, verdict in divergence.verdicts.items()},
-    ]
+def _divergence(divergence: Divergence) -> dict[str, Plain]:
+    return {
+        "node": divergence.node,
+        "replica": divergence.replica,
+        "step": divergence.step,
+        "call": divergence.call,
+        "object": divergence.object,
+        "errnos": {model: verdict.errno for model, verdict in divergence.verdicts.items()},
+    }
 
 
 def _detail(divergence: Divergence) -> dict[str, Plain]:
@@ -219,13 +230,17 @@ def _detail(divergence: Divergence) -> dict[str, Plain]:
     }
 
 
-def _bars(counters: Counters) -> list[list[Plain]]:
+def _bars(counters: Counters) -> list[dict[str, Plain]]:
     """The counters the model moves: what it is, bytes, limit (None: none)."""
-    usage = [counters.cgroup, counters.usage_bytes, counters.limit_bytes]
+    usage = _bar(counters.cgroup, counters.usage_bytes, counters.limit_bytes)
     if counters.model != _RLIMIT:
         return [usage]
     locked = f"uid {counters.uid}, RLIMIT_MEMLOCK"
-    return [[locked, counters.locked_bytes, counters.memlock_bytes], usage]
+    return [_bar(locked, counters.locked_bytes, counters.memlock_bytes), usage]
+
+
+def _bar(what: str, used_bytes: int, limit_bytes: int | None) -> dict[str, Plain]:
+    return {"what": what, "used_bytes": used_bytes, "limit_bytes": limit_bytes}
 
 
 _RLIMIT: Final = "rlimit"
@@ -269,14 +284,14 @@ def _count_application(
 ) -> None:
     row = rows.setdefault(replica.application, {}).setdefault(
         model,
-        {"placed": 0, "running": 0, "kills": 0, "estimate": 0, "charged": 0, "peak": 0},
+        dict.fromkeys(_APPLICATION_FIELDS, 0),
     )
     row["placed"] += 1
     row["running"] += replica.phase is Phase.RUNNING
-    row["kills"] += replica.oom_kills
-    row["estimate"] += replica.estimate_bytes
-    row["charged"] += replica.charged_bytes
-    row["peak"] = max(row["peak"], replica.peak_bytes)
+    row["oom_kills"] += replica.oom_kills
+    row["estimate_bytes"] += replica.estimate_bytes
+    row["charged_bytes"] += replica.charged_bytes
+    row["peak_bytes"] = max(row["peak_bytes"], replica.peak_bytes)
 
 
 def _kills(comparison: Comparison) -> list[Plain]:

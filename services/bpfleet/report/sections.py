@@ -26,13 +26,13 @@ def study(
     scenario: Scenario,
     comparison: Comparison,
     *,
-    agents: int,
+    jobs: int,
 ) -> dict[str, Plain]:
-    """The data of both sections. Results do not depend on ``agents``."""
+    """The data of both sections. Results do not depend on ``jobs``."""
     charging = [t.model for t in comparison.totals if t.kind != "none"]
     model = memcg_model(comparison)
     sections: dict[str, Plain] = {}
-    with workers(agents) as each:
+    with workers(jobs) as each:
         if charging:
             sections["cpus"] = cpu_data(scenario, charging, each)
         if model is not None:

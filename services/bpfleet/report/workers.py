@@ -9,9 +9,9 @@ from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["AGENTS_MAX", "Mapper", "WorkerLost", "workers"]
+__all__ = ["JOBS_MAX", "Mapper", "WorkerLost", "workers"]
 
-AGENTS_MAX: Final = 64
+JOBS_MAX: Final = 64
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -31,21 +31,21 @@ class Mapper(Protocol):
 
 
 @contextmanager
-def workers(agents: int) -> Iterator[Mapper]:
-    """A mapper over ``agents`` processes; 1 stays in this one. Left early, the processes are ended at once.
+def workers(jobs: int) -> Iterator[Mapper]:
+    """A mapper over ``jobs`` processes; 1 stays in this one. Left early, the processes are ended at once.
 
-    Raises ``ValueError`` for a bad ``agents``; while mapping, ``WorkerLost`` when a worker process was killed.
+    Raises ``ValueError`` for a bad ``jobs``; while mapping, ``WorkerLost`` when a worker process was killed.
     """
-    if not 1 <= agents <= AGENTS_MAX:
-        raise ValueError(f"agents = {agents}: out of range; use 1 to {AGENTS_MAX}")
-    if agents == 1:
+    if not 1 <= jobs <= JOBS_MAX:
+        raise ValueError(f"jobs = {jobs}: out of range; use 1 to {JOBS_MAX}")
+    if jobs == 1:
         yield map
         return
     before = set(active_children())
-    pool = ProcessPoolExecutor(agents, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
         with _interrupts_held():
-            for started in [pool.submit(_started) for _ in range(agents)]:
+            for started in [pool.submit(_started) for _ in range(jobs)]:
                 started.result()
         yield pool.map
     except BrokenProcessPool:

@@ -41,6 +41,15 @@ class EnumPair(Generic[Member]):
         missing = set(members) - set(self._numbers)
         assert not missing, f"{missing} cannot travel"
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every member's value, as files and options spell it."""
+        return tuple(member.value for member in self._numbers)
+
+    def word_message(self, word: str) -> Any:
+        """The number of the member that files and options spell ``word``."""
+        return next(number for member, number in self._numbers.items() if member.value == word)
+
     def message(self, member: Member | None) -> Any:
         """The number of a member, 0 for None."""
         return 0 if member is None else self._numbers[member]

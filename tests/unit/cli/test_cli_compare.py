@@ -31,7 +31,7 @@ def scenario(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return main(["compare", "--agents", "1", *map(str, arguments)])
+    return main(["compare", "--jobs", "1", *map(str, arguments)])
 
 
 def test_the_table_shows_the_models_side_by_side(
@@ -242,7 +242,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
 
 def started_comparison() -> tuple[subprocess.Popen[str], list[int]]:
     """A comparison that would run for hours, with its worker processes up."""
-    command = [sys.executable, "-m", "bpfleet.cli.main", "compare", "--agents", "2", "--steps"]
+    command = [sys.executable, "-m", "bpfleet.cli.main", "compare", "--jobs", "2", "--steps"]
     process = subprocess.Popen(
         [*command, "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -168,7 +168,7 @@ def test_nodes_are_labelled_and_tainted_as_kubectl_does_it(fleet: Fleet) -> None
         0,
         f"{node}: taints gpu:NoSchedule,repair=disk:NoExecute\n",
     )
-    assert "gpu:NoSchedule,repair=disk:NoExecute" in fleet.run("nodes", "--show-labels")[1]
+    assert "gpu:NoSchedule,repair=disk:NoExecute" in fleet.run("nodes", "-o", "wide")[1]
     assert fleet.run("taint", node, "repair:NoExecute-", "gpu-")[:2] == (
         0,
         f"{node}: taints none\n",

@@ -218,7 +218,7 @@ def test_a_node_boots_the_kernel_of_a_profile_file(
     ("text", "complaint"),
     [
         (HOST + "memcg_charge_batch = -1\n", "flags.memcg_charge_batch: -1 is out of range"),
-        (HOST.replace("512", "0"), "structs.bpf_array: 0 is no size"),
+        (HOST.replace("512", "0"), "structs.bpf_array: 0 is not a size"),
         (HOST.replace('"host"', '"' + "h" * 65 + '"'), "use at most 64 printable characters"),
         (HOST.replace('"6.12"', '"9.9"'), "unknown kernel profile '9.9'"),
         ("a = " + "[" * 20_000, "nested too deep"),

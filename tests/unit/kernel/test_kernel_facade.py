@@ -12,7 +12,7 @@ from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import FAULT_KINDS, Kernel
-from tests.kernels import ALL, MEMCG, boot, refused, settle
+from tests.kernels import ALL, MEMCG, boot, read_pages, refused, settle
 
 MB = 1 << 20
 HASH = MapAttr(MapType.HASH, 4, 8, 1000, F_NO_PREALLOC)
@@ -164,7 +164,7 @@ def history(profile: str) -> str:
             fd = kernel.bpf.map_create(task, HASH).fd
             for number in range(400):
                 kernel.bpf.map_update_elem(task, fd, key(number * 31), bytes(8))
-            kernel.read_pages(task.pid, f"/file{round_number}", 3 * MB)
+            read_pages(kernel, task.pid, f"/file{round_number}", 3 * MB)
             kernel.touch(task.pid, 9 * MB)
         except TaskKilled:
             continue

@@ -149,7 +149,10 @@ def test_the_nearest_known_kernel(release, name):
         ('name = "x"', "base: expected a text"),
         ('name = "x"\nrelease = "1"\nbase = "9.9"', "unknown kernel profile"),
         ('name = "x"\nrelease = "1"\nbase = "6.12"\nextra = 1', "unknown field 'extra'"),
-        ('name = "x"\nrelease = "1"\nbase = "6.12"\nmap_types = ["nope"]', "'nope' is no map type"),
+        (
+            'name = "x"\nrelease = "1"\nbase = "6.12"\nmap_types = ["nope"]',
+            "'nope' is not a map type",
+        ),
         ('name = "x"\nrelease = "1"\nbase = "6.12"\n[structs]\nnope = 1', "structs.nope"),
         ('name = "x"\nrelease = "1"\nbase = "6.12"\n[structs]\nfile = -1', "structs.file: -1"),
         ('name = "x"\nrelease = "1"\nbase = "6.12"\n[flags]\nnope = true', "flags.nope"),

@@ -123,7 +123,7 @@ def test_the_same_inputs_give_the_same_result(result: Comparison) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_worker_processes_changes_nothing(result: Comparison) -> None:
-    assert as_plain(compare(small_scenario(), MODELS, agents=2)) == as_plain(result)
+    assert as_plain(compare(small_scenario(), MODELS, jobs=2)) == as_plain(result)
 
 
 def test_progress_is_reported_node_by_node() -> None:
@@ -139,14 +139,14 @@ def test_models_that_answer_alike_do_not_diverge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "agents", "message"),
+    ("models", "jobs", "message"),
     [
         (("9.99",), 1, "9.99"),
         ((), 1, "name each model once"),
         (("6.12", "6.12"), 1, "name each model once"),
-        (("6.12",), 0, "agents = 0: out of range"),
+        (("6.12",), 0, "jobs = 0: out of range"),
     ],
 )
-def test_bad_arguments_are_named(models: tuple[str, ...], agents: int, message: str) -> None:
+def test_bad_arguments_are_named(models: tuple[str, ...], jobs: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compare(small_scenario(), models, agents=agents)
+        compare(small_scenario(), models, jobs=jobs)

@@ -33,7 +33,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     scenario = small_scenario()
     result = compare(scenario, ("5.10", "6.12"))
     extra = {
-        **study(scenario, result, agents=1),
+        **study(scenario, result, jobs=1),
         "repetitions": intervals_data([result, result]),
         "upgrade": upgrade_data(upgrade_lines(result, "5.10", "6.12", []), "5.10", "6.12"),
     }

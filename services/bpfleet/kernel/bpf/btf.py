@@ -11,7 +11,7 @@ from typing import Final, final
 from bpfleet.abi.bpf import F_RDONLY_PROG, F_WRONLY_PROG, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf, SpinLocks
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Owner
@@ -116,46 +116,6 @@ class BtfTable:
 
 # -- what map creation asks ----------------------------------------------------------------------------------------
 
-_NO_BTF: Final = frozenset(
-    {
-        MapType.PERF_EVENT_ARRAY,
-        MapType.CGROUP_ARRAY,
-        MapType.ARRAY_OF_MAPS,
-        MapType.HASH_OF_MAPS,
-        MapType.STACK_TRACE,
-        MapType.DEVMAP,
-        MapType.DEVMAP_HASH,
-        MapType.CPUMAP,
-        MapType.XSKMAP,
-        MapType.SOCKMAP,
-        MapType.SOCKHASH,
-    }
-)
-_INT_KEY: Final = frozenset(
-    {
-        MapType.ARRAY,
-        MapType.PERCPU_ARRAY,
-        MapType.SK_STORAGE,
-        MapType.INODE_STORAGE,
-        MapType.TASK_STORAGE,
-        MapType.CGRP_STORAGE,
-    }
-)
-_CGROUP_KEY: Final = frozenset({MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE})
-_CHECKS_BTF: Final = (
-    _NO_BTF | _INT_KEY | _CGROUP_KEY | {MapType.LPM_TRIE, MapType.BLOOM_FILTER, MapType.ARENA}
-)
-_SPIN_LOCK: Final = frozenset(
-    {
-        MapType.HASH,
-        MapType.ARRAY,
-        MapType.CGROUP_STORAGE,
-        MapType.SK_STORAGE,
-        MapType.INODE_STORAGE,
-    }
-)
-_SPIN_LOCK_LATER: Final = _SPIN_LOCK | {MapType.TASK_STORAGE, MapType.CGRP_STORAGE}
-
 
 def btf_of(task: Task, fd: int | None) -> Btf:
     """btf_get_by_fd; None is descriptor 0, which is something else. Raises EBADF, EINVAL."""
@@ -187,7 +147,7 @@ def _check_types(
     if attr.btf_key_type_id:
         if key is None or key.size_bytes != attr.key_size:
             raise refuse(Errno.EINVAL, "the key's BTF type has another size")
-    elif bpf_map.map_type not in _CHECKS_BTF:
+    elif bpf_map.key_btf is KeyBtf.ANY:
         raise refuse(Errno.EINVAL, "this map type needs a BTF type for the key")
     value = btf.type(attr.btf_value_type_id)
     if value is None or value.size_bytes != attr.value_size:
@@ -206,7 +166,8 @@ def _check_spin_lock(bpf_map: BpfMap, task: Task, profile: KernelProfile) -> Non
     read_only = F_RDONLY_PROG | F_WRONLY_PROG if records else F_RDONLY_PROG
     if bpf_map.map_flags & read_only:
         raise refuse(Errno.EACCES, "a value with a spin lock must be writable by programs")
-    if bpf_map.map_type not in (_SPIN_LOCK_LATER if records else _SPIN_LOCK):
+    allowed = (SpinLocks.ALWAYS, SpinLocks.WITH_RECORDS) if records else (SpinLocks.ALWAYS,)
+    if bpf_map.spin_locks not in allowed:
         raise refuse(
             Errno.EOPNOTSUPP if records else Errno.ENOTSUPP,
             "this map type has no spin locks",
@@ -216,20 +177,20 @@ def _check_spin_lock(bpf_map: BpfMap, task: Task, profile: KernelProfile) -> Non
 
 def _check_for_type(bpf_map: BpfMap, attr: MapAttr, key: BtfType, value: BtfType) -> None:
     """ops->map_check_btf."""
-    map_type = bpf_map.map_type
-    if map_type in _NO_BTF:
+    demand = bpf_map.key_btf
+    if demand is KeyBtf.REFUSED:
         raise refuse(Errno.ENOTSUPP, "this map type takes no BTF", Reason.OPERATION_UNSUPPORTED)
-    if map_type is MapType.ARRAY and key.kind is Kind.VOID:
+    if bpf_map.map_type is MapType.ARRAY and key.kind is Kind.VOID:
         fits = attr.max_entries == 1 and value.kind is Kind.DATASEC
-    elif map_type in _INT_KEY:
+    elif demand is KeyBtf.INT:
         fits = key.kind is Kind.INT and key.size_bytes == 4
-    elif map_type in _CGROUP_KEY:
+    elif demand is KeyBtf.CGROUP:
         isolated = attr.key_size == 16
         fits = key.kind is (Kind.STRUCT if isolated else Kind.INT)
         fits = fits and key.members == (2 if isolated else 0)
-    elif map_type is MapType.LPM_TRIE:
+    elif demand is KeyBtf.STRUCT:
         fits = key.kind is Kind.STRUCT
-    elif map_type is MapType.BLOOM_FILTER:
+    elif demand is KeyBtf.VOID:
         fits = key.kind is Kind.VOID
     else:
         fits = True

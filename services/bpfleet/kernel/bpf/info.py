@@ -25,7 +25,7 @@ class MapInfo:
 
 
 def map_info(bpf_map: BpfMap, file: File) -> MapInfo:
-    """What a descriptor of a map tells."""
+    """What the descriptor of a map shows."""
     return MapInfo(
         bpf_map.id,
         int(bpf_map.map_type),

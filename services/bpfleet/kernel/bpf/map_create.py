@@ -18,7 +18,7 @@ from bpfleet.kernel.bpf.attr import MAP_EXTRA_OFFSET, NUMA_NO_NODE, MapAttr
 from bpfleet.kernel.bpf.cost import CostPlan
 from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.bpf.maps.registry import CAP_BPF_TYPES, CAP_NET_ADMIN_TYPES, MAP_CLASSES
+from bpfleet.kernel.bpf.maps.registry import MAP_CLASSES
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
@@ -26,7 +26,6 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 
 ONLINE_NODES: Final = (0,)
-_MAP_EXTRA_TYPES: Final = (MapType.BLOOM_FILTER, MapType.ARENA)
 _NAME_CHARACTERS: Final = frozenset(
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_."
 )
@@ -48,12 +47,12 @@ def check_unprivileged(host: Host, task: Task, *, creates: bool) -> None:
 def check_attr(attr: MapAttr, host: Host, task: Task, *, wants_token: bool = False) -> type[BpfMap]:
     """Everything before the allocation, in order. Returns the type's class. Raises KernelError.
 
-    ``wants_token``: BPF_F_TOKEN_FD was set, on a kernel that knows it; there are no tokens to find.
+    ``wants_token``: BPF_F_TOKEN_FD was set, on a kernel that knows it; no token can be found.
     """
     profile = host.profile
     _check_size(attr, profile)
     _check_btf_ids(attr)
-    if profile.has_map_extra and attr.map_type not in _MAP_EXTRA_TYPES and attr.map_extra:
+    if profile.has_map_extra and attr.map_extra and not _takes_map_extra(attr.map_type):
         raise refuse(Errno.EINVAL, f"map_extra {attr.map_extra:#x} means nothing to this type")
     if attr.map_flags & F_RDONLY and attr.map_flags & F_WRONLY:
         raise refuse(Errno.EINVAL, "BPF_F_RDONLY and BPF_F_WRONLY exclude each other")
@@ -63,11 +62,16 @@ def check_attr(attr: MapAttr, host: Host, task: Task, *, wants_token: bool = Fal
     if wants_token:
         _refuse_token(attr, task)
     if profile.capability_check_central:
-        _check_capability(attr, host, task)
+        _check_capability(cls, host, task)
     if attr.map_ifindex:
         raise _offload_refusal(attr, host, task)
     cls.check_alloc(attr, host, task)
     return cls
+
+
+def _takes_map_extra(map_type: int) -> bool:
+    cls = MAP_CLASSES.get(map_type)  # type: ignore[call-overload]
+    return cls is not None and cls.takes_map_extra
 
 
 def class_of(map_type: int, profile: KernelProfile) -> type[BpfMap]:
@@ -123,13 +127,13 @@ def _check_node(attr: MapAttr) -> None:
         raise refuse(Errno.EINVAL, f"NUMA node {attr.numa_node} is not online")
 
 
-def _check_capability(attr: MapAttr, host: Host, task: Task) -> None:
+def _check_capability(cls: type[BpfMap], host: Host, task: Task) -> None:
     """The central tests of 6.5 and later. Raises EPERM."""
     if host.unprivileged_bpf_disabled and not task.bpf_capable():
         raise _locked_down()
-    if attr.map_type in CAP_BPF_TYPES and not task.bpf_capable():
+    if cls.capability is Capability.BPF and not task.bpf_capable():
         raise KernelError(Errno.EPERM, Reason.CAPABILITY_MISSING, "this map type needs CAP_BPF")
-    if attr.map_type in CAP_NET_ADMIN_TYPES and not (
+    if cls.capability is Capability.NET_ADMIN and not (
         task.has(Capability.NET_ADMIN) or task.has(Capability.SYS_ADMIN)
     ):
         raise KernelError(

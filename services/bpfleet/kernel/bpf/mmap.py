@@ -26,7 +26,6 @@ FIRST_ADDRESS: Final = 1 << 32
 PAGES_PER_TABLE: Final = 512
 RINGBUF_META_PAGES: Final = 3
 RINGBUF_FIRST_PAGE: Final = 1  # RINGBUF_PGOFF: user space sees the area from the consumer page on
-_MAPPABLE: Final = frozenset({MapType.ARRAY, MapType.RINGBUF, MapType.USER_RINGBUF, MapType.ARENA})
 
 
 @final
@@ -171,7 +170,7 @@ def _check_range(arena: ArenaMap, length: int, offset: int, address: int) -> Non
 
 def _check_map(bpf_map: BpfMap, *, writable: bool, shared: bool) -> None:
     """bpf_map_mmap. A read-only file cannot be mapped shared, which shows as EINVAL."""
-    if bpf_map.map_type not in _MAPPABLE or bpf_map.has_spin_lock:
+    if not bpf_map.mappable or bpf_map.has_spin_lock:
         raise unsupported(bpf_map, "mmap")
     if not shared:
         raise refuse(Errno.EINVAL, "a map is mapped shared, through a writable descriptor")

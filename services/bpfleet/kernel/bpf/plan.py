@@ -192,7 +192,7 @@ def _charge(
     how, size = allocation.how, allocation.size_bytes
     times = allocation.count if count is None else count
     if how is How.PAGES:
-        return _one("pages", how, times * PAGE_SIZE, times * PAGE_SIZE, profile, at_creation)
+        return _one("pages", how, bytes_of(times), bytes_of(times), profile, at_creation)
     if how in (How.HELPER_PERCPU, How.PERCPU_UNCHARGED, How.MEM_ALLOC_PERCPU):
         vector = profile.percpu_charges_objcg_vector
         charge = percpu_charge_bytes(size, possible_cpus, objcg_vector=vector)

@@ -2,7 +2,7 @@
 
 Up to 5.10 a program is allocated first and precharged second: image pages against RLIMIT_MEMLOCK, growth included.
 From 5.11 image, aux, recursion counter and statistics are charged to the loader's cgroup as they are allocated.
-There is no verifier: a program is refused only for its attributes, its maps and its memory.
+Programs are not verified: one is refused only for its attributes, its maps and its memory.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from typing import Final, final
 
 from bpfleet.abi.bpf import BPF_OBJ_NAME_LEN, F_NO_PREALLOC, MapType, ProgType
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jit import JitBudget, jited_estimate_bytes
@@ -34,7 +33,7 @@ from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import pages_for
+from bpfleet.kernel.units import bytes_of, pages_for
 
 INSN_BYTES: Final = 8
 LINE_INFO_BYTES: Final = 8
@@ -59,10 +58,8 @@ class ProgInfo:
     name: str
     tag: str
     gpl_compatible: bool
-    xlated_bytes: int
     jited_bytes: int
     loaded_at_ns: int
-    created_by_uid: int
     map_ids: tuple[int, ...]
     run_time_ns: int
     run_cnt: int
@@ -133,7 +130,7 @@ class Programs:
     def load_classic(self, task: Task, insn_cnt: int) -> BpfProg:
         """A seccomp filter: charged like a program but not precharged, without id or descriptor; a reference is taken.
 
-        Raises EINVAL for its length, ENOMEM, 524 when the JIT may not run and there is no interpreter.
+        Raises EINVAL for its length, ENOMEM, 524 when the JIT may not run and the build lacks an interpreter.
         """
         if not 0 < insn_cnt <= INSNS_MAX_UNPRIVILEGED:
             raise refuse(Errno.EINVAL, f"a filter has 1 to {INSNS_MAX_UNPRIVILEGED} instructions")
@@ -204,7 +201,7 @@ class Programs:
 
     def _image(self, prog: BpfProg, task: Task, insn_cnt: int) -> Block:
         payer = self._accounting.current_payer(task)
-        size = self.image_pages(insn_cnt) * PAGE_SIZE
+        size = bytes_of(self.image_pages(insn_cnt))
         return self._memory.vmalloc(size, IMAGE_GFP, payer, task, prog.owner)
 
     def _percpu(self, size_bytes: int, owner: Owner, task: Task) -> Block:
@@ -218,7 +215,7 @@ class Programs:
     def _precharge(self, prog: BpfProg, task: Task) -> None:
         """bpf_prog_charge_memlock: after the allocation, before any other check. Raises EPERM."""
         holder = f"prog {prog.name}".rstrip()
-        prog.charge = self._accounting.admit(task, prog.image_pages * PAGE_SIZE, holder)
+        prog.charge = self._accounting.admit(task, bytes_of(prog.image_pages), holder)
 
     def _grow(self, prog: BpfProg, task: Task, insn_cnt: int) -> None:
         """bpf_prog_realloc: charge, then a new image beside the old one. A refused charge is ENOMEM."""
@@ -281,7 +278,7 @@ class Programs:
             raise refuse(Errno.EINVAL, "perf event programs need preallocated hash maps")
 
     def _jit(self, prog: BpfProg, task: Task) -> None:
-        """bpf_prog_select_runtime. Raises 524 where there is no interpreter to fall back to."""
+        """bpf_prog_select_runtime. Raises 524 where the build lacks an interpreter to fall back to."""
         attr = prog.attr
         blinded = self._blind(prog, task)
         self._line_info(prog, task)
@@ -314,7 +311,7 @@ class Programs:
         """bpf_jit_blind_constants: grows page by page; False when the limit stops it and the JIT is given up."""
         target = self.image_pages(prog.attr.blinded_insn_cnt)
         while prog.image_pages < target:
-            insns = ((prog.image_pages + 1) * PAGE_SIZE - self._host.profile.structs.bpf_prog) // 8
+            insns = (bytes_of(prog.image_pages + 1) - self._host.profile.structs.bpf_prog) // 8
             try:
                 self._grow(prog, task, insns)
             except KernelError:
@@ -333,7 +330,6 @@ class Programs:
         user = prog.charge.user
         user.drop(prog.charge.holder, pages)
         user.hold("leaked by JIT constant blinding", pages)
-        user.leaked_pages += pages
         prog.charge.pages -= pages
         self._timeline.emit(EventKind.CHARGE_LEAKED, uid=user.uid, pages=pages, holder="prog")
 
@@ -359,7 +355,7 @@ class Programs:
         return self._open(task, prog)
 
     def _open(self, task: Task, prog: BpfProg) -> int:
-        """A descriptor for a reference already taken; drops it when there is none. Raises EMFILE, ENOMEM."""
+        """A descriptor for a reference already taken; drops it if none can be opened. Raises EMFILE, ENOMEM."""
         try:
             file = File("bpf-prog", prog, _release_prog)
             return self._files.open(task, file, Owner("file", prog.id, "prog"))
@@ -411,10 +407,8 @@ class Programs:
             name=prog.name,
             tag=prog.tag,
             gpl_compatible=attr.gpl_compatible,
-            xlated_bytes=INSN_BYTES * max(attr.insn_cnt, attr.largest_insn_cnt),
             jited_bytes=prog.jited_bytes,
             loaded_at_ns=prog.loaded_at_ns,
-            created_by_uid=prog.uid,
             map_ids=tuple(held.id for held in prog.maps),
             run_time_ns=prog.run_time_ns,
             run_cnt=prog.run_cnt,
@@ -435,7 +429,7 @@ class Programs:
         return self.run(prog_of(task, fd), context, max(repeat, 1))
 
     def run(self, prog: BpfProg, context: OpContext, times: int = 1) -> RunResult:
-        """Runs a program ``times`` times in ``context``: its helpers act for whoever is interrupted or calls."""
+        """Runs a program ``times`` times in ``context``: its helpers act for the task that is interrupted or calls."""
         failed = errno = 0
         before = self._memory.charged_bytes_total
         ops = [(op, self._map_for(prog, op)) for op in prog.attr.ops]

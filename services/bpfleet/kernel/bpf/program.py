@@ -1,6 +1,6 @@
 """A loaded program: what it is, what it holds, and the map operations it performs [include/linux/bpf.h, bpf_prog_aux].
 
-There is no verifier and no bytecode: a program is its size, its maps and its operations.
+Neither verifier nor bytecode is emulated: a program is its size, its maps and its operations.
 """
 
 from collections.abc import Callable

@@ -18,7 +18,7 @@ def not_found(detail: str = "no such key") -> KernelError:
 
 
 def key_exists() -> KernelError:
-    """EEXIST: BPF_NOEXIST on a key that is there."""
+    """EEXIST: BPF_NOEXIST on a key that exists."""
     return KernelError(Errno.EEXIST, Reason.KEY_EXISTS, "the key exists and BPF_NOEXIST was given")
 
 

@@ -26,7 +26,7 @@ from bpfleet.kernel.mm.current import KernelContext
 from bpfleet.kernel.mm.memcontrol import MAX_RECLAIM_RETRIES, Memcg, MemcgEvent
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import PAGE_SHIFT, bytes_of
+from bpfleet.kernel.units import bytes_of, whole_pages
 
 PROACTIVE_RECLAIM_SHARE: Final = 4
 SWAPPINESS_MAX: Final = 200
@@ -122,7 +122,7 @@ class MemoryLow(ControlFile):
 
 @final
 class MemoryHigh(ControlFile):
-    """memory.high: throttles whoever exceeds it; a write reclaims down to it and never kills."""
+    """memory.high: throttles tasks that exceed it; a write reclaims down to it and never kills."""
 
     def read(self, cgroup: Cgroup, host: Host) -> str:
         return page_counter_text(cgroup.memcg.memory.high)
@@ -202,7 +202,7 @@ class MemoryReclaim(ControlFile):
         if rest == stripped:
             raise invalid("memory.reclaim", stripped, "a size in bytes such as 64M")
         _check_reclaim_options(rest, host.profile)
-        wanted = size_bytes >> PAGE_SHIFT
+        wanted = whole_pages(size_bytes)
         freed, retries = 0, MAX_RECLAIM_RETRIES
         while freed < wanted:
             batch = (wanted - freed) // PROACTIVE_RECLAIM_SHARE
@@ -266,7 +266,7 @@ class SwapLimit(ControlFile):
 
 @final
 class Constant(ControlFile):
-    """A file whose text never changes here, because what it reports is not there (swap, freezing, threads)."""
+    """A file whose text never changes here, because what it reports is not emulated (swap, freezing, threads)."""
 
     def __init__(self, text: str, *, memory: bool = True, on_root: bool = False) -> None:
         self._text: Final = text

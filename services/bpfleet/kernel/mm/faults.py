@@ -1,4 +1,4 @@
-"""Failures made on purpose: the nth allocation of a kind, or one in so many by the node's seed [mm/failslab.c]."""
+"""Failures made on purpose: the nth allocation of a kind, or a share of them by the node's seed [mm/failslab.c]."""
 
 from typing import Final, final
 

@@ -74,7 +74,7 @@ class PageCache:
         return length
 
     def unlink_tmpfs(self, path: str) -> bool:
-        """Removes a tmpfs file with its pages; False when there is none."""
+        """Removes a tmpfs file with its pages; False if it does not exist."""
         cached = self._tmpfs.pop(path, None)
         if cached is None:
             return False
@@ -106,7 +106,7 @@ class PageCache:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no file page to evict anywhere."""
+        """Whether no file page can be evicted anywhere."""
         return not self._files
 
     # -- reclaim -------------------------------------------------------------------------------------------------

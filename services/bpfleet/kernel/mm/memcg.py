@@ -111,11 +111,6 @@ class Memcg:
             parent.children.append(self)
 
     @property
-    def is_root(self) -> bool:
-        """Whether this is the root memcg, which is not limited and not charged."""
-        return self.parent is None
-
-    @property
     def usage_bytes(self) -> int:
         """memory.current: charged pages and the CPUs' stocks, in bytes."""
         return bytes_of(self.memory.usage)
@@ -129,11 +124,6 @@ class Memcg:
     def events(self) -> dict[str, int]:
         """memory.events by name: what happened here and below."""
         return {event.name.lower(): self.event_counts[event] for event in MemcgEvent}
-
-    @property
-    def events_local(self) -> dict[str, int]:
-        """memory.events.local by name: what happened here alone."""
-        return {event.name.lower(): self.event_counts_local[event] for event in MemcgEvent}
 
     def is_descendant_of(self, ancestor: "Memcg") -> bool:
         """Whether ``ancestor`` is this memcg or above it."""

@@ -61,22 +61,24 @@ class MemoryController:
     """Charges pages and bytes to memcgs of one node.
 
     ``reclaim(memcg, pages, gfp)`` returns pages freed below ``memcg``; ``oom(memcg, order, gfp, current)`` returns True
-    when memory can be expected back (a task was killed or is dying), False when there is nobody to kill;
+    when memory will come back (a task was killed or is dying), False when no task can be killed;
     ``wait_for_victim()`` lets the time pass that its end takes; ``throttle(current, gfp)`` makes a task pay for
-    exceeding memory.high. All are wired in by the kernel so that this file knows neither tasks nor the page cache.
+    exceeding memory.high; ``released(memcg)`` frees a removed one that nothing refers to any more. The kernel wires
+    them in, so that this file knows neither tasks nor the page cache.
 
     Invariant *charge conservation*: a memcg's usage = pages of its live charges and of those below + stocked pages.
     """
+
+    reclaim: Callable[[Memcg, int, int], int]
+    oom: Callable[[Memcg, int, int, Current], bool]
+    wait_for_victim: Callable[[], None]
+    throttle: Callable[[Current, int], None]
+    released: Callable[[Memcg], None]
 
     def __init__(self, profile: KernelProfile, cpus: int) -> None:
         self.profile: Final = profile
         self.root: Final = Memcg("/", None)
         self.batch_pages: Final = profile.memcg_charge_batch
-        self.reclaim: Callable[[Memcg, int, int], int] = lambda memcg, pages, gfp: 0
-        self.oom: Callable[[Memcg, int, int, Current], bool] = lambda memcg, order, gfp, who: False
-        self.wait_for_victim: Callable[[], None] = lambda: None
-        self.throttle: Callable[[Current, int], None] = lambda current, gfp: None
-        self.released: Callable[[Memcg], None] = lambda memcg: None
         # Why the latest charge failed, for callers that undo first.
         self.last_failure: KernelError | None = None
         self.has_high_limits = False  # any memory.high was ever set: spares charges the walk
@@ -164,11 +166,6 @@ class MemoryController:
         if done or not pages or current.dying or not self.profile.vmalloc_tries_bulk_first:
             return done
         return self.charge_single_pages(memcg, pages, gfp, current)
-
-    def uncharge_pages(self, memcg: Memcg, pages: int, cpu: int) -> None:
-        """Gives ``pages`` back, through the CPU's stock."""
-        if memcg.parent is not None and pages:
-            self._refill(self._cpus[cpu], memcg, pages)
 
     def uncharge_direct(self, memcg: Memcg, pages: int) -> None:
         """Gives user pages back, straight to the counters [uncharge_batch]."""

@@ -157,6 +157,10 @@ class Block:
 class Memory:
     """The allocators of one node. Sizes are bytes; every method that can fail raises KernelError(ENOMEM)."""
 
+    fault_struck: Callable[
+        [AllocKind], None
+    ]  # hears of each injected failure; the kernel wires it in
+
     def __init__(
         self,
         profile: KernelProfile,
@@ -172,8 +176,6 @@ class Memory:
         # The ledger in the order of its lines: a dictionary serves as an ordered set.
         self.accounts: Final[dict[Account, Account]] = {}
         self.faults: Final = Faults(seed)
-        # Told of each injected failure.
-        self.fault_struck: Callable[[AllocKind], None] = lambda kind: None
         # Live charges of all accounts; receipts take differences of it.
         self.charged_bytes_total = 0
         self._last_failure: KernelError | None = None
@@ -268,7 +270,7 @@ class Memory:
     def kvmalloc(
         self, size_bytes: int, gfp: int, objcg: ObjCgroup | None, current: Current, owner: Owner
     ) -> Block:
-        """A slab object or contiguous pages; beyond a page, an area where those cannot be had [mm/util.c]."""
+        """A slab object or contiguous pages; beyond a page, an area when that allocation fails [mm/util.c]."""
         if size_bytes <= PAGE_SIZE:
             return self.kmalloc(size_bytes, gfp, objcg, current, owner)
         try:
@@ -316,7 +318,7 @@ class Memory:
         return Block(account, size, count)
 
     def free(self, block: Block, cpu: int = 0) -> None:
-        """Gives all objects of a block back and uncharges whoever was charged."""
+        """Gives all objects of a block back and uncharges its payer."""
         count = block.count
         block.count = 0
         if count:
@@ -336,7 +338,7 @@ class Memory:
             done = self._take_pages(account, size.kind, pages, gfp, current)
             if done < pages:
                 self._return_pages(account, size.kind, done, current.cpu)
-                raise self._failure(size.charge * count)
+                raise _refusal(self._last_failure, size.charge * count)
         else:
             self._take_objects(account, size, gfp, current, count)
         self._enter(account, count, size.taken * count, size.charge * count)
@@ -361,7 +363,7 @@ class Memory:
         return self._last_failure
 
     def _enter(self, account: Account, count: int, taken_bytes: int, charge_bytes: int) -> None:
-        """Books objects that have been had. An emptied account left the ledger; whoever kept it may use it again."""
+        """Records objects just taken. An emptied account left the ledger; a holder may use it again."""
         objcg = account.objcg
         if account.count == 0:
             if account not in self.accounts:
@@ -417,9 +419,9 @@ class Memory:
             self.controller.release_if_unused(objcg.memcg)
 
     def recharge(self, owner: Owner, payer: ObjCgroup, current: Current) -> None:
-        """Moves every charge of ``owner`` to ``payer``: charges it first, then uncharges whoever paid so far.
+        """Moves every charge of ``owner`` to ``payer``: charges it first, then uncharges the previous payers.
 
-        Raises KernelError(ENOMEM) where it does not fit, and then nothing has moved. What nobody pays for stays so.
+        Raises KernelError(ENOMEM) where it does not fit, and then nothing has moved. What nobody pays for stays unpaid.
         """
         moving = [
             account
@@ -453,12 +455,10 @@ class Memory:
             done = self._charge_pages(objcg, account.kind, pages, gfp, current)
             if done < pages:
                 self._uncharge_pages(objcg, account.kind, done, current.cpu)
-                self._last_failure = self.controller.last_failure
-                raise self._failure(charge)
+                raise _refusal(self.controller.last_failure, charge)
         elif charge:
             if not self.controller.charge_bytes(objcg, charge, 1, gfp, current):
-                self._last_failure = self.controller.last_failure
-                raise self._failure(charge)
+                raise _refusal(self.controller.last_failure, charge)
             for stat in _STATS_OF_KIND[account.kind]:
                 objcg.memcg.add_stat(stat, charge)
 
@@ -471,7 +471,7 @@ class Memory:
             objcg.memcg.add_stat(stat, -charge)
         self.controller.uncharge_bytes(objcg, charge, cpu)
 
-    # -- pages: each is had from RAM, then charged ---------------------------------------------------------------
+    # -- pages: each is taken from RAM, then charged ---------------------------------------------------------------
 
     def _take_pages(
         self, account: Account, kind: AllocKind, pages: int, gfp: int, current: Current
@@ -553,8 +553,7 @@ class Memory:
             if done < count:
                 if done:
                     controller.uncharge_bytes(objcg, size.charge * done, current.cpu)
-                self._last_failure = controller.last_failure
-                raise self._failure(size.charge * count)
+                raise _refusal(controller.last_failure, size.charge * count)
         for stat in _STATS_OF_KIND[size.kind]:
             objcg.memcg.add_stat(stat, size.charge * count)
 
@@ -587,16 +586,6 @@ class Memory:
             requested_bytes=requested_bytes,
         )
 
-    def _failure(self, requested_bytes: int) -> KernelError:
-        """The latest failure, told of the whole request rather than the page that failed."""
-        error = self.failure()
-        return KernelError(
-            error.errno,
-            error.reason,
-            error.detail,
-            **{**error.numbers, "requested_bytes": requested_bytes},
-        )
-
     def _maybe_fault(self, account: Account, kind: AllocKind) -> None:
         """Raises KernelError(ENOMEM) for an allocation that is to fail."""
         if not self.faults.strikes(kind, charged=account.objcg is not None):
@@ -606,6 +595,17 @@ class Memory:
         raise KernelError(
             Errno.ENOMEM, Reason.FAULT_INJECTED, f"injected failure of one {kind.name} allocation"
         )
+
+
+def _refusal(cause: KernelError | None, requested_bytes: int) -> KernelError:
+    """Why a request failed, with the size of the whole of it rather than of the page that did not fit."""
+    assert cause is not None, "nothing failed"
+    return KernelError(
+        cause.errno,
+        cause.reason,
+        cause.detail,
+        **{**cause.numbers, "requested_bytes": requested_bytes},
+    )
 
 
 # -- sizes: the same few objects serve all maps of all nodes -----------------------------------------------------------

@@ -18,11 +18,12 @@ class NodeMemory:
 
     __slots__ = ("oom", "ram_bytes", "reclaim", "used_bytes")
 
+    reclaim: Callable[[int], int]
+    oom: Callable[[int, Current], bool]
+
     def __init__(self, ram_bytes: int) -> None:
         self.ram_bytes: Final = ram_bytes
         self.used_bytes = 0
-        self.reclaim: Callable[[int], int] = lambda wanted: 0
-        self.oom: Callable[[int, Current], bool] = lambda gfp, current: False
 
     @property
     def free_bytes(self) -> int:
@@ -35,7 +36,7 @@ class NodeMemory:
         return self.free_bytes // PAGE_SIZE
 
     def take(self, size_bytes: int, gfp: int, current: Current) -> bool:
-        """Takes ``size_bytes``; False when they cannot be had even after what the flags allow.
+        """Takes ``size_bytes``; False when they are not free even after what the flags allow.
 
         Blocking requests reclaim; those that may not fail quietly invoke the OOM killer until they fit, nobody is left,
         or the caller itself has been killed [__alloc_pages_slowpath, __alloc_pages_may_oom].

@@ -15,7 +15,6 @@ class PageCounter:
 
     __slots__ = (
         "exceeded_by_rule",
-        "failcnt",
         "high",
         "low",
         "max",
@@ -33,16 +32,14 @@ class PageCounter:
         self.high = PAGE_COUNTER_MAX
         self.max = PAGE_COUNTER_MAX
         self.watermark = 0
-        self.failcnt = 0
         self.exceeded_by_rule = False  # a forced charge or a lowered limit put usage above max
 
     def try_charge(self, pages: int) -> "PageCounter | None":
-        """Adds ``pages`` here and above, or nowhere. Returns the first counter whose max stood in the way."""
+        """Adds ``pages`` here and above, or nowhere. Returns the first counter whose max would be exceeded."""
         counter: PageCounter | None = self
         while counter is not None:
             new = counter.usage + pages
             if new > counter.max:
-                counter.failcnt += 1
                 undo: PageCounter | None = self
                 while undo is not counter and undo is not None:
                     undo.usage -= pages

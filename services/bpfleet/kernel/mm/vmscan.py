@@ -8,6 +8,7 @@ from typing import Final, final
 
 from bpfleet.kernel.mm.filemap import PageCache
 from bpfleet.kernel.mm.memcg import Memcg, MemcgEvent, Stat
+from bpfleet.kernel.units import bytes_of, pages_for
 
 SWAP_CLUSTER_MAX: Final = 32
 DEF_PRIORITY: Final = 12
@@ -61,8 +62,7 @@ class Reclaimer:
 
     def reclaim_node(self, wanted_bytes: int) -> int:
         """Direct reclaim for an allocation that found no free page. Returns bytes freed."""
-        pages = (wanted_bytes + 4095) // 4096
-        return self.reclaim(self._root, pages) * 4096
+        return bytes_of(self.reclaim(self._root, pages_for(wanted_bytes)))
 
     def reclaim(self, target: Memcg, pages: int) -> int:
         """Frees at least ``pages`` (or 32) below ``target`` if it can. Returns pages freed.

@@ -65,7 +65,7 @@ class AddressSpace:
         """Touches ``pages`` further pages, one fault each. Returns how many came.
 
         Fewer than asked for: `Memory.failure` says why; then the process has been killed, or nobody could be and the
-        fault is repeated for ever. Raises KernelError(ENOMEM) when the mapping itself cannot be had.
+        fault repeats for ever. Raises KernelError(ENOMEM) when the mapping itself cannot be allocated.
         """
         if not self._vma.get(kind):
             self._vma[kind] = self._map(objcg, current)
@@ -118,7 +118,7 @@ class AddressSpace:
         return blocks
 
     def _add_table(self, objcg: ObjCgroup | None, current: Current) -> bool:
-        """A page table for the next 512 pages; False when it cannot be had (`Memory.failure` says why)."""
+        """A page table for the next 512 pages; False when the allocation fails (`Memory.failure` says why)."""
         memory = self._memory
         account = memory.account(self.owner, AllocKind.PAGE_TABLE, objcg)
         if not memory.fault(account, 1, GFP.GFP_PAGE_TABLE, current):

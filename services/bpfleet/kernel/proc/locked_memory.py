@@ -20,10 +20,9 @@ from bpfleet.kernel.proc.sockets import Family, PerfEvent, Socket, socket_of
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for
+from bpfleet.kernel.units import bytes_of, pages_for, whole_pages
 
 PAGES_PER_HUGE_PAGE: Final = 512
-ZEROCOPY_ACK_NS: Final = 1_000_000  # until the peer has acknowledged and the pages are let go
 
 
 @dataclass(slots=True)
@@ -93,13 +92,13 @@ class LockedMemory:
             raise KernelError(
                 Errno.EINVAL,
                 Reason.BAD_ATTRIBUTE,
-                f"descriptor {fd} with {pages} pages is no perf ring buffer",
+                f"descriptor {fd} with {pages} pages is not a perf ring buffer",
             )
         free_of_test = self.perf_event_mlock_kb // 4 * self._online_cpus
         user = task.user
         used = min(user.locked_vm_pages, free_of_test)
         extra = max(0, used + pages - free_of_test)
-        limit_pages = task.memlock_soft_bytes >> PAGE_SHIFT
+        limit_pages = whole_pages(task.memlock_soft_bytes)
         over = task.pinned_vm_pages + extra > limit_pages
         if over and self.perf_event_paranoid > -1 and not task.has(Capability.IPC_LOCK):
             raise _refusal(Errno.EPERM, "a perf ring buffer", task, task.pinned_vm_pages, extra)
@@ -153,20 +152,13 @@ class LockedMemory:
                 self._pin(task, "io_uring buffers", pages, Errno.ENOMEM, bypass=False)
             )
 
-    def send_zerocopy(self, task: Task, fd: int, length_bytes: int) -> None:
-        """send(2) with MSG_ZEROCOPY: counted until acknowledged. Raises ENOBUFS [mm_account_pinned_pages]."""
-        socket_of(task, fd)
-        pages = (length_bytes >> PAGE_SHIFT) + 2
-        hold = self._pin(task, "MSG_ZEROCOPY", pages, Errno.ENOBUFS)
-        self._timeline.defer(ZEROCOPY_ACK_NS, hold.drop)
-
     def _pin(
         self, task: Task, what: str, pages: int, errno: Errno, *, bypass: bool = True
     ) -> _Hold:
         """Adds to the counter if the sum stays within the soft limit; CAP_IPC_LOCK neither tests nor adds."""
         if bypass and task.has(Capability.IPC_LOCK):
             return _Hold(None, what, 0)
-        if task.user.locked_vm_pages + pages > task.memlock_soft_bytes >> PAGE_SHIFT:
+        if task.user.locked_vm_pages + pages > whole_pages(task.memlock_soft_bytes):
             raise _refusal(errno, what, task, task.user.locked_vm_pages, pages)
         return _hold(task.user, f"{what} of process {task.pid}", pages)
 
@@ -179,7 +171,7 @@ class LockedMemory:
             return
         if not task.memlock_soft_bytes:
             raise _refusal(Errno.EPERM, "mlock", task, task.mlocked_pages, pages_for(length_bytes))
-        if task.mlocked_pages + pages_for(length_bytes) > task.memlock_soft_bytes >> PAGE_SHIFT:
+        if task.mlocked_pages + pages_for(length_bytes) > whole_pages(task.memlock_soft_bytes):
             raise _refusal(Errno.ENOMEM, "mlock", task, task.mlocked_pages, pages_for(length_bytes))
         task.mlocked_pages += pages_for(length_bytes)
 
@@ -193,7 +185,7 @@ class LockedMemory:
         if not task.has(Capability.IPC_LOCK):
             if not task.memlock_soft_bytes:
                 raise _refusal(Errno.EPERM, "SHM_LOCK", task, user.locked_shm_pages, pages)
-            if user.locked_shm_pages + pages > task.memlock_soft_bytes >> PAGE_SHIFT:
+            if user.locked_shm_pages + pages > whole_pages(task.memlock_soft_bytes):
                 raise _refusal(Errno.ENOMEM, "SHM_LOCK", task, user.locked_shm_pages, pages)
         user.locked_shm_pages += pages
 
@@ -217,7 +209,7 @@ def _refusal(errno: Errno, what: str, task: Task, used_pages: int, pages: int) -
         errno,
         Reason.RLIMIT_MEMLOCK_EXCEEDED,
         f"{what} of {pages} pages: {used_pages} are counted already,"
-        f" RLIMIT_MEMLOCK of process {task.pid} allows {task.memlock_soft_bytes >> PAGE_SHIFT}",
+        f" RLIMIT_MEMLOCK of process {task.pid} allows {whole_pages(task.memlock_soft_bytes)}",
         uid=task.uid,
         limit_bytes=task.memlock_soft_bytes,
         usage_bytes=bytes_of(used_pages),

@@ -58,7 +58,7 @@ class OomKiller:
     def kill_in_memcg(self, limited: Memcg, order: int, gfp: int, current: Current) -> bool:
         """out_of_memory for a memcg limit. False when nobody below it may be killed."""
         tasks = self._tasks_below(limited)
-        total_pages = limited.memory.max or 1  # there is no swap to add
+        total_pages = limited.memory.max or 1  # no swap is added
         if self._kill_worst(tasks, total_pages, limited, order, gfp, current):
             return True
         self._log(invoked_line(current.comm, gfp_text(gfp), order, current.oom_score_adj))

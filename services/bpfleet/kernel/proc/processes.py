@@ -26,7 +26,9 @@ COMM_MAX: Final = 15
 
 @final
 class Processes:
-    """All live tasks, by pid. ``on_exit`` is told of each task that ends, before its descriptors are closed."""
+    """All live tasks, by pid. ``on_exit`` is called for each task that ends, before its descriptors are closed."""
+
+    on_exit: Callable[[Task], None]
 
     def __init__(
         self,
@@ -43,7 +45,6 @@ class Processes:
         self._timeline: Final = timeline
         self._tasks: Final[dict[int, Task]] = {}
         self._next_pid = FIRST_PID
-        self.on_exit: Callable[[Task], None] = lambda task: None
 
     # -- beginning -----------------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Processes:
     def move(self, pid: int, cgroup: Cgroup, *, thread: bool = False) -> None:
         """Migrates a process; what it has been charged stays where it is. Raises ESRCH, EBUSY.
 
-        A ``thread`` alone cannot leave a domain cgroup, and there are no others here: EOPNOTSUPP
+        A ``thread`` alone cannot leave a domain cgroup, the only kind here: EOPNOTSUPP
         [cgroup_attach_permissions].
         """
         task = self.find(pid)

@@ -1,6 +1,6 @@
 """Sockets and other things a map can point at: only what BPF asks about them [include/net/sock.h, fs/inode.c].
 
-There is no network stack: a socket is its kind and state. Closing one takes it out of every map that holds it.
+No network stack is emulated: a socket is its kind and state. Closing one takes it out of every map that holds it.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ class Cookies:
         self._last = 0
 
     def next(self) -> int:
-        """A cookie nobody has."""
+        """A cookie that no socket has yet."""
         self._last += 1
         return self._last
 

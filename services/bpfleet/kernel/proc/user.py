@@ -10,12 +10,11 @@ class User:
     Invariant *memlock conservation*: ``locked_vm_pages`` = pages of live charges + pages of its other holders.
     """
 
-    __slots__ = ("holders", "leaked_pages", "locked_shm_pages", "locked_vm_pages", "uid")
+    __slots__ = ("holders", "locked_shm_pages", "locked_vm_pages", "uid")
 
     def __init__(self, uid: int) -> None:
         self.uid: Final = uid
         self.locked_vm_pages = 0
-        self.leaked_pages = 0
         self.locked_shm_pages = 0  # SHM_LOCK and SHM_HUGETLB: another counter
         self.holders: Final[dict[str, int]] = {}  # what -> pages, for explanations and invariants
 

@@ -10,7 +10,7 @@ from bpfleet.kernel.profile.rows import OPTIONS, flags, map_types_of
 
 
 class Use(StrEnum):
-    """What takes a kernel without being asked for it by name."""
+    """What takes a kernel by default."""
 
     COMPARE = "compare"
     CLUSTER = "up"

@@ -1,4 +1,4 @@
-"""The kernels bpfleet knows, oldest first, and what takes which of them when nobody says."""
+"""The kernels bpfleet knows, oldest first, and which of them each command takes by default."""
 
 from typing import Final
 
@@ -18,12 +18,12 @@ PROFILES: Final[dict[str, KernelProfile]] = {each.name: each.profile() for each 
 
 
 def used_by(use: Use) -> tuple[str, ...]:
-    """Names of the kernels something takes when nobody says, oldest first."""
+    """Names of the kernels that a command takes by default, oldest first."""
     return tuple(each.name for each in KERNELS if use in each.uses)
 
 
 def compared_models() -> tuple[str, ...]:
-    """The models of a comparison when nobody says: kernels, each followed by its variants.
+    """The models compared by default: kernels, each followed by its variants.
 
     >>> compared_models()
     ('5.10', 'seed-v5', '5.11', '6.12', '6.12:nobpf')

@@ -41,7 +41,7 @@ class Explanation:
 def explain(
     error: KernelError, profile: KernelProfile, holders: Sequence[tuple[str, int]] = ()
 ) -> Explanation:
-    """What ``error`` means on a kernel of ``profile``. ``holders`` share the counter that stood in the way."""
+    """What ``error`` means on a kernel of ``profile``. ``holders`` share the counter that was exceeded."""
     explainer = _EXPLAINERS.get(error.reason, _plain)
     headline, facts, advice, elsewhere = explainer(error, profile)
     return Explanation(
@@ -84,7 +84,7 @@ _Parts = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 _DISGUISES: Final = {
     Errno.EINVAL: "EINVAL here: device maps turn every refused charge into it",
     Errno.ENOMEM: "ENOMEM here: growing a program, cgroup storage and io_uring report the limit as lack of memory",
-    Errno.ENOBUFS: "ENOBUFS here: AF_XDP and zerocopy report the limit so",
+    Errno.ENOBUFS: "ENOBUFS here: AF_XDP reports the limit so",
 }
 
 
@@ -131,7 +131,7 @@ def _memcg_limit(error: KernelError, profile: KernelProfile) -> _Parts:
         )
     if not numbers.get("waited"):
         facts.append(
-            "an element is charged to the map's creator, whoever updates; its cgroup is the one to enlarge"
+            "an element is charged to the map's creator, not to the updater; enlarge the creator's cgroup"
         )
         facts.append("no counter of memory.events moved: the request could not wait for reclaim")
     if numbers.get("hangs"):

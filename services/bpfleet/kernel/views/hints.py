@@ -32,15 +32,6 @@ def libbpf_hint(errno: Errno, euid: int, memlock_soft_bytes: int) -> str | None:
     )
 
 
-def libbpf_trivial_load_message() -> str:
-    """libbpf's message when even a two-instruction program does not load."""
-    return (
-        "libbpf: Error in bpf_object__probe_loading(): Operation not permitted(1). Couldn't load trivial BPF program."
-        " Make sure your kernel supports BPF (CONFIG_BPF_SYSCALL=y) and/or that RLIMIT_MEMLOCK is set to big"
-        " enough value."
-    )
-
-
 def cilium_hint() -> str:
     """cilium/ebpf's text for any EPERM of a map creation, whatever the reason."""
     return "map create: operation not permitted (MEMLOCK may be too low, consider rlimit.RemoveMemlock)"

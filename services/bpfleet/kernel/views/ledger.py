@@ -59,7 +59,7 @@ def _living(memcg: Memcg) -> Memcg:
 
 
 def charged_by_owner(memory: Memory, kind: str) -> dict[Owner, int]:
-    """Bytes charged now for each owner of a kind (``map``, ``prog``), whoever pays."""
+    """Bytes charged now for each owner of a kind (``map``, ``prog``), over all payers."""
     held: dict[Owner, int] = {}
     for account in memory.accounts.values():
         if account.owner.kind == kind and account.objcg is not None:

@@ -42,7 +42,7 @@ def find_orphans(maps: Iterable[BpfMap], cgroups: CgroupTree, memory: Memory) ->
 
 
 def _exists(path: str, cgroups: CgroupTree) -> bool:
-    """Whether that very cgroup is still there; one made anew under the same name counts as there."""
+    """Whether the cgroup still exists; another created under the same name counts as the same."""
     try:
         cgroups.find(path)
     except KernelError:

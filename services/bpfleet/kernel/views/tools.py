@@ -51,7 +51,7 @@ def tool_views(
             "bpftool map",
             "memlock",
             sum(m.memlock_bytes() for m in created),
-            f"maps created here, whoever pays now: {_MEMLOCK_MEANS[profile.memlock]}",
+            f"maps created here, even if another cgroup pays now: {_MEMLOCK_MEANS[profile.memlock]}",
         ),
         ToolView("ledger", "bpf maps", charged, "what maps are really charged to this cgroup"),
         ToolView("memory.current", "", usage, "all charged pages and what CPUs hold in stock"),

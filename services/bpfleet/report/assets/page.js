@@ -152,7 +152,7 @@ function squareSize() {
 const VIEWS = {
   outcome: { label: "worst outcome" },
   down: { label: "replicas not running", share: (cell) => (cell.placed ? (cell.placed - cell.running) / cell.placed : 0), hue: "var(--oom)", unit: "of the node's replicas", text: (cell) => (cell.placed - cell.running ? count(cell.placed - cell.running) : "") },
-  charged: { label: "charged share of memory", share: (cell, node) => cell.charged / node.ram, hue: "var(--c0)", unit: "of the node's memory", text: (cell, node) => (100 * cell.charged / node.ram).toFixed(0) },
+  charged: { label: "charged share of memory", share: (cell, node) => cell.charged_bytes / node.ram_bytes, hue: "var(--c0)", unit: "of the node's memory", text: (cell, node) => (100 * cell.charged_bytes / node.ram_bytes).toFixed(0) },
 };
 const LEVELS = [0, 0.05, 0.1, 0.25, 0.5, 1];
 const shade = (hue, share) => {
@@ -175,12 +175,12 @@ function drawFleet(by) {
     el("div", { class: "label" }, model),
     el("div", { class: "heat-groups" }, ...groups.map((group) => column(group, el("div", { class: "heat-group" }, ...members[group].map((n) => square(n, model, view))))))));
   const names = el("div", { class: "heat-row group-names" }, el("div", {}, ""), el("div", { class: "heat-groups" },
-    ...groups.map((group) => column(group, `${group}: ${plural(members[group].length, "node")}, ${plural(members[group][0].cpus, "CPU")}, ${bytes(members[group][0].ram)}`))));
+    ...groups.map((group) => column(group, `${group}: ${plural(members[group].length, "node")}, ${plural(members[group][0].possible_cpus, "CPU")}, ${bytes(members[group][0].ram_bytes)}`))));
   $("heat").replaceChildren(names, ...rows);
 }
 function square(node, model, view) {
   const cell = node.cells[model];
-  const text = `${node.name}, ${model}\n${cell.running} of ${cell.placed} run; EPERM ${cell.eperm}, ENOMEM ${cell.enomem}, OOM kills ${cell.kills}\ncharged ${bytes(cell.charged)} of ${bytes(node.ram)}`;
+  const text = `${node.name}, ${model}\n${cell.running} of ${cell.placed} run; EPERM ${cell.eperm}, ENOMEM ${cell.enomem}, OOM kills ${cell.oom_kills}\ncharged ${bytes(cell.charged_bytes)} of ${bytes(node.ram_bytes)}`;
   const look = view.share ? { class: "square", style: shade(view.hue, view.share(cell, node)) } : { class: `square s-${cell.status}` };
   return el("button", { type: "button", ...look, "aria-label": text.replaceAll("\n", ", "),
     ...tip(text), onclick: (event) => showCell(node, model, event.currentTarget) }, view.text ? view.text(cell, node) : GLYPH[cell.status]);
@@ -189,10 +189,10 @@ function showCell(node, model, button) {
   for (const other of document.querySelectorAll(".square.on")) other.classList.remove("on");
   button.classList.add("on");
   const cell = node.cells[model];
-  const facts = [["charged", bytes(cell.charged)], ["estimated", bytes(cell.estimate)], ["really used by BPF", bytes(cell.taken)],
-    ["memory in use", `${bytes(cell.used)} of ${bytes(node.ram)}`]];
+  const facts = [["charged", bytes(cell.charged_bytes)], ["estimated", bytes(cell.estimate_bytes)], ["really used by BPF", bytes(cell.taken_bytes)],
+    ["memory in use", `${bytes(cell.used_bytes)} of ${bytes(node.ram_bytes)}`]];
   const head = ["replica", "application", "phase", "starts", "OOM kills", "peak usage", "memory.max", "last failure"];
-  const rows = (cell.replicas || []).map(([name, app, phase, starts, kills, peak, limit, failure]) => el("tr", {},
+  const rows = (cell.replicas || []).map(({ name, application: app, phase, starts, oom_kills: kills, peak_bytes: peak, limit_bytes: limit, failure }) => el("tr", {},
     el("th", {}, name), el("td", { class: "text" }, app), el("td", { class: "text" }, phase), el("td", {}, count(starts)),
     el("td", { class: cellClass(kills, true) }, count(kills)), el("td", {}, bytes(peak)), el("td", {}, limit === null ? "max" : bytes(limit)),
     el("td", { class: "text" }, failure || "–")));
@@ -227,7 +227,7 @@ function firstOf(cause) {
   // Models that answered alike, with the same counters, share a line.
   const alike = new Map();
   for (const v of d.verdicts) {
-    const key = JSON.stringify([v.errno, v.reason, v.bars.map(([name, value, limit]) => [name, bytes(value), limit])]);
+    const key = JSON.stringify([v.errno, v.reason, v.bars.map((bar) => [bar.what, bytes(bar.used_bytes), bar.limit_bytes])]);
     alike.set(key, [...(alike.get(key) || []), v]);
   }
   const rows = [...alike.values()].map(([v, ...others]) => el("tr", {}, el("th", {}, [v, ...others].map((o) => o.model).join(", ")), el("td", {}, pillOf(v.errno)), el("td", {}, ...v.bars.map(meter)),
@@ -235,7 +235,7 @@ function firstOf(cause) {
   return el("div", {}, el("p", { class: "note" }, where), el("div", { class: "scroll" }, el("table", { class: "sides" },
     el("thead", {}, el("tr", {}, ...["model", "answer", "counter and limit", "reason"].map((h) => el("th", {}, h)))), el("tbody", {}, ...rows))));
 }
-function meter([name, value, limit]) {
+function meter({ what: name, used_bytes: value, limit_bytes: limit }) {
   const share = limit ? Math.min(1, value / limit) : 0;
   return el("div", { class: "meter" }, el("span", { class: "of" }, name),
     el("div", { class: "track" }, el("div", { class: `fill${share > 0.985 ? " full" : ""}`, style: `width:${(share * 100).toFixed(1)}%` })),
@@ -244,7 +244,7 @@ function meter([name, value, limit]) {
 function listOf(cause) {
   if (cause.list.length < 2) return null;
   const head = ["node", "replica", "step", "call", "object", ...MODELS].map((h) => el("th", { class: "text" }, h));
-  const rows = cause.list.map(([node, replica, step, call, object, errnos]) => el("tr", {}, el("th", {}, node), el("td", { class: "text" }, replica),
+  const rows = cause.list.map(({ node, replica, step, call, object, errnos }) => el("tr", {}, el("th", {}, node), el("td", { class: "text" }, replica),
     el("td", { class: "text" }, step === 0 ? "start" : String(step)), el("td", { class: "text" }, call), el("td", { class: "text" }, object),
     ...MODELS.map((m) => el("td", { class: "text" }, pillOf(errnos[m])))));
   const more = cause.count > cause.list.length ? `The first ${cause.list.length} of ${cause.count}` : `All ${cause.count}`;
@@ -318,7 +318,7 @@ function drawApplications(model) {
   const rows = DATA.applications.filter((a) => a.models[model]).map((a) => {
     const m = a.models[model];
     const per = (v) => (m.running ? v / m.running : 0);
-    return { name: a.name, ...m, estimate: per(m.estimate), charged: per(m.charged) };
+    return { name: a.name, ...m, estimate: per(m.estimate_bytes), charged: per(m.charged_bytes) };
   }).sort((a, b) => Math.max(b.estimate, b.charged) - Math.max(a.estimate, a.charged));
   const W = 900, L = 190, R = 90, rowHeight = 24, T = 20, H = T + rows.length * rowHeight + 8;
   const values = rows.flatMap((r) => [r.estimate, r.charged]).filter((v) => v > 0);
@@ -351,8 +351,8 @@ function drawApplications(model) {
     el("div", { class: "legend" }, el("span", {}, el("i", { class: "swatch", style: "border:2px solid var(--c0)" }), "estimated (rlimit era)"),
       el("span", {}, el("i", { class: "swatch", style: "background:var(--c1)" }), `charged under ${model}`), el("span", {}, "right: charge as a share of the estimate")), root));
   table("app-table", ["application", "placed", "running", "OOM kills", "estimate per replica", "charge per replica", "highest cgroup usage"].map((h) => el("th", {}, h)),
-    rows.map((r) => el("tr", {}, el("th", {}, r.name), el("td", {}, count(r.placed)), el("td", {}, count(r.running)), el("td", { class: cellClass(r.kills, true) }, count(r.kills)),
-      el("td", {}, r.running ? bytes(r.estimate) : "–"), el("td", {}, r.running ? bytes(r.charged) : "–"), el("td", {}, bytes(r.peak)))));
+    rows.map((r) => el("tr", {}, el("th", {}, r.name), el("td", {}, count(r.placed)), el("td", {}, count(r.running)), el("td", { class: cellClass(r.oom_kills, true) }, count(r.oom_kills)),
+      el("td", {}, r.running ? bytes(r.estimate) : "–"), el("td", {}, r.running ? bytes(r.charged) : "–"), el("td", {}, bytes(r.peak_bytes)))));
 }
 
 // -- OOM kills

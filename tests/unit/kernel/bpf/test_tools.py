@@ -6,9 +6,9 @@ import pytest
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType, ProgType
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.bpftool import map_plain, map_record, prog_plain, prog_record, to_json
 from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.program import ProgAttr
+from tests.bpftool import map_plain, map_record, prog_plain, prog_record, to_json
 from tests.kernels import boot
 
 HASH = MapAttr(MapType.HASH, 8, 16, 65536, map_name="flows")

@@ -6,7 +6,7 @@ from bpfleet.abi.bpf import MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import PROFILES
 from bpfleet.kernel.bpf.attr import MapAttr
-from tests.kernels import ALL, MEMCG, boot, refused
+from tests.kernels import ALL, MEMCG, boot, read_pages, refused
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_pages_of_a_removed_cgroup_keep_it_and_its_parents_dying(profile: str) -
     kernel, _ = boot(profile, cgroup="/")
     kernel.mkdir("/a/b")
     task = kernel.spawn(cgroup="/a/b")
-    kernel.read_pages(task.pid, "/file", 1 << 20)
+    read_pages(kernel, task.pid, "/file", 1 << 20)
     kernel.exit(task.pid)
     kernel.rmdir("/a/b")
     assert "nr_dying_descendants 1\n" in kernel.read_file("/a", "cgroup.stat")

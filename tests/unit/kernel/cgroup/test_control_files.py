@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import PROFILES
 from bpfleet.kernel.cgroup.files import CONTROL_FILES
-from tests.kernels import ALL, boot, refused
+from tests.kernels import ALL, boot, read_pages, refused
 
 WRITE_ONLY = {"memory.reclaim", "cgroup.kill"}
 READ_ONLY = {
@@ -161,7 +161,7 @@ def test_a_limit_change_is_an_event_with_the_usage_it_met() -> None:
 def test_reclaim_takes_swappiness_on_6_12_alone() -> None:
     for profile, taken in (("6.1", False), ("6.12", True)):
         kernel, task = boot(profile)
-        kernel.read_pages(task.pid, "/file", 4 << 20)
+        read_pages(kernel, task.pid, "/file", 4 << 20)
         text = "1M swappiness=60"
         if taken:
             assert kernel.write_file("/a", "memory.reclaim", text) == len(text)
@@ -175,7 +175,7 @@ def test_reclaim_takes_swappiness_on_6_12_alone() -> None:
 )
 def test_reclaim_refuses_what_it_does_not_know(text: str) -> None:
     kernel, task = boot("6.12")
-    kernel.read_pages(task.pid, "/file", 4 << 20)
+    read_pages(kernel, task.pid, "/file", 4 << 20)
     before = kernel.read_file("/a", "memory.current")
     if text:
         with refused(Errno.EINVAL):

@@ -16,7 +16,7 @@ from bpfleet.kernel import PROFILES, KernelError, TaskKilled, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
-from tests.kernels import ALL, MEMCG, refused
+from tests.kernels import ALL, MEMCG, read_pages, refused
 
 MB = 1 << 20
 CPUS = 2
@@ -80,7 +80,7 @@ def run_anon(kernel: Kernel, path: str, size: int) -> bool:
 def page_cache(kernel: Kernel, path: str, size: int, name: str = "/tmp/file") -> Task:
     """A process that reads a file through the page cache and stays."""
     task = kernel.spawn(cgroup=path)
-    kernel.read_pages(task.pid, name, size)
+    read_pages(kernel, task.pid, name, size)
     return task
 
 

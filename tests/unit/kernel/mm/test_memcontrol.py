@@ -17,6 +17,11 @@ MAYFAIL = GFP.GFP_KERNEL | GFP.RETRY_MAYFAIL
 def controller(profile: str, *limits: int, cpus: int = 2) -> tuple[MemoryController, list[Memcg]]:
     """A controller and memcgs from the top down, each with its limit in pages."""
     control = MemoryController(profile_named(profile), cpus)
+    control.reclaim = lambda memcg, pages, gfp: 0
+    control.oom = lambda memcg, order, gfp, current: False
+    control.wait_for_victim = lambda: None
+    control.throttle = lambda current, gfp: None
+    control.released = lambda memcg: None
     memcgs, parent = [], control.root
     for number, limit in enumerate(limits):
         parent = Memcg(f"{parent.path.rstrip('/')}/{number}", parent)

@@ -7,7 +7,6 @@ from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.kernel.proc.locked_memory import ZEROCOPY_ACK_NS
 from bpfleet.kernel.proc.task import Task
 from tests.kernels import boot, refused
 
@@ -125,18 +124,6 @@ def test_a_huge_page_counts_in_full_for_an_io_uring_buffer() -> None:
         kernel.locked.register_buffers(task, kernel.objects.epoll(task), 1)
     with refused(Errno.EINVAL):
         kernel.locked.io_uring_setup(task, 0)
-
-
-def test_zerocopy_counts_until_the_peer_has_acknowledged() -> None:
-    kernel, task = unprivileged(16 << 10)
-    fd = kernel.objects.socket(task, "tcp_est")
-    kernel.locked.send_zerocopy(task, fd, 8192)
-    assert pages(kernel) == 4
-    with refused(Errno.ENOBUFS):
-        kernel.locked.send_zerocopy(task, fd, 1)
-    kernel.advance(ZEROCOPY_ACK_NS)
-    assert pages(kernel) == 0
-    kernel.locked.send_zerocopy(task, fd, 8192)
 
 
 def test_mlock_and_shm_lock_have_counters_of_their_own() -> None:

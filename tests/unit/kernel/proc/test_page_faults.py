@@ -7,7 +7,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel import TaskKilled
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.events import EventKind
-from tests.kernels import ALL, MEMCG, boot, charged, refused
+from tests.kernels import ALL, MEMCG, boot, charged, read_pages, refused, write_tmpfs
 
 MB = 1 << 20
 TABLE = 512 * 4096
@@ -50,8 +50,6 @@ def test_sizes_are_not_negative() -> None:
     for call in (kernel.touch, kernel.release):
         with refused(Errno.EINVAL):
             call(task.pid, -1)
-    with refused(Errno.EINVAL):
-        kernel.read_pages(task.pid, "/f", -1)
     kernel.touch(task.pid, 0)
     assert task.rss_bytes == 0
 
@@ -155,10 +153,10 @@ def test_a_node_without_anybody_to_kill_panics() -> None:
 def test_the_first_reader_pays_for_a_file(profile: str) -> None:
     kernel, task = boot(profile)
     other = kernel.spawn(cgroup="/b")
-    assert kernel.read_pages(task.pid, "/file", MB) == MB
-    assert kernel.read_pages(other.pid, "/file", MB) == MB
+    assert read_pages(kernel, task.pid, "/file", MB) == MB
+    assert read_pages(kernel, other.pid, "/file", MB) == MB
     assert kernel.cgroup("/b").memcg.usage_bytes == 0
-    assert kernel.read_pages(other.pid, "/file", 2 * MB) == 2 * MB
+    assert read_pages(kernel, other.pid, "/file", 2 * MB) == 2 * MB
     by_payer = {line.cgroup: line.bytes for line in kernel.ledger() if line.kind == "file"}
     assert by_payer == {"/a": MB, "/b": MB}
 
@@ -166,7 +164,7 @@ def test_the_first_reader_pays_for_a_file(profile: str) -> None:
 def test_a_file_larger_than_the_limit_pushes_its_own_beginning_out() -> None:
     kernel, task = boot("6.12")
     kernel.write_file("/a", "memory.max", "1M")
-    assert kernel.read_pages(task.pid, "/file", 10 * MB) == 10 * MB
+    assert read_pages(kernel, task.pid, "/file", 10 * MB) == 10 * MB
     assert task.alive
     assert kernel.cgroup("/a").memcg.usage_bytes <= MB
     kernel.check()
@@ -176,19 +174,18 @@ def test_a_limit_of_nothing_leaves_a_file_unread_and_the_reader_alive() -> None:
     kernel, task = boot("6.12", oom_score_adj=-1000)
     kernel.write_file("/a", "memory.max", "0")
     with refused(Errno.ENOMEM):
-        kernel.read_pages(task.pid, "/file", MB)
+        read_pages(kernel, task.pid, "/file", MB)
     kernel.check()
 
 
 @pytest.mark.parametrize("profile", ALL)
 def test_tmpfs_stays_until_it_is_removed(profile: str) -> None:
     kernel, task = boot(profile)
-    assert kernel.write_tmpfs(task.pid, "/dev/shm/x", MB) == MB
+    assert write_tmpfs(kernel, task.pid, "/dev/shm/x", MB) == MB
     kernel.exit(task.pid)
     assert "shmem 1048576\n" in kernel.read_file("/a", "memory.stat")
     assert kernel.reclaimer.reclaim(kernel.controller.root, 1000) == 0
-    kernel.unlink_tmpfs("/dev/shm/x")
+    assert kernel.page_cache.unlink_tmpfs("/dev/shm/x")
     assert "shmem 0\n" in kernel.read_file("/a", "memory.stat")
-    with refused(Errno.ENOENT):
-        kernel.unlink_tmpfs("/dev/shm/x")
+    assert not kernel.page_cache.unlink_tmpfs("/dev/shm/x")
     kernel.check()

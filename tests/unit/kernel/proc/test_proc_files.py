@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import Capability, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from tests.kernels import UNLIMITED, boot, refused
+from tests.kernels import UNLIMITED, boot, read_pages, refused, write_tmpfs
 
 MB = 1 << 20
 
@@ -67,8 +67,8 @@ def test_fdinfo_of_a_map_reports_its_memlock() -> None:
 def test_meminfo_adds_up() -> None:
     kernel, task = boot("6.12")
     kernel.touch(task.pid, 8 * MB)
-    kernel.read_pages(task.pid, "/file", 4 * MB)
-    kernel.write_tmpfs(task.pid, "/shm", 2 * MB)
+    read_pages(kernel, task.pid, "/file", 4 * MB)
+    write_tmpfs(kernel, task.pid, "/shm", 2 * MB)
     info = {}
     for line in kernel.read_proc(None, "meminfo").splitlines():
         name, value = line.split(":")

@@ -10,7 +10,7 @@ from bpfleet.kernel.bpf.command import cost_on
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.views.orphans import CGROUP_GONE, ONLY_PINNED
-from tests.kernels import ALL, MEMCG, boot, refused
+from tests.kernels import ALL, MEMCG, boot, read_pages, refused
 
 MB = 1 << 20
 ARRAY = MapAttr(MapType.ARRAY, 4, 64, 1000, map_name="stats")
@@ -35,7 +35,7 @@ def test_the_lines_of_a_subtree_sum_to_its_usage(profile: str) -> None:
         for number in range(300):
             kernel.bpf.map_update_elem(task, fd, key(number), bytes(8))
         kernel.touch(task.pid, 3 * MB + 5)
-        kernel.read_pages(task.pid, f"/file{cpu}", MB)
+        read_pages(kernel, task.pid, f"/file{cpu}", MB)
     lines = kernel.ledger()
     for path in ("/a", "/a/x", "/a/y"):
         below = sum(x.bytes for x in lines if x.cgroup == path or x.cgroup.startswith(path + "/"))
@@ -192,7 +192,7 @@ def test_every_tool_has_another_number(profile: str) -> None:
     kernel.bpf.map_create(task, MapAttr(MapType.HASH, 4, 8, 4000))
     kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 8, 500))
     kernel.touch(task.pid, MB)
-    kernel.read_pages(task.pid, "/file", 2 * MB)
+    read_pages(kernel, task.pid, "/file", 2 * MB)
     views = {(view.tool, view.field): view.bytes for view in kernel.tool_views("/a")}
     usage = kernel.cgroup("/a").memcg.usage_bytes
     assert views["memory.current", ""] == usage

@@ -26,7 +26,7 @@ NO_CHARGE: Final = Charge(None, 0, "")
 
 
 class BpfAccounting:
-    """Decides who pays for BPF memory, and who may not have any more. By itself: nobody, and everybody may."""
+    """Decides who pays for BPF memory, and whose requests are refused. The base: nobody pays, nothing is refused."""
 
     def admit(self, task: Task, size_bytes: int, holder: str) -> Charge:
         """Asks for ``size_bytes`` before anything is allocated. Raises EPERM or E2BIG where the model refuses."""
@@ -50,11 +50,11 @@ class BpfAccounting:
         return None
 
     def pin_payer(self, root: ObjCgroup) -> ObjCgroup | None:
-        """Who takes an object's charges over when it is pinned; None: whoever has them. ``root`` is never limited."""
+        """Who becomes the payer of an object that is pinned; None: the payer stays. ``root`` is never limited."""
         return None
 
     def reopen_payer(self, task: Task) -> ObjCgroup | None:
-        """Who takes an object's charges over when ``task`` opens its pin; None: whoever has them."""
+        """Who becomes the payer of an object when ``task`` opens its pin; None: the payer stays."""
         return None
 
     def element_payer(

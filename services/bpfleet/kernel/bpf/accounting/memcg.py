@@ -25,7 +25,7 @@ class MemcgAccounting(BpfAccounting):
         return task.objcg if self._creation_helpers_charged else None
 
     def pin_payer(self, root: ObjCgroup) -> ObjCgroup | None:
-        """Nobody, unless pinned objects are free (the no-charge proposal of 2022): then root takes them over."""
+        """Nobody, unless pinned objects are free (the no-charge proposal of 2022): then root becomes the payer."""
         return root if self._payer is Payer.NOCHARGE else None
 
     def reopen_payer(self, task: Task) -> ObjCgroup | None:

@@ -8,7 +8,7 @@ from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User
-from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for
+from bpfleet.kernel.units import bytes_of, pages_for, whole_pages
 
 
 @final
@@ -52,7 +52,7 @@ class RlimitAccounting(BpfAccounting):
 
 
 def _charge(user: User, task: Task, pages: int, holder: str) -> None:
-    limit_pages = task.memlock_soft_bytes >> PAGE_SHIFT
+    limit_pages = whole_pages(task.memlock_soft_bytes)
     if user.locked_vm_pages + pages > limit_pages:
         raise KernelError(
             Errno.EPERM,

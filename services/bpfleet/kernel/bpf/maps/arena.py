@@ -1,19 +1,19 @@
 """ARENA: memory shared between programs and user space, up to 4 GiB [kernel/bpf/arena.c].
 
 Profiles: from 6.9. Create: the struct and 4 GiB of kernel addresses, which cost nothing. Per page: one page at first
-touch, charged to the map's creator whoever touches it; pages stay until the map is freed, mapped or not.
+touch, charged to the map's creator, not to the task that touches it; pages stay until the map is freed, mapped or not.
 Gaps: page tables of the kernel's mapping are not modelled; nothing reads or writes the memory.
 """
 
 from typing import ClassVar, Final, final
 
-from bpfleet.abi.bpf import F_MMAPABLE, F_NO_USER_CONV, F_SEGV_ON_FAULT
+from bpfleet.abi.bpf import F_MMAPABLE, F_NO_USER_CONV, F_SEGV_ON_FAULT, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
@@ -31,6 +31,10 @@ FAULT_GFP: Final = GFP.GFP_KERNEL
 class ArenaMap(BpfMap):
     """ARENA. ``user_vm_start`` and ``user_vm_end`` are fixed by map_extra or by the first mmap."""
 
+    capability = Capability.BPF
+    takes_map_extra = True
+    mappable = True
+    key_btf = KeyBtf.UNCHECKED
     gap: ClassVar[str] = (
         "nothing reads or writes the pages; page tables of the kernel's mapping are not counted"
     )
@@ -80,11 +84,6 @@ class ArenaMap(BpfMap):
         self._pages: Final[dict[int, Account]] = {}
         self._size: Final = site.memory.page_size()
 
-    @property
-    def touched_pages(self) -> int:
-        """Pages the arena holds."""
-        return len(self._pages)
-
     def touch(self, first: int, count: int, context: OpContext) -> None:
         """Page faults of user space on ``count`` pages from page ``first`` on [arena_vm_fault].
 
@@ -94,7 +93,7 @@ class ArenaMap(BpfMap):
             if page in self._pages:
                 continue
             if self.map_flags & F_SEGV_ON_FAULT or page >= self.max_entries:
-                raise refuse(Errno.EFAULT, f"page {page} is not there", Reason.BAD_ADDRESS)
+                raise refuse(Errno.EFAULT, f"page {page} does not exist", Reason.BAD_ADDRESS)
             try:
                 self._pages[page] = self.site.take_element(self._size, context, FAULT_GFP)
             except KernelError as error:

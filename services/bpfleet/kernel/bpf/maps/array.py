@@ -28,7 +28,14 @@ from bpfleet.abi.limits import PAGE_SIZE, PCPU_MIN_UNIT_SIZE, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import BATCH_LOOKUP_UPDATE, BpfMap, check_value_lock, zeroes
+from bpfleet.kernel.bpf.maps.base import (
+    BATCH_LOOKUP_UPDATE,
+    BpfMap,
+    KeyBtf,
+    SpinLocks,
+    check_value_lock,
+    zeroes,
+)
 from bpfleet.kernel.bpf.maps.slot import empty_slot, next_slot, slot_of, slot_out_of_range
 from bpfleet.kernel.bpf.refusals import key_exists, refuse
 from bpfleet.kernel.bpf.site import AllocSite
@@ -44,6 +51,9 @@ _CREATE_FLAGS: Final = F_NUMA_NODE | F_MMAPABLE | ACCESS_MASK | F_PRESERVE_ELEMS
 class ArrayMap(BpfMap):
     """Values by index, all present from the start and zero; only written ones take memory here."""
 
+    mappable = True
+    key_btf = KeyBtf.INT
+    spin_locks = SpinLocks.ALWAYS
     __slots__ = ("_values", "_zero")
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:

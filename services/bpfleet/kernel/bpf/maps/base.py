@@ -1,10 +1,11 @@
 """What every map type is made of: its checks, its cost plan, its operations, and the memory it holds."""
 
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from functools import lru_cache
 from typing import ClassVar, Final, Protocol
 
-from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, Cmd, MapType
+from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, Capability, Cmd, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -17,12 +18,32 @@ from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile, Memlock
-from bpfleet.kernel.units import PAGE_SHIFT, bytes_of, pages_for, round_up_8
+from bpfleet.kernel.units import bytes_of, pages_for, round_up_8
 
 BATCH_NONE: Final[frozenset[Cmd]] = frozenset()
 BATCH_LOOKUP_UPDATE: Final = frozenset({Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_UPDATE_BATCH})
 BATCH_NO_LOOKUP_AND_DELETE: Final = BATCH_LOOKUP_UPDATE | {Cmd.MAP_DELETE_BATCH}
 BATCH_ALL: Final = BATCH_NO_LOOKUP_AND_DELETE | {Cmd.MAP_LOOKUP_AND_DELETE_BATCH}
+
+
+class KeyBtf(Enum):
+    """What a map type demands of the BTF of its keys [map_check_btf]."""
+
+    ANY = auto()
+    REFUSED = auto()  # no BTF at all
+    INT = auto()
+    CGROUP = auto()  # struct bpf_cgroup_storage_key, or an integer of 8 bytes
+    STRUCT = auto()
+    VOID = auto()
+    UNCHECKED = auto()  # the type has a check of its own, which accepts any and also none
+
+
+class SpinLocks(Enum):
+    """Whether values of a map type may hold a bpf_spin_lock."""
+
+    NEVER = auto()
+    WITH_RECORDS = auto()  # where fields are checked as one record, from 6.2
+    ALWAYS = auto()
 
 
 class Held(Protocol):
@@ -49,6 +70,11 @@ class BpfMap:
     holds_fds: ClassVar[bool] = False  # IS_FD_MAP: values are descriptors, 4 bytes each
     percpu_values: ClassVar[bool] = False  # values are round_up_8(value) bytes per possible CPU
     charge_errno: ClassVar[Errno | None] = None  # what a refused precharge is turned into
+    capability: ClassVar[Capability | None] = None  # CAP_BPF or CAP_NET_ADMIN, to create one
+    takes_map_extra: ClassVar[bool] = False  # map_extra means something
+    mappable: ClassVar[bool] = False  # mmap(2) works, given the flags
+    key_btf: ClassVar[KeyBtf] = KeyBtf.ANY
+    spin_locks: ClassVar[SpinLocks] = SpinLocks.NEVER
     free_delay_ns: ClassVar[int] = WORK_ITEM_NS  # from the last reference to freed memory
 
     # A fleet holds a hundred thousand maps that nobody touches: no dictionary for each.
@@ -257,7 +283,7 @@ class BpfMap:
 
     @property
     def charged_bytes(self) -> int:
-        """Bytes now charged to memcgs for this map, whoever pays."""
+        """Bytes now charged to memcgs for this map, over all payers."""
         return sum(account.charged_bytes for account in self.site.owner.lines())
 
     @property
@@ -285,7 +311,7 @@ def footprint_bytes(key_size: int, value_size: int, max_entries: int) -> int:
     >>> footprint_bytes(20, 4, 16384), footprint_bytes(0, 0, 16777216)
     (393216, 0)
     """
-    return pages_for(max_entries * round_up_8(key_size + value_size)) << PAGE_SHIFT
+    return bytes_of(pages_for(max_entries * round_up_8(key_size + value_size)))
 
 
 def unsupported(bpf_map: BpfMap, operation: str) -> KernelError:

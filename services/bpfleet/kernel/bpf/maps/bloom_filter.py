@@ -6,7 +6,7 @@ Known gap: none.
 
 from typing import Final
 
-from bpfleet.abi.bpf import BPF_ANY, F_NUMA_NODE, F_ZERO_SEED
+from bpfleet.abi.bpf import BPF_ANY, F_NUMA_NODE, F_ZERO_SEED, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -14,7 +14,7 @@ from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, too_big
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf
 from bpfleet.kernel.bpf.refusals import not_found, refuse, require_bpf
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
@@ -29,7 +29,11 @@ BITS_MAX: Final = 1 << 31
 
 
 class BloomFilterMap(BpfMap):
-    """Values without keys: tells that a value was never pushed, or that it may have been."""
+    """Values without keys: answers that a value was never pushed, or that it may have been."""
+
+    capability = Capability.BPF
+    takes_map_extra = True
+    key_btf = KeyBtf.VOID
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)

@@ -26,7 +26,7 @@ from bpfleet.abi.limits import PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf, SpinLocks
 from bpfleet.kernel.bpf.maps.local_storage import VALUE_SIZE_MAX
 from bpfleet.kernel.bpf.refusals import not_found, refuse
 from bpfleet.kernel.bpf.site import AllocSite
@@ -72,6 +72,9 @@ def _ignore(storage_map: "CgroupStorageMap") -> None:
 
 class CgroupStorageMap(BpfMap):
     """CGROUP_STORAGE; the per-CPU variant below differs in its buffer."""
+
+    key_btf = KeyBtf.CGROUP
+    spin_locks = SpinLocks.ALWAYS
 
     @classmethod
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
@@ -249,6 +252,7 @@ class CgroupStorageMap(BpfMap):
 class PercpuCgroupStorageMap(CgroupStorageMap):
     """PERCPU_CGROUP_STORAGE: updates write in place."""
 
+    spin_locks = SpinLocks.NEVER
     percpu_values: ClassVar[bool] = True
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:

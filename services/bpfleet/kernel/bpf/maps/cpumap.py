@@ -9,11 +9,12 @@ Gaps: no packet is ever queued; the thread is its stack only.
 import struct
 from typing import ClassVar, Final, final
 
-from bpfleet.abi.bpf import BPF_NOEXIST, F_NUMA_NODE, AttachType
+from bpfleet.abi.bpf import BPF_NOEXIST, F_NUMA_NODE, AttachType, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import KeyBtf
 from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
 from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
 from bpfleet.kernel.bpf.refusals import key_exists, refuse, require_bpf
@@ -46,6 +47,8 @@ class _Entry:
 class CpuMap(SlotMap[_Entry]):
     """CPUMAP."""
 
+    capability = Capability.BPF
+    key_btf = KeyBtf.REFUSED
     gap: ClassVar[str] = "no packet is queued; the kernel thread is its stack only"
     free_delay_ns: ClassVar[int] = RCU_GRACE_NS
 

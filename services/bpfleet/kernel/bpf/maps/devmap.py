@@ -17,12 +17,14 @@ from bpfleet.abi.bpf import (
     F_RDONLY_PROG,
     F_WRONLY,
     AttachType,
+    Capability,
     MapType,
 )
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import KeyBtf
 from bpfleet.kernel.bpf.maps.hlist import HashLists
 from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
 from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
@@ -61,6 +63,8 @@ def _slots(attr: MapAttr) -> int:
 class DevMap(SlotMap[_Entry]):
     """DEVMAP; the hash variant below shares its entries."""
 
+    capability = Capability.NET_ADMIN
+    key_btf = KeyBtf.REFUSED
     gap: ClassVar[str] = "the node's devices are numbers; no packet is redirected"
     charge_errno: ClassVar[Errno | None] = Errno.EINVAL
     free_delay_ns: ClassVar[int] = 2 * RCU_GRACE_NS
@@ -163,7 +167,7 @@ class DevMap(SlotMap[_Entry]):
         account = self.site.take_element(self._size, context, self.site.element_gfp())
         try:
             if ifindex not in self.host.ifindexes:
-                raise refuse(Errno.EINVAL, f"there is no network device {ifindex}")
+                raise refuse(Errno.EINVAL, f"network device {ifindex} does not exist")
             prog = self._prog(prog_fd, context.task)
         except KernelError:
             self.site.give_element(account, self._size, context.cpu)

@@ -14,7 +14,7 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import check_array, check_slots, slots
-from bpfleet.kernel.bpf.maps.base import unsupported
+from bpfleet.kernel.bpf.maps.base import KeyBtf, unsupported
 from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
@@ -127,7 +127,7 @@ class FdArrayMap(SlotMap[Held]):
 class ProgArrayMap(FdArrayMap):
     """PROG_ARRAY: programs of one kind for tail calls. The first one stored decides which."""
 
-    gap: ClassVar[str] = "poke tables of tail calls, charged to nobody, are not there"
+    gap: ClassVar[str] = "poke tables of tail calls, charged to nobody, are not modelled"
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
@@ -194,6 +194,8 @@ class _EventEntry:
 class PerfEventArrayMap(FdArrayMap):
     """PERF_EVENT_ARRAY: events, removed when the map descriptor they were installed through is closed."""
 
+    key_btf = KeyBtf.REFUSED
+
     def acquire(self, fd: int, context: OpContext) -> Held:
         """A perf event. Raises EBADF for anything else, ENOMEM."""
         file = context.task.file(fd)
@@ -249,6 +251,8 @@ class _CgroupHold:
 
 class CgroupArrayMap(FdArrayMap):
     """CGROUP_ARRAY: cgroup directories."""
+
+    key_btf = KeyBtf.REFUSED
 
     def acquire(self, fd: int, context: OpContext) -> Held:
         """A cgroup directory. Raises EBADF for anything else."""

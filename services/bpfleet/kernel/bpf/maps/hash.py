@@ -29,7 +29,7 @@ from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash, jhash_many
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags, check_percpu_value, too_big
-from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BpfMap, check_value_lock
+from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BpfMap, SpinLocks, check_value_lock
 from bpfleet.kernel.bpf.maps.hlist import HashLists
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
@@ -140,7 +140,7 @@ class HashTable(BpfMap):
         return self._bucket_mask + 1
 
     def values_of(self, keys: Sequence[bytes]) -> list[bytes]:
-        """The values of keys that are there, as user space reads them."""
+        """The values of existing keys, as user space reads them."""
         elements = self._elements
         return [elements[key] for key in keys]
 
@@ -159,7 +159,7 @@ class HashTable(BpfMap):
             self._order.remove(key)
 
     def _store_many(self, fresh: dict[bytes, bytes], replaced: Collection[bytes]) -> None:
-        """`_store_newest` of distinct keys in order; ``replaced`` are those of them that are there."""
+        """`_store_newest` of distinct keys in order; ``replaced`` are those that exist already."""
         elements = self._elements
         for key in replaced:
             del elements[key]
@@ -179,7 +179,7 @@ class HashTable(BpfMap):
             order.remove_many(keys)
 
     def _order_after(self, changes: int) -> HashLists | None:
-        """The walking order, if it is kept: after a change of half the map it is as well built anew when needed."""
+        """The walking order, if it is kept: after a change of half the map it is rebuilt when needed."""
         if 2 * changes >= len(self._elements):
             self._order = None
         return self._order
@@ -189,12 +189,13 @@ class HashTable(BpfMap):
         if flags == BPF_NOEXIST and present:
             raise key_exists()
         if flags == BPF_EXIST and not present:
-            raise not_found("BPF_EXIST was given and the key is not there")
+            raise not_found("BPF_EXIST was given and the key does not exist")
 
 
 class HashMap(HashTable):
     """HASH. A preallocated map owns max_entries elements and one spare per CPU, swapped in on replace."""
 
+    spin_locks = SpinLocks.ALWAYS
     __slots__ = ("_caches", "_element_size", "_payers")
 
     gap: ClassVar[str] = (
@@ -295,7 +296,7 @@ class HashMap(HashTable):
         caches: BpfMemAlloc,
         context: OpContext,
     ) -> tuple[int, KernelError]:
-        """Stores the pairs that got an element, and asks for the next one to hear why there is none."""
+        """Stores the pairs that got an element, and asks for the next one to learn why it fails."""
         fresh = dict(zip(keys, values, strict=True))
         self._store_many(fresh, self._elements.keys() & fresh.keys())
         return len(fresh), caches.refusal(context.task)

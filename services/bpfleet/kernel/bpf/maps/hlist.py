@@ -32,7 +32,7 @@ class HashLists:
         self._bucket_of[key] = bucket
 
     def add_many(self, placed: Iterable[tuple[bytes, int]]) -> None:
-        """`add` of (key, bucket) pairs in order, none of which is there yet."""
+        """`add` of (key, bucket) pairs in order, all of them new."""
         heads, bucket_of = self._heads, self._bucket_of
         fresh: list[int] = []
         for key, bucket in placed:
@@ -86,7 +86,7 @@ class HashLists:
         return self._heads[self._used[position]][-1]
 
     def used_from(self, bucket: int) -> int | None:
-        """The first non-empty bucket that is ``bucket`` or comes after it; None when there is none."""
+        """The first non-empty bucket at ``bucket`` or after it; None if all are empty."""
         at = bisect_left(self._used, bucket)
         return self._used[at] if at < len(self._used) else None
 

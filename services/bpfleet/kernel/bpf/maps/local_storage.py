@@ -10,12 +10,20 @@ Gaps: no per-element cost of maple trees or tasks-trace grace periods beyond one
 
 from typing import ClassVar, Final, TypeAlias, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_F_LOCK, BPF_NOEXIST, F_CLONE, F_NO_PREALLOC, MapType
+from bpfleet.abi.bpf import (
+    BPF_EXIST,
+    BPF_F_LOCK,
+    BPF_NOEXIST,
+    F_CLONE,
+    F_NO_PREALLOC,
+    Capability,
+    MapType,
+)
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf, SpinLocks
 from bpfleet.kernel.bpf.maps.slot import slot_of
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
 from bpfleet.kernel.bpf.refusals import key_exists, not_found, refuse, require_bpf
@@ -100,7 +108,7 @@ class LocalStorage:
     """struct bpf_local_storage: all values of one owner, by map.
 
     The block itself was taken from the map whose element came first, and goes back there. When that map is freed
-    before, the block lives on by itself, at the expense of whoever paid for it (``_orphaned``).
+    before, the block lives on by itself, charged to the same payer (``_orphaned``).
     """
 
     __slots__ = ("_maker", "_orphaned", "_taken", "elements", "owner")
@@ -150,6 +158,8 @@ def destroy_storage(owner: StorageOwner, cpu: int = 0) -> None:
 class LocalStorageMap(BpfMap):
     """The common part; subclasses say what a key's descriptor refers to."""
 
+    capability = Capability.BPF
+    key_btf = KeyBtf.INT
     gap: ClassVar[str] = (
         "elements are freed after one grace period, also where Linux waits for two kinds"
     )
@@ -368,6 +378,8 @@ class LocalStorageMap(BpfMap):
 class SkStorage(LocalStorageMap):
     """SK_STORAGE: the key is a socket's descriptor [net/core/bpf_sk_storage.c]."""
 
+    spin_locks = SpinLocks.ALWAYS
+
     def owner_of(self, key: bytes, task: Task) -> StorageOwner:
         """sockfd_lookup. Raises EBADF, ENOTSOCK."""
         return socket_of(task, slot_of(key))
@@ -402,6 +414,8 @@ class SkStorage(LocalStorageMap):
 class InodeStorage(LocalStorageMap):
     """INODE_STORAGE: the key is any descriptor, the owner its inode [kernel/bpf/bpf_inode_storage.c]."""
 
+    spin_locks = SpinLocks.ALWAYS
+
     def owner_of(self, key: bytes, task: Task) -> StorageOwner:
         """file_inode; anonymous descriptors share one inode. Raises EBADF."""
         target = task.file(slot_of(key)).target
@@ -425,6 +439,8 @@ class InodeStorage(LocalStorageMap):
 class TaskStorage(LocalStorageMap):
     """TASK_STORAGE: the key is a pidfd [kernel/bpf/bpf_task_storage.c]."""
 
+    spin_locks = SpinLocks.WITH_RECORDS
+
     def owner_of(self, key: bytes, task: Task) -> StorageOwner:
         """pidfd_get_pid, then the task. Raises EBADF for another descriptor, ENOENT for a dead task."""
         target = task.file(slot_of(key)).target
@@ -440,6 +456,8 @@ class TaskStorage(LocalStorageMap):
 @final
 class CgroupLocalStorage(LocalStorageMap):
     """CGRP_STORAGE: the key is a cgroup's descriptor [kernel/bpf/bpf_cgrp_storage.c]."""
+
+    spin_locks = SpinLocks.WITH_RECORDS
 
     def owner_of(self, key: bytes, task: Task) -> StorageOwner:
         """cgroup_v1v2_get_from_fd. Raises EBADF."""

@@ -7,14 +7,14 @@ Replacing takes the new node first. Nodes go back after a grace period, all with
 
 from typing import Final, TypeAlias, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_NUMA_NODE, Cmd
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, F_NUMA_NODE, Capability, Cmd
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import ACCESS_MASK, check_flags
-from bpfleet.kernel.bpf.maps.base import BATCH_NO_LOOKUP_AND_DELETE, BATCH_NONE, BpfMap
+from bpfleet.kernel.bpf.maps.base import BATCH_NO_LOOKUP_AND_DELETE, BATCH_NONE, BpfMap, KeyBtf
 from bpfleet.kernel.bpf.memalloc import prefill, unit_bytes
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
 from bpfleet.kernel.bpf.site import AllocSite
@@ -53,6 +53,9 @@ class _Node:
 
 class LpmTrieMap(BpfMap):
     """Longest-prefix match over keys of a prefix length and data bytes."""
+
+    capability = Capability.BPF
+    key_btf = KeyBtf.STRUCT
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
@@ -185,7 +188,7 @@ class LpmTrieMap(BpfMap):
     def _admit(self, flags: int) -> None:
         """Counts one more prefix. Raises ENOENT for BPF_EXIST, ENOSPC when full [trie_check_add_elem]."""
         if flags == BPF_EXIST:
-            raise not_found("BPF_EXIST was given and the prefix is not there")
+            raise not_found("BPF_EXIST was given and the prefix does not exist")
         if self._count == self.max_entries:
             raise map_full(Errno.ENOSPC, self.max_entries)
         self._count += 1
@@ -280,7 +283,7 @@ class LpmTrieMap(BpfMap):
         return parent, side, node
 
     def _path(self, prefixlen: int, bits: int) -> list[_Node]:
-        """Nodes from the root to the one with exactly this prefix; empty when there is none."""
+        """Nodes from the root to the one with exactly this prefix; empty if no node has it."""
         path: list[_Node] = []
         node = self._root
         while node is not None:

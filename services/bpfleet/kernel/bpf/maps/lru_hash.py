@@ -9,7 +9,7 @@ Known gap: none.
 from dataclasses import replace
 from typing import Final
 
-from bpfleet.abi.bpf import BPF_EXIST, F_NO_COMMON_LRU, MapType
+from bpfleet.abi.bpf import BPF_EXIST, F_NO_COMMON_LRU, Capability, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -42,6 +42,7 @@ from bpfleet.kernel.units import round_up_8
 class LruHashMap(HashTable):
     """A hash that makes room by itself. The order of eviction is in lru_list.py."""
 
+    capability = Capability.BPF
     __slots__ = ("_lists", "_nodes")
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:

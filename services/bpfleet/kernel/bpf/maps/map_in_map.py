@@ -14,7 +14,14 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.array import check_slots
-from bpfleet.kernel.bpf.maps.base import BATCH_ALL, BATCH_LOOKUP_UPDATE, BATCH_NONE, BpfMap
+from bpfleet.kernel.bpf.maps.base import (
+    BATCH_ALL,
+    BATCH_LOOKUP_UPDATE,
+    BATCH_NONE,
+    BpfMap,
+    KeyBtf,
+    SpinLocks,
+)
 from bpfleet.kernel.bpf.maps.fd_array import FdArrayMap, Held, check_fd_array
 from bpfleet.kernel.bpf.maps.hash import HashMap, check_hash
 from bpfleet.kernel.bpf.refusals import refuse
@@ -23,7 +30,7 @@ from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 
-# Types without map_meta_equal: two maps of them cannot be told alike.
+# Types without map_meta_equal: two maps of them never count as alike.
 _NEVER_INNER: Final = (
     MapType.PROG_ARRAY,
     MapType.CGROUP_STORAGE,
@@ -70,6 +77,8 @@ class InnerTemplate:
 class ArrayOfMaps(FdArrayMap):
     """Inner maps by index."""
 
+    key_btf = KeyBtf.REFUSED
+
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self.template: InnerTemplate | None = None
@@ -114,6 +123,8 @@ class ArrayOfMaps(FdArrayMap):
 class HashOfMaps(HashMap):
     """Inner maps by key."""
 
+    key_btf = KeyBtf.REFUSED
+    spin_locks = SpinLocks.NEVER
     holds_fds = True
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
@@ -171,7 +182,7 @@ class HashOfMaps(HashMap):
             release_inner(old, deferred=True)
 
     def _store(self, key: bytes, ident: bytes, flags: int, context: OpContext) -> None:
-        """As HASH up to 6.14; later a key that is there changes in place, which takes no second element."""
+        """As HASH up to 6.14; later an existing key changes in place, without a second element."""
         if self.host.profile.hash_of_maps_spare_elements or key not in self.inner:
             super().update(key, ident, flags, context)
             return

@@ -12,7 +12,7 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.array import ArrayMap, slots
-from bpfleet.kernel.bpf.maps.base import BATCH_LOOKUP_UPDATE, BATCH_NONE
+from bpfleet.kernel.bpf.maps.base import BATCH_LOOKUP_UPDATE, BATCH_NONE, SpinLocks
 from bpfleet.kernel.bpf.maps.slot import slot_of, slot_out_of_range
 from bpfleet.kernel.bpf.refusals import key_exists, refuse
 from bpfleet.kernel.errors import KernelError
@@ -26,6 +26,8 @@ POINTER_BYTES = 8
 class PercpuArrayMap(ArrayMap):
     """An array whose values exist once per possible CPU."""
 
+    mappable = False
+    spin_locks = SpinLocks.NEVER
     __slots__ = ()
 
     percpu_values = True

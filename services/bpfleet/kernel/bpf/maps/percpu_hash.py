@@ -112,7 +112,7 @@ class PercpuHashMap(HashTable):
         self._order = None
 
     def _take_element(self, key: bytes, context: OpContext) -> None:
-        """An element, then its value; the element goes back when the value cannot be had. Raises ENOMEM."""
+        """An element, then its value; the element is freed when the value's allocation fails. Raises ENOMEM."""
         site = self.site
         if site.mem_allocs:
             elements, values = site.mem_allocs

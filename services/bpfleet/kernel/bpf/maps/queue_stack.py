@@ -7,7 +7,7 @@ Known gap: EBUSY from NMI context, which no operation here runs in.
 from collections import deque
 from typing import Final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, MapType
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, Capability, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import KMALLOC_MAX_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -23,6 +23,8 @@ from bpfleet.kernel.profile import KernelProfile
 
 class QueueStackMap(BpfMap):
     """Values without keys: a queue gives the oldest, a stack the newest."""
+
+    capability = Capability.BPF
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
@@ -41,7 +43,7 @@ class QueueStackMap(BpfMap):
 
     @classmethod
     def plan(cls, creation: Creation) -> CostPlan:
-        """One area; one value more than max_entries tells full from empty."""
+        """One area; one value more than max_entries distinguishes full from empty."""
         attr, profile = creation.attr, creation.profile
         size = cls.mem_usage(attr, profile, creation.possible_cpus, 0)
         return CostPlan(size, (Allocation("queue_stack", How.AREA, size),))

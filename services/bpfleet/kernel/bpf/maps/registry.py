@@ -66,33 +66,3 @@ MAP_CLASSES: Final[dict[MapType, type[BpfMap]]] = {
     MapType.CGRP_STORAGE: CgroupLocalStorage,
     MapType.ARENA: ArenaMap,
 }
-
-# Types that need a capability to be created; the others need none beyond the unprivileged switch.
-CAP_BPF_TYPES: Final = frozenset(
-    {
-        MapType.SK_STORAGE,
-        MapType.INODE_STORAGE,
-        MapType.TASK_STORAGE,
-        MapType.CGRP_STORAGE,
-        MapType.BLOOM_FILTER,
-        MapType.LPM_TRIE,
-        MapType.REUSEPORT_SOCKARRAY,
-        MapType.STACK_TRACE,
-        MapType.QUEUE,
-        MapType.STACK,
-        MapType.LRU_HASH,
-        MapType.LRU_PERCPU_HASH,
-        MapType.STRUCT_OPS,
-        MapType.CPUMAP,
-        MapType.ARENA,
-    }
-)
-CAP_NET_ADMIN_TYPES: Final = frozenset(
-    {
-        MapType.SOCKMAP,
-        MapType.SOCKHASH,
-        MapType.DEVMAP,
-        MapType.DEVMAP_HASH,
-        MapType.XSKMAP,
-    }
-)

@@ -7,7 +7,7 @@ Gaps: none in cost; no program ever selects a socket.
 
 from typing import ClassVar, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
@@ -26,6 +26,7 @@ from bpfleet.kernel.profile import KernelProfile
 class ReuseportArray(SlotMap[Socket]):
     """REUSEPORT_SOCKARRAY."""
 
+    capability = Capability.BPF
     gap: ClassVar[str] = "no program selects a socket"
     delete_beyond = Errno.E2BIG
     delete_needs_entry = True

@@ -24,6 +24,8 @@ POINTER_BYTES = 8
 class RingbufMap(BpfMap):
     """Elements are reached through mmap and programs only: every element command is refused with 524."""
 
+    mappable = True
+
     @classmethod
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """ringbuf_map_alloc. Raises EINVAL."""

@@ -9,7 +9,7 @@ Gaps: the socket's sk_psock and link, charged to nobody, are not modelled; no pr
 
 from typing import ClassVar, Final, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import MAX_BPF_STACK, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -23,7 +23,7 @@ from bpfleet.kernel.bpf.cost import (
 )
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf
 from bpfleet.kernel.bpf.maps.hlist import HashLists
 from bpfleet.kernel.bpf.maps.slot import next_slot, slot_of, slot_out_of_range
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_net_admin
@@ -81,6 +81,8 @@ def _state_allowed(sock: Socket) -> bool:
 class _SockMapBase(BpfMap):
     """What both types share: checks of attributes and sockets, and leaving when a socket closes."""
 
+    capability = Capability.NET_ADMIN
+    key_btf = KeyBtf.REFUSED
     gap: ClassVar[str] = (
         "sk_psock and link, charged to nobody, are not counted; no program is attached"
     )

@@ -6,13 +6,13 @@ elements. Per element: nothing. Freed with the map. Only programs put stacks in 
 
 from typing import Final
 
-from bpfleet.abi.bpf import F_NUMA_NODE, F_RDONLY, F_STACK_BUILD_ID, F_WRONLY
+from bpfleet.abi.bpf import F_NUMA_NODE, F_RDONLY, F_STACK_BUILD_ID, F_WRONLY, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jhash import jhash
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf
 from bpfleet.kernel.bpf.maps.slot import empty_slot, slot_of, slot_out_of_range
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
 from bpfleet.kernel.bpf.site import AllocSite
@@ -27,6 +27,9 @@ MAX_ENTRIES: Final = 1 << 31
 
 class StackTraceMap(BpfMap):
     """Stacks by the bucket their hash falls into."""
+
+    capability = Capability.BPF
+    key_btf = KeyBtf.REFUSED
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)

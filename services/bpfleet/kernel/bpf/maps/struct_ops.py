@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final, final
 
-from bpfleet.abi.bpf import F_LINK, F_VTYPE_BTF_OBJ_FD
+from bpfleet.abi.bpf import F_LINK, F_VTYPE_BTF_OBJ_FD, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
@@ -57,6 +57,7 @@ class State(IntEnum):
 class StructOpsMap(BpfMap):
     """STRUCT_OPS."""
 
+    capability = Capability.BPF
     supported: ClassVar[str] = "cost only"
     gap: ClassVar[str] = (
         "tcp_congestion_ops is the only table; its members are not resolved to programs"

@@ -8,11 +8,12 @@ Gaps: no packet is ever redirected.
 
 from typing import ClassVar, Final, final
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY
+from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
+from bpfleet.kernel.bpf.maps.base import KeyBtf
 from bpfleet.kernel.bpf.maps.slot import SlotMap, slot_of
 from bpfleet.kernel.bpf.refusals import key_exists, not_found, refuse, require_net_admin
 from bpfleet.kernel.bpf.site import AllocSite
@@ -33,6 +34,8 @@ NODE_GFP: Final = GFP.GFP_ATOMIC | GFP.NOWARN
 class XskMap(SlotMap[tuple[Socket, Account]]):
     """XSKMAP."""
 
+    capability = Capability.NET_ADMIN
+    key_btf = KeyBtf.REFUSED
     gap: ClassVar[str] = "no packet is redirected"
     free_delay_ns: ClassVar[int] = RCU_GRACE_NS
 
