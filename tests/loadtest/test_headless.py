@@ -163,7 +163,7 @@ def test_the_rows_of_locusts_own_table_carry_model_call_and_errno(run) -> None:
     ],
 )
 def test_a_passed_threshold_or_an_empty_test_ends_with_one(agents, arguments, says) -> None:
-    tenants = ("--tags", "tenant", "-u", "6", "-r", "6", "-t", "2s")
+    tenants = ("--tags", "tenant", "-u", "6", "-r", "6", "-t", "4s")
     done = _headless(agents, *tenants, *arguments)
     assert done.returncode == 1
     assert says in done.stdout + done.stderr
