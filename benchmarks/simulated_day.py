@@ -127,7 +127,7 @@ class Day(World):
             agent.boot()
         await asyncio.sleep(5)
         self.users.spawn(self._rescale())
-        self.users.spawn(self._cut())
+        self.users.spawn(self._cut_an_agent())
         await asyncio.sleep(self._end_s - self.loop.time())
         self._raise_failure()
         for agent in self.agents.values():
@@ -169,7 +169,7 @@ class Day(World):
         )
         self._asked += 1
 
-    async def _cut(self) -> None:
+    async def _cut_an_agent(self) -> None:
         """Every hour an agent is out of reach for longer than its lease."""
         while True:
             await asyncio.sleep(CUT_S)

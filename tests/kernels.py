@@ -12,11 +12,17 @@ from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import PROFILES, KernelError, profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile.rows import series_of
 from bpfleet.kernel.units import bytes_of, pages_for
 
 ALL = list(PROFILES)
 MEMCG = [name for name, profile in PROFILES.items() if not profile.is_rlimit]
 UNLIMITED = (RLIM_INFINITY, RLIM_INFINITY)
+
+
+def since(release: str) -> list[str]:
+    """The known kernels whose release is not older; the series as posted counts as what it came before."""
+    return [name for name in PROFILES if series_of(PROFILES[name].release) >= series_of(release)]
 
 
 def boot(profile: str, *, cpus: int = 2, cgroup: str = "/a", **task: Any) -> tuple[Kernel, Task]:

@@ -7,8 +7,9 @@ from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet import nodes
 from bpfleet.fleet.dispatch import Dispatch
 from bpfleet.fleet.engine import Engine
-from bpfleet.sim.fleet import simulate
-from bpfleet.sim.seeds import repeat_command, run_seeds
+from bpfleet.sim.fleet import World, simulate
+from bpfleet.sim.loop import VirtualLoop, run
+from bpfleet.sim.seeds import repeat_command, run_seeds, silence
 from bpfleet.workload.phase import Phase
 
 SEEDS = 200
@@ -30,6 +31,20 @@ def test_the_same_seed_runs_the_same_way():
     again = [simulate(seed) for seed in range(5)]
     assert first == again
     assert len({outcome.digest for outcome in first}) == 5
+
+
+def traced(seed):
+    loop, lines = VirtualLoop(), []
+    world = World(seed, loop)
+    world.trace = lines.append
+    with silence():
+        outcome = run(world.run(seed), loop)
+    return outcome, lines
+
+
+@pytest.mark.slow
+def test_the_same_seed_leaves_the_same_trace_to_the_letter():
+    assert traced(3) == traced(3)
 
 
 @pytest.mark.slow

@@ -34,8 +34,8 @@ def roll_out(t: Transition, workload: Workload) -> None:
     for replica in outdated:
         if replica.phase is not Phase.RUNNING:
             stop(t, replica, ReplicaReason.OUTDATED)
-            if workload.spec.per_node and replica.node:
-                t.changed_nodes[replica.node] = None
+            if workload.spec.per_node:
+                t.changed_nodes[replica.node or replica.target] = None
     coming = _coming(t, workload)
     search = t.search(workload)
     for replica in sorted(outdated, key=lambda r: r.serial):

@@ -145,7 +145,7 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 | memory.stat | exact where recorded | huge pages, swap, writeback, sockets, stacks, zswap read 0; never stale |
 | memory.pressure | stall time of memory.high | averages are shares of the window, not decaying averages |
 | charging | exact | stocks drain at once; files are written on CPU 0; pipes and stacks are free; 4 KiB pages |
-| a memcg's own size | exact on 6.1, 6.12 | an estimate on 5.10, 5.11, seed-v5 and 6.18 |
+| a memcg's own size | exact on 6.1, 6.12 | an estimate on 5.10, 5.11, seed-v5, 6.6 and 6.18 |
 | reclaim | page cache, by share | no swap, no dirty pages, no kswapd; inactive and active lists by file, not by page |
 | OOM killer | exact choice, log lines, events | a victim is gone before the next is sought; no reaper, no sysctls |
 | user memory | anonymous, shared, tmpfs, page tables | one mapping of each kind, in one process; no huge pages |

@@ -213,6 +213,10 @@ class Books:
             raise Violation(
                 f"{name} was started {new.attempt} times again, {new.restarts} are counted"
             )
+        if new.restarts < new.failures - 1:
+            raise Violation(
+                f"{name} failed {new.failures} times, {new.restarts} restarts are counted"
+            )
         if new.phase is Phase.BACK_OFF and (old is None or old.phase is not Phase.BACK_OFF):
             self._check_back_off(old, new)
         if old is None:

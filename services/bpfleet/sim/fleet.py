@@ -59,6 +59,7 @@ _TIMING: Final = Timing(
 )
 _FAULT_SECONDS: Final = 16.0
 _REST_SECONDS: Final = 120.0
+_QUIET_SHARE: Final = 0.2
 # From the end of a lease until the loss is stored, on a healthy network: two ticks and a commit.
 _LOSS_MS: Final = 1_000
 _LEASE_REQUESTS: Final = (
@@ -166,6 +167,8 @@ class World:
             policy=self.random.choice(list(Policy)),
             back_off_ms=BackOff(first=500, longest=4_000, reset=8_000),
             avoid_ms=5_000,
+            # More than can be asked for while a repeated request is under way, fewer than a seed asks for.
+            requests_max=45,
             pressure_available_bytes=1 * MIB,
             pressure_hold_ms=1_000,
         )
@@ -181,6 +184,8 @@ class World:
         self.coordinators = {name: SimCoordinator(name, self) for name in ("c1", "c2")}
         self.batches = self.crashes = 0
         self._healed_s = 0.0
+        # Some mistakes show only where nothing else happens that would uncover a coordinator that is behind.
+        self._quiet = self.random.random() < _QUIET_SHARE
         self.trace: Callable[[str], None] = lambda line: None
         self._failure: BaseException | None = None
         self._digest = hashlib.blake2b(digest_size=8)
@@ -306,7 +311,7 @@ class World:
         for agent in self.agents.values():
             agent.boot()
         self.network.faults = self._weather()
-        users = self.users.begin()
+        users = self.users.begin(quiet=self._quiet)
         await self._trouble()
         self._heal()
         await self._finish(users)
@@ -333,16 +338,26 @@ class World:
         grade = self.random.random()
         return Faults(
             loss=0.05 * grade,
-            duplication=0.05 * grade,
+            duplication=0.2 * grade,
             delay_max_s=0.01 + 0.1 * grade,
             slow_share=0.1 * grade,
         )
 
     async def _trouble(self) -> None:
         end_s = self.loop.time() + _FAULT_SECONDS
-        troubles = [self._crash_coordinator, self._crash_agent, self._crash_store, self._cut_link]
+        troubles = [
+            self._crash_coordinator,
+            self._crash_agent,
+            self._crash_agent,
+            self._crash_store,
+            self._cut_link,
+            self._kill_process,
+            self._kill_process,
+        ]
+        if self._quiet:
+            troubles = [self._cut_leader]
         while self.loop.time() < end_s:
-            await asyncio.sleep(0.2 + 1.8 * self.random.random())
+            await asyncio.sleep(0.2 + 1.4 * self.random.random())
             self._raise_failure()
             self.users.spawn(self.random.choice(troubles)())
 
@@ -374,9 +389,33 @@ class World:
             await asyncio.sleep(0.1 + 3 * self.random.random())
             self.store_server.start()
 
+    async def _kill_process(self) -> None:
+        """A replica's process is killed from outside; its agent has to find out."""
+        running = [
+            attempt
+            for agent in self.agents.values()
+            for attempt in agent.attempts()
+            if attempt.settle() is Phase.RUNNING
+        ]
+        if running:
+            attempt = self.random.choice(running)
+            self._note(f"kill {attempt.key.replica}")
+            assert attempt.run.task is not None, "what runs has a process"
+            attempt.node.wake().kill(attempt.run.task.pid)
+
     async def _cut_link(self) -> None:
         names = [*self.coordinators, *self.agents, "store"]
         one, other = self.random.sample(names, 2)
+        await self._cut(one, other)
+
+    async def _cut_leader(self) -> None:
+        """The leader loses the store and nothing else: it does not know yet that another one will lead."""
+        for name, process in self.coordinators.items():
+            if process.up and process.coordinator.leading.is_set():
+                await self._cut(name, "store")
+                return
+
+    async def _cut(self, one: str, other: str) -> None:
         self._note(f"cut {one} {other}")
         self.network.cut(one, other)
         await asyncio.sleep(0.5 + 8 * self.random.random())

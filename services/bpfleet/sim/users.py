@@ -16,7 +16,7 @@ from bpfleet.v1 import workload_pb2
 __all__ = ["Users"]
 
 _VERSIONS: Final = 4
-_TOGGLES: Final = 10
+_TOGGLES: Final = 6
 _GONE: Final = ("NOT_FOUND",)
 
 
@@ -62,13 +62,15 @@ class Users(Process):
         self._requests = 0
         self._watched: dict[int, int] = {}
 
-    def begin(self) -> list[asyncio.Task[Any]]:
-        """Starts everybody; the tasks returned come to an end, watchers do not."""
+    def begin(self, *, quiet: bool) -> list[asyncio.Task[Any]]:
+        """Starts everybody; the tasks returned come to an end, watchers do not. ``quiet``: hardly anything is asked."""
         self.start()
+        if quiet:
+            return [self.spawn(self._client("plain", 1)), self.spawn(self._toggle())]
         for number in range(2):
             self.spawn(self._watch(number))
         return [
-            *(self.spawn(self._client(name)) for name in KINDS),
+            *(self.spawn(self._client(name, self._random.randint(2, 6))) for name in KINDS),
             self.spawn(self._operator()),
             self.spawn(self._toggle()),
         ]
@@ -81,11 +83,11 @@ class Users(Process):
 
     # -- clients
 
-    async def _client(self, name: str) -> None:
+    async def _client(self, name: str, requests: int) -> None:
         """Creates, changes and deletes one workload, one request after the other."""
         random = self._random
         exists: Promise | None = None
-        for _ in range(random.randint(2, 6)):
+        for _ in range(requests):
             await asyncio.sleep(3 * random.random())
             wanted = Promise(
                 random.randint(0, KINDS[name].replicas_max), random.randrange(_VERSIONS)
@@ -218,16 +220,18 @@ class Users(Process):
         self._marks.acknowledged(node, mark)
 
     async def _toggle(self) -> None:
-        """Sets a label to and fro without request ids: a coordinator that is behind would think it set already."""
+        """Sets a label and takes that back at once, without request ids: of two that both think they lead, the one
+        that is behind would find it as it should be.
+        """
         node = self._random.choice(list(self._nodes))
-        for number in range(_TOGGLES):
-            await asyncio.sleep(2 * self._random.random())
-            value = str(number % 2)
-            request = pb.LabelNodeRequest(name=node, labels={"toggle": value}, overwrite=True)
-            self._marks.asked(node, "toggle", value)
-            while await self._insist("LabelNode", request, once=True) is None:
-                await asyncio.sleep(0.5)
-            self._marks.acknowledged(node, "toggle")
+        for _ in range(_TOGGLES):
+            await asyncio.sleep(4 * self._random.random())
+            for value in ("1", "0"):
+                request = pb.LabelNodeRequest(name=node, labels={"toggle": value}, overwrite=True)
+                self._marks.asked(node, "toggle", value)
+                while await self._insist("LabelNode", request, once=True) is None:
+                    await asyncio.sleep(0.5)
+                self._marks.acknowledged(node, "toggle")
 
     # -- watchers
 

@@ -573,3 +573,15 @@ def test_waiting_workloads_are_tried_by_priority_when_memory_comes_free():
     small.delete("first")
     small.settle()
     assert small.where("high") == ["a"]
+
+
+def test_an_update_keeps_the_nodes_on_which_one_per_node_replicas_wait_for_memory(small):
+    small.create("big", 1, memory_request_bytes=10 * GIB, node_selector={"node": "a"})
+    small.settle()
+    small.create("agent", per_node=True)
+    small.settle()
+    small.update("agent", oom_score_adj=1)
+    small.settle()
+    small.delete("big")
+    small.settle()
+    assert small.where("agent") == ["a", "b", "c"]

@@ -134,7 +134,8 @@ def _check_capability(cls: type[BpfMap], host: Host, task: Task) -> None:
     if cls.capability is Capability.BPF and not task.bpf_capable():
         raise KernelError(Errno.EPERM, Reason.CAPABILITY_MISSING, "this map type needs CAP_BPF")
     if cls.capability is Capability.NET_ADMIN and not (
-        task.has(Capability.NET_ADMIN) or task.has(Capability.SYS_ADMIN)
+        task.has(Capability.NET_ADMIN)
+        or (host.profile.sys_admin_is_net_admin and task.has(Capability.SYS_ADMIN))
     ):
         raise KernelError(
             Errno.EPERM, Reason.CAPABILITY_MISSING, "this map type needs CAP_NET_ADMIN"

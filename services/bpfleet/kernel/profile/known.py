@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bpfleet.kernel.profile.builds import v5_10, v5_11, v6_1, v6_12, v6_18
+from bpfleet.kernel.profile.builds import v5_10, v5_11, v6_1, v6_6, v6_12, v6_18
 from bpfleet.kernel.profile.kernels import Kernel, Use
 from bpfleet.kernel.profile.model import KernelProfile, Provenance
 
@@ -11,6 +11,7 @@ KERNELS: Final[tuple[Kernel, ...]] = (
     v5_11.SEED_V5,
     v5_11.KERNEL,
     v6_1.KERNEL,
+    v6_6.KERNEL,
     v6_12.KERNEL,
     v6_18.KERNEL,
 )

@@ -170,6 +170,7 @@ class KernelProfile:
     memlock: Memlock
     default_memlock_bytes: int
     capability_check_central: bool
+    sys_admin_is_net_admin: bool
     unprivileged_gate_all_commands: bool
     fdinfo_has_ino: bool
     fdinfo_has_map_extra: bool

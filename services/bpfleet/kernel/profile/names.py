@@ -78,7 +78,7 @@ def nearest_profile(release: str) -> KernelProfile:
     """The newest known kernel that is not newer than ``release`` (as uname -r prints it); the oldest one before that.
 
     >>> nearest_profile("6.8.0-45-generic").name, nearest_profile("5.4.0").name, nearest_profile("7.1.2").name
-    ('6.1', '5.10', '6.18')
+    ('6.6', '5.10', '6.18')
     """
     wanted = series_of(release)
     kernels = [profile for profile in PROFILES.values() if profile.name[0].isdigit()]

@@ -5,9 +5,9 @@ import pytest
 from bpfleet.abi.bpf import F_RDONLY, F_ZERO_SEED, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import Address, MapAttr
-from tests.kernels import ALL, boot, refused
+from tests.kernels import ALL, boot, refused, since
 
-LATER = ["6.1", "6.12", "6.18"]
+LATER = since("5.13")
 
 
 def key(number):

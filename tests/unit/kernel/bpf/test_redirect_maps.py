@@ -8,7 +8,7 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.mm.memory import AllocKind
-from tests.kernels import ALL, MEMCG, boot, charged, refused, settle
+from tests.kernels import ALL, MEMCG, boot, charged, refused, settle, since
 
 LO = (1).to_bytes(4, "little")
 
@@ -40,7 +40,8 @@ def test_they_need_cap_net_admin(profile, map_type):
     admin = kernel.spawn(uid=0, caps=frozenset({Capability.BPF, Capability.NET_ADMIN}))
     kernel.bpf.map_create(admin, MapAttr(map_type, 4, 4, 4))
     bad = MapAttr(map_type, 5, 4, 4)
-    early = Errno.EINVAL if profile in ("6.12", "6.18") and "DEV" in map_type.name else Errno.EPERM
+    central = profile in since("6.5")
+    early = Errno.EINVAL if central and "DEV" in map_type.name else Errno.EPERM
     with refused(early):  # devmap's attributes are checked before the central capability test
         kernel.bpf.map_create(user, bad)
 

@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from tests.kernels import ALL, MEMCG, boot, charged, refused, settle
+from tests.kernels import ALL, MEMCG, boot, charged, refused, settle, since
 
 SOCK_MAPS = [MapType.SOCKMAP, MapType.SOCKHASH]
 
@@ -27,7 +27,7 @@ def _value(fd):
 def test_only_sockets_in_the_right_state_fit(profile, map_type):
     kernel, task = boot(profile)
     fd = _create(kernel, task, map_type)
-    later = profile in ("6.1", "6.12", "6.18")
+    later = profile in since("5.15")
     fits = {
         "tcp_est": True, "tcp_listen": True, "udp_bound": True, "udp_reuse": True,
         "tcp": False, "udp": False, "xsk": False, "unix_pair": later,

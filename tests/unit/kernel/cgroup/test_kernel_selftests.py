@@ -275,6 +275,20 @@ def test_memcg_oom_group_parent_events(profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", ALL)
+def test_of_nested_oom_groups_the_highest_one_goes(profile: str) -> None:
+    """Not a selftest: mem_cgroup_get_oom_group goes on upwards after the first group it meets."""
+    kernel = boot(profile)
+    create(kernel, "/p", "/p/c", "/p/d")
+    kernel.write_file("/p", "cgroup.subtree_control", "+memory")
+    kernel.write_file("/p", "memory.max", "80M")
+    kernel.write_file("/p", "memory.oom.group", "1")
+    kernel.write_file("/p/c", "memory.oom.group", "1")
+    anon_noexit(kernel, "/p/d", MB)
+    assert not run_anon(kernel, "/p/c", 100 * MB)
+    assert kernel.read_file("/p/d", "cgroup.procs") == ""
+
+
+@pytest.mark.parametrize("profile", ALL)
 def test_memcg_oom_group_score_events(profile: str) -> None:
     kernel = boot(profile)
     create(kernel, "/g")

@@ -8,7 +8,7 @@ from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current, KernelContext
 from bpfleet.kernel.mm.memcontrol import Memcg, MemcgEvent, MemoryController, Stat
 from bpfleet.kernel.profile import PROFILES, profile_named
-from tests.kernels import ALL
+from tests.kernels import ALL, since
 
 NORETRY = GFP.GFP_KERNEL | GFP.NORETRY
 MAYFAIL = GFP.GFP_KERNEL | GFP.RETRY_MAYFAIL
@@ -54,8 +54,7 @@ def test_the_first_page_takes_a_whole_batch_and_the_next_ones_come_from_it(profi
 
 def test_a_batch_is_32_pages_up_to_6_0_and_64_later() -> None:
     batches = {name: PROFILES[name].memcg_charge_batch for name in ALL}
-    assert batches["5.11"] == 32
-    assert {batches[name] for name in ("6.1", "6.12", "6.18")} == {64}
+    assert batches == {name: 64 if name in since("6.1") else 32 for name in ALL}
 
 
 def test_near_the_limit_the_exact_amount_is_charged() -> None:
@@ -245,3 +244,12 @@ def test_a_removed_memcg_stays_as_a_zombie_while_pinned() -> None:
     memcg.pins = 0
     control.release_if_unused(memcg)
     assert (control.dying, released) == ([], [memcg])
+
+
+def test_a_removed_cgroup_gives_its_stock_back_although_something_still_refers_to_it() -> None:
+    control, (top, memcg) = controller("6.12", 1000, 1000)
+    control.charge_pages(memcg, 1, GFP.GFP_KERNEL, task())
+    memcg.pins += 1
+    control.offline(memcg)
+    assert control.stocked_pages(memcg) == 0
+    assert (memcg.memory.usage, top.memory.usage) == (1, 1)

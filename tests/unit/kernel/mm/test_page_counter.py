@@ -52,3 +52,9 @@ def test_headroom_is_the_smallest_margin_on_the_way_up() -> None:
     top, leaf = chain(50, 100)
     leaf.try_charge(20)
     assert (leaf.headroom(), top.headroom()) == (30, 30)
+
+
+def test_the_watermark_follows_a_forced_charge() -> None:
+    top, leaf = chain(5, 100)
+    leaf.charge(6)
+    assert (top.watermark, leaf.watermark) == (6, 6)

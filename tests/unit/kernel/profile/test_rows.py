@@ -74,6 +74,7 @@ def test_a_profile_says_how_it_is_known():
         "seed-v5": Provenance.DERIVED,
         "5.11": Provenance.DERIVED,
         "6.1": Provenance.RECORDED,
+        "6.6": Provenance.RECORDED,
         "6.12": Provenance.RECORDED,
         "6.18": Provenance.RECORDED,
     }

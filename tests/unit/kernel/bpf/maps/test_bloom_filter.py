@@ -8,9 +8,9 @@ from bpfleet.abi.bpf import BPF_EXIST, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.maps.bloom_filter import filter_bits
-from tests.kernels import boot, refused
+from tests.kernels import boot, refused, since
 
-NEWER = ["6.1", "6.12", "6.18"]
+NEWER = since("5.16")
 
 
 @pytest.mark.parametrize("profile", NEWER)
