@@ -1,7 +1,7 @@
 """Shapes of the load over time: how many users at which second.
 
-Pure functions of the elapsed time; ``locustfile.py`` puts one of them behind Locust's
-``LoadTestShape``. Step-to-failure also looks at the outcomes, see ``StepToFailure``.
+Pure functions of the elapsed time; ``locustfile.py`` puts one of them behind Locust's ``LoadTestShape``.
+Step-to-failure also looks at the outcomes, see ``StepToFailure``.
 """
 
 from __future__ import annotations
@@ -72,11 +72,10 @@ BadShare = Mapping[str, tuple[int, int]]
 
 @dataclass(slots=True)
 class StepToFailure:
-    """Adds a step of users whenever a step's time is over, until every model broke or all users
-    are there.
+    """Adds a step of users whenever a step's time is over, until every model broke or all users are there.
 
-    A model breaks in the first step in which at least ``threshold`` of its calls turned bad;
-    ``broke_at`` keeps how many users there were.
+    A model breaks in the first step in which at least ``threshold`` of its calls turned bad; ``broke_at`` keeps how
+    many users there were.
     """
 
     settings: Settings
