@@ -6,13 +6,9 @@ import click
 
 from bpfleet.cli.output import print_json
 from bpfleet.kernel.views.explain import explain_printed
-from bpfleet.kernel.views.symptoms import (
-    GENERATIONS,
-    SYMPTOMS,
-    Symptom,
-    symptoms_of_errno,
-    symptoms_of_text,
-)
+from bpfleet.kernel.views.messages import Reading, read_message
+from bpfleet.kernel.views.oom_report import read_oom_report
+from bpfleet.kernel.views.symptoms import GENERATIONS, SYMPTOMS, Symptom, symptoms_of_errno
 
 __all__ = ["command"]
 
@@ -21,14 +17,14 @@ _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 
 @click.command("explain")
 @click.argument("text", nargs=-1)
-@click.option("--errno", "errno", help="An errno by name (EPERM), or 524, or SIGKILL.")
+@click.option("--errno", "errno", help="An errno by name or number (EPERM, -12, 524), or SIGKILL.")
 @click.option("--call", type=click.Choice(_CALLS), default=None, help="Only at this call.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, text: tuple[str, ...], errno: str | None, call: str | None, as_json: bool) -> int:
     """What a message or errno of BPF memory means: limit, capability, full map, or something else.
 
-    TEXT is the message as a log shows it, or a refusal as bpfleet prints it: then its numbers are explained too.
-    Exit status 1 when nothing in it is known.
+    TEXT is the message as a log shows it, a report of the OOM killer, or a refusal as bpfleet prints it. The call it
+    names decides first, then the errno, then its numbers. Exit status 1 when nothing in it is known.
 
     \b
     Examples:
@@ -39,26 +35,45 @@ def command(*, text: tuple[str, ...], errno: str | None, call: str | None, as_js
     """
     if bool(text) == bool(errno):
         raise click.UsageError("give a message, or --errno")
-    printed = explain_printed(" ".join(text))
+    message = " ".join(text)
+    report = read_oom_report(message)
+    if report is not None:
+        return _say(report.lines(), asdict(report), as_json=as_json)
+    printed = explain_printed(message)
     if printed is not None:
-        if as_json:
-            print_json([asdict(printed)])
-        else:
-            click.echo("\n".join(printed.lines()))
-        return 0
-    if errno is None:
-        found = [s for s in symptoms_of_text(" ".join(text)) if call in (None, s.call)]
-    else:
-        found = symptoms_of_errno(errno, call or "")
+        return _say(printed.lines(), asdict(printed), as_json=as_json)
+    reading = None if errno else read_message(message)
+    found = symptoms_of_errno(errno, call or "") if errno else []
+    if reading is not None:
+        found = [s for s in reading.symptoms if call in (None, s.call)]
     if as_json:
         print_json([_data(symptom) for symptom in found])
-        return 0 if found else 1
-    if not found:
-        click.echo("no known error in this text; try --errno NAME", err=True)
-        return 1
+    elif found:
+        _print_all(found, reading)
+    else:
+        _not_known(reading)
+    return 0 if found else 1
+
+
+def _say(lines: list[str], data: dict[str, object], *, as_json: bool) -> int:
+    if as_json:
+        print_json([data])
+    else:
+        click.echo("\n".join(lines))
+    return 0
+
+
+def _not_known(reading: Reading | None) -> None:
+    click.echo("not known: no cause is known for this text", err=True)
+    for step in reading.next_steps if reading is not None else ("try another errno or call",):
+        click.echo(f"next: {step}", err=True)
+
+
+def _print_all(found: list[Symptom], reading: Reading | None) -> None:
+    for note in reading.notes if reading is not None else ():
+        click.echo(note)
     for number, symptom in enumerate(found):
         _print(symptom, first=number == 0)
-    return 0
 
 
 def _print(symptom: Symptom, *, first: bool) -> None:

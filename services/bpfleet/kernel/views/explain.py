@@ -3,11 +3,13 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.profile import PROFILES, KernelProfile
+from bpfleet.kernel.units import bytes_of
 from bpfleet.kernel.views.hints import cilium_hint, libbpf_hint
 
 HOLDERS_SHOWN: Final = 5
@@ -72,12 +74,70 @@ def explain_printed(text: str) -> Explanation | None:
     ):
         return None
     reason, detail = Reason(printed[2]), (printed[3] or "").strip()
+    if reason is Reason.RLIMIT_MEMLOCK_EXCEEDED and (outside := _outside_bpf(detail)) is not None:
+        return outside(Errno[printed[1]], detail)
     limit = _PRINTED_LIMIT.match(detail) if reason is Reason.MEMCG_LIMIT_EXCEEDED else None
     numbers = {} if limit is None else {"charged_cgroup": limit["cgroup"], "waited": 1}
     numbers |= {} if limit is None else limit.groupdict()
     era = "5.10" if reason is Reason.RLIMIT_MEMLOCK_EXCEEDED else "6.12"
     found = explain(KernelError(Errno[printed[1]], reason, detail, **numbers), PROFILES[era])
     return found if limit is not None else replace(found, facts=(detail,) if detail else ())
+
+
+_SHARED: Final = re.compile(
+    r"(?P<what>.+) of (?P<pages>\d+) pages: (?P<used>\d+) are counted already,"
+    r" RLIMIT_MEMLOCK of process (?P<pid>\d+) allows (?P<limit>\d+)"
+)
+# What shares RLIMIT_MEMLOCK with BPF: a word of the refusal, and the counter that was compared.
+_OUTSIDE: Final = (
+    (
+        re.compile(r"perf"),
+        "perf's own test: pages of this process beyond kernel.perf_event_mlock_kb for each CPU",
+        "raise kernel.perf_event_mlock_kb",
+    ),
+    (re.compile(r"umem|AF_XDP|XDP"), "AF_XDP's own test, per user: umems", "use a smaller umem"),
+    (
+        re.compile(r"io_uring|uring"),
+        "io_uring's own test, per user: registered buffers, and rings up to 5.11",
+        "register smaller buffers",
+    ),
+    (
+        re.compile(r"zero"),
+        "the socket layer's own test, per user: pages in flight",
+        "send by copying",
+    ),
+    (re.compile(r"mlock"), "mlock's own test, per process; not the counter of BPF", "lock less"),
+)
+
+
+def _outside_bpf(detail: str) -> Callable[[Errno, str], Explanation] | None:
+    """How to explain a refusal of something that is not BPF; None where BPF was refused."""
+    for word, whose, smaller in _OUTSIDE:
+        if _SHARED.match(detail) and word.search(detail.partition(" of ")[0]):
+            return partial(_of_outside, whose, smaller)
+    return None
+
+
+def _of_outside(whose: str, smaller: str, errno: Errno, detail: str) -> Explanation:
+    found = _SHARED.match(detail)
+    assert found is not None, "matched by the caller"
+    limit = bytes_of(int(found["limit"]))
+    return Explanation(
+        f"{errno.name}: RLIMIT_MEMLOCK is used up by {found['what']}, not by a map or program",
+        (
+            detail,
+            whose,
+            f"RLIMIT_MEMLOCK of process {found['pid']} is {limit} bytes, {found['limit']} pages",
+        ),
+        ("give CAP_IPC_LOCK, which lifts the limit here, or raise RLIMIT_MEMLOCK", f"or {smaller}"),
+        ("the same from 5.10 to 6.18: only BPF left this limit in 5.11",),
+        (),
+        {
+            "limit_bytes": limit,
+            "usage_bytes": bytes_of(int(found["used"])),
+            "requested_bytes": bytes_of(int(found["pages"])),
+        },
+    )
 
 
 _Parts = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...]]
