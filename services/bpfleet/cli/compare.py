@@ -19,10 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.capture.listings import Listing
 from bpfleet.cli.inputs import (
     Size,
+    cpus_of_listings,
     default_jobs,
-    read_inventories,
+    read_listings,
     read_scenario,
     with_inventories,
     with_limits,
@@ -53,6 +56,7 @@ from bpfleet.report.upgrade import (
 from bpfleet.report.workers import workers
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import Scenario
+from bpfleet.workload.spec import CPUS_MAX, NodeShape
 
 __all__ = ["command"]
 
@@ -107,7 +111,17 @@ class _Outputs:
     help="Output of `bpftool -j map show`, or a JSON list of such files; repeatable.",
 )
 @click.option("--memory-limit", type=Size(), help="memory.max of each --inventory workload.")
-@click.option("--memlock", type=Size(), help="RLIMIT_MEMLOCK of each --inventory workload.")
+@click.option(
+    "--memlock",
+    type=Size(),
+    help="RLIMIT_MEMLOCK of each --inventory workload [default: unlimited, since its maps exist].",
+)
+@click.option(
+    "--cpus",
+    type=click.IntRange(1, CPUS_MAX),
+    help="Possible CPUs of the --inventory host [default: what its memlock values tell].",
+)
+@click.option("--ram", type=Size(), help="Memory of the --inventory host [default: 64G or more].")
 @click.option(
     "--user-memory",
     type=Size(),
@@ -154,6 +168,8 @@ def command(
     inventories: tuple[Path, ...],
     memory_limit: int | None,
     memlock: int | None,
+    cpus: int | None,
+    ram: int | None,
     user_memory: int,
     uid: int,
     limits: tuple[str, ...],
@@ -176,14 +192,17 @@ def command(
     """
     scenario = read_scenario(scenario_name)
     if inventories:
+        listings = read_listings(inventories)
         scenario = with_inventories(
             scenario,
-            read_inventories(inventories),
+            [listing.inventory for listing in listings],
             memory_limit_bytes=memory_limit,
-            memlock_bytes=memlock,
+            memlock_bytes=RLIM_INFINITY if memlock is None else memlock,
             user_memory_bytes=user_memory,
             uid=uid,
+            shape=_host_shape(listings, cpus, ram, before),
         )
+        _say_assumptions(memlock, memory_limit, user_memory)
     scenario = with_limits(scenario, limits)
     scenario = _changed(scenario, seed=seed, nodes=nodes, steps=steps)
     outputs = _Outputs(
@@ -211,6 +230,37 @@ def command(
         _print(results)
 
 
+_RAM_MIN_BYTES: Final = 64 << 30
+
+
+def _host_shape(
+    listings: Sequence[Listing], cpus: int | None, ram: int | None, kernel: str | None
+) -> NodeShape | None:
+    """The host of a listing as options or its values tell it; None for the scenario's own nodes."""
+    cpus = cpus_of_listings(listings, cpus, kernel=kernel)
+    if cpus is None and ram is None:
+        return None
+    held = sum(each.memlock_bytes or 0 for listing in listings for each in listing.seen)
+    if ram is None:
+        ram = max(_RAM_MIN_BYTES, 1 << (2 * held).bit_length())
+        click.echo(f"assumed: {format_bytes(ram)} of memory a host (--ram)", err=True)
+    if cpus is None:
+        cpus = _CPUS_DEFAULT
+        click.echo(f"assumed: {cpus} CPUs a host (--cpus)", err=True)
+    return NodeShape(possible_cpus=cpus, ram_bytes=ram)
+
+
+def _say_assumptions(memlock: int | None, memory_limit: int | None, user_memory: int) -> None:
+    """What a listing does not tell, and which option sets it."""
+    assumed = [f"heap {format_bytes(user_memory)} (--user-memory)"]
+    if memlock is None:
+        assumed.append("RLIMIT_MEMLOCK unlimited (--memlock)")
+    if memory_limit is None:
+        assumed.append("memory.max unlimited (--memory-limit)")
+    click.echo(f"assumed: {', '.join(assumed)}", err=True)
+
+
+_CPUS_DEFAULT: Final = 16
 _OUTPUT_OPTIONS: Final = frozenset(
     {"as_json", "csv_file", "markdown_file", "report_file", "folder", "jobs", "agents"}
 )

@@ -3,7 +3,7 @@
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,21 +11,24 @@ import click
 from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
+from bpfleet.capture.listings import TEXT_LENGTH_MAX, Listing, read_listing
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.inventory import TEXT_LENGTH_MAX, inventory_from_bpftool
 from bpfleet.workload.quantity import parse_limit
 from bpfleet.workload.scenario import (
+    NodeGroup,
     Scenario,
     builtin_scenario,
     builtin_scenarios,
     scenario_from_toml,
 )
-from bpfleet.workload.spec import Inventory, WorkloadSpec
+from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
 __all__ = [
     "Size",
+    "cpus_of_listings",
     "default_jobs",
-    "read_inventories",
+    "read_listings",
     "read_scenario",
     "read_text",
     "with_inventories",
@@ -70,16 +73,65 @@ def read_scenario(name: str) -> Scenario:
     return scenario_from_toml(read_text(path), str(path))
 
 
-def read_inventories(paths: Iterable[Path]) -> tuple[Inventory, ...]:
-    """One inventory per bpftool listing. A file that holds a list of file names stands for those.
+def read_listings(paths: Iterable[Path]) -> tuple[Listing, ...]:
+    """One listing per file of bpftool or fdinfo output. A file that holds a list of file names stands for those.
 
-    Raises ``SpecError`` naming file, field and value; ``OSError`` for a file that cannot be read.
+    Says on standard error what was left out. Raises ``SpecError`` naming file, field and value; ``OSError`` for a file
+    that cannot be read.
     """
-    inventories: list[Inventory] = []
+    listings: list[Listing] = []
     for path in _expand(paths):
-        name = _name_of(path, [inventory.name for inventory in inventories])
-        inventories.append(inventory_from_bpftool(read_text(path), str(path), name=name))
-    return tuple(inventories)
+        name = _name_of(path, [listing.inventory.name for listing in listings])
+        listings.append(read_listing(read_text(path), str(path), name=name))
+        for line in listings[-1].warnings:
+            click.echo(f"warning: {line}", err=True)
+    return tuple(listings)
+
+
+def cpus_of_listings(
+    listings: Sequence[Listing], given: int | None, *, kernel: str | None = None
+) -> int | None:
+    """The CPUs the listings' memlock values tell, unless ``given``; says which kernels reproduce the values.
+
+    Warns where the values contradict ``given``, or ``kernel``, which is said to be the host's.
+    """
+    told: int | None = None
+    for listing in listings:
+        matches = best_matches(listing.seen)
+        source = listing.inventory.title.removeprefix("maps listed in ")
+        click.echo(f"{source}: {_kernels_text(listing, matches)}", err=True)
+        found = likely_cpus(matches)
+        if given is not None and found is not None and not any(m.admits(given) for m in matches):
+            click.echo(
+                f"warning: {source}: its memlock values tell {matches[0].cpus_text}, not {given}",
+                err=True,
+            )
+        if kernel is not None and matches and kernel not in {match.profile for match in matches}:
+            names = ", ".join(match.profile for match in matches)
+            click.echo(
+                f"warning: {source}: its memlock values are not those of {kernel} but of {names}",
+                err=True,
+            )
+        told = told or found
+    return told if given is None else given
+
+
+def _kernels_text(listing: Listing, matches: Sequence[GenerationMatch]) -> str:
+    shown = sum(each.memlock_bytes is not None for each in listing.seen)
+    if not shown:
+        return "shows no memlock values: kernel and CPUs of its host are not told"
+    if not matches:
+        return "no known kernel reproduces its memlock values; 'bpfleet profile capture' makes one that does"
+    best = matches[0]
+    with_cpus = f" with {best.cpus_text}" if best.cpus is not None else ""
+    names = ", ".join(match.profile for match in matches)
+    if best.is_exact:
+        return f"all memlock values are those of kernel {names}{with_cpus}"
+    off = ", ".join(f"{kind} {size:+,}" for kind, size in sorted(best.off.items()))
+    return (
+        f"memlock values are those of {best.profile}{with_cpus}, but for this build's structures ({off} bytes a map);"
+        " 'bpfleet profile capture' on the host removes that"
+    )
 
 
 def with_inventories(
@@ -90,8 +142,12 @@ def with_inventories(
     memlock_bytes: int | None,
     user_memory_bytes: int,
     uid: int,
+    shape: NodeShape | None = None,
 ) -> Scenario:
-    """``scenario``'s fleet with one workload per inventory on every node, in place of its own."""
+    """``scenario``'s fleet with one workload per inventory on every node, in place of its own.
+
+    ``shape`` is that of the host the listing comes from, where it is known: then all nodes have it.
+    """
     workloads = tuple(
         WorkloadSpec(
             name=inventory.name,
@@ -104,8 +160,20 @@ def with_inventories(
         for inventory in inventories
     )
     names = ", ".join(workload.name for workload in workloads)
+    nodes = scenario.nodes
+    if shape is not None:
+        count = sum(group.count for group in nodes)
+        nodes = (
+            NodeGroup(
+                name="host",
+                count=count,
+                possible_cpus=shape.possible_cpus,
+                ram_bytes=shape.ram_bytes,
+            ),
+        )
     return replace(
         scenario,
+        nodes=nodes,
         name=f"{scenario.name}-inventory",
         title=f"{names} on every node",
         workloads=workloads,

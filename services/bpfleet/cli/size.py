@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.cli.inputs import Size, read_inventories
+from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings
 from bpfleet.cli.output import console, print_json, print_table
 from bpfleet.kernel.profile import KernelProfile, Use, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
@@ -15,10 +15,11 @@ from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
-from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape
+from bpfleet.workload.spec import CPUS_MAX, Inventory, MapDeclaration, NodeShape
 
 __all__ = ["command"]
 
+_CPUS = 16
 _PROFILES = used_by(Use.SIZE)
 _TYPES = sorted(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
 
@@ -41,7 +42,9 @@ _TYPES = sorted(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
     help="Output of `bpftool -j map show` instead of TYPE.",
 )
 @click.option(
-    "--cpus", type=click.IntRange(1, 8192), default=16, show_default=True, help="Possible CPUs."
+    "--cpus",
+    type=click.IntRange(1, CPUS_MAX),
+    help=f"Possible CPUs [default: what --inventory tells, else {_CPUS}].",
 )
 @click.option(
     "--ram",
@@ -67,7 +70,7 @@ def command(
     app: str | None,
     options: tuple[str, ...],
     inventories: tuple[Path, ...],
-    cpus: int,
+    cpus: int | None,
     ram: int,
     profiles: tuple[str, ...],
     as_json: bool,
@@ -86,15 +89,19 @@ def command(
     kernels = {name: profile_from(name) for name in profiles or _PROFILES}
     if map_type is not None:
         declared = _declared(map_type, key, value, entries, flags)
-        _one_map(declared, kernels, cpus, as_json=as_json)
+        _one_map(declared, kernels, cpus or _CPUS, as_json=as_json)
         return
     found: Sequence[Inventory]
     if app is not None:
-        shape = NodeShape(possible_cpus=cpus, ram_bytes=ram)
+        shape = NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram)
         found = [inventory_for(app, shape, dict(_option(text) for text in options))]
     else:
-        found = read_inventories(inventories)
-    _inventories(found, kernels, cpus, as_json=as_json)
+        listings = read_listings(inventories)
+        cpus = cpus_of_listings(listings, cpus)
+        found = [listing.inventory for listing in listings]
+        if cpus is None:
+            click.echo(f"{_CPUS} CPUs are assumed; --cpus sets them", err=True)
+    _inventories(found, kernels, cpus or _CPUS, as_json=as_json)
 
 
 def _declared(map_type: str, key: int, value: int, entries: int, flags: str) -> MapDeclaration:

@@ -35,6 +35,8 @@ from bpfleet.workload.errors import SpecError
 from bpfleet.workload.phase import Phase
 
 __all__ = [
+    "CPUS_MAX",
+    "INSNS_MAX",
     "KILLED",
     "MEMORY_BYTES_MAX",
     "REPLICAS_MAX",

@@ -209,7 +209,7 @@ def test_bad_arguments_exit_with_2_and_say_why(
     [
         ("not json", "host.json: line 1 column 1: not JSON"),
         ('[{"type": "hash"}]', "host.json: [0].bytes_key: missing"),
-        ('[{"type": "hsah"}]', "host.json: [0].type = 'hsah': unknown map type"),
+        ('[{"type": "hsah"}]', "host.json: lists no map (left out, not known here: 1 of type hsah"),
         (
             '[{"type": "hash", "bytes_key": -4, "bytes_value": 4, "max_entries": 1}]',
             "host.json: [0].bytes_key = -4: out of range",
@@ -277,3 +277,32 @@ def test_a_lost_worker_process_is_one_line() -> None:
     assert process.returncode == 1
     assert out == ""
     assert err.strip() == "bpfleet: a worker process ended before its work was done"
+
+
+LISTINGS = Path(__file__).parents[1] / "capture" / "listings"
+
+
+def test_a_listing_from_a_kernel_runs_under_it_on_the_cpus_it_tells(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listing = LISTINGS / "listing-5.10-192cpus.json"
+    assert (
+        run("--inventory", listing, "--nodes", "1", "--steps", "1", "--models", "5.10", "--json")
+        == 0
+    )
+    printed = capsys.readouterr()
+    (node,) = json.loads(printed.out)["nodes"]
+    assert node["possible_cpus"] == 192
+    assert not any("EPERM" in key for key in node["models"]["5.10"]["refused"])
+    assert "RLIMIT_MEMLOCK unlimited (--memlock)" in printed.err
+
+
+def test_options_that_contradict_a_listing_are_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listing = LISTINGS / "listing-2cpus.json"
+    options = ("--nodes", "1", "--steps", "0", "--cpus", "8", "--from", "6.12", "--to", "6.18")
+    assert run("--inventory", listing, *options) == 0
+    error = capsys.readouterr().err
+    assert "its memlock values tell 2 CPUs, not 8" in error
+    assert "not those of 6.12 but of 5.11, 6.1" in error
