@@ -21,6 +21,8 @@ EXIT_INTERRUPTED: Final = 130
 # Module and, where it is not `command`, the name in it. Subcommands are imported when they are used:
 # `bpfleet compare` needs no gRPC, and --help is quick.
 _COMMANDS: Final = {
+    "capture": ("bpfleet.cli.capture", "What runs BPF on this host, as one document."),
+    "charges": ("bpfleet.cli.charges", "Who pays for BPF, here, in a capture or on a node."),
     "compare": ("bpfleet.cli.compare", "The same fleet under several accounting models."),
     "size": ("bpfleet.cli.size", "What maps and applications cost under each kernel."),
     "node": ("bpfleet.cli.node", "The emulated nodes of one agent."),

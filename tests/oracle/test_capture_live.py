@@ -1,0 +1,173 @@
+"""A capture of this machine: maps in fresh cgroups, pins without a holder, a removed cgroup; every payer is right."""
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+
+from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
+from bpfleet.capture import collect as script
+from bpfleet.capture.charges import payer_rows
+from bpfleet.capture.collect import collect
+from bpfleet.capture.document import Document, Map, read_document
+from tests.live_host import (
+    bpffs,
+    create_map,
+    fresh_cgroup,
+    load_program,
+    pin,
+    process_in,
+    skip_unless_root_with_bpf,
+    update,
+)
+
+pytestmark = [pytest.mark.live_kernel, pytest.mark.slow]
+
+TYPES = (
+    (MapType.HASH, 8, 16, 1000, 0),
+    (MapType.HASH, 8, 16, 100, F_NO_PREALLOC),
+    (MapType.ARRAY, 4, 64, 1000, 0),
+    (MapType.PERCPU_ARRAY, 4, 64, 100, 0),
+    (MapType.PERCPU_HASH, 8, 8, 1000, 0),
+    (MapType.LRU_HASH, 8, 8, 1000, 0),
+    (MapType.LPM_TRIE, 8, 8, 100, F_NO_PREALLOC),
+    (MapType.RINGBUF, 0, 0, 65536, 0),
+    (MapType.QUEUE, 0, 8, 100, 0),
+    (MapType.STACK_TRACE, 4, 80, 100, 0),
+    (MapType.PERF_EVENT_ARRAY, 4, 4, 2, 0),
+)
+
+
+def _many() -> None:
+    for number, (kind, key, value, entries, flags) in enumerate(TYPES):
+        fd = create_map(kind, key, value, entries, flags, f"many_{number}")
+        if kind is MapType.HASH:
+            for key_number in range(7):
+                update(fd, key_number.to_bytes(8, "little"), bytes(16))
+    inner = create_map(MapType.ARRAY, 4, 8, 1, 0, "inner")
+    outer = create_map(MapType.ARRAY_OF_MAPS, 4, 4, 3, 0, "outer", inner)
+    update(outer, bytes(4), inner.to_bytes(4, "little"))
+    load_program()
+
+
+def _pin(name: str, pins: Path) -> None:
+    pin(create_map(MapType.HASH, 8, 8, 500, 0, name), pins / name)
+
+
+def _locked() -> None:
+    area = mmap.mmap(-1, 1 << 20)
+    area[:] = bytes(1 << 20)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert (
+        libc.mlock(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(area))), 1 << 20) == 0
+    )
+    globals()["_area"] = area
+
+
+@pytest.fixture(scope="module")
+def state() -> Iterator[SimpleNamespace]:
+    skip_unless_root_with_bpf()
+    with ExitStack() as stack:
+        groups = [stack.enter_context(fresh_cgroup(name)) for name in ("many", "pinner", "gone")]
+        pins = stack.enter_context(bpffs())
+        stack.enter_context(process_in(groups[0], _many))
+        locker = stack.enter_context(process_in(groups[0], _locked))
+        for group, name in zip(groups[1:], ("left_pinned", "left_removed"), strict=True):
+            with process_in(group, partial(_pin, name, pins)):
+                pass
+        groups[2].rmdir()
+        document = read_document(msgspec.json.encode(collect(count_elements=True)), "here")
+        yield SimpleNamespace(document=document, groups=groups, pins=pins, locker=locker)
+
+
+def of(document: Document, name: str) -> Map:
+    (found,) = [each for each in document.maps if each.name == name]
+    return found
+
+
+def path(group: Path) -> str:
+    return str(group).removeprefix(script.Cgroups().mount)
+
+
+def test_payers_are_read_not_guessed(state: SimpleNamespace) -> None:
+    assert state.document.charges.read, state.document.charges.why_not
+    for number in range(len(TYPES)):
+        payer = of(state.document, f"many_{number}").payer
+        assert (payer.kind, payer.path, payer.read) == ("cgroup", path(state.groups[0]), True)
+
+
+def test_a_pinned_map_whose_maker_has_ended_keeps_its_payer(state: SimpleNamespace) -> None:
+    found = of(state.document, "left_pinned")
+    assert found.holders == ()
+    assert found.pinned == (str(state.pins / "left_pinned"),)
+    assert found.payer.path == path(state.groups[1])
+
+
+def test_after_rmdir_the_parent_pays(state: SimpleNamespace) -> None:
+    payer = of(state.document, "left_removed").payer
+    assert payer.read
+    assert payer.path == path(state.groups[2].parent) or payer.removed or payer.kind == "root"
+
+
+def test_elements_are_counted_and_inner_maps_known(state: SimpleNamespace) -> None:
+    assert of(state.document, "many_0").elements == 7
+    assert of(state.document, "many_1").elements == 7
+    assert of(state.document, "outer").inner == (of(state.document, "inner").id,)
+
+
+def test_processes_cgroups_and_locked_memory_are_there(state: SimpleNamespace) -> None:
+    (locker,) = [each for each in state.document.processes if each.pid == state.locker]
+    assert locker.vm_locked >= 1 << 20
+    paths = [each.path for each in state.document.cgroups]
+    assert path(state.groups[0]) in paths
+    assert "/" in paths
+
+
+def test_the_table_has_one_row_per_payer(state: SimpleNamespace) -> None:
+    rows = {row.payer: row for row in payer_rows(state.document)}
+    row = rows[path(state.groups[0])]
+    assert row.maps == len(TYPES) + 2
+    assert row.programs == 1
+    expected = sum(
+        each.memlock_bytes for each in state.document.maps if each.payer.path == row.payer
+    )
+    assert row.bytes == expected + sum(
+        each.memlock_bytes for each in state.document.programs if each.payer.path == row.payer
+    )
+
+
+def test_without_the_iterator_rows_are_marked_deduced(state: SimpleNamespace) -> None:
+    document = read_document(msgspec.json.encode(collect(use_bpf=False)), "here")
+    assert (document.charges.read, document.charges.why_not) == (False, "left out by --no-bpf")
+    payer = of(document, "many_0").payer
+    assert (payer.path, payer.read) == (path(state.groups[0]), False)
+    assert of(document, "left_pinned").payer.kind == "unknown"
+
+
+def test_the_one_file_script_gives_the_same_document(state: SimpleNamespace) -> None:
+    source = Path(script.__file__).read_bytes()
+    result = subprocess.run(
+        [sys.executable, "-I", "-", "--no-bpf"],
+        input=source,
+        capture_output=True,
+        check=True,
+        cwd="/",
+        env={},
+    )
+    document = read_document(result.stdout, "script")
+    assert {each.id for each in document.maps} == {each.id for each in state.document.maps}
+
+
+def test_nothing_is_left_behind(state: SimpleNamespace) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    collect(count_elements=True)
+    assert sorted(os.listdir("/proc/self/fd")) == before
