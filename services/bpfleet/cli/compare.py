@@ -21,6 +21,7 @@ from rich.progress import (
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.capture.listings import Listing
+from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
     Size,
     cpus_of_listings,
@@ -77,6 +78,7 @@ class _Outputs:
 
 
 @click.command("compare")
+@click.argument("captures", nargs=-1, type=_FILE, metavar="[CAPTURES]...")
 @click.option(
     "--scenario",
     "scenario_name",
@@ -119,9 +121,33 @@ class _Outputs:
 @click.option(
     "--cpus",
     type=click.IntRange(1, CPUS_MAX),
-    help="Possible CPUs of the --inventory host [default: what its memlock values tell].",
+    help="Possible CPUs of the --inventory host, or of captured hosts once they are replaced.",
 )
-@click.option("--ram", type=Size(), help="Memory of the --inventory host [default: 64G or more].")
+@click.option("--ram", type=Size(), help="Memory of the --inventory or replaced host.")
+@click.option(
+    "--fill", metavar="PERCENT", help="With captures: fill maps to this share, such as 80%."
+)
+@click.option(
+    "--replace",
+    "replacements",
+    multiple=True,
+    metavar="CONTAINER=FILE|APP",
+    help="With captures: roll out another set of maps over a container's, pinned ones stay.",
+)
+@click.option("--no-grouping", is_flag=True, help="With captures: emulate alike hosts one by one.")
+@click.option(
+    "--skip-bad", is_flag=True, help="With captures: leave out files that cannot be read."
+)
+@click.option(
+    "--patches",
+    type=_FOLDER,
+    help="With captures: write limits as systemd, Kubernetes and Compose patches.",
+)
+@click.option(
+    "--fail-on",
+    type=click.Choice([NEW_FAILURES]),
+    help="With captures: exit status 1 where something fails anew.",
+)
 @click.option(
     "--user-memory",
     type=Size(),
@@ -155,6 +181,7 @@ class _Outputs:
 @click.option("--report", "report_file", type=_OUT, help="Write one self-contained HTML page.")
 def command(
     *,
+    captures: tuple[Path, ...],
     scenario_name: str,
     models: str | None,
     before: str | None,
@@ -170,6 +197,12 @@ def command(
     memlock: int | None,
     cpus: int | None,
     ram: int | None,
+    fill: str | None,
+    replacements: tuple[str, ...],
+    no_grouping: bool,
+    skip_bad: bool,
+    patches: Path | None,
+    fail_on: str | None,
     user_memory: int,
     uid: int,
     limits: tuple[str, ...],
@@ -178,11 +211,15 @@ def command(
     csv_file: Path | None,
     markdown_file: Path | None,
     report_file: Path | None,
-) -> None:
-    """Runs one scenario under several models and prints them side by side.
+) -> int:
+    """Answers what another kernel does to captured hosts, or runs one scenario under several models side by side.
+
+    With CAPTURES (files of bpfleet capture) and --to: per kind of container, what happens after the change, and the
+    limit to set; every host is first emulated under its own kernel and compared with what the capture saw.
 
     \b
     Examples:
+      bpfleet compare captures/*.json --to 6.12 --report answer.html
       bpfleet compare
       bpfleet compare --models 5.10,6.1,6.12 --nodes 100 --seed 7
       bpfleet compare --inventory host.json --memory-limit 512M
@@ -190,6 +227,29 @@ def command(
       bpfleet compare --from 5.10 --to 6.1 --limits falco=512M
       bpfleet compare --repetitions 10
     """
+    if captures:
+        return compare_captures(
+            captures,
+            CapturedOptions(
+                after=_target(after),
+                before=before,
+                cpus=cpus,
+                ram=ram,
+                fill=_share(fill),
+                replacements=replacements,
+                grouping=not no_grouping,
+                skip_bad=skip_bad,
+                as_json=as_json,
+                csv_file=csv_file,
+                markdown_file=markdown_file,
+                report_file=report_file,
+                patches=patches,
+                fail_on=fail_on,
+                command=_command_line(click.get_current_context()),
+            ),
+        )
+    if fill or replacements or no_grouping or skip_bad or patches or fail_on:
+        raise click.UsageError("--fill, --replace, --patches and --fail-on go with captures")
     scenario = read_scenario(scenario_name)
     if inventories:
         listings = read_listings(inventories)
@@ -217,7 +277,7 @@ def command(
         if repetitions > 1:
             raise click.UsageError("--repetitions goes with --models, not with --from and --to")
         _upgrade(scenario, before, after, models, processes, folder, outputs)
-        return
+        return 0
     names = _names(models or ",".join(DEFAULT_MODELS))
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
@@ -228,6 +288,26 @@ def command(
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
+    return 0
+
+
+def _target(after: str | None) -> str:
+    if after is None:
+        raise click.UsageError("captures need --to, the kernel after the change")
+    return after
+
+
+def _share(text: str | None) -> float | None:
+    """A share of a map's entries: ``80%`` or ``80``."""
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise click.BadParameter(f"{text!r}: use 0% to 100%", param_hint="--fill")
+    return share
 
 
 _RAM_MIN_BYTES: Final = 64 << 30
@@ -262,7 +342,17 @@ def _say_assumptions(memlock: int | None, memory_limit: int | None, user_memory:
 
 _CPUS_DEFAULT: Final = 16
 _OUTPUT_OPTIONS: Final = frozenset(
-    {"as_json", "csv_file", "markdown_file", "report_file", "folder", "jobs", "agents"}
+    {
+        "patches",
+        "fail_on",
+        "as_json",
+        "csv_file",
+        "markdown_file",
+        "report_file",
+        "folder",
+        "jobs",
+        "agents",
+    }
 )
 
 
@@ -274,8 +364,9 @@ def _command_line(context: click.Context) -> str:
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name not in _OUTPUT_OPTIONS:
             value = context.params[name]
+            named = isinstance(option, click.Option)
             for each in value if isinstance(value, tuple) else (value,):
-                words += [option.opts[0], str(each)]
+                words += [option.opts[0], str(each)] if named else [str(each)]
     return shlex.join(words)
 
 

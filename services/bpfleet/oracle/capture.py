@@ -61,7 +61,11 @@ def capture(data: bytes, release: str, *, name: str = "") -> str:
 
     Raises ``BtfError`` for bytes that are not BTF or not of a kernel with BPF.
     """
-    btf = read_btf(data)
+    return capture_btf(read_btf(data), release, name=name)
+
+
+def capture_btf(btf: Vmlinux, release: str, *, name: str = "") -> str:
+    """The same for what was read of a BTF before."""
     if "bpf_map" not in btf.structs:
         raise BtfError("there is no struct bpf_map: not the BTF of a kernel with BPF")
     base = nearest_profile(release)

@@ -1,0 +1,216 @@
+"""The containers of a host under one kernel: what happens at start, at restart with pins and when maps fill. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from bpfleet.abi.bpf import MapType
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.calibrate.containers import Container, HostInput
+from bpfleet.kernel import KernelError
+from bpfleet.kernel.bpf.plan import map_cost, memlock_line
+from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.units import bytes_of
+from bpfleet.runtime import ReplicaRun
+from bpfleet.runtime.maps import create_map, map_attr
+from bpfleet.runtime.programs import prog_attr
+from bpfleet.workload.ops import ELEMENT_TYPES
+from bpfleet.workload.spec import (
+    KILLED,
+    Failure,
+    Inventory,
+    MapDeclaration,
+    ReplicaSpec,
+    WorkloadSpec,
+)
+
+__all__ = ["ContainerOutcome", "emulate_host"]
+
+# Reading the kernel's BTF costs a libbpf program some 10 MB of its own at each start.
+BTF_READ_BYTES: Final = 10 << 20
+_PROBE_RAM_BYTES: Final = 1 << 46
+OK: Final = "ok"
+# Ledger lines that a capture tells on its own: the process's memory, and what CPUs hold ready.
+_NOT_OF_BPF: Final = frozenset({"anon", "file", "shmem", "page_table", "stock"})
+
+
+class ContainerOutcome(Struct, frozen=True, kw_only=True):
+    """One container under one kernel. ``start`` and ``restart`` are ``ok``, an errno or ``SIGKILL``.
+
+    ``kernel_bytes`` is what BPF and the process's descriptors are charged for, ``growth_bytes`` what full maps add to
+    it, ``locked_bytes`` the user's counter. ``memlock`` is by a map's place in its container; ``refused`` are objects
+    this kernel refuses whatever the limits. ``failure`` says which call failed.
+    """
+
+    start: str
+    restart: str
+    failure: str = ""
+    kernel_bytes: int = 0
+    heap_bytes: int = 0
+    growth_bytes: int = 0
+    start_bytes: int = 0
+    locked_bytes: int = 0
+    memlock: Mapping[int, tuple[int, int]] = {}
+    refused: tuple[str, ...] = ()
+    throttled: bool = False
+
+    @property
+    def steady_bytes(self) -> int:
+        """What stays charged, with the maps as full as they are."""
+        return self.kernel_bytes + self.heap_bytes
+
+
+def emulate_host(host: HostInput, profile: KernelProfile) -> tuple[ContainerOutcome, ...]:
+    """Starts every container on one kernel, in the order of their paths, as one host runs them all."""
+    kernel = Kernel(profile, ram_bytes=host.ram_bytes, possible_cpus=host.possible_cpus)
+    return tuple(
+        _Emulated(kernel, profile, number, container, host.possible_cpus).outcome()
+        for number, container in enumerate(host.containers)
+    )
+
+
+class _Emulated:
+    def __init__(
+        self, kernel: Kernel, profile: KernelProfile, number: int, container: Container, cpus: int
+    ) -> None:
+        self._kernel: Final = kernel
+        self._profile: Final = profile
+        self._number: Final = number
+        self._container: Final = container
+        self._cpus: Final = cpus
+
+    def outcome(self) -> ContainerOutcome:
+        inventory, refused = self._creatable()
+        path = self._cgroup()
+        spec = self._spec(inventory, path)
+        before = self._kernel.user(self._container.uid).locked_vm_pages
+        run = ReplicaRun(self._kernel, spec, cgroup=path)
+        run.start()
+        started = run.failure is None
+        locked = bytes_of(self._kernel.user(self._container.uid).locked_vm_pages - before)
+        kernel_bytes = self._kernel_bytes(path, started=started)
+        growth = self._growth(inventory)
+        high = self._container.high_bytes
+        steady = kernel_bytes + inventory.user_memory_bytes
+        restart = self._restart(run, spec) if started else _errno(run.failure)
+        return ContainerOutcome(
+            start=_errno(run.failure),
+            restart=restart,
+            failure=_sentence(run.failure),
+            kernel_bytes=kernel_bytes,
+            heap_bytes=inventory.user_memory_bytes,
+            growth_bytes=growth,
+            start_bytes=steady + (BTF_READ_BYTES if self._container.uses_btf else 0),
+            locked_bytes=max(0, locked),
+            memlock=self._memlock(inventory),
+            refused=refused,
+            throttled=high is not None and steady + growth > high,
+        )
+
+    def _creatable(self) -> tuple[Inventory, tuple[str, ...]]:
+        """What this kernel makes when nothing limits it; the rest is left out, so that limits alone decide."""
+        empty = Kernel(self._profile, ram_bytes=_PROBE_RAM_BYTES, possible_cpus=self._cpus)
+        task = empty.spawn(uid=0, memlock=(RLIM_INFINITY, RLIM_INFINITY), cgroup="/", comm="probe")
+        inventory, refused = self._container.inventory, []
+        maps, programs = [], []
+        for declared in inventory.maps:
+            try:
+                fd = create_map(empty, task, declared)
+                empty.close(task.pid, fd)
+                maps.append(declared)
+            except KernelError as error:
+                refused.append(f"map {declared.name} ({declared.type_name}): {error.errno.name}")
+        for program in inventory.programs:
+            try:
+                empty.close(task.pid, empty.bpf.prog_load(task, prog_attr(program)).fd)
+                kept = tuple(n for n in program.map_names if any(m.name == n for m in maps))
+                programs.append(replace(program, map_names=kept))
+            except KernelError as error:
+                refused.append(f"program {program.name}: {error.errno.name}")
+        left = replace(inventory, maps=tuple(maps), programs=tuple(programs))
+        return left, tuple(refused)
+
+    def _cgroup(self) -> str:
+        """The container's cgroup with its limits and its ancestors'. The root's containers get one of their own."""
+        container = self._container
+        path = container.path if container.path != "/" else f"/root-{self._number}"
+        made = ""
+        limits = {each.path: each.max_bytes for each in container.ancestors}
+        for name in path.strip("/").split("/"):
+            made = f"{made}/{name}"
+            if made not in self._kernel.list_cgroups():
+                self._kernel.mkdir(made)
+                if made in limits:
+                    self._kernel.write_file(made, "memory.max", str(limits[made]))
+        if container.high_bytes is not None:
+            self._kernel.write_file(path, "memory.high", str(container.high_bytes))
+        return path
+
+    def _spec(self, inventory: Inventory, path: str) -> ReplicaSpec:
+        container = self._container
+        workload = WorkloadSpec(
+            name=f"{container.inventory.name}-{self._number}"[:60],
+            inventory=inventory,
+            uid=container.uid,
+            capabilities=container.capabilities,
+            memory_limit_bytes=container.max_bytes,
+            memlock_bytes=container.memlock_bytes,
+            oom_score_adj=container.oom_score_adj,
+        )
+        return ReplicaSpec(workload=workload, serial=0, inventory=inventory, cgroup=path)
+
+    def _kernel_bytes(self, path: str, *, started: bool) -> int:
+        if not started:
+            return sum(
+                map_cost(map_attr(each), self._profile, self._cpus).created.total
+                for each in self._container.inventory.maps
+                if each.map_type in self._profile.map_types
+            )
+        return sum(
+            line.bytes
+            for line in self._kernel.ledger()
+            if line.cgroup == path and line.kind not in _NOT_OF_BPF
+        )
+
+    def _growth(self, inventory: Inventory) -> int:
+        growth = 0
+        for each in inventory.maps:
+            if each.map_type not in ELEMENT_TYPES or each.inner is not None:
+                continue
+            cost = map_cost(map_attr(each), self._profile, self._cpus)
+            grown = cost.full.total - cost.created.total
+            growth += max(0, grown - grown * each.fill_entries // max(1, each.max_entries))
+        return growth
+
+    def _restart(self, run: ReplicaRun, spec: ReplicaSpec) -> str:
+        """One more start in a fresh cgroup, as a new container gets one: pinned maps of the old one live on."""
+        run.stop()
+        again = ReplicaRun(self._kernel, spec, cgroup=f"{run.cgroup}-again")
+        again.start()
+        return _errno(again.failure)
+
+    def _memlock(self, inventory: Inventory) -> dict[int, tuple[int, int]]:
+        """Least and most that the kernel may show for each map, by how full it is."""
+        places = {id(each): place for place, each in enumerate(self._container.inventory.maps)}
+        return {places[id(each)]: self._line(each) for each in inventory.maps}
+
+    def _line(self, declared: MapDeclaration) -> tuple[int, int]:
+        attr = map_attr(declared)
+        exact = memlock_line(attr, self._profile, self._cpus, declared.fill_entries)
+        if declared.fill_entries or declared.map_type in (MapType.ARRAY, MapType.PERCPU_ARRAY):
+            return exact, exact
+        full = memlock_line(attr, self._profile, self._cpus, declared.max_entries)
+        return (exact, full) if full > exact else (exact, exact)
+
+
+def _errno(failure: Failure | None) -> str:
+    return OK if failure is None else KILLED if failure.killed else failure.errno
+
+
+def _sentence(failure: Failure | None) -> str:
+    if failure is None:
+        return ""
+    return f"{failure.call} {failure.object}: {failure.errno} ({failure.reason}): {failure.detail}"

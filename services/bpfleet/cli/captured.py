@@ -1,0 +1,229 @@
+"""The road of ``bpfleet compare`` for captured hosts: read documents, emulate today and after, answer per container."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+from msgspec.structs import replace as changed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
+from bpfleet.capture.document import SCHEMA, BtfFacts, Document, read_document
+from bpfleet.capture.listings import read_listing
+from bpfleet.cli.output import console, print_json, print_table, write_file
+from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
+from bpfleet.kernel.profile_file import profile_from_toml
+from bpfleet.oracle.capture import capture_btf
+from bpfleet.oracle.vmlinux_btf import Struct, Vmlinux
+from bpfleet.report.answer import (
+    CALIBRATION_HEADS,
+    ROW_HEADS,
+    Answer,
+    HostCase,
+    answer_data,
+    answer_for,
+    calibration_cells,
+    row_cells,
+    to_csv,
+    to_markdown,
+)
+from bpfleet.report.answer_page import answer_page
+from bpfleet.report.patches import patch_files
+from bpfleet.runtime.profiles import profile_from
+from bpfleet.workload.catalogue import inventory_for
+from bpfleet.workload.errors import SpecError
+from bpfleet.workload.spec import Inventory, NodeShape
+
+__all__ = ["CapturedOptions", "compare_captures"]
+
+NEW_FAILURES: Final = "new-failures"
+EXIT_NEW_FAILURES: Final = 1
+_SHOWN_CALIBRATIONS: Final = 20
+# Host BTF profiles by what decides them: hosts of one kernel share one.
+_Profiles = dict[tuple[str, str, bytes], KernelProfile]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedOptions:
+    """What the command line asked."""
+
+    after: str
+    before: str | None = None
+    cpus: int | None = None
+    ram: int | None = None
+    fill: float | None = None
+    replacements: tuple[str, ...] = ()
+    grouping: bool = True
+    skip_bad: bool = False
+    as_json: bool = False
+    csv_file: Path | None = None
+    markdown_file: Path | None = None
+    report_file: Path | None = None
+    patches: Path | None = None
+    fail_on: str | None = None
+    command: str = ""
+
+
+def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
+    """The answer for the hosts in ``files``; the exit status."""
+    target = profile_from(options.after)
+    documents = list(_documents(files, skip_bad=options.skip_bad))
+    if not documents:
+        raise click.UsageError("no capture could be read")
+    profiles: _Profiles = {}
+    cases = [_case(source, document, target, options, profiles) for source, document in documents]
+    with _progress("hosts", len(cases)) as advance:
+        answer = answer_for(cases, grouping=options.grouping, on_host=advance)
+    _write(answer, options)
+    if options.as_json:
+        print_json(answer_data(answer))
+    else:
+        _print(answer)
+    failed = options.fail_on == NEW_FAILURES and answer.new_failures
+    return EXIT_NEW_FAILURES if failed else 0
+
+
+def _documents(files: Sequence[Path], *, skip_bad: bool) -> Iterator[tuple[str, Document]]:
+    with _progress("captures", len(files)) as advance:
+        for path in files:
+            try:
+                yield str(path), read_document(path.read_bytes(), str(path))
+            except SpecError as error:
+                if not skip_bad:
+                    raise
+                click.echo(f"left out: {error}", err=True)
+            advance()
+
+
+def _case(
+    source: str,
+    document: Document,
+    target: KernelProfile,
+    options: CapturedOptions,
+    profiles: _Profiles,
+) -> HostCase:
+    before = host_input(document)
+    after = before
+    if options.cpus is not None:
+        after = changed(after, possible_cpus=options.cpus)
+    if options.ram is not None:
+        after = changed(after, ram_bytes=options.ram)
+    if options.fill is not None:
+        after = with_fill(after, options.fill)
+    for text in options.replacements:
+        after = _replaced(after, text)
+    kernel = profile_from(options.before) if options.before else own_kernel(document, profiles)
+    return HostCase(
+        source=source, document=document, before=before, after=after, kernel=kernel, target=target
+    )
+
+
+def own_kernel(document: Document, known: _Profiles) -> KernelProfile:
+    """The kernel a document was taken on: the nearest known one, with the sizes and changes its BTF shows."""
+    host = document.host
+    if "profile" in host.distribution:
+        return profile_named(host.distribution["profile"])  # an emulated node
+    option = host.boot_options.get("cgroup.memory", "")
+    key = (host.release, option, b"" if document.btf is None else msgspec.json.encode(document.btf))
+    if key not in known:
+        base = nearest_profile(host.release)
+        if document.btf is not None:
+            base = profile_from_toml(capture_btf(_vmlinux(document.btf), host.release))
+        if "nobpf" in option.split(","):
+            variant = profile_named(f"{nearest_profile(host.release).name}:nobpf")
+            base = replace(base, payer=variant.payer)
+        known[key] = base
+    return known[key]
+
+
+def _vmlinux(facts: BtfFacts) -> Vmlinux:
+    structs = {name: Struct(size) for name, size in facts.structs.items()}
+    for path, length in facts.members.items():
+        name, _, member = path.partition(".")
+        structs.setdefault(name, Struct(0)).members[member] = length
+    return Vmlinux(structs, dict.fromkeys(facts.map_types, 0))
+
+
+def _replaced(host: HostInput, text: str) -> HostInput:
+    """``KIND=FILE`` or ``KIND=APPLICATION``: another set of maps for containers of that kind."""
+    kind, equals, what = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r}: write CONTAINER=FILE", param_hint="--replace")
+    if all(each.kind != kind for each in host.containers):
+        known = ", ".join(sorted({each.kind for each in host.containers}))
+        raise click.BadParameter(
+            f"no container is called {kind}; there are {known}", param_hint="--replace"
+        )
+    return replaced(host, kind, _new_inventory(kind, what, host))
+
+
+def _new_inventory(kind: str, what: str, host: HostInput) -> Inventory:
+    path = Path(what)
+    if not path.exists():
+        shape = NodeShape(possible_cpus=host.possible_cpus, ram_bytes=host.ram_bytes)
+        return inventory_for(what, shape)
+    data = path.read_bytes()
+    if SCHEMA.encode() in data[: 1 << 20] or b'"schema"' in data:
+        containers = host_input(read_document(data, what)).containers
+        found = next((each for each in containers if each.kind == kind), None)
+        if found is None:
+            raise SpecError(
+                what, "", kind, "no such container in this capture", "capture where it runs"
+            )
+        return found.inventory
+    return read_listing(data.decode("utf-8", "replace"), what, name="new").inventory
+
+
+def _write(answer: Answer, options: CapturedOptions) -> None:
+    if options.csv_file is not None:
+        write_file(options.csv_file, to_csv(answer))
+    if options.markdown_file is not None:
+        write_file(options.markdown_file, to_markdown(answer))
+    if options.report_file is not None:
+        write_file(options.report_file, answer_page(answer, options.command))
+    if options.patches is not None:
+        for name, text in patch_files(answer.rows).items():
+            path = options.patches / name
+            os.makedirs(path.parent, exist_ok=True)
+            write_file(path, text)
+
+
+def _print(answer: Answer) -> None:
+    out = console()
+    title = f"{answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
+    out.print(title, style="bold", markup=False)
+    print_table(ROW_HEADS, map(row_cells, answer.rows), numbers_from=5)
+    for row in answer.rows:
+        if row.why:
+            out.print(f"  {row.container}: {row.why}", markup=False)
+    out.print()
+    out.print("Calibration: today's emulation beside what the captures saw", style="bold")
+    shown = sorted(answer.calibrations, key=lambda each: each[1].reproduced)[:_SHOWN_CALIBRATIONS]
+    print_table(CALIBRATION_HEADS, (calibration_cells(*each) for each in shown), numbers_from=3)
+    good = sum(line.reproduced for _, line in answer.calibrations)
+    out.print(f"{good} of {len(answer.calibrations)} containers reproduced", markup=False)
+    for kind, text in answer.assumptions:
+        out.print(f"assumed: {kind}: {text}", markup=False)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on standard error, only where that is a terminal."""
+    screen = console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=screen,
+        disable=not screen.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,377 @@
+"""The answer: one row per kind of container over all captured hosts, today and after the change, worst first. Pure."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from bpfleet import __version__
+from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.calibrate.containers import Container, HostInput, normalised
+from bpfleet.calibrate.emulate import OK, ContainerOutcome, emulate_host
+from bpfleet.calibrate.verdict import Calibration, calibrate
+from bpfleet.capture.document import Document
+from bpfleet.kernel.profile import KernelProfile
+from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.spec import KILLED
+
+__all__ = ["Answer", "AnswerRow", "HostCase", "answer_data", "answer_for", "to_csv", "to_markdown"]
+
+# JSON values of any type.
+Plain = Any
+
+_MIB: Final = 1 << 20
+_HEAD_ROOM_PERCENT: Final = 10
+# Worst first: what happens after the change, if it does not happen today.
+_SEVERITY: Final = (
+    "fails now",
+    "fails anew",
+    "may fail when full",
+    "throttled",
+    "stops failing",
+    "fails as before",
+    "fits",
+)
+
+
+class HostCase(Struct, frozen=True, kw_only=True):
+    """One host of the question: its capture, what is emulated of it before and after, and its kernels."""
+
+    source: str
+    document: Document
+    before: HostInput
+    after: HostInput
+    kernel: KernelProfile
+    target: KernelProfile
+
+
+class AnswerRow(Struct, frozen=True, kw_only=True):
+    """One kind of container under one change. Numbers are those of the host where it is worst.
+
+    ``when`` is at start, at restart or in operation. ``need_bytes`` is what it holds at its worst moment after the
+    change; ``decides`` names the largest part of it.
+    """
+
+    container: str
+    change: str
+    hosts: int
+    affected: int
+    before: str
+    after: str
+    when: str
+    containers: int
+    reproduced: int
+    limit_bytes: int | None
+    room_before: int | None
+    room_after: int | None
+    need_bytes: int
+    set_limit: str
+    set_bytes: int
+    decides: str
+    why: str
+    host: str
+    path: str
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """All there is to say. ``groups`` is how many different hosts were emulated."""
+
+    version: str
+    hosts: int
+    groups: int
+    kernels: tuple[str, ...]
+    target: str
+    rows: tuple[AnswerRow, ...]
+    calibrations: tuple[tuple[str, Calibration], ...]
+    assumptions: tuple[tuple[str, str], ...]
+
+    @property
+    def new_failures(self) -> int:
+        """Rows that fail after the change and did not before."""
+        return sum(row.change == "fails anew" for row in self.rows)
+
+
+def answer_for(
+    cases: Sequence[HostCase], *, grouping: bool = True, on_host: Callable[[], None] | None = None
+) -> Answer:
+    """Emulates every host today and after, hosts that are alike once."""
+    known: dict[tuple[HostInput, str], tuple[ContainerOutcome, ...]] = {}
+
+    def emulated(host: HostInput, profile: KernelProfile) -> tuple[ContainerOutcome, ...]:
+        key = (normalised(host), profile.name)
+        if not grouping:
+            return emulate_host(host, profile)
+        if key not in known:
+            known[key] = emulate_host(host, profile)
+        return known[key]
+
+    found: dict[str, list[_Seen]] = {}
+    calibrations: list[tuple[str, Calibration]] = []
+    assumptions: dict[tuple[str, str], None] = {}
+    distinct: set[tuple[HostInput, str]] = set()
+    for case in cases:
+        distinct.add((normalised(case.before), case.kernel.name))
+        before = emulated(case.before, case.kernel)
+        after = emulated(case.after, case.target)
+        lines = calibrate(case.document, case.before.containers, before)
+        calibrations += [(case.document.host.name, line) for line in lines]
+        for container, was, will, line in zip(
+            case.after.containers, before, after, lines, strict=True
+        ):
+            found.setdefault(container.kind, []).append(_Seen(case, container, was, will, line))
+            for text in container.assumptions:
+                assumptions[container.kind, text] = None
+        if on_host is not None:
+            on_host()
+    rows = [_row(kind, seen) for kind, seen in found.items()]
+    rows.sort(key=lambda row: (_SEVERITY.index(row.change), -row.affected, row.container))
+    return Answer(
+        version=__version__,
+        hosts=len(cases),
+        groups=len(distinct),
+        kernels=tuple(sorted({case.kernel.name for case in cases})),
+        target=", ".join(sorted({case.target.name for case in cases})),
+        rows=tuple(rows),
+        calibrations=tuple(calibrations),
+        assumptions=tuple(assumptions),
+    )
+
+
+class _Seen:
+    """One container on one host, before and after."""
+
+    def __init__(
+        self,
+        case: HostCase,
+        container: Container,
+        was: ContainerOutcome,
+        will: ContainerOutcome,
+        line: Calibration,
+    ) -> None:
+        self.case = case
+        self.container = container
+        self.was = was
+        self.will = will
+        self.line = line
+        self.limit = container.max_bytes
+        self.counts_memory = not case.target.is_rlimit
+
+    @property
+    def need_bytes(self) -> int:
+        """Its worst moment after the change: the start, or all maps full."""
+        if not self.counts_memory:
+            return self.will.locked_bytes
+        return max(self.will.start_bytes, self.will.steady_bytes + self.will.growth_bytes)
+
+    def change(self) -> tuple[str, str, str]:
+        """What changes, what happens, and when."""
+        was, will = self.was, self.will
+        bad = next(
+            (
+                (what, when)
+                for what, when in ((will.start, "at start"), (will.restart, "at restart"))
+                if what != OK
+            ),
+            None,
+        )
+        failed_before = was.start != OK or was.restart != OK
+        if bad is not None:
+            what, when = bad
+            return ("fails as before" if failed_before else "fails anew"), _words(what), when
+        if failed_before:
+            return "stops failing", OK, ""
+        if self.limit is not None and self.counts_memory:
+            if will.start_bytes > self.limit:
+                return "may fail when full", "OOM kill", "at start"
+            if self.need_bytes > self.limit:
+                return "may fail when full", "ENOMEM or OOM kill", "in operation"
+        if will.throttled and not was.throttled:
+            return "throttled", "memory.high", "in operation"
+        return "fits", OK, ""
+
+    def room(self, outcome: ContainerOutcome, profile: KernelProfile) -> int | None:
+        """What is left under the limit that counts on a kernel, once it runs."""
+        if profile.is_rlimit:
+            limit = self.container.memlock_bytes
+            return None if limit >= RLIM_INFINITY else limit - outcome.locked_bytes
+        return None if self.limit is None else self.limit - outcome.steady_bytes
+
+    def decides(self) -> str:
+        """The largest part of what it needs."""
+        if not self.counts_memory:
+            return f"locked memory {format_bytes(self.will.locked_bytes)}"
+        parts = {
+            "maps and programs": self.will.kernel_bytes,
+            "heap": self.will.heap_bytes,
+            "elements of full maps": self.will.growth_bytes,
+            "reading BTF at start": self.will.start_bytes - self.will.steady_bytes,
+        }
+        name = max(parts, key=lambda part: parts[part])
+        return f"{name} {format_bytes(parts[name])}"
+
+
+def _words(errno: str) -> str:
+    return "OOM kill" if errno == KILLED else errno
+
+
+def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
+    changes = [each.change() for each in seen]
+    worst = min(
+        range(len(seen)), key=lambda n: (_SEVERITY.index(changes[n][0]), -seen[n].need_bytes)
+    )
+    each, (change, after, when) = seen[worst], changes[worst]
+    need = max(one.need_bytes for one in seen)
+    return AnswerRow(
+        container=kind,
+        change=change,
+        hosts=len({id(one.case) for one in seen}),
+        affected=len(
+            {id(one.case) for one, found in zip(seen, changes, strict=True) if found[0] == change}
+        ),
+        before=_words(each.was.start if each.was.start != OK else each.was.restart),
+        after=after,
+        when=when,
+        containers=len(seen),
+        reproduced=sum(one.line.reproduced for one in seen),
+        limit_bytes=each.limit if each.counts_memory else _finite(each.container.memlock_bytes),
+        room_before=each.room(each.was, each.case.kernel),
+        room_after=each.room(each.will, each.case.target),
+        need_bytes=need,
+        set_limit="memory.max" if each.counts_memory else "LimitMEMLOCK",
+        set_bytes=_rounded(need),
+        decides=each.decides(),
+        why=each.will.failure,
+        host=each.case.document.host.name,
+        path=each.container.path,
+    )
+
+
+def _finite(limit: int) -> int | None:
+    return None if limit >= RLIM_INFINITY else limit
+
+
+def _rounded(need: int) -> int:
+    with_room = need * (100 + _HEAD_ROOM_PERCENT) // 100
+    return max(_MIB, -(-with_room // _MIB) * _MIB)
+
+
+# -- forms
+
+
+def answer_data(answer: Answer) -> Plain:
+    """The answer for JSON."""
+    return {
+        "version": answer.version,
+        "hosts": answer.hosts,
+        "groups": answer.groups,
+        "kernels": list(answer.kernels),
+        "target": answer.target,
+        "new_failures": answer.new_failures,
+        "rows": [
+            {name: getattr(row, name) for name in AnswerRow.__struct_fields__}
+            for row in answer.rows
+        ],
+        "calibration": [
+            {
+                "host": host,
+                "unexplained_bytes": line.unexplained_bytes,
+                **{
+                    name: getattr(line, name)
+                    for name in Calibration.__struct_fields__
+                    if name != "differing"
+                },
+                "differing": [
+                    {name: getattr(each, name) for name in each.__struct_fields__}
+                    for each in line.differing
+                ],
+            }
+            for host, line in answer.calibrations
+        ],
+        "assumptions": [
+            {"container": kind, "assumption": text} for kind, text in answer.assumptions
+        ],
+    }
+
+
+def to_csv(answer: Answer) -> str:
+    """One line per kind of container."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = AnswerRow.__struct_fields__
+    writer.writerow(names)
+    writer.writerows([getattr(row, name) for name in names] for row in answer.rows)
+    return text.getvalue()
+
+
+def row_cells(row: AnswerRow) -> tuple[str, ...]:
+    """A row for people: container, change, hosts, before, after, limit, room before and after, set, decided by."""
+    shaky = "" if row.reproduced == row.containers else " (not reproduced)"
+    return (
+        row.container,
+        row.change + shaky,
+        f"{row.affected} of {row.hosts}",
+        row.before,
+        f"{row.after} {row.when}".strip(),
+        _size(row.limit_bytes, "max"),
+        _size(row.room_before, ""),
+        _size(row.room_after, ""),
+        f"{row.set_limit} {format_bytes(row.set_bytes)}",
+        row.decides,
+    )
+
+
+ROW_HEADS: Final = (
+    "container", "change", "hosts", "today", "after", "limit", "room today", "room after", "set", "decided by",
+)  # fmt: skip
+
+
+def _size(value: int | None, none: str) -> str:
+    if value is None:
+        return none
+    return f"-{format_bytes(-value)}" if value < 0 else format_bytes(value) if value else "0"
+
+
+CALIBRATION_HEADS: Final = ("host", "container", "maps exact", "memlock seen", "emulated", "kernel memory seen",
+                            "bpf emulated", "told apart", "estimated up to", "unexplained", "verdict")  # fmt: skip
+
+
+def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
+    """A line of the calibration for people."""
+    return (
+        host,
+        line.container,
+        f"{line.exact_maps} of {line.maps}",
+        format_bytes(line.seen_memlock),
+        format_bytes(line.emulated_memlock),
+        _size(line.seen_bytes, "not told"),
+        format_bytes(line.emulated_bytes),
+        format_bytes(line.told_bytes),
+        format_bytes(line.estimated_bytes),
+        _size(line.unexplained_bytes, ""),
+        line.verdict,
+    )
+
+
+def to_markdown(answer: Answer) -> str:
+    """Answer and calibration as tables."""
+    title = f"## {answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
+    parts = [title, _table(ROW_HEADS, map(row_cells, answer.rows)), "### Calibration"]
+    parts.append(
+        _table(
+            CALIBRATION_HEADS, (calibration_cells(host, line) for host, line in answer.calibrations)
+        )
+    )
+    if answer.assumptions:
+        parts += [
+            "### Assumed",
+            "\n".join(f"- {kind}: {text}" for kind, text in answer.assumptions),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)

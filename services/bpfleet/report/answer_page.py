@@ -1,0 +1,82 @@
+"""The answer as one self-contained page: no script, no outside resource, light and dark."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Final
+
+from bpfleet.report.answer import (
+    CALIBRATION_HEADS,
+    ROW_HEADS,
+    Answer,
+    calibration_cells,
+    row_cells,
+)
+
+__all__ = ["answer_page"]
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --ink: #1d2430; --paper: #fff; --line: #d5dae2; --soft: #5c6675; --bad: #b3261e;
+  --warn: #8a5a00; --good: #1b6e3c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14181f; --line: #333b47; --soft: #9aa4b2;
+  --bad: #ff8a80; --warn: #f0c060; --good: #7fd6a0; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
+  max-width: 82rem; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { color: var(--soft); font-weight: 600; white-space: nowrap; }
+.bad td:nth-child(2) { color: var(--bad); font-weight: 600; } .warn td:nth-child(2) { color: var(--warn); }
+.good td:nth-child(2), td.good { color: var(--good); } td.bad { color: var(--bad); }
+p, li { color: var(--soft); } code { font-size: .9em; }
+"""
+_CLASSES: Final = {
+    "fails anew": "bad",
+    "fails as before": "bad",
+    "may fail when full": "warn",
+    "throttled": "warn",
+}
+
+
+def answer_page(answer: Answer, command: str) -> str:
+    """The page. ``command`` is how to come to it again."""
+    title = f"{answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
+    rows = ((_CLASSES.get(row.change, "good"), row_cells(row)) for row in answer.rows)
+    lines = (
+        ("calibrated" if line.reproduced else "off", calibration_cells(host, line))
+        for host, line in answer.calibrations
+    )
+    assumed = "".join(
+        f"<li>{escape(kind)}: {escape(text)}</li>" for kind, text in answer.assumptions
+    )
+    reasons = "".join(
+        f"<li>{escape(row.container)}: <code>{escape(row.why)}</code></li>"
+        for row in answer.rows
+        if row.why
+    )
+    return "\n".join(
+        (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            f"<p>{answer.new_failures} kinds of containers fail anew. {answer.groups} different hosts"
+            f" were emulated.</p>",
+            "<h2>What changes</h2>",
+            _table(ROW_HEADS, rows),
+            f"<h2>Why</h2><ul>{reasons}</ul>" if reasons else "",
+            "<h2>Calibration: today's emulation beside what the captures saw</h2>",
+            _table(CALIBRATION_HEADS, lines),
+            f"<h2>Assumed</h2><ul>{assumed}</ul>" if assumed else "",
+            f"<p>bpfleet {escape(answer.version)}: <code>{escape(command)}</code></p></body></html>\n",
+        )
+    )
+
+
+def _table(heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
+    body = "".join(
+        f'<tr class="{name}">' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+        for name, cells in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,122 @@
+"""`bpfleet compare CAPTURES --to K`, `capture` and `charges` as commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bpfleet.capture.document import write_document
+from bpfleet.cli.main import main
+from tests.captured_hosts import MIB, host
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def captures(tmp_path: Path) -> list[Path]:
+    documents = [
+        host("big", entries=200_000, limit=8 * MIB, heap=MIB),
+        host("small", entries=100),
+        host("new", release="6.1.5", profile="6.1"),
+    ]
+    paths = [tmp_path / f"{document.host.name}.json" for document in documents]
+    for path, document in zip(paths, documents, strict=True):
+        path.write_bytes(write_document(document))
+    return paths
+
+
+def test_captures_are_answered_with_calibration(
+    captures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("compare", *captures, "--to", "6.12") == 0
+    output = capsys.readouterr().out
+    assert "3 hosts: 5.10, 6.1 to 6.12" in output
+    assert "fails anew" in output
+    assert "3 of 3 containers reproduced" in output
+
+
+def test_a_pipeline_fails_on_new_failures(captures: list[Path]) -> None:
+    assert run("compare", *captures, "--to", "6.12", "--fail-on", "new-failures") == 1
+    assert run("compare", captures[1], "--to", "6.12", "--fail-on", "new-failures") == 0
+
+
+def test_all_outputs_are_written(captures: list[Path], tmp_path: Path) -> None:
+    outputs = {form: tmp_path / f"out.{form}" for form in ("csv", "markdown", "report")}
+    options = [word for form, path in outputs.items() for word in (f"--{form}", path)]
+    assert run("compare", *captures, "--to", "6.12", *options, "--patches", tmp_path / "p") == 0
+    assert all("agent.service" in path.read_text() for path in outputs.values())
+    drop_in = tmp_path / "p" / "systemd" / "agent.service.d" / "50-bpfleet.conf"
+    assert "MemoryMax=" in drop_in.read_text()
+
+
+def test_grouping_changes_nothing(captures: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", *captures, "--to", "6.12", "--json") == 0
+    grouped = json.loads(capsys.readouterr().out)
+    assert run("compare", *captures, "--to", "6.12", "--json", "--no-grouping") == 0
+    assert json.loads(capsys.readouterr().out) == grouped
+
+
+def test_a_bad_capture_is_named_and_left_out_when_asked(
+    captures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text("{")
+    assert run("compare", *captures, bad, "--to", "6.12") == 2
+    assert "bad.json: not JSON" in capsys.readouterr().err
+    assert run("compare", *captures, bad, "--to", "6.12", "--skip-bad") == 0
+    assert "left out: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "captures need --to"),
+        (("--to", "6.12", "--fill", "120%"), "use 0% to 100%"),
+        (("--to", "6.12", "--replace", "nobody=x"), "no container is called nobody"),
+        (("--to", "6.12", "--replace", "x"), "write CONTAINER=FILE"),
+        (("--to", "9.99"), "unknown kernel profile"),
+    ],
+)
+def test_bad_options_are_one_line(
+    options: tuple[str, ...], message: str, captures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("compare", *captures, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_larger_hosts_and_another_agent_are_asked_about(
+    captures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (
+        "--to",
+        "6.1",
+        "--cpus",
+        "128",
+        "--fill",
+        "10%",
+        "--replace",
+        f"agent.service={captures[0]}",
+    )
+    assert run("compare", captures[2], *options, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["need_bytes"] > 16 * MIB
+
+
+def test_charges_of_a_capture(captures: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("charges", captures[2], "--objects") == 0
+    output = capsys.readouterr().out
+    assert "/system.slice/agent.service" in output
+    assert "flows" in output
+    assert run("charges", captures[2], "--openmetrics") == 0
+    assert "bpfleet_payer_bpf_bytes" in capsys.readouterr().out
+    assert run("charges", captures[2], "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["maps"] == 1
+
+
+def test_the_script_and_the_schema_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("capture", "--script") == 0
+    assert "def collect(" in capsys.readouterr().out
+    assert run("capture", "--schema") == 0
+    assert "Document" in json.loads(capsys.readouterr().out)["$defs"]

@@ -1,0 +1,160 @@
+"""The answer: one row per kind of container, worst first; grouping changes nothing; limits become patches."""
+
+import json
+
+import pytest
+import yaml
+
+from bpfleet.calibrate.containers import host_input, replaced, with_fill
+from bpfleet.capture.document import Document
+from bpfleet.kernel.profile import PROFILES
+from bpfleet.report.answer import (
+    Answer,
+    HostCase,
+    answer_data,
+    answer_for,
+    row_cells,
+    to_csv,
+    to_markdown,
+)
+from bpfleet.report.answer_page import answer_page
+from bpfleet.report.patches import patch_files
+from tests.captured_hosts import MIB, host
+
+KIB = 1 << 10
+
+
+def case(document: Document, before: str = "5.10", after: str = "6.12") -> HostCase:
+    found = host_input(document)
+    return HostCase(
+        source="f",
+        document=document,
+        before=found,
+        after=found,
+        kernel=PROFILES[before],
+        target=PROFILES[after],
+    )
+
+
+def ask(
+    *documents: Document, before: str = "5.10", after: str = "6.12", grouping: bool = True
+) -> Answer:
+    return answer_for([case(each, before, after) for each in documents], grouping=grouping)
+
+
+def test_a_limit_that_counted_no_maps_fails_anew() -> None:
+    answer = ask(host("big", entries=200_000, limit=8 * MIB, heap=MIB), host("small", entries=100))
+    (row,) = answer.rows
+    assert (row.container, row.change, row.hosts, row.affected) == (
+        "agent.service",
+        "fails anew",
+        2,
+        1,
+    )
+    assert (row.before, row.when, row.host) == ("ok", "at start", "big")
+    assert row.set_bytes > 8 * MIB
+    assert row.decides.startswith("maps and programs")
+    assert answer.new_failures == 1
+
+
+def test_memlock_that_was_used_up_stops_failing() -> None:
+    (row,) = ask(host("h", memlock=64 * KIB)).rows
+    assert (row.change, row.before, row.after) == ("stops failing", "EPERM", "ok")
+
+
+def test_going_back_to_a_kernel_that_charges_users_needs_memlock() -> None:
+    document = host("h", release="6.12.1", profile="6.12", memlock=64 * KIB)
+    (row,) = ask(document, before="6.12", after="5.10").rows
+    assert (row.change, row.after, row.set_limit) == ("fails anew", "EPERM", "LimitMEMLOCK")
+    assert row.limit_bytes == 64 * KIB
+
+
+def test_worst_rows_come_first() -> None:
+    fits = host("a", comm="fits", path="/fits")
+    fails = host("b", comm="fails", path="/fails", entries=200_000, limit=8 * MIB, heap=MIB)
+    assert [row.container for row in ask(fits, fails).rows] == ["fails", "fits"]
+
+
+def test_alike_hosts_are_emulated_once_with_the_same_answer() -> None:
+    documents = [host(f"h{n}", path=f"/kubepods/pod{n}/c", cpus=2 + 2 * (n % 2)) for n in range(6)]
+    grouped, single = ask(*documents), ask(*documents, grouping=False)
+    assert grouped.groups == 2
+    assert grouped == single
+
+
+def test_hosts_of_several_kernels_are_one_fleet() -> None:
+    old, new = host("old"), host("new", release="6.1.5", profile="6.1")
+    answer = answer_for([case(old), case(new, before="6.1")])
+    assert answer.kernels == ("5.10", "6.1")
+    assert [row.hosts for row in answer.rows] == [2]
+
+
+def test_a_new_release_of_an_agent_needs_room_beside_its_old_pins() -> None:
+    document = host(
+        "h",
+        release="6.12.1",
+        profile="6.12",
+        entries=100_000,
+        limit=24 * MIB,
+        heap=MIB,
+        pinned=True,
+    )
+    found = host_input(document)
+    grown = (
+        host_input(host("n", release="6.12.1", profile="6.12", entries=120_000))
+        .containers[0]
+        .inventory
+    )
+    one = HostCase(
+        source="f",
+        document=document,
+        before=found,
+        after=replaced(found, "agent.service", grown),
+        kernel=PROFILES["6.12"],
+        target=PROFILES["6.12"],
+    )
+    (row,) = answer_for([one]).rows
+    assert (row.change, row.after) == ("fails anew", "ENOMEM")
+
+
+def test_a_container_that_is_not_reproduced_is_marked() -> None:
+    (row,) = ask(host("h", off=1 << 20)).rows
+    assert row_cells(row)[1].endswith("(not reproduced)")
+
+
+def test_filled_maps_need_more_where_elements_are_allocated() -> None:
+    found = host_input(host("h"))
+    assert with_fill(found, 0.1).containers[0].inventory.maps[0].fill_entries == 1000
+
+
+def test_every_form_carries_the_rows() -> None:
+    answer = ask(host("big", entries=200_000, limit=8 * MIB, heap=MIB))
+    assert json.loads(json.dumps(answer_data(answer)))["rows"][0]["change"] == "fails anew"
+    assert "agent.service" in to_csv(answer)
+    assert "### Calibration" in to_markdown(answer)
+    page = answer_page(answer, "bpfleet compare <x>")
+    assert "prefers-color-scheme: dark" in page
+    assert "bpfleet compare &lt;x&gt;" in page
+    assert "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("path", "comm", "name", "words"),
+    [
+        (
+            "/system.slice/agent.service",
+            "a",
+            "systemd/agent.service.d/50-bpfleet.conf",
+            "MemoryMax=",
+        ),
+        ("/kubepods/pod7/" + "a" * 64, "cilium-agent", "kubernetes/cilium-agent.yaml", "memory: "),
+        ("/docker/" + "a" * 64, "web", "compose.override.yml", "mem_limit: "),
+    ],
+)
+def test_limits_are_written_as_patches(path: str, comm: str, name: str, words: str) -> None:
+    document = host("h", entries=200_000, limit=8 * MIB, heap=MIB, path=path, comm=comm)
+    files = patch_files(ask(document).rows)
+    assert list(files) == [name]
+    assert words in files[name]
+    if name.endswith((".yaml", ".yml")):
+        assert yaml.safe_load(files[name])
