@@ -11,7 +11,7 @@ from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.kernel.views.ledger import LedgerLine
 from bpfleet.kernel.views.orphans import Orphan
 from bpfleet.node_agent.agent import Agent
-from bpfleet.node_agent.node import HostedNode, NodeShape
+from bpfleet.node_agent.node import HostedNode, NodeBoot
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.node_agent.watch import Watches, compacted
 from bpfleet.rpc import names
@@ -35,9 +35,9 @@ ADVANCE_NS_MAX: Final = 365 * 86_400 * 10**9
 _ADVANCE_STEP_NS: Final = 60 * 10**9
 
 
-def node_shape(spec: pb.NodeSpec, field: str = "spec") -> NodeShape:
+def node_shape(spec: pb.NodeSpec, field: str = "spec") -> NodeBoot:
     """What a node is booted with. Raises ``ApiError`` naming the field and what it accepts."""
-    return NodeShape(
+    return NodeBoot(
         profile=_profile(spec, field),
         ram_bytes=within(spec.ram_bytes, f"{field}.ram_bytes", RAM_BYTES_MIN, RAM_BYTES_MAX),
         possible_cpus=within(spec.possible_cpus, f"{field}.possible_cpus", 1, CPUS_MAX),

@@ -9,8 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bpfleet.fleet.commands import LabelNode, NodeAnnouncement, NodeUsage, TaintNode
 from bpfleet.fleet.constraints import is_node_key
-from bpfleet.fleet.placement import NodeVerdict, summary
-from bpfleet.fleet.records import Event, Node, Replica, Workload
+from bpfleet.fleet.placement import NodeScore, summary
+from bpfleet.fleet.records import FleetEvent, FleetNode, Replica, Workload
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.convert import within
@@ -228,7 +228,9 @@ def replica_message(state: FleetState, replica: Replica) -> fleet_service_pb2.Re
     return message
 
 
-def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_service_pb2.FleetNode:
+def node_message(
+    state: FleetState, node: FleetNode, *, replicas: bool
+) -> fleet_service_pb2.FleetNode:
     """The node with its bookings and its last report; with its replicas if asked for."""
     book = state.tables.books.nodes[node.name]
     usage = state.soft.usage.get(node.name, NodeUsage(node=node.name))
@@ -264,7 +266,7 @@ def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_serv
     return message
 
 
-def score_message(verdict: NodeVerdict) -> fleet_service_pb2.NodeScore:
+def score_message(verdict: NodeScore) -> fleet_service_pb2.NodeScore:
     """One line of an explanation."""
     refusal = verdict.refusal
     return fleet_service_pb2.NodeScore(
@@ -279,7 +281,7 @@ def score_message(verdict: NodeVerdict) -> fleet_service_pb2.NodeScore:
     )
 
 
-def event_message(event: Event) -> fleet_service_pb2.FleetEvent:
+def event_message(event: FleetEvent) -> fleet_service_pb2.FleetEvent:
     """One event."""
     return fleet_service_pb2.FleetEvent(
         revision=event.revision,
