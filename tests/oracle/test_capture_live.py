@@ -15,10 +15,17 @@ import msgspec
 import pytest
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
+from bpfleet.calibrate.containers import host_input
+from bpfleet.calibrate.emulate import emulate_host
+from bpfleet.calibrate.verdict import calibrate
 from bpfleet.capture import collect as script
 from bpfleet.capture.charges import payer_rows
 from bpfleet.capture.collect import collect
 from bpfleet.capture.document import Document, Map, read_document
+from bpfleet.cli.captured import own_kernel
+from bpfleet.kernel import PROFILES, KernelError
+from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.kernel import Kernel
 from tests.live_host import (
     bpffs,
     create_map,
@@ -32,6 +39,8 @@ from tests.live_host import (
 
 pytestmark = [pytest.mark.live_kernel, pytest.mark.slow]
 
+# Names of this run's own: others may be at work on the same kernel.
+TAG = f"t{os.getpid() % 100_000}_"
 TYPES = (
     (MapType.HASH, 8, 16, 1000, 0),
     (MapType.HASH, 8, 16, 100, F_NO_PREALLOC),
@@ -49,12 +58,12 @@ TYPES = (
 
 def _many() -> None:
     for number, (kind, key, value, entries, flags) in enumerate(TYPES):
-        fd = create_map(kind, key, value, entries, flags, f"many_{number}")
+        fd = create_map(kind, key, value, entries, flags, f"{TAG}{number}")
         if kind is MapType.HASH:
             for key_number in range(7):
                 update(fd, key_number.to_bytes(8, "little"), bytes(16))
-    inner = create_map(MapType.ARRAY, 4, 8, 1, 0, "inner")
-    outer = create_map(MapType.ARRAY_OF_MAPS, 4, 4, 3, 0, "outer", inner)
+    inner = create_map(MapType.ARRAY, 4, 8, 1, 0, f"{TAG}inner")
+    outer = create_map(MapType.ARRAY_OF_MAPS, 4, 4, 3, 0, f"{TAG}outer", inner)
     update(outer, bytes(4), inner.to_bytes(4, "little"))
     load_program()
 
@@ -81,7 +90,7 @@ def state() -> Iterator[SimpleNamespace]:
         pins = stack.enter_context(bpffs())
         stack.enter_context(process_in(groups[0], _many))
         locker = stack.enter_context(process_in(groups[0], _locked))
-        for group, name in zip(groups[1:], ("left_pinned", "left_removed"), strict=True):
+        for group, name in zip(groups[1:], (f"{TAG}pinned", f"{TAG}gone"), strict=True):
             with process_in(group, partial(_pin, name, pins)):
                 pass
         groups[2].rmdir()
@@ -101,27 +110,27 @@ def path(group: Path) -> str:
 def test_payers_are_read_not_guessed(state: SimpleNamespace) -> None:
     assert state.document.charges.read, state.document.charges.why_not
     for number in range(len(TYPES)):
-        payer = of(state.document, f"many_{number}").payer
+        payer = of(state.document, f"{TAG}{number}").payer
         assert (payer.kind, payer.path, payer.read) == ("cgroup", path(state.groups[0]), True)
 
 
 def test_a_pinned_map_whose_maker_has_ended_keeps_its_payer(state: SimpleNamespace) -> None:
-    found = of(state.document, "left_pinned")
+    found = of(state.document, f"{TAG}pinned")
     assert found.holders == ()
-    assert found.pinned == (str(state.pins / "left_pinned"),)
+    assert found.pinned == (str(state.pins / f"{TAG}pinned"),)
     assert found.payer.path == path(state.groups[1])
 
 
 def test_after_rmdir_the_parent_pays(state: SimpleNamespace) -> None:
-    payer = of(state.document, "left_removed").payer
+    payer = of(state.document, f"{TAG}gone").payer
     assert payer.read
     assert payer.path == path(state.groups[2].parent) or payer.removed or payer.kind == "root"
 
 
 def test_elements_are_counted_and_inner_maps_known(state: SimpleNamespace) -> None:
-    assert of(state.document, "many_0").elements == 7
-    assert of(state.document, "many_1").elements == 7
-    assert of(state.document, "outer").inner == (of(state.document, "inner").id,)
+    assert of(state.document, f"{TAG}0").elements == 7
+    assert of(state.document, f"{TAG}1").elements == 7
+    assert of(state.document, f"{TAG}outer").inner == (of(state.document, f"{TAG}inner").id,)
 
 
 def test_processes_cgroups_and_locked_memory_are_there(state: SimpleNamespace) -> None:
@@ -148,9 +157,9 @@ def test_the_table_has_one_row_per_payer(state: SimpleNamespace) -> None:
 def test_without_the_iterator_rows_are_marked_deduced(state: SimpleNamespace) -> None:
     document = read_document(msgspec.json.encode(collect(use_bpf=False)), "here")
     assert (document.charges.read, document.charges.why_not) == (False, "left out by --no-bpf")
-    payer = of(document, "many_0").payer
+    payer = of(document, f"{TAG}0").payer
     assert (payer.path, payer.read) == (path(state.groups[0]), False)
-    assert of(document, "left_pinned").payer.kind == "unknown"
+    assert of(document, f"{TAG}pinned").payer.kind == "unknown"
 
 
 def test_the_one_file_script_gives_the_same_document(state: SimpleNamespace) -> None:
@@ -164,7 +173,42 @@ def test_the_one_file_script_gives_the_same_document(state: SimpleNamespace) -> 
         env={},
     )
     document = read_document(result.stdout, "script")
-    assert {each.id for each in document.maps} == {each.id for each in state.document.maps}
+    mine = [
+        {each.id for each in one.maps if each.name.startswith(TAG)}
+        for one in (document, state.document)
+    ]
+    assert mine[0] == mine[1]
+    assert len(mine[0]) == len(TYPES) + 4
+
+
+def test_calibration_reproduces_what_runs_here(state: SimpleNamespace) -> None:
+    found = host_input(state.document)
+    outcomes = emulate_host(found, own_kernel(state.document, {}))
+    lines = {line.path: line for line in calibrate(state.document, found.containers, outcomes)}
+    many, pinner = lines[path(state.groups[0])], lines[path(state.groups[1])]
+    assert (many.verdict, many.exact_maps) == ("reproduced", len(TYPES) + 1)
+    assert (pinner.exact_maps, pinner.maps) == (1, 1)
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.12"])
+def test_the_answer_is_that_of_the_same_calls_on_the_emulator(
+    state: SimpleNamespace, kernel: str
+) -> None:
+    found = host_input(state.document)
+    index = [each.path for each in found.containers].index(path(state.groups[0]))
+    outcome = emulate_host(found, PROFILES[kernel])[index]
+    emulator = Kernel(
+        PROFILES[kernel], ram_bytes=found.ram_bytes, possible_cpus=found.possible_cpus
+    )
+    limit = found.containers[index].memlock_bytes
+    task = emulator.spawn(memlock=(limit, limit))
+    answer = "ok"
+    try:
+        for kind, key, value, entries, flags in TYPES:
+            emulator.bpf.map_create(task, MapAttr(kind, key, value, entries, flags))
+    except KernelError as error:
+        answer = error.errno.name
+    assert outcome.start == answer
 
 
 def test_nothing_is_left_behind(state: SimpleNamespace) -> None:
