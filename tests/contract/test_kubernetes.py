@@ -217,3 +217,25 @@ def test_the_autoscaler_never_asks_for_less_than_the_deployment_starts_with() ->
     target = scaler["spec"]["scaleTargetRef"]
     (deployment,) = [d for d in BASE if _identity(d) == (target["kind"], target["name"])]
     assert deployment["spec"]["replicas"] == scaler["spec"]["minReplicas"]
+
+
+CAPTURE = [
+    document
+    for name in _load(ROOT / "capture" / "kustomization.yaml")[0]["resources"]
+    for document in _load(ROOT / "capture" / name)
+]
+
+
+@pytest.mark.parametrize("document", CAPTURE, ids=lambda document: document["kind"])
+def test_the_capture_matches_the_schema_of_kubernetes(document: Document) -> None:
+    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_capture_has_named_privileges_and_writes_nothing() -> None:
+    (spec,) = [d["spec"]["template"]["spec"] for d in CAPTURE if d["kind"] == "DaemonSet"]
+    (collector,) = spec["initContainers"]
+    assert "privileged" not in collector["securityContext"]
+    assert collector["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    assert collector["securityContext"]["readOnlyRootFilesystem"]
+    assert all(mount["readOnly"] for mount in collector["volumeMounts"])
+    assert spec["automountServiceAccountToken"] is False

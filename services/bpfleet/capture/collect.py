@@ -38,7 +38,7 @@ _OBJECTS_MAX = 200000
 _CGROUPS_MAX = 200000
 _KEYS_MAX = 65536
 _TEXT_MAX = 1 << 20
-_UNLIMITED = (1 << 64) - 1
+_CLONE_NEWCGROUP = 0x02000000
 
 # Hash, LRU and array maps, per CPU or not: those the element iterator walks.
 _ITERATED = frozenset((1, 2, 5, 6, 9, 10))
@@ -666,10 +666,25 @@ def identify(path: str) -> Dict[str, Plain]:
     return what
 
 
+def _leave_cgroup_namespace() -> None:
+    """In a container that shares the host's processes: sees cgroups as the host's first process does.
+
+    Only this process changes its view. Where that is not allowed, paths of other containers stay relative.
+    """
+    try:
+        if os.readlink("/proc/self/ns/cgroup") == os.readlink("/proc/1/ns/cgroup"):
+            return
+        with open("/proc/1/ns/cgroup", "rb") as file:
+            ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWCGROUP)
+    except OSError:
+        return
+
+
 class Cgroups(object):
     """The hierarchy of the memory controller, version 2 or 1."""
 
     def __init__(self) -> None:
+        _leave_cgroup_namespace()
         self.version = 0
         self.mount = ""
         self.root = ""
@@ -1307,6 +1322,14 @@ def collect(
         return Collector(use_bpf, count_elements, budget).document()
     except OSError as error:
         raise Unavailable(_why(error))
+
+
+def uses_bpf() -> bool:
+    """Whether this host has a BPF map, as far as this user may see."""
+    try:
+        return next(Bpf().ids(_MAP_NEXT), None) is not None
+    except (OSError, Unavailable):
+        return False
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 
 from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.capture.collect import uses_bpf
 from bpfleet.capture.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
@@ -250,6 +251,7 @@ def command(
         )
     if fill or replacements or no_grouping or skip_bad or patches or fail_on:
         raise click.UsageError("--fill, --replace, --patches and --fail-on go with captures")
+    _offer_this_host(click.get_current_context())
     scenario = read_scenario(scenario_name)
     if inventories:
         listings = read_listings(inventories)
@@ -289,6 +291,19 @@ def command(
     else:
         _print(results)
     return 0
+
+
+def _offer_this_host(context: click.Context) -> None:
+    """One line for who asks about the built-in fleet on a host where BPF is in use."""
+    given = any(
+        context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params
+    )
+    if not given and console(stderr=True).is_terminal and uses_bpf():
+        click.echo(
+            "BPF is in use here: bpfleet capture -o here.json && bpfleet compare here.json --to 6.12"
+            " answers for this host",
+            err=True,
+        )
 
 
 def _target(after: str | None) -> str:
