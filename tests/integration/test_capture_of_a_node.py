@@ -108,5 +108,18 @@ def test_both_commands_ask_a_node(
     target = agent_and_client[0].target
     assert main(["capture", "--node", "a1-00001", "--agent", target]) == 0
     assert json.loads(capsys.readouterr().out)["host"]["name"] == "a1-00001"
-    assert main(["charges", "--node", "a1-00001", "--agent", target]) == 0
-    assert "unit agent.service" in capsys.readouterr().out
+    assert main(["charges", "--node", "a1-00001", "--agent", target, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["what"] == "unit agent.service"
+
+
+def test_explain_asks_a_node_who_holds_what_a_process_runs_into(
+    agent_and_client, node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pid = next(each.pid for each in node.list_processes() if each.comm == "agent")
+    options = ["--node", "a1-00001", "--agent", agent_and_client[0].target]
+    assert main(["explain", *options, "--pid", str(pid)]) == 0
+    output = capsys.readouterr().out
+    assert f"process {pid} (agent) of uid 0 in /system.slice/agent.service" in output
+    assert "largest: " in output
+    assert main(["explain", *options, "map create: cannot allocate memory"]) == 0
+    assert "memory.max of the container" in capsys.readouterr().out

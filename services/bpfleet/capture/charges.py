@@ -9,7 +9,7 @@ from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.capture.document import Cgroup, Document, Payer
 
-__all__ = ["ChargedObject", "PayerRow", "openmetrics", "payer_rows"]
+__all__ = ["ChargedObject", "PayerRow", "about_process", "openmetrics", "payer_rows"]
 
 _LABEL_ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
 
@@ -175,6 +175,52 @@ def _users(document: Document, of_bpf: Mapping[int, int] | None = None) -> list[
     return rows
 
 
+def about_process(document: Document, pid: int | None) -> list[str]:
+    """Who holds the counters a process can run into: its user's, and those of its cgroup and the ones above.
+
+    Without a process: the largest payers.
+    """
+    rows = payer_rows(document)
+    if pid is None:
+        return [_sentence(row) for row in rows[:_SHOWN]] or ["nobody pays for BPF here"]
+    process = next((each for each in document.processes if each.pid == pid), None)
+    if process is None:
+        return [f"process {pid} holds no BPF object and no locked memory"]
+    soft = process.memlock[0]
+    lines = [
+        f"process {pid} ({process.comm}) of uid {process.uid} in {process.cgroup}: RLIMIT_MEMLOCK"
+        f" {'unlimited' if soft is None else f'{soft:,} bytes'}"
+    ]
+    by_name = {row.payer: row for row in rows}
+    user = by_name.get(f"uid {process.uid}")
+    if user is not None:
+        lines.append(_sentence(user))
+    cgroups = {each.path: each for each in document.cgroups}
+    for path in _upwards(process.cgroup):
+        row, cgroup = by_name.get(path), cgroups.get(path)
+        if row is not None:
+            lines.append(_sentence(row))
+        elif cgroup is not None and cgroup.max is not None:
+            lines.append(f"{path}: {cgroup.current or 0:,} of {cgroup.max:,} bytes in use")
+    return lines
+
+
+def _upwards(path: str) -> list[str]:
+    parts = path.strip("/").split("/")
+    return ["/" + "/".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def _sentence(row: PayerRow) -> str:
+    limit = "no limit" if row.limit is None else f"a limit of {row.limit:,}"
+    usage = "" if row.usage is None else f", {row.usage:,} bytes in use under {limit}"
+    held = ", ".join(f"{each.name or each.type} {each.bytes:,}" for each in row.objects[:_SHOWN])
+    return (
+        f"{row.payer}: {row.maps} maps and {row.programs} programs, {row.bytes:,} bytes ({row.how}){usage}"
+        + (f"; largest: {held}" if held else "")
+    )
+
+
+_SHOWN: Final = 5
 _METRICS: Final[tuple[tuple[str, str, Callable[[PayerRow], int | None]], ...]] = (
     ("bpfleet_payer_bpf_bytes", "Memory of BPF objects a payer is charged for.", lambda r: r.bytes),
     ("bpfleet_payer_maps", "BPF maps a payer is charged for.", lambda r: r.maps),

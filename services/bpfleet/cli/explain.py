@@ -4,11 +4,16 @@ from dataclasses import asdict
 
 import click
 
+from bpfleet.capture.charges import about_process
+from bpfleet.cli.capture import this_host
+from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.output import print_json
+from bpfleet.cli.remote import agent, agent_options
 from bpfleet.kernel.views.explain import explain_printed
 from bpfleet.kernel.views.messages import Reading, read_message
 from bpfleet.kernel.views.oom_report import read_oom_report
 from bpfleet.kernel.views.symptoms import GENERATIONS, SYMPTOMS, Symptom, symptoms_of_errno
+from bpfleet.rpc.channel import ChannelOptions
 
 __all__ = ["command"]
 
@@ -19,8 +24,22 @@ _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 @click.argument("text", nargs=-1)
 @click.option("--errno", "errno", help="An errno by name or number (EPERM, -12, 524), or SIGKILL.")
 @click.option("--call", type=click.Choice(_CALLS), default=None, help="Only at this call.")
+@click.option("--here", is_flag=True, help="Ask this host who holds the counter; needs root.")
+@click.option("--node", help="Ask this emulated node who holds the counter.")
+@click.option("--pid", type=click.IntRange(1), help="The process, with --here or --node.")
+@agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(*, text: tuple[str, ...], errno: str | None, call: str | None, as_json: bool) -> int:
+def command(
+    *,
+    text: tuple[str, ...],
+    errno: str | None,
+    call: str | None,
+    here: bool,
+    node: str | None,
+    pid: int | None,
+    server: ChannelOptions,
+    as_json: bool,
+) -> int:
     """What a message or errno of BPF memory means: limit, capability, full map, or something else.
 
     TEXT is the message as a log shows it, a report of the OOM killer, or a refusal as bpfleet prints it. The call it
@@ -32,7 +51,13 @@ def command(*, text: tuple[str, ...], errno: str | None, call: str | None, as_js
       bpfleet explain "operation not permitted (MEMLOCK may be too low, consider rlimit.RemoveMemlock)"
       bpfleet explain "map create: cannot allocate memory"
       bpfleet explain --errno E2BIG --call map_update_elem
+      bpfleet explain --here --pid 4711
     """
+    if here or node is not None:
+        status = _who(node, pid, server)
+        if status or not (text or errno):
+            return status
+        click.echo()
     if bool(text) == bool(errno):
         raise click.UsageError("give a message, or --errno")
     message = " ".join(text)
@@ -53,6 +78,20 @@ def command(*, text: tuple[str, ...], errno: str | None, call: str | None, as_js
     else:
         _not_known(reading)
     return 0 if found else 1
+
+
+def _who(node: str | None, pid: int | None, server: ChannelOptions) -> int:
+    """Who holds the counters, on a node or on this host. Returns the exit status."""
+    if node is not None:
+        with agent(server) as client:
+            document = capture_node(client.node(node))
+    else:
+        found = this_host()
+        if found is None:
+            return 1
+        document = found
+    click.echo("\n".join(about_process(document, pid)))
+    return 0
 
 
 def _say(lines: list[str], data: dict[str, object], *, as_json: bool) -> int:

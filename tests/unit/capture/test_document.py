@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpfleet.capture.anonymise import anonymised
-from bpfleet.capture.charges import openmetrics, payer_rows
+from bpfleet.capture.charges import about_process, openmetrics, payer_rows
 from bpfleet.capture.document import (
     SCHEMA,
     Cgroup,
@@ -153,3 +153,15 @@ def test_openmetrics_has_every_row_and_an_end() -> None:
     text = openmetrics(payer_rows(DOCUMENT), 'a"host')
     assert 'bpfleet_payer_bpf_bytes{host="a\\"host",payer="/old (removed)"' in text
     assert text.endswith("# EOF\n")
+
+
+def test_a_process_is_told_who_holds_its_counters() -> None:
+    first, *rest = about_process(DOCUMENT, 5)
+    assert first.startswith("process 5 (secretd) of uid 0 in /kubepods")
+    assert "RLIMIT_MEMLOCK 65,536 bytes" in first
+    assert any(
+        "70,000 bytes in use under a limit of 1,048,576; largest: secret_map 5,000" in line
+        for line in rest
+    )
+    assert about_process(DOCUMENT, 6) == ["process 6 holds no BPF object and no locked memory"]
+    assert about_process(DOCUMENT, None)[0].startswith(POD)
