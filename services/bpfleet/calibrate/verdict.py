@@ -117,7 +117,9 @@ def _calibration(
         seen_memlock=sum(each.seen for each in found),
         emulated_memlock=sum(min(max(each.seen, each.least), each.most) for each in found),
         seen_bytes=seen_bytes,
-        emulated_bytes=outcome.kernel_bytes,
+        emulated_bytes=outcome.locked_bytes
+        if document.charges.how == "user"
+        else outcome.kernel_bytes,
         told_bytes=told,
         estimated_bytes=estimated,
         differing=tuple(each for each in found if not each.exact),
@@ -150,7 +152,7 @@ def _verdict(
             percent <= _UNEXPLAINED_PERCENT,
         )
     if seen_bytes is None:
-        return "reproduced (maps; this host does not tell the container's kernel memory)", True
+        return "reproduced (maps alone can be compared)", True
     rest = _unexplained(seen_bytes, outcome.kernel_bytes + other[0], other[1])
     if abs(rest) <= max(UNEXPLAINED_BYTES_MAX, seen_bytes * _UNEXPLAINED_PERCENT // 100):
         return "reproduced", True

@@ -28,7 +28,7 @@ _HEAD_ROOM_PERCENT: Final = 10
 _SEVERITY: Final = (
     "fails now",
     "fails anew",
-    "may fail when full",
+    "may fail",
     "throttled",
     "stops failing",
     "fails as before",
@@ -163,7 +163,16 @@ class _Seen:
         """Its worst moment after the change: the start, or all maps full."""
         if not self.counts_memory:
             return self.will.locked_bytes
-        return max(self.will.start_bytes, self.will.steady_bytes + self.will.growth_bytes)
+        return max(self.start_need, self.will.steady_bytes + self.will.growth_bytes)
+
+    @property
+    def start_need(self) -> int:
+        """What the start takes. Reading BTF is left out where it would not fit today either: it does start today."""
+        extra = self.was.start_bytes - self.was.steady_bytes
+        counted = 0 if self.case.kernel.is_rlimit else self.was.kernel_bytes
+        if self.limit is not None and self.was.heap_bytes + counted + extra > self.limit:
+            return self.will.steady_bytes
+        return self.will.start_bytes
 
     def change(self) -> tuple[str, str, str]:
         """What changes, what happens, and when."""
@@ -183,10 +192,10 @@ class _Seen:
         if failed_before:
             return "stops failing", OK, ""
         if self.limit is not None and self.counts_memory:
-            if will.start_bytes > self.limit:
-                return "may fail when full", "OOM kill", "at start"
+            if self.start_need > self.limit:
+                return "may fail", "OOM kill", "at start"
             if self.need_bytes > self.limit:
-                return "may fail when full", "ENOMEM or OOM kill", "in operation"
+                return "may fail", "ENOMEM or OOM kill", "in operation"
         if will.throttled and not was.throttled:
             return "throttled", "memory.high", "in operation"
         return "fits", OK, ""
@@ -206,7 +215,7 @@ class _Seen:
             "maps and programs": self.will.kernel_bytes,
             "heap": self.will.heap_bytes,
             "elements of full maps": self.will.growth_bytes,
-            "reading BTF at start": self.will.start_bytes - self.will.steady_bytes,
+            "reading BTF at start": self.start_need - self.will.steady_bytes,
         }
         name = max(parts, key=lambda part: parts[part])
         return f"{name} {format_bytes(parts[name])}"
@@ -323,7 +332,8 @@ def row_cells(row: AnswerRow) -> tuple[str, ...]:
 
 
 ROW_HEADS: Final = (
-    "container", "change", "hosts", "today", "after", "limit", "room today", "room after", "set", "decided by",
+    "container", "change", "hosts", "today", "after", "limit", "room today", "room after",
+    "needs at least", "decided by",
 )  # fmt: skip
 
 
@@ -333,8 +343,10 @@ def _size(value: int | None, none: str) -> str:
     return f"-{format_bytes(-value)}" if value < 0 else format_bytes(value) if value else "0"
 
 
-CALIBRATION_HEADS: Final = ("host", "container", "maps exact", "memlock seen", "emulated", "kernel memory seen",
-                            "bpf emulated", "told apart", "estimated up to", "unexplained", "verdict")  # fmt: skip
+CALIBRATION_HEADS: Final = (
+    "host", "container", "verdict", "maps exact", "memlock seen", "emulated", "kernel memory seen", "bpf emulated",
+    "told apart", "estimated up to", "unexplained",
+)  # fmt: skip
 
 
 def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
@@ -342,6 +354,7 @@ def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
     return (
         host,
         line.container,
+        line.verdict,
         f"{line.exact_maps} of {line.maps}",
         format_bytes(line.seen_memlock),
         format_bytes(line.emulated_memlock),
@@ -350,7 +363,6 @@ def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
         format_bytes(line.told_bytes),
         format_bytes(line.estimated_bytes),
         _size(line.unexplained_bytes, ""),
-        line.verdict,
     )
 
 

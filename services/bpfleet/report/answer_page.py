@@ -8,6 +8,7 @@ from bpfleet.report.answer import (
     CALIBRATION_HEADS,
     ROW_HEADS,
     Answer,
+    AnswerRow,
     calibration_cells,
     row_cells,
 )
@@ -25,6 +26,10 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+td:not(:last-child) { white-space: nowrap; }
+.calibrated td:nth-child(3), .off td:nth-child(3) { white-space: normal; min-width: 14rem; }
+.calibrated td:nth-child(3) { color: var(--good); } .off td:nth-child(3) { color: var(--warn); }
+.calibrated td:nth-child(2), .off td:nth-child(2) { color: inherit; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 .bad td:nth-child(2) { color: var(--bad); font-weight: 600; } .warn td:nth-child(2) { color: var(--warn); }
 .good td:nth-child(2), td.good { color: var(--good); } td.bad { color: var(--bad); }
@@ -33,7 +38,7 @@ p, li { color: var(--soft); } code { font-size: .9em; }
 _CLASSES: Final = {
     "fails anew": "bad",
     "fails as before": "bad",
-    "may fail when full": "warn",
+    "may fail": "warn",
     "throttled": "warn",
 }
 
@@ -41,7 +46,7 @@ _CLASSES: Final = {
 def answer_page(answer: Answer, command: str) -> str:
     """The page. ``command`` is how to come to it again."""
     title = f"{answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
-    rows = ((_CLASSES.get(row.change, "good"), row_cells(row)) for row in answer.rows)
+    rows = ((_class(row), row_cells(row)) for row in answer.rows)
     lines = (
         ("calibrated" if line.reproduced else "off", calibration_cells(host, line))
         for host, line in answer.calibrations
@@ -60,8 +65,8 @@ def answer_page(answer: Answer, command: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
-            f"<p>{answer.new_failures} kinds of containers fail anew. {answer.groups} different hosts"
-            f" were emulated.</p>",
+            f"<p>{answer.new_failures} kinds of containers fail anew, {answer.groups} different hosts"
+            " were emulated.</p>",
             "<h2>What changes</h2>",
             _table(ROW_HEADS, rows),
             f"<h2>Why</h2><ul>{reasons}</ul>" if reasons else "",
@@ -71,6 +76,11 @@ def answer_page(answer: Answer, command: str) -> str:
             f"<p>bpfleet {escape(answer.version)}: <code>{escape(command)}</code></p></body></html>\n",
         )
     )
+
+
+def _class(row: AnswerRow) -> str:
+    good = "good" if row.reproduced == row.containers else "warn"
+    return _CLASSES.get(row.change, good)
 
 
 def _table(heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:

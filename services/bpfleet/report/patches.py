@@ -10,7 +10,7 @@ __all__ = ["patch_files"]
 
 _UNIT: Final = re.compile(r"\.(service|scope|slice|socket)$")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._@-]+")
-_NEEDS_CHANGE: Final = frozenset({"fails anew", "may fail when full"})
+_NEEDS_CHANGE: Final = frozenset({"fails anew", "may fail"})
 _MIB: Final = 1 << 20
 
 
