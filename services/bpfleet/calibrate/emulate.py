@@ -1,5 +1,6 @@
 """The containers of a host under one kernel: what happens at start, at restart with pins and when maps fill. Pure."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -32,6 +33,8 @@ __all__ = ["ContainerOutcome", "emulate_host"]
 # Reading the kernel's BTF costs a libbpf program some 10 MB of its own at each start.
 BTF_READ_BYTES: Final = 10 << 20
 _PROBE_RAM_BYTES: Final = 1 << 46
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9._@:+-]")
+_NAME_MAX: Final = 200
 OK: Final = "ok"
 # Ledger lines that a capture tells on its own: the process's memory, and what CPUs hold ready.
 _NOT_OF_BPF: Final = frozenset({"anon", "file", "shmem", "page_table", "stock"})
@@ -91,7 +94,7 @@ class _Emulated:
         run.start()
         started = run.failure is None
         locked = bytes_of(self._kernel.user(self._container.uid).locked_vm_pages - before)
-        kernel_bytes = self._kernel_bytes(path, started=started)
+        kernel_bytes = self._kernel_bytes(path, inventory, started=started)
         growth = self._growth(inventory)
         high = self._container.high_bytes
         steady = kernel_bytes + inventory.user_memory_bytes
@@ -136,9 +139,9 @@ class _Emulated:
     def _cgroup(self) -> str:
         """The container's cgroup with its limits and its ancestors'. The root's containers get one of their own."""
         container = self._container
-        path = container.path if container.path != "/" else f"/root-{self._number}"
+        path = _safe(container.path) if container.path != "/" else f"/root-{self._number}"
         made = ""
-        limits = {each.path: each.max_bytes for each in container.ancestors}
+        limits = {_safe(each.path): each.max_bytes for each in container.ancestors}
         for name in path.strip("/").split("/"):
             made = f"{made}/{name}"
             if made not in self._kernel.list_cgroups():
@@ -162,12 +165,11 @@ class _Emulated:
         )
         return ReplicaSpec(workload=workload, serial=0, inventory=inventory, cgroup=path)
 
-    def _kernel_bytes(self, path: str, *, started: bool) -> int:
+    def _kernel_bytes(self, path: str, inventory: Inventory, *, started: bool) -> int:
         if not started:
             return sum(
                 map_cost(map_attr(each), self._profile, self._cpus).created.total
-                for each in self._container.inventory.maps
-                if each.map_type in self._profile.map_types
+                for each in inventory.maps
             )
         return sum(
             line.bytes
@@ -204,6 +206,12 @@ class _Emulated:
             return exact, exact
         full = memlock_line(attr, self._profile, self._cpus, declared.max_entries)
         return (exact, full) if full > exact else (exact, exact)
+
+
+def _safe(path: str) -> str:
+    """``path`` with names that every kernel admits: a capture from within a container may have relative ones."""
+    parts = (_UNSAFE.sub("_", part)[:_NAME_MAX] for part in path.split("/") if part)
+    return "/" + "/".join("up" if part in (".", "..") else part for part in parts)
 
 
 def _errno(failure: Failure | None) -> str:

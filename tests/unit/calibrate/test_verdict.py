@@ -1,9 +1,12 @@
 """Calibration: real tools are reproduced, spoilt captures are not, and what runs today runs in today's emulation."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bpfleet.abi.bpf import MapType, ProgType
@@ -12,6 +15,7 @@ from bpfleet.calibrate.emulate import emulate_host
 from bpfleet.calibrate.verdict import Calibration, calibrate
 from bpfleet.capture.document import SCHEMA, Cgroup, Document, Host, Map, Payer, Process, Program
 from bpfleet.kernel.profile import PROFILES
+from bpfleet.workload.errors import SpecError
 from tests.captured_hosts import host
 
 TOOLS = sorted(Path(__file__).with_name("tools").glob("*.json"))
@@ -114,6 +118,38 @@ def test_a_process_that_dropped_its_capabilities_had_them() -> None:
     (container,) = host_input(replace(document, processes=(bare,))).containers
     assert any("no capability" in text for text in container.assumptions)
     assert line_of(replace(document, processes=(bare,)), "5.10").reproduced
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.integers(0, 40),
+            "key_size": st.integers(0, 1 << 33),
+            "value_size": st.integers(0, 1 << 33),
+            "max_entries": st.integers(0, 1 << 33),
+            "flags": st.integers(0, 1 << 33),
+            "extra": st.integers(0, 1 << 40),
+            "elements": st.none() | st.integers(0, 100),
+            "frozen": st.booleans(),
+            "name": st.text(max_size=20),
+            "memlock_bytes": st.integers(0, 1 << 50),
+        },
+    ),
+    st.text(max_size=30),
+    st.none() | st.integers(0, 1 << 60),
+    st.sampled_from(["5.10", "5.11", "6.1", "6.12", "6.18"]),
+)
+@settings(deadline=None)
+def test_no_document_stops_the_calibration(
+    change: dict[str, object], path: str, limit: int | None, profile: str
+) -> None:
+    document = host(
+        "h", release=f"{profile}.1", profile=profile, entries=10, limit=limit, path="/" + path
+    )
+    document = replace(document, maps=(replace(document.maps[0], **change),))
+    with contextlib.suppress(SpecError):
+        line_of(document, profile)
 
 
 def test_names_of_pods_do_not_tell_hosts_apart() -> None:
