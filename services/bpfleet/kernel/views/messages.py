@@ -40,7 +40,7 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ),
     (
         r"perf[ _-]?(ring|buf|event|map|reader)[^;\n]*?\bmmap|\bm(m)?ap\w* [^;\n]{0,20}perf|perf[^;\n]{0,30}\bmmap"
-        r"|perf ring buffer of",
+        r"|perf ring buffer of|perf_?mmap|failed to mmap with",
         frozenset({at.PERF_MMAP}),
     ),
     (
@@ -58,7 +58,7 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
         r"af_xdp|\bumem\b|\bxsk\b|xsk_\w+|xdp_umem|\bxdp socket|xdp_(rx|tx)_ring|xdp_\w*_ring",
         frozenset({at.AF_XDP}),
     ),
-    (r"io_?uring|iou?ring_\w+|\bregister(ed|ing)? buffers", frozenset({at.IO_URING})),
+    (r"io_?uring|\bqueue_init|iou?ring_\w+|\bregister(ed|ing)? buffers", frozenset({at.IO_URING})),
     (r"zero-?_?copy", frozenset({at.ZEROCOPY})),
     (r"\bmlock(all|2)?\b", frozenset({at.MLOCK})),
     (r"seccomp", frozenset({at.SECCOMP})),
@@ -78,6 +78,7 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
         r"(batch|bulk)[ _-]?(updat|writ|put|delet|insert)\w*|(updat|delet|writ|insert)\w*[ _-](elem[ _-])?batch",
         frozenset({at.UPDATE_BATCH}),
     ),
+    (r"\b(trie|map|hash)\w* (insert|put)\w*", _UPDATES),
     (
         r"map[_ ]?(elem[_ ])?updat\w*|updat\w* [^;:\n]{0,40}\b(map|elem\w*|key|entry|entries)\b"
         r"|update failed|updat\w*[_ ]elem\w*"
@@ -117,6 +118,15 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
         r"|raw_tracepoint_open|perf_event_ioc_set_bpf",
         frozenset({at.ATTACH}),
     ),
+    (
+        r"obj(ect)?[_ ]get\b|open(ing)? pinned|pinned (map|object|program)\b[^;:\n]*: open",
+        frozenset({at.GET}),
+    ),
+    (
+        r"get_(next_id|fd_by_id)|(next|by)[_ ]id\b|get (next (map|prog|link|btf)|\w+ by id)",
+        frozenset({at.BY_ID}),
+    ),
+    (r"test[_ ]run|prog(ram)? (test )?run\b", frozenset({at.TEST_RUN})),
     (r"\bpin(ned|ning)?\b|obj_pin|bpffs|bpf filesystem", frozenset({at.PIN})),
 )
 _CALL_PATTERNS: Final = tuple((re.compile(pattern), calls) for pattern, calls in _CALLS)
@@ -130,11 +140,11 @@ _ERRNO_TEXTS: Final = {
     "no such process": "ESRCH",
     "argument list too long": "E2BIG",
     "resource temporarily unavailable": "EAGAIN",
-    "try again": "EAGAIN",
     "cannot allocate memory": "ENOMEM",
     "out of memory (os error": "ENOMEM",
     "permission denied": "EACCES",
     "bad address": "EFAULT",
+    "bad file descriptor": "EBADF",
     "device or resource busy": "EBUSY",
     "file exists": "EEXIST",
     "no such device": "ENODEV",
@@ -176,12 +186,11 @@ def read_message(text: str) -> Reading:
 
 
 def _signed(wanted: str, calls: frozenset[str]) -> list[Symptom]:
-    return [
-        symptom
-        for symptom in SYMPTOMS
-        if symptom.signed(wanted)
-        and (not calls or symptom.call in calls or symptom.call in (at.BPF, at.FAULT))
-    ]
+    """Symptoms whose signs stand in the text, at the call it names. BTF may be asked for by any loading."""
+    admitted = {*calls, at.BPF, at.FAULT}
+    if calls & _CREATE_OR_LOAD:
+        admitted.add(at.BTF_LOAD)
+    return [s for s in SYMPTOMS if s.signed(wanted) and (not calls or s.call in admitted)]
 
 
 def _by_errno(wanted: str, calls: frozenset[str], errnos: frozenset[str]) -> list[Symptom]:

@@ -96,7 +96,13 @@ class OomReport:
                 "raise memory.max of that cgroup, or of the ancestor named in the report",
             ]
         whole, kernel = self.usage or self.limit, self.kernel
-        if kernel is None and self.anon is None:
+        own = self.anon is not None and whole is not None and self.anon >= whole * (1 - _SHARE)
+        if kernel is None and not own:
+            if not self.memcg:
+                return [
+                    "find who takes the host's memory: maps are in no process's RSS, but in the report's Mem-Info as"
+                    " slab_unreclaimable and in /proc/meminfo as Percpu and VmallocUsed (bpfleet charges lists them)"
+                ]
             return [
                 "read the lines above it in dmesg: 'memory: usage', 'kmem: usage' and 'Memory cgroup stats' tell"
                 " anonymous from kernel memory; only the latter can be BPF, which cannot be reclaimed"

@@ -24,6 +24,10 @@ LOAD: Final = "prog_load"
 BTF_LOAD: Final = "btf_load"
 ATTACH: Final = "attach"
 PIN: Final = "obj_pin"
+GET: Final = "obj_get"
+BY_ID: Final = "next id or descriptor by id"
+TEST_RUN: Final = "prog_test_run"
+RESERVE: Final = "bpf_ringbuf_reserve"
 BPF: Final = "any bpf(2) command"
 SETRLIMIT: Final = "setrlimit"
 PERF_OPEN: Final = "perf_event_open"
@@ -468,6 +472,7 @@ _PROGRAM_SYMPTOMS: Final = (
         " (x86-64: some 1 GiB for modules and JIT together) is full",
         ("runs interpreted; 524 (ENOTSUPP) where the JIT is obligatory", SAME, SAME),
         "find what leaks programs (seccomp filters of short-lived containers, pins); the limit is the host's",
+        signs=(r"jit_limit",),
     ),
     Symptom(
         LOAD,
@@ -516,6 +521,9 @@ _PROGRAM_SYMPTOMS: Final = (
         "the kernel has no BTF (/sys/kernel/btf/vmlinux), or not the type that is asked for",
         _always("ENOENT or ESRCH"),
         "use a kernel with CONFIG_DEBUG_INFO_BTF, or bring BTF along (BTFHub)",
+        signs=(
+            r"(valid|no|missing|without) (kernel |vmlinux )?btf\b|btf is (required|missing|not)",
+        ),
     ),
     Symptom(
         ATTACH,
@@ -529,12 +537,14 @@ _PROGRAM_SYMPTOMS: Final = (
         "the hook is taken: another program of an exclusive kind, or a function that ftrace or a livepatch holds",
         _always("EBUSY or EEXIST"),
         "detach the other program, or replace it",
+        signs=(r"already attached",),
     ),
     Symptom(
         ATTACH,
         "the function, tracepoint, interface or cgroup is not there (inlined, renamed, or not traceable)",
         _always("ENOENT, ENODEV or EINVAL"),
         "look for the name in available_filter_functions or in the kernel's BTF",
+        signs=(r"entry may not exist",),
     ),
     Symptom(
         ATTACH,
@@ -556,12 +566,14 @@ _PROGRAM_SYMPTOMS: Final = (
         "attach in generic mode, or change MTU or queues",
         hints=(r"\bxdp\b",),
         rare=True,
+        signs=(r"xdp in native mode|native xdp",),
     ),
     Symptom(
         PIN,
         "the path is not in a BPF filesystem, or its directory does not admit the caller",
         _always("EPERM or EACCES"),
         "mount bpffs there (mount -t bpf) and check its mode; no limit is involved",
+        signs=(r"not on a bpf filesystem|not a bpf filesystem|not on bpffs",),
     ),
     Symptom(
         PIN,
@@ -584,6 +596,56 @@ _PROGRAM_SYMPTOMS: Final = (
 )
 
 _OTHER_SYMPTOMS: Final = (
+    Symptom(
+        GET,
+        "nothing is pinned at that path, in the mount of bpffs that this process sees",
+        _always("ENOENT"),
+        "look whether the agent pinned it and whether bpffs is mounted into the container",
+    ),
+    Symptom(
+        GET,
+        "the file's mode, or the access that is asked for, does not admit the caller",
+        _always("EPERM or EACCES"),
+        "open it read-only, or change the mode of the pin",
+    ),
+    Symptom(
+        BY_ID,
+        "CAP_SYS_ADMIN is missing: going through the ids of all objects is for the administrator",
+        _always("EPERM"),
+        "run it as root of the host; no memory limit is involved",
+    ),
+    Symptom(
+        BY_ID,
+        "the object is gone: it was freed between its listing and this call, or the list is at its end",
+        _always("ENOENT"),
+        "an ordinary answer: go on with the next",
+    ),
+    Symptom(
+        TEST_RUN,
+        "data, context or flags are not what this program type takes, such as a packet of less than 14 bytes",
+        _always("EINVAL"),
+        "compare with the kernel's selftests for the type",
+    ),
+    Symptom(
+        TEST_RUN,
+        "programs of this type cannot be run by hand on this kernel",
+        _always("ENOTSUPP or EOPNOTSUPP"),
+        "attach it instead",
+    ),
+    Symptom(
+        RESERVE,
+        "the ring buffer is full since its reader is too slow, or the record is larger than the buffer",
+        _always("NULL, within the program"),
+        "read faster, or enlarge the buffer to a larger power of two; events are lost, nothing fails to load",
+        signs=(r"ringbuf_?(reserve|output)|ring ?buf\w* reserve",),
+        rare=True,
+    ),
+    Symptom(
+        BPF,
+        "the descriptor is closed, or belongs to an object of another kind",
+        _always("EBADF"),
+        "check the life of the descriptor in the program; no limit is involved",
+    ),
     Symptom(
         BPF,
         "a container runtime's seccomp profile refuses bpf(2) although the container has CAP_BPF (Docker's default"
@@ -660,6 +722,7 @@ _OTHER_SYMPTOMS: Final = (
         "give CAP_IPC_LOCK, which lifts it, raise RLIMIT_MEMLOCK or kernel.perf_event_mlock_kb, or"
         " use smaller buffers;"
         " the same on every kernel",
+        signs=(r"perf_event_mlock_kb",),
     ),
     Symptom(
         PERF_MMAP,

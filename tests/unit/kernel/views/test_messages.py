@@ -77,6 +77,11 @@ def test_no_wrong_cause_is_named(name: str) -> None:
         ("failed to load program: creating map events: operation not permitted", "map_create", "EPERM"),
         ("error loading seccomp filter: errno 524", "seccomp", "ENOTSUPP"),
         ("bpf(BPF_MAP_CREATE, {...}) = -1 E2BIG (Argument list too long)", "map_create", "E2BIG"),
+        ("failed to mmap with 1 (Operation not permitted)", "mmap of a perf buffer", "EPERM"),
+        ("Error: can't get next map: Operation not permitted", "next id or descriptor by id", "EPERM"),
+        ("Error: bpf obj get(/sys/fs/bpf/x): No such file or directory", "obj_get", "ENOENT"),
+        ("LPM trie insert: no space left on device", "map_update_elem", "ENOSPC"),
+        ("The BPF_PROG_TEST_RUN failed: -22", "prog_test_run", "EINVAL"),
     ],
 )  # fmt: skip
 def test_call_and_errno_are_read_in_every_spelling(text: str, call: str, errno: str) -> None:
@@ -128,3 +133,33 @@ def test_an_oom_report_full_of_stacks_does_not_blame_maps() -> None:
 def test_the_hosts_own_shortage_is_told_from_a_cgroups() -> None:
     output = answer("oom-kill:constraint=CONSTRAINT_NONE Out of memory: Killed process 7 (x)")
     assert "the host itself" in output
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "libbpf: failed to load object 'x': BTF is required, but is missing or corrupted",
+            "CONFIG_DEBUG_INFO_BTF",
+        ),
+        ("Consider increasing /proc/sys/kernel/perf_event_mlock_kb", "CAP_IPC_LOCK"),
+        ("bpf_jit_limit exceeded: -524", "leaks programs"),
+        ("failed to pin program: path is not on a bpf filesystem", "mount bpffs"),
+        ("ringbuf reserve failed", "reader is too slow"),
+    ],
+)
+def test_a_sign_is_enough_without_an_errno(text: str, words: str) -> None:
+    assert words in answer(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Memory cgroup out of memory: Killed process 7 (x) anon-rss:900000kB, file-rss:0kB", "read the lines above"),
+        ("Out of memory: Killed process 7 (x) total-vm:9kB, anon-rss:900000kB, file-rss:0kB", "/proc/meminfo"),
+    ],
+)  # fmt: skip
+def test_a_report_without_the_cgroups_numbers_blames_nobody(text: str, words: str) -> None:
+    output = answer(text)
+    assert words in output
+    assert "BPF is not the reason" not in output
