@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bpfleet.abi.bpf import MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import PROFILES, KernelError, profile_named
@@ -23,6 +24,16 @@ UNLIMITED = (RLIM_INFINITY, RLIM_INFINITY)
 def since(release: str) -> list[str]:
     """The known kernels whose release is not older; the series as posted counts as what it came before."""
     return [name for name in PROFILES if series_of(PROFILES[name].release) >= series_of(release)]
+
+
+def having(*flags: str) -> list[str]:
+    """The known kernels of which all these fields of the profile are true."""
+    return [name for name, each in PROFILES.items() if all(getattr(each, flag) for flag in flags)]
+
+
+def with_type(map_type: MapType) -> list[str]:
+    """The known kernels that have a map type."""
+    return [name for name, each in PROFILES.items() if map_type in each.map_types]
 
 
 def boot(profile: str, *, cpus: int = 2, cgroup: str = "/a", **task: Any) -> tuple[Kernel, Task]:

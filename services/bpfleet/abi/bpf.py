@@ -224,6 +224,8 @@ BPF_ANY: Final = 0
 BPF_NOEXIST: Final = 1
 BPF_EXIST: Final = 2
 BPF_F_LOCK: Final = 4
+BPF_F_CPU: Final = 8
+BPF_F_ALL_CPUS: Final = 16
 
 # attach_flags of BPF_PROG_ATTACH
 BPF_F_ALLOW_OVERRIDE: Final = 1

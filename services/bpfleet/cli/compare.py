@@ -32,7 +32,7 @@ from bpfleet.cli.inputs import (
     with_inventories,
     with_limits,
 )
-from bpfleet.cli.output import console, print_json, print_table, write_file
+from bpfleet.cli.output import console, print_json, print_table, tell_kernels, write_file
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.limits import advise_all
 from bpfleet.report.page import to_html
@@ -281,6 +281,7 @@ def command(
         _upgrade(scenario, before, after, models, processes, folder, outputs)
         return 0
     names = _names(models or ",".join(DEFAULT_MODELS))
+    tell_kernels(names)
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )

@@ -7,7 +7,7 @@ from typing import Final
 import click
 
 from bpfleet.cli.listing import Column, listing
-from bpfleet.cli.output import print_json, print_table
+from bpfleet.cli.output import print_json, print_table, tell_kernels
 from bpfleet.oracle.incidents.files import (
     Finding,
     Incident,
@@ -131,6 +131,7 @@ def run(
 
 def _check_model(model: str) -> None:
     try:
+        tell_kernels([model])
         profile_from(model)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--model") from None

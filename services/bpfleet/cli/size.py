@@ -8,7 +8,7 @@ import click
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings
-from bpfleet.cli.output import console, print_json, print_table
+from bpfleet.cli.output import console, print_json, print_table, tell_kernels
 from bpfleet.kernel.profile import KernelProfile, Use, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
@@ -86,6 +86,7 @@ def command(
     """
     if sum((map_type is not None, app is not None, bool(inventories))) != 1:
         raise click.UsageError("name a map TYPE, or --app, or --inventory: exactly one of them")
+    tell_kernels(profiles)
     kernels = {name: profile_from(name) for name in profiles or _PROFILES}
     if map_type is not None:
         declared = _declared(map_type, key, value, entries, flags)

@@ -94,7 +94,7 @@ class Kernel:
         self.cgroups: Final = CgroupTree(self.memory, self.timeline)
         self.users: Final = UserTable()
         self.files: Final = FileTable(self.memory, self.timeline)
-        self.objects: Final = Objects(self.files)
+        self.objects: Final = Objects(self.files, profile)
         self.locked: Final = LockedMemory(self.memory, self.files, self.timeline, possible_cpus)
         self.processes: Final = Processes(
             self.memory, self.cgroups, self.users, self.files, self.timeline

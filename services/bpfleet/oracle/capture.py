@@ -9,7 +9,14 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.kernel.profile import KernelProfile, Memlock, StructSizes, nearest_profile
+from bpfleet.kernel.profile import (
+    KernelProfile,
+    Memlock,
+    StructSizes,
+    nearest_profile,
+    profile_named,
+    series_of,
+)
 from bpfleet.kernel.profile_file import profile_to_toml
 from bpfleet.kernel.units import round_up
 from bpfleet.oracle.vmlinux_btf import BtfError, Vmlinux, read_btf
@@ -29,6 +36,14 @@ def _has(struct_name: str, member: str) -> Callable[[Vmlinux], bool]:
     return lambda btf: btf.has_member(struct_name, member)
 
 
+# Types that headers of older kernels name too. That of cgrp storage has the name that cgroup storage had before.
+_ALLOCATORS: Final[dict[MapType, str]] = {
+    MapType.RINGBUF: "ringbuf_map_alloc",
+    MapType.INODE_STORAGE: "inode_storage_map_alloc",
+    MapType.TASK_STORAGE: "task_storage_map_alloc",
+    MapType.BLOOM_FILTER: "bloom_map_alloc",
+    MapType.ARENA: "arena_map_alloc",
+}
 # flag -> (what shows it, in words; the test). Only what BTF can decide either way.
 _EVIDENCE: Final[dict[str, tuple[str, Callable[[Vmlinux], bool]]]] = {
     "map_holds_objcg": ("member bpf_map.objcg", _has("bpf_map", "objcg")),
@@ -68,13 +83,11 @@ def capture_btf(btf: Vmlinux, release: str, *, name: str = "") -> str:
     """The same for what was read of a BTF before."""
     if "bpf_map" not in btf.structs:
         raise BtfError("there is no struct bpf_map: not the BTF of a kernel with BPF")
-    base = nearest_profile(release)
+    base = _base_of(btf, release)
     sources: dict[str, str] = {}
     sizes = _sizes(btf, base, sources)
     flags = _flags(btf, base, sources)
-    types = frozenset(
-        each for each in MapType if each and f"BPF_MAP_TYPE_{each.name}" in btf.enumerators
-    )
+    types = frozenset(each for each in MapType if each and _has_type(btf, each))
     profile = replace(
         base,
         name=f"{base.name}@{name or release}",
@@ -88,6 +101,29 @@ def capture_btf(btf: Vmlinux, release: str, *, name: str = "") -> str:
         f"Sizes are the BTF's; behaviour is that of {base.name} ({base.release}) but for the flags below."
     )
     return profile_to_toml(profile, base, sources, header)
+
+
+def _base_of(btf: Vmlinux, release: str) -> KernelProfile:
+    """The known kernel whose behaviour is taken: the nearest by name, unless the BTF shows another accounting model.
+
+    Distributions put later accounting into kernels with old names: what a map holds decides before its name.
+    """
+    base = nearest_profile(release)
+    by_memcg = btf.has_member("bpf_map", "objcg") or btf.has_member("bpf_map", "memcg")
+    by_rlimit = btf.has_member("bpf_map", "memory") or btf.has_member("bpf_map", "user")
+    if base.is_rlimit and by_memcg:
+        return profile_named("el8.10" if series_of(release) < (5, 4) else "5.11")
+    if not base.is_rlimit and by_rlimit:
+        return profile_named("5.4" if series_of(release) < (5, 10) else "5.10")
+    return base
+
+
+def _has_type(btf: Vmlinux, map_type: MapType) -> bool:
+    """Whether the kernel has a map type: its enumerator, and where functions are listed its allocator too."""
+    if f"BPF_MAP_TYPE_{map_type.name}" not in btf.enumerators:
+        return False
+    allocator = _ALLOCATORS.get(map_type, "")
+    return not btf.functions or not allocator or allocator in btf.functions
 
 
 def _sizes(btf: Vmlinux, base: KernelProfile, sources: dict[str, str]) -> dict[str, int]:

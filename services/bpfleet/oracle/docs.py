@@ -51,12 +51,12 @@ _SHAPES: Final[dict[MapType, tuple[int, int, int, int]]] = {
     MapType.HASH_OF_MAPS: (4, 4, ENTRIES, 0),
     MapType.STACK_TRACE: (4, 80, ENTRIES, 0),
     MapType.LPM_TRIE: (8, 16, ENTRIES, F_NO_PREALLOC),
-    MapType.DEVMAP: (4, 8, ENTRIES, 0),
-    MapType.DEVMAP_HASH: (4, 8, ENTRIES, 0),
-    MapType.SOCKMAP: (4, 8, ENTRIES, 0),
-    MapType.CPUMAP: (4, 8, 64, 0),
+    MapType.DEVMAP: (4, 4, ENTRIES, 0),
+    MapType.DEVMAP_HASH: (4, 4, ENTRIES, 0),
+    MapType.SOCKMAP: (4, 4, ENTRIES, 0),
+    MapType.CPUMAP: (4, 4, 64, 0),
     MapType.XSKMAP: (4, 4, ENTRIES, 0),
-    MapType.SOCKHASH: (8, 8, ENTRIES, 0),
+    MapType.SOCKHASH: (8, 4, ENTRIES, 0),
     MapType.REUSEPORT_SOCKARRAY: (4, 8, ENTRIES, 0),
     MapType.CGROUP_STORAGE: (16, 16, 0, 0),
     MapType.PERCPU_CGROUP_STORAGE: (16, 16, 0, 0),
@@ -121,11 +121,15 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 """
         + _table(["map type", *PROFILES, "not as in Linux"], rows)
         + """
+Map types that are not here (`insn_array` of 6.19, `rhash`) answer EINVAL on every kernel.
+
 ## Programs and the rest
 
 | subject | support | not as in Linux |
 |---|---|---|
-| program load | cost only | no verifier, no bytecode: a program is its size, its maps and its operations |
+| program load | cost only | no verifier, no bytecode: a program is its size, its maps and its operations;\
+ **from 6.17 on Linux charges the loader what verifying takes, which is not counted**: at memory.max 1 MiB\
+ 90 programs of 1,000 instructions load on 6.17, 18 on 7.1, none on 7.3, and 97 here |
 | test run, hooks | exact payer | map operations run as declared, in process or interrupt context; nothing else does |
 | JIT | budget only | image sizes are estimated at 5 bytes an instruction by default |
 | attach | cgroup, hook, seccomp | other attach types answer EINVAL |

@@ -1,11 +1,12 @@
 """A reader of BTF as in /sys/kernel/btf/vmlinux: struct sizes, members, enumerators [include/uapi/linux/btf.h]."""
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 MAGIC: Final = 0xEB9F
 _KIND_INT, _KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 1, 2, 3, 4, 5, 6
+_KIND_FUNC: Final = 12
 _KIND_ENUM64: Final = 19
 # Bytes after the 12-byte type header: fixed, and per unit of vlen.
 _TAIL: Final = {
@@ -37,10 +38,11 @@ class Struct:
 
 @dataclass(slots=True)
 class Vmlinux:
-    """What was read: structs by name, and the enumerators of all enums."""
+    """What was read: structs by name, the enumerators of all enums, and the functions of the kernel."""
 
     structs: dict[str, Struct]
     enumerators: dict[str, int]
+    functions: frozenset[str] = frozenset()
 
     def has_member(self, struct_name: str, member: str) -> bool:
         """Whether the struct is there and has the member."""
@@ -68,6 +70,7 @@ def read_btf(data: bytes) -> Vmlinux:
 
 def _walk(types: bytes, text: bytes) -> Vmlinux:
     result = Vmlinux({}, {})
+    functions: set[str] = set()
     arrays: dict[int, int] = {}
     structs: list[tuple[str, int, int, int]] = []
     at, type_id, end = 0, 1, len(types)
@@ -87,13 +90,15 @@ def _walk(types: bytes, text: bytes) -> Vmlinux:
             for index in range(count):
                 text_at, value = struct.unpack_from("<II", types, at + index * each)
                 result.enumerators.setdefault(_name(text, text_at), value)
+        elif kind == _KIND_FUNC:
+            functions.add(_name(text, name_at))
         at += fixed + each * count
         type_id += 1
     for name, size, members_at, count in structs:
         result.structs.setdefault(
             name, Struct(size, _members(types, text, members_at, count, arrays))
         )
-    return result
+    return replace(result, functions=frozenset(functions))
 
 
 def _members(

@@ -11,7 +11,7 @@ from bpfleet.cli.up import command
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--models", "5.10,4.19"], "unknown kernel profile '4.19'; known: 5.10"),
+        (["--models", "5.10,4.19"], "unknown kernel profile '4.19'; nearest is 5.4"),
         (["--models", ","], "--models is empty"),
         (["--node-ram", "lots"], "'lots'"),
         (["--agents", "0"], "--agents 0: use 1 to 1000"),

@@ -42,6 +42,8 @@ def test_whichever_allocation_fails_nothing_stays_behind(
     kernel, task = boot(profile)
     kernel.run_deferred()
     used = kernel.ram.used_bytes
+    if attr.map_type not in kernel.profile.map_types:
+        return
     kernel.inject_fault(kind, nth)
     refusal = None
     try:

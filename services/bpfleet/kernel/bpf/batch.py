@@ -6,11 +6,19 @@ after EFAULT. A refusal before that raises; a later error is part of the result.
 
 from dataclasses import dataclass
 
-from bpfleet.abi.bpf import BPF_F_LOCK
+from bpfleet.abi.bpf import BPF_F_CPU, BPF_F_LOCK
 from bpfleet.abi.errno import Errno
+from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.attr import Address, UserBytes
 from bpfleet.kernel.bpf.host import OpContext
-from bpfleet.kernel.bpf.maps.base import BpfMap, check_value_lock
+from bpfleet.kernel.bpf.maps.base import (
+    CPU_FLAGS,
+    BpfMap,
+    check_cpu_flags,
+    check_value_lock,
+    given_value_size,
+    of_cpu,
+)
 from bpfleet.kernel.bpf.maps.hash import HashTable
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
@@ -46,13 +54,13 @@ def update_batch(
     context: OpContext,
 ) -> BatchResult:
     """generic_map_update_batch: in order, up to the first error."""
-    check_elem_flags(bpf_map, elem_flags)
+    check_elem_flags(bpf_map, elem_flags, CPU_FLAGS)
     if not count:
         return BatchResult(0)
     if not isinstance(keys, bytes) or not isinstance(values, bytes):
         return BatchResult(0, _fault())
     key_list = split(keys, bpf_map.key_size, count, "keys")
-    value_list = split(values, bpf_map.user_value_size, count, "values")
+    value_list = split(values, given_value_size(bpf_map, elem_flags), count, "values")
     done, error = bpf_map.update_many(key_list, value_list, elem_flags, context)
     return BatchResult(done, error)
 
@@ -99,7 +107,7 @@ def _lookup_keys(
     out: Address,
 ) -> BatchResult:
     """generic_map_lookup_batch: the cursor is the last key."""
-    check_elem_flags(bpf_map, elem_flags)
+    check_elem_flags(bpf_map, elem_flags, BPF_F_CPU)
     if not count:
         return BatchResult(0)
     if in_batch is Address.BAD:
@@ -118,12 +126,15 @@ def _lookup_keys(
             value = bpf_map.lookup(key, context)
         except KernelError as miss:
             if miss.errno is Errno.ENOENT:
-                continue
+                if bpf_map.host.profile.batch_skips_missing_keys:
+                    continue
+                error = _interrupted()
+                break
             return BatchResult(0, miss)
         if out is not Address.GOOD:
             return BatchResult(0, _fault())
         keys.append(key)
-        values.append(value)
+        values.append(of_cpu(value, elem_flags, bpf_map.value_size))
     return BatchResult(len(keys), error, b"".join(keys), b"".join(values), key if keys else None)
 
 
@@ -139,7 +150,7 @@ def _lookup_buckets(
     out: Address,
 ) -> BatchResult:
     """__htab_map_lookup_and_delete_batch: whole buckets; the cursor is the next bucket's number."""
-    check_elem_flags(table, elem_flags)
+    check_elem_flags(table, elem_flags, BPF_F_CPU)
     if flags:
         raise refuse(Errno.EINVAL, f"batch flags {flags:#x} are not valid for hash lookups")
     if not count:
@@ -163,6 +174,8 @@ def _lookup_buckets(
         return BatchResult(0, _fault())
     keys, left_out = order.keys_from(first, count)
     values = table.values_of(keys)
+    if elem_flags & BPF_F_CPU:
+        values = [of_cpu(value, elem_flags, table.value_size) for value in values]
     if delete:
         table.delete_many(keys, context)
     following = table.buckets if left_out is None else left_out
@@ -175,11 +188,16 @@ def _lookup_buckets(
     )
 
 
-def check_elem_flags(bpf_map: BpfMap, elem_flags: int) -> None:
-    """Only BPF_F_LOCK is known, and only with a lock in the value. Raises EINVAL."""
-    if elem_flags & ~BPF_F_LOCK:
+def check_elem_flags(bpf_map: BpfMap, elem_flags: int, cpu_flags: int = 0) -> None:
+    """BPF_F_LOCK is known, only with a lock in the value, and from 7.0 on ``cpu_flags``. Raises EINVAL, ERANGE."""
+    if not elem_flags:
+        return
+    with_cpu = bpf_map.host.profile.has_cpu_flags
+    lower = elem_flags & U32_MAX if with_cpu else elem_flags
+    if lower & ~(BPF_F_LOCK | cpu_flags if with_cpu else BPF_F_LOCK):
         raise refuse(Errno.EINVAL, f"element flags {elem_flags:#x} are not valid in a batch")
     check_value_lock(bpf_map, elem_flags)
+    check_cpu_flags(bpf_map, elem_flags)
 
 
 def split(blob: bytes, width: int, count: int, what: str) -> list[bytes]:
@@ -204,6 +222,12 @@ def cursor_of(in_batch: UserBytes, width: int) -> bytes | None:
 
 def _fault() -> KernelError:
     return KernelError(Errno.EFAULT, Reason.BAD_ADDRESS, "a pointer is not mapped")
+
+
+def _interrupted() -> KernelError:
+    return KernelError(
+        Errno.EINTR, Reason.KEY_NOT_FOUND, "a key has no value, also after MAP_LOOKUP_RETRIES tries"
+    )
 
 
 def _end() -> KernelError:

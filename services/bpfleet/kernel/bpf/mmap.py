@@ -1,9 +1,10 @@
 """mmap(2) of maps: arrays with BPF_F_MMAPABLE, ring buffers, arenas [kernel/bpf/syscall.c, bpf_map_mmap].
 
-A mapping holds the map's open file, so the map lives until it is unmapped. Mapping charges nothing; touching an
-arena's pages does, and so do the page tables of the process that touches them.
+A mapping holds the map's open file, so the map lives until it is unmapped. Mapping charges the process its VMA;
+touching an arena's pages charges them, and page tables to the process that touches them.
 """
 
+from collections.abc import Iterable
 from typing import Final, final
 
 from bpfleet.abi.bpf import F_MMAPABLE, F_RDONLY_PROG, MapType
@@ -15,7 +16,7 @@ from bpfleet.kernel.bpf.maps.base import BpfMap, unsupported
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.memory import Block, Memory, Owner
+from bpfleet.kernel.mm.memory import AllocKind, Block, Memory, Owner
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.units import pages_for, round_up, round_up_8
@@ -30,9 +31,9 @@ RINGBUF_FIRST_PAGE: Final = 1  # RINGBUF_PGOFF: user space sees the area from th
 
 @final
 class Mapping:
-    """One VMA. ``tables`` are the user page tables its touched pages needed, by 2 MiB of address space."""
+    """One VMA, made of ``blocks``. ``tables`` are the user page tables that its touched pages needed, by 2 MiB."""
 
-    __slots__ = ("address", "file", "length", "map", "tables", "writable")
+    __slots__ = ("address", "blocks", "file", "length", "map", "tables", "writable")
 
     def __init__(
         self, bpf_map: BpfMap, file: File, address: int, length: int, writable: bool
@@ -42,6 +43,7 @@ class Mapping:
         self.address: Final = address
         self.length: Final = length
         self.writable: Final = writable
+        self.blocks: Final[list[Block]] = []
         self.tables: Final[dict[int, Block]] = {}
 
 
@@ -77,19 +79,25 @@ class Mappings:
         writable = bool(prot & PROT_WRITE)
         _check_file(file, writable=writable, shared=shared)
         bpf_map = file.target
-        if not isinstance(bpf_map, BpfMap):
+        if not isinstance(bpf_map, BpfMap) or not self._memory.profile.has_mmap:
             raise refuse(
                 Errno.ENODEV, f"descriptor {fd} cannot be mapped", Reason.BAD_FILE_DESCRIPTOR
             )
         if isinstance(bpf_map, ArenaMap):
             _check_range(bpf_map, length, offset, address)
         _check_map(bpf_map, writable=writable, shared=shared and file.writable)
+        blocks = self._vm_area(task)
         start = address or self._free_range(length)
-        _check_type(bpf_map, length, offset // PAGE_SIZE, start, writable=writable)
+        try:
+            _check_type(bpf_map, length, offset // PAGE_SIZE, start, writable=writable)
+        except KernelError:
+            self._free(blocks, task.cpu)
+            raise
         if writable:
             bpf_map.write_mappings += 1
         file.refs += 1
         mapping = Mapping(bpf_map, file, start, length, writable)
+        mapping.blocks.extend(blocks)
         self._mappings.setdefault(task, {})[start] = mapping
         return start
 
@@ -130,6 +138,27 @@ class Mappings:
                 1, GFP.GFP_KERNEL, task.objcg, task, owner
             )
 
+    def _vm_area(self, task: Task) -> list[Block]:
+        """vm_area_alloc for a file. Raises ENOMEM, leaving nothing."""
+        blocks: list[Block] = []
+        memory, owner = self._memory, Owner("mm", task.pid)
+        try:
+            for size in memory.profile.file_vma_slab_bytes:
+                account = memory.account(owner, AllocKind.SLAB, task.objcg)
+                blocks.append(
+                    memory.take_block(
+                        account, memory.cache_size(size), GFP.GFP_KERNEL_ACCOUNT, task
+                    )
+                )
+        except KernelError:
+            self._free(blocks, task.cpu)
+            raise
+        return blocks
+
+    def _free(self, blocks: Iterable[Block], cpu: int) -> None:
+        for block in blocks:
+            self._memory.free(block, cpu)
+
     def _free_range(self, length: int) -> int:
         """An address whose range does not cross 4 GiB, as arenas need."""
         start = self._next_address
@@ -139,8 +168,7 @@ class Mappings:
         return start
 
     def _drop(self, mapping: Mapping, cpu: int) -> None:
-        for block in mapping.tables.values():
-            self._memory.free(block, cpu)
+        self._free((*mapping.tables.values(), *mapping.blocks), cpu)
         if mapping.writable:
             mapping.map.write_mappings -= 1
         mapping.file.put(self._memory, cpu)

@@ -136,8 +136,14 @@ class ObjectSyscalls(Boundary):
 
     @command
     def obj_pin(self, task: Task, path: str, fd: int) -> None:
-        """BPF_OBJ_PIN. Raises EINVAL, for a bad descriptor too, EEXIST, ENOENT, EPERM (a dot), ENAMETOOLONG, ENOMEM."""
+        """BPF_OBJ_PIN.
+
+        Raises EINVAL (from 5.7 for a bad descriptor too, EBADF before), EEXIST, ENOENT, EPERM (a dot), ENAMETOOLONG,
+        ENOMEM.
+        """
         file = task.fds.get(fd)
+        if file is None and not self.host.profile.pin_probes_every_kind:
+            task.file(fd)  # EBADF
         target = None if file is None else file.target
         if not isinstance(target, BpfMap | BpfProg):
             raise _no_object(fd)

@@ -32,6 +32,7 @@ from bpfleet.kernel.mm.memory import Block, Memory, Owner
 from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.timeline import Timeline
 from bpfleet.kernel.units import bytes_of, pages_for
 
@@ -119,7 +120,7 @@ class Programs:
         try:
             self._allocate(prog, task)
             self._precharge(prog, task)
-            _check_known(attr)
+            _check_known(attr, self._host.profile)
             self._verify(prog, task)
             self._jit(prog, task)
         except KernelError:
@@ -482,9 +483,9 @@ def _known_type(prog_type: int) -> ProgType:
     return ProgType(prog_type) if prog_type in _PROG_TYPES else ProgType.UNSPEC
 
 
-def _check_known(attr: ProgAttr) -> None:
+def _check_known(attr: ProgAttr, profile: KernelProfile) -> None:
     """find_prog_type and bpf_obj_name_cpy, after the charge. Raises EINVAL."""
-    if _known_type(attr.prog_type) is ProgType.UNSPEC:
+    if _known_type(attr.prog_type) not in profile.prog_types:
         raise refuse(Errno.EINVAL, f"program type {attr.prog_type} is unknown")
     name = attr.prog_name
     if len(name) >= BPF_OBJ_NAME_LEN or not all(

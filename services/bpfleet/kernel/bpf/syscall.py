@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final, final
 
-from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, F_ZERO_SEED, Cmd, MapType
+from bpfleet.abi.bpf import BPF_F_CPU, BPF_F_LOCK, F_RDONLY, F_WRONLY, F_ZERO_SEED, Cmd, MapType
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import U32_MAX
+from bpfleet.abi.limits import KMALLOC_MAX_SIZE, U32_MAX
 from bpfleet.chance import splitmix64
 from bpfleet.kernel.bpf import batch
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
@@ -28,7 +28,15 @@ from bpfleet.kernel.bpf.map_create import (
     check_unprivileged,
     without_token,
 )
-from bpfleet.kernel.bpf.maps.base import BpfMap, check_value_lock, unsupported
+from bpfleet.kernel.bpf.maps.base import (
+    CPU_SHIFT,
+    BpfMap,
+    check_cpu_flags,
+    check_value_lock,
+    given_value_size,
+    of_cpu,
+    unsupported,
+)
 from bpfleet.kernel.bpf.maps.bloom_filter import BloomFilterMap
 from bpfleet.kernel.bpf.maps.queue_stack import QueueStackMap
 from bpfleet.kernel.bpf.object_syscall import (
@@ -46,6 +54,8 @@ from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.timeline import Timeline
+
+ONE_CPU: Final = BPF_F_CPU | U32_MAX << CPU_SHIFT  # what a lookup takes of a CPU
 
 
 @final
@@ -142,22 +152,27 @@ class BpfSyscalls(ObjectSyscalls):
         out: Address = Address.GOOD,
     ) -> bytes:
         """BPF_MAP_LOOKUP_ELEM. ``value`` is what the value pointer holds before, which only bloom filters read."""
-        if flags & ~BPF_F_LOCK:
+        allowed = BPF_F_LOCK | ONE_CPU if self.host.profile.has_cpu_flags else BPF_F_LOCK
+        if flags & ~allowed:
             raise refuse(Errno.EINVAL, f"lookup flags {flags:#x} are not valid")
         bpf_map, file = self._map_and_file(task, fd)
         if not file.readable:
             raise _access(fd, "read")
         if flags:
             check_value_lock(bpf_map, flags)
+            check_cpu_flags(bpf_map, flags)
         copied = _copy_key(bpf_map, key)
         if isinstance(bpf_map, BloomFilterMap):
-            wanted = _copy_value(bpf_map, bytes(bpf_map.value_size) if value == b"" else value)
+            # A value that was not given reads as zeros, of which only a sane number is made.
+            size = bpf_map.user_value_size
+            unset = value == b"" and size <= KMALLOC_MAX_SIZE
+            wanted = _copy_value(size, bytes(size) if unset else value)
             bpf_map.peek(wanted)
             return wanted
         found = bpf_map.lookup(copied, OpContext(task, map_file=file))
         if out is not Address.GOOD:
             raise _fault()
-        return found
+        return of_cpu(found, flags, bpf_map.value_size) if flags else found
 
     @command
     def map_update_elem(
@@ -168,10 +183,15 @@ class BpfSyscalls(ObjectSyscalls):
         before = memory.charged_bytes_total
         bpf_map, file = self._map_and_file(task, fd)
         self._check_writable(bpf_map, file, fd)
-        if flags & BPF_F_LOCK:
+        size = bpf_map.user_value_size
+        if flags:
             check_value_lock(bpf_map, flags)
+            if self.host.profile.has_cpu_flags:
+                check_cpu_flags(bpf_map, flags)
+                size = given_value_size(bpf_map, flags)
         copied = _copy_key(bpf_map, key)
-        bpf_map.update(copied, _copy_value(bpf_map, value), flags, OpContext(task, map_file=file))
+        given = _copy_value(size, value)
+        bpf_map.update(copied, given, flags, OpContext(task, map_file=file))
         charged_bytes = memory.charged_bytes_total - before
         if self.host.late_refill:
             self._refill(bpf_map, task)
@@ -336,6 +356,8 @@ class BpfSyscalls(ObjectSyscalls):
 
     def _batch(self, task: Task, fd: int, command: Cmd) -> tuple[BpfMap, OpContext]:
         """The map of a batch, after the checks all batches share [bpf_map_do_batch]."""
+        if not self.host.profile.has_batch:
+            raise refuse(Errno.EINVAL, f"{self.host.profile.release} has no {command.name.lower()}")
         bpf_map, file = self._map_and_file(task, fd)
         reads = command in (Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_LOOKUP_AND_DELETE_BATCH)
         if reads and not file.readable:
@@ -430,16 +452,15 @@ def _copy_key(bpf_map: BpfMap, key: UserBytes) -> bytes:
     return b""
 
 
-def _copy_value(bpf_map: BpfMap, value: UserBytes) -> bytes:
-    """Raises EFAULT; EINVAL for a value of another length."""
+def _copy_value(size: int, value: UserBytes) -> bytes:
+    """Raises EFAULT; EINVAL for a value that has not ``size`` bytes."""
     if not isinstance(value, bytes):
-        if bpf_map.user_value_size:
+        if size:
             raise _fault()
         return b""
-    if len(value) != bpf_map.user_value_size:
+    if len(value) != size:
         raise refuse(
-            Errno.EINVAL,
-            f"the value has {len(value)} bytes, this map's values have {bpf_map.user_value_size}",
+            Errno.EINVAL, f"the value has {len(value)} bytes, this map's values have {size}"
         )
     return value
 

@@ -10,13 +10,15 @@ from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.sockets import SOCKET_KINDS, Cookies, Inode, PerfEvent, Socket
 from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import KernelProfile
 
 
 @final
 class Objects:
     """Descriptors of other subsystems. Each costs its opener a struct file and a dentry; nothing else is modelled."""
 
-    def __init__(self, files: FileTable) -> None:
+    def __init__(self, files: FileTable, profile: KernelProfile) -> None:
+        self._profile: Final = profile
         self._files: Final = files
         self._inodes: Final[dict[str, Inode]] = {}
         self._cookies: Final = Cookies()
@@ -38,7 +40,13 @@ class Objects:
         return self._open(task, File("cgroup", cgroup, writable=False))
 
     def pidfd(self, task: Task, target: Task) -> int:
-        """pidfd_open(2). Raises EMFILE, ENOMEM."""
+        """pidfd_open(2). Raises ENOSYS (up to 5.2), EMFILE, ENOMEM."""
+        if not self._profile.has_pidfd_open:
+            raise KernelError(
+                Errno.ENOSYS,
+                Reason.OPERATION_UNSUPPORTED,
+                f"{self._profile.release} has no pidfd_open",
+            )
         return self._open(task, File("pidfd", target), target.pid)
 
     def perf_event(self, task: Task) -> int:

@@ -24,6 +24,9 @@ SIGKILL: Final = 9
 COMM_MAX: Final = 15
 
 
+_SINCE_5_8: Final = frozenset({Capability.BPF, Capability.PERFMON})
+
+
 @final
 class Processes:
     """All live tasks, by pid. ``on_exit`` is called for each task that ends, before its descriptors are closed."""
@@ -71,6 +74,7 @@ class Processes:
         pid = self._allocate_pid()
         if caps is None:
             caps = ALL_CAPABILITIES if uid == 0 else frozenset()
+        caps = self._known(caps)
         task = Task(
             pid,
             self._users.get(uid),
@@ -197,7 +201,7 @@ class Processes:
 
     def capset(self, pid: int, caps: frozenset[Capability]) -> None:
         """capset(2): makes ``caps`` the effective and permitted set. Raises EPERM for one not permitted so far."""
-        task = self.find(pid)
+        task, caps = self.find(pid), self._known(caps)
         extra = sorted(caps - task.permitted)
         if extra:
             raise KernelError(
@@ -206,6 +210,10 @@ class Processes:
                 f"CAP_{Capability(extra[0]).name} is not in the permitted set of process {pid}",
             )
         task.permitted = task.caps = caps
+
+    def _known(self, caps: frozenset[Capability]) -> frozenset[Capability]:
+        """Those up to cap_last_cap: a kernel drops what it has not heard of."""
+        return caps if self._memory.profile.has_cap_bpf else caps - _SINCE_5_8
 
     def set_oom_score_adj(self, pid: int, oom_score_adj: int) -> None:
         """/proc/PID/oom_score_adj. Raises ESRCH, EINVAL, EACCES when lowered without CAP_SYS_RESOURCE."""

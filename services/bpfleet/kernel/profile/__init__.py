@@ -14,7 +14,14 @@ from bpfleet.kernel.profile.model import (
     Provenance,
     StructSizes,
 )
-from bpfleet.kernel.profile.names import VARIANTS, kernel_of, nearest_profile, profile_named
+from bpfleet.kernel.profile.names import (
+    VARIANTS,
+    kernel_of,
+    nearest_profile,
+    profile_named,
+    says,
+)
+from bpfleet.kernel.profile.rows import series_of
 
 __all__ = [
     "PROFILES",
@@ -31,5 +38,7 @@ __all__ = [
     "nearest_profile",
     "profile_named",
     "recorded_kernels",
+    "says",
+    "series_of",
     "used_by",
 ]

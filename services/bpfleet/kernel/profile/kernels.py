@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from bpfleet.kernel.profile.model import KernelProfile, Provenance, StructSizes
-from bpfleet.kernel.profile.rows import OPTIONS, flags, map_types_of
+from bpfleet.kernel.profile.rows import OPTIONS, flags, map_types_of, prog_types_of
 
 
 class Use(StrEnum):
@@ -53,5 +53,6 @@ class KernelBuild:
             source=self.source,
             structs=self.structs,
             map_types=map_types_of(self.version, self.distribution),
+            prog_types=prog_types_of(self.version, self.distribution),
             **values,
         )

@@ -5,7 +5,7 @@ stands in rows.py.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bpfleet.abi.bpf import MapType
+from bpfleet.abi.bpf import MapType, ProgType
 
 
 class Model(StrEnum):
@@ -109,6 +109,7 @@ class KernelProfile:
     source: str
     structs: StructSizes
     map_types: frozenset[MapType]
+    prog_types: frozenset[ProgType]
     model: Model
 
     # -- memcg machinery
@@ -136,6 +137,7 @@ class KernelProfile:
     memcg_percpu_bytes: tuple[int, ...]
     memcg_slab_bytes: tuple[int, ...]
     vma_slab_bytes: tuple[int, ...]
+    file_vma_slab_bytes: tuple[int, ...]
 
     # -- who pays
     payer: Payer
@@ -153,6 +155,7 @@ class KernelProfile:
     mem_alloc_percpu_low_watermarks: bool
     mem_alloc_reuses_waiting: bool
     lru_target_free_scaled: bool
+    redirect_flush_lists_charged: bool
     percpu_value_size_checked: bool
     array_value_limit_bytes: int
     lpm_full_checked_first: bool
@@ -160,6 +163,12 @@ class KernelProfile:
     hash_has_elem_count: bool
     hash_has_map_locked: bool
     hash_of_maps_spare_elements: bool
+    usage_counts_map_locked: bool
+    bloom_value_size_checked: bool
+    queue_size_checked: bool
+    arena_tracks_free_ranges: bool
+    arena_has_scratch_page: bool
+    stack_map_entries_checked: bool
     stack_map_over_allocates: bool
     local_storage_buckets_charged: bool
     hash_key_limited_to_stack: bool
@@ -177,11 +186,16 @@ class KernelProfile:
     has_map_extra: bool
     bpf_attr_bytes: int
     bpf_attr_map_create_bytes: int
-    wide_batch: bool
+    has_batch: bool
+    lpm_has_batch: bool
+    map_in_map_has_batch: bool
+    batch_skips_missing_keys: bool
+    has_cpu_flags: bool
     stack_trace_lookup_and_delete: bool
     hash_lookup_and_delete: bool
     freeze_checks_access: bool
     prog_active_percpu: bool
+    verifier_memory_charged: bool
     prog_image_failure_einval: bool
     bpf_jit_limit_bytes: int
     nr_cpus: int
@@ -189,7 +203,18 @@ class KernelProfile:
     jit_charges_bytes: bool
     perf_progs_need_prealloc: bool
     sockmap_takes_any_psock: bool
+    sockmap_takes_listeners_and_udp: bool
+    sockmap_needs_bound_udp: bool
     sockmap_entries_limited: bool
+    sockmap_value_takes_cookie: bool
+    redirect_value_holds_prog: bool
+    cgroup_storage_key_takes_id: bool
+    has_cap_bpf: bool
+    has_pidfd_open: bool
+    pin_probes_every_kind: bool
+    has_mmap: bool
+    array_takes_inner_map_flag: bool
+    perf_event_array_keeps_entries: bool
     bpf_lsm_enabled: bool
     optmem_max_bytes: int
     local_storage_charges_replacement: bool

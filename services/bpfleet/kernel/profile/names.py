@@ -1,5 +1,6 @@
 """What people call a kernel: a name, a name with a variant, a release as uname -r prints it."""
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -38,18 +39,82 @@ VARIANTS: Final = {
 }
 
 
-def profile_named(name: str) -> KernelProfile:
-    """The profile called ``name``: a kernel (``6.12``), or a kernel and a variant (``6.12:nobpf``).
+# What distributions call their releases, and the kernel that each has. Those of RHEL go to their rebuilds too.
+DISTRIBUTIONS: Final[dict[str, str]] = {
+    "el8": "el8.10", "rhel8": "el8.10", "rhel-8": "el8.10",
+    "el9": "el9.6", "rhel9": "el9.6", "rhel-9": "el9.6",
+    "ubuntu-20.04": "5.4", "ubuntu-22.04": "5.15", "ubuntu-24.04": "6.8",
+    "debian-11": "5.10", "debian-12": "6.1", "debian-13": "6.12",
+    "al2023": "6.1",
+}  # fmt: skip
+_RED_HAT: Final = re.compile(r"\d+\.\d+(?:\.\d+-(\d+))?.*[-.](el\d+)(?:[_.].*)?")
+_RELEASE: Final = re.compile(r"v?(\d+\.\d+)(\.\d+)?(?:[-+.].*)?")
+_EL8_MEMCG_BUILD: Final = (
+    348  # 4.18.0-348 is that of el8.5; those before account by rlimit and are not known
+)
 
-    Raises ``ValueError`` naming what exists. Variants need a memcg kernel; ``nobpf`` exists from 6.3 on.
+
+def known_name(name: str) -> str:
+    """The known kernel that people mean by ``name``; a captured or unknown name is given back as it is.
+
+    >>> [known_name(n) for n in ("v6.8", "5.15.0-91-generic", "5.14.0-427.el9", "rhel9", "debian-12", "6.18.20")]
+    ['6.8', '5.15', 'el9.6', 'el9.6', '6.1', '6.18.15']
     """
-    base, _, variant = name.partition(":")
+    if name in PROFILES:
+        return name
+    if name.lower() in DISTRIBUTIONS:
+        return DISTRIBUTIONS[name.lower()]
+    red_hat = _RED_HAT.fullmatch(name)
+    if red_hat is not None:
+        build, brand = red_hat.groups()
+        if brand == "el8" and build and int(build) < _EL8_MEMCG_BUILD:
+            return name
+        return DISTRIBUTIONS.get(brand, name)
+    release = _RELEASE.fullmatch(name)
+    return name if release is None else _in_series(release[1], release[2] or "") or name
+
+
+def _in_series(series: str, patch: str) -> str:
+    """The build of a series that is newest without being newer; the series' own name where none is said, or older."""
+    builds = [each for each in PROFILES if each == series or each.startswith(series + ".")]
+    if series not in builds:
+        return ""
+    number = int(patch[1:] or 0)
+    older = [each for each in builds if 0 < _patch(PROFILES[each].release) <= number]
+    if older:
+        return max(older, key=lambda each: _patch(PROFILES[each].release))
+    return series if not number else min(builds, key=lambda each: _patch(PROFILES[each].release))
+
+
+def _patch(release: str) -> int:
+    return int(release.split("-")[0].split(".")[2])
+
+
+def says(name: str) -> str:
+    """One line on what ``name`` was taken for, and how sure that is. Raises ``ValueError`` as `profile_named` does.
+
+    >>> says("debian-12")
+    'debian-12: 6.1, recorded (6.1.192)'
+    """
+    profile = profile_named(name)
+    base = profile.name.partition(":")[0]
+    build = f"{profile.provenance} ({profile.release})"
+    if name.partition(":")[0] == base:
+        return f"{name}: {build}"
+    return f"{name}: {profile.name}, {build}"
+
+
+def profile_named(name: str) -> KernelProfile:
+    """The profile called ``name``: a kernel (``6.12``), what people call one, each with a variant (``6.12:nobpf``).
+
+    Raises ``ValueError`` naming what exists and what is nearest. Variants need a memcg kernel; ``nobpf`` exists from
+    6.3 on.
+    """
+    asked, _, variant = name.partition(":")
+    base = known_name(asked)
     profile = PROFILES.get(base)
     if profile is None:
-        raise ValueError(
-            f"unknown kernel profile {base!r}; known: {', '.join(PROFILES)}, "
-            "and variants such as 6.12:nobpf"
-        )
+        raise ValueError(f"unknown kernel profile {asked!r}; {_advice(asked)}")
     if not variant:
         return profile
     change = VARIANTS.get(variant)
@@ -63,7 +128,18 @@ def profile_named(name: str) -> KernelProfile:
         )
     if variant == "nobpf" and profile.memlock is not Memlock.USAGE:
         raise ValueError(f"{name!r}: cgroup.memory=nobpf exists from 6.3 on")
-    return replace(change(profile), name=name)
+    return replace(change(profile), name=f"{base}:{variant}")
+
+
+def _advice(asked: str) -> str:
+    known = f"known: {', '.join(PROFILES)}, and variants such as 6.12:nobpf"
+    release = _RELEASE.fullmatch(asked)
+    if release is None:
+        return known
+    return (
+        f"nearest is {nearest_profile(release[1]).name}; for that very kernel make one on its host with"
+        f" 'bpfleet profile capture'; {known}"
+    )
 
 
 def kernel_of(name: str) -> KernelProfile:
@@ -75,11 +151,16 @@ def kernel_of(name: str) -> KernelProfile:
 
 
 def nearest_profile(release: str) -> KernelProfile:
-    """The newest known kernel that is not newer than ``release`` (as uname -r prints it); the oldest one before that.
+    """The known kernel that is nearest to ``release`` (as uname -r prints it).
 
-    >>> nearest_profile("6.8.0-45-generic").name, nearest_profile("5.4.0").name, nearest_profile("7.1.2").name
-    ('6.6', '5.10', '6.18')
+    That is the one of its distribution, or the newest that is not newer; the oldest one before that.
+
+    >>> [nearest_profile(n).name for n in ("6.8.0-45-generic", "4.18.0-553.el8", "5.3.1", "7.9.2", "6.18.15")]
+    ['6.8', 'el8.10', '5.4', '7.3', '6.18.15']
     """
+    found = PROFILES.get(known_name(release))
+    if found is not None:
+        return found
     wanted = series_of(release)
     kernels = [profile for profile in PROFILES.values() if profile.name[0].isdigit()]
     known = sorted(((series_of(each.name), each) for each in kernels), key=lambda pair: pair[0])

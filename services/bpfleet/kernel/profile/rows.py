@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Final
 
-from bpfleet.abi.bpf import MapType
+from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.kernel.profile.memory_stat import STAT_5_10, STAT_5_11, STAT_6_1, STAT_6_12
 from bpfleet.kernel.profile.model import Memlock, Model, Payer
 
@@ -116,7 +116,7 @@ def _until(
 
 
 def _type(release: str, why: str, *backports: str) -> Change:
-    """A map type that came with a release."""
+    """A map or program type that came with a release."""
     return Change(True, release, why, backports=backports)
 
 
@@ -165,6 +165,11 @@ MEMCG: Final = (
     _flag("memcg_percpu_bytes", (1064, 1064, 304, 304),
           Change((1024, 728), "6.1", _MEASURED), Change((880, 640), "6.12", _MEASURED)),
     _flag("memcg_slab_bytes", (), Change((2048, 1024), "6.12", _MEASURED)),
+    _flag("file_vma_slab_bytes", (200,),
+          Change((152,), "6.1", _MEASURED),
+          Change((176, 40), "6.12", _MEASURED),
+          Change((216, 40), "6.12", "Red Hat's structures have spare room", backports=("el9.6",)),
+          Change((192,), "6.16", "mm: move per-vma lock into vm_area_struct; a cache line at a time")),
     _flag("vma_slab_bytes", (200, 88, 64),
           Change((152, 104, 64), "6.1", _MEASURED), Change((176, 40, 104, 64), "6.12", _MEASURED)),
 )  # fmt: skip
@@ -203,6 +208,8 @@ ALLOCATION: Final = (
     _flag("lru_target_free_scaled", False,
           _since("6.16", "bpf: Adjust free target to avoid global starvation of LRU map",
                  stable=("6.6.150", "6.12.107"))),
+    _flag("redirect_flush_lists_charged", True,
+          _until("5.6", "xdp: Use bulk queues of the device; a list head per CPU before", backports=("el8.3",))),
     _flag("percpu_value_size_checked", False,
           _since("6.12", "bpf: Check percpu map value size first",
                  stable=("5.4.301", "5.10.262", "5.15.215", "6.1.192", "6.6.150"), backports=("el9.6",))),
@@ -222,6 +229,18 @@ ALLOCATION: Final = (
           _until("6.15", "bpf: Convert hashtab.c to rqspinlock")),
     _flag("hash_of_maps_spare_elements", True,
           _until("6.15", "no spare elements for hashes of maps")),
+    _flag("usage_counts_map_locked", True,
+          _until("7.0", "the lock counters leave htab_map_mem_usage, long after they left the table")),
+    _flag("bloom_value_size_checked", False,
+          _since("6.9", "bpf: Check bloom filter map value size", stable=("6.1.192", "6.6.150"),
+                 backports=("el9.6",))),
+    _flag("queue_size_checked", False, _since("7.3", "E2BIG for a queue or stack over the limit of a vmalloc")),
+    _flag("arena_tracks_free_ranges", False,
+          _since("7.0", "the arena's tree of free ranges is charged: a node of 64 bytes at creation")),
+    _flag("arena_has_scratch_page", False, _since("7.2", "a page that faults of programs fall on")),
+    _flag("stack_map_entries_checked", False,
+          _since("6.9", "bpf: Fix stackmap overflow check on 32-bit arches",
+                 stable=("5.4.301", "5.10.262", "5.15.215", "6.1.192", "6.6.150"), backports=("el9.6",))),
     _flag("stack_map_over_allocates", False,
           _since("5.11", "the old cost passed as size", backports=("el8.3",)),
           _until("5.17", "the size is that of the pointers alone again", stable=("5.15.215",), backports=("el9.2",))),
@@ -237,6 +256,8 @@ ALLOCATION: Final = (
     _flag("jit_charges_bytes", False,
           _since("5.18", "bpf: Introduce bpf_prog_pack allocator; 64 B chunks charged in bytes",
                  backports=("el9.2",))),
+    _flag("verifier_memory_charged", False,
+          _since("6.17", "bpf: what the verifier allocates is charged to the loader; not counted here")),
     _flag("prog_active_percpu", False,
           _since("5.12", "bpf: Add per-program recursion prevention mechanism", backports=("el8.6",))),
 )  # fmt: skip
@@ -263,14 +284,25 @@ INTERFACE: Final = (
           _since("5.16", "bpf: Add bloom filter map implementation", backports=("el9.1",))),
     _flag("has_map_extra", False, _since("5.16", "bpf: Add bloom filter map implementation", backports=("el9.1",))),
     _flag("bpf_attr_bytes", 120,
-          Change(144, "6.1", _MEASURED), Change(152, "6.12", _MEASURED), Change(168, "6.18", _MEASURED)),
+          Change(144, "6.1", _MEASURED, backports=("el9.3",)),
+          Change(152, "6.12", _MEASURED, backports=("el9.6",)),
+          Change(168, "6.18", _MEASURED)),
     _flag("bpf_attr_map_create_bytes", 64,
           Change(72, "5.16", "map_extra", backports=("el9.1",)),
           Change(80, "6.9", "value_type_btf_obj_fd and map_token_fd", backports=("el9.6",)),
           Change(92, "6.18", "excl_prog_hash")),
-    _flag("wide_batch", False,
-          _since("5.13", "batches for per-CPU arrays, LPM tries (5.13) and maps of maps (5.18)",
-                 backports=("el8.6",))),
+    _flag("has_batch", False,
+          _since("5.6", "bpf: Add generic support for lookup batch op (and update, delete, hash tables)",
+                 backports=("el8.3",))),
+    _flag("lpm_has_batch", False,
+          _since("5.13", "bpf: Add batched ops support for percpu array; for LPM tries", backports=("el8.6",))),
+    _flag("map_in_map_has_batch", False,
+          _since("5.18", "bpf: Add map-in-map batch ops for arrays and hashes", backports=("el9.2",))),
+    _flag("batch_skips_missing_keys", False,
+          _since("6.14", "bpf: skip non exist keys in generic_map_lookup_batch; EINTR after three tries before",
+                 stable=("6.1.192", "6.6.150", "6.12.107"))),
+    _flag("has_cpu_flags", False,
+          _since("7.0", "bpf: Introduce BPF_F_CPU and BPF_F_ALL_CPUS flags")),
     _flag("stack_trace_lookup_and_delete", False,
           _since("6.18", "bpf: Add lookup_and_delete_elem for BPF_MAP_STACK_TRACE")),
     _flag("hash_lookup_and_delete", False,
@@ -284,7 +316,32 @@ INTERFACE: Final = (
     _flag("sockmap_takes_any_psock", False,
           _since("5.15", "sock_map: Relax config dependency to CONFIG_NET; unix and vsock sockets",
                  backports=("el9.1",))),
+    _flag("sockmap_takes_listeners_and_udp", False,
+          _since("5.7", "bpf: Allow listening and UDP sockets in sockmaps, and lookups from user space",
+                 backports=("el8.3",))),
+    _flag("sockmap_needs_bound_udp", True,
+          _until("5.15", "sock_map: Lift socket state restriction for datagram sockets", backports=("el9.1",)),
+          _since("7.1", "an unbound UDP socket does not enter a sockmap",
+                 stable=("6.1.192", "6.6.150", "6.12.107", "6.18.44"))),
     _flag("sockmap_entries_limited", False, _since("7.2", "max_entries <= INT_MAX", stable=("6.1.192",))),
+    _flag("sockmap_value_takes_cookie", False,
+          _since("5.8", "values of 8 bytes, for the cookie", backports=("el8.4",))),
+    _flag("redirect_value_holds_prog", False,
+          _since("5.8", "values of 8 bytes, with a program: devmaps (5.8), cpumaps (5.9)", backports=("el8.4",))),
+    _flag("cgroup_storage_key_takes_id", False,
+          _since("5.9", "bpf: Make cgroup storages shared between programs; keys of 8 bytes", backports=("el8.4",))),
+    _flag("has_cap_bpf", False,
+          _since("5.8", "bpf, capability: Introduce CAP_BPF; and CAP_PERFMON", backports=("el8.4",))),
+    _flag("has_pidfd_open", False, _since("5.3", "pidfd: add pidfd_open()")),
+    _flag("pin_probes_every_kind", False,
+          _since("5.7", "bpf: Introduce pinnable bpf_link abstraction; EINVAL for any bad descriptor",
+                 backports=("el8.3",))),
+    _flag("has_mmap", False,
+          _since("5.5", "bpf: Add mmap() support for BPF_MAP_TYPE_ARRAY", backports=("el8.3",))),
+    _flag("array_takes_inner_map_flag", False,
+          _since("5.10", "bpf: Allow for map-in-map with dynamic inner array map entries", backports=("el8.5",))),
+    _flag("perf_event_array_keeps_entries", False,
+          _since("5.10", "bpf: Introduce BPF_F_PRESERVE_ELEMS for perf event array", backports=("el8.5",))),
     _flag("optmem_max_bytes", 20_480, Change(131_072, "6.7", "net: increase optmem_max default value")),
     _flag("cgroup_storage_value_limit_page", True,
           _until("5.17", "bpf: Relax allowed local storage value size", stable=("5.15.215",), backports=("el9.1",))),
@@ -339,6 +396,17 @@ MAP_TYPES: Final[dict[MapType, Change]] = {
                                 "el9.3"),
     MapType.ARENA: _type("6.9", "bpf: Introduce bpf_arena.", "el9.6"),
 }  # fmt: skip
+# Program types newer than 5.4 and 4.18.
+PROG_TYPES: Final[dict[ProgType, Change]] = {
+    ProgType.TRACING: _type("5.5", "bpf: Introduce BPF_PROG_TYPE_TRACING", "el8.3"),
+    ProgType.STRUCT_OPS: _type("5.6", "bpf: Introduce BPF_PROG_TYPE_STRUCT_OPS", "el8.3"),
+    ProgType.EXT: _type("5.6", "bpf: Introduce dynamic program extensions", "el8.3"),
+    ProgType.LSM: _type("5.7", "bpf: Introduce BPF_PROG_TYPE_LSM", "el8.3"),
+    ProgType.SK_LOOKUP: _type("5.9", "bpf: Introduce SK_LOOKUP program type with a dedicated attach point",
+                                   "el8.4"),
+    ProgType.SYSCALL: _type("5.14", "bpf: Introduce bpf_sys_bpf() helper and program type"),
+    ProgType.NETFILTER: _type("6.4", "bpf: add bpf_link support for BPF_NETFILTER programs"),
+}  # fmt: skip
 
 
 def flags() -> Iterator[Flag]:
@@ -354,4 +422,14 @@ def map_types_of(version: str, distribution: str) -> frozenset[MapType]:
         for each in MapType
         if each is not MapType.UNSPEC
         and (each not in MAP_TYPES or MAP_TYPES[each].is_in(version, distribution))
+    )
+
+
+def prog_types_of(version: str, distribution: str) -> frozenset[ProgType]:
+    """The types that programs of a kernel can have."""
+    return frozenset(
+        each
+        for each in ProgType
+        if each is not ProgType.UNSPEC
+        and (each not in PROG_TYPES or PROG_TYPES[each].is_in(version, distribution))
     )

@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from bpfleet.abi.bpf import MapType, ProgType
+from bpfleet.abi.bpf import BPF_F_CPU, MapType, ProgType
 from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
 from bpfleet.kernel.bpf.batch import BatchResult
 from bpfleet.kernel.bpf.btf import BtfKind, BtfType
-from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.base import BpfMap, given_value_size
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.file import File
@@ -126,7 +126,7 @@ def alike(want: Answer, have: Answer) -> bool:
         return want.keys() == have.keys() and all(alike(want[name], have[name]) for name in want)
     if isinstance(want, list) and isinstance(have, list):
         return len(want) == len(have) and all(map(alike, want, have))
-    if isinstance(have, _Cookie):
+    if isinstance(have, _Cookie | _Scattered):
         return have.matches(want)
     return bool(same_errno(want) == same_errno(have))
 
@@ -144,6 +144,26 @@ class _Cookie:
 
     def __repr__(self) -> str:
         return f"cookie {self.value.hex()}"
+
+
+class _Scattered:
+    """Keys, and values of one CPU that a recorder saw as if values of all CPUs stood there.
+
+    Which value it shows beside which key depends on the order of the walk, hence on the kernel's random seed.
+    """
+
+    def __init__(self, pairs: list[list[Any]]) -> None:
+        self._pairs: Final = pairs
+
+    def matches(self, want: Answer) -> bool:
+        return isinstance(want, list) and self._sorted(want) == self._sorted(self._pairs)
+
+    def _sorted(self, pairs: list[list[Any]]) -> tuple[list[str], list[str]]:
+        keys = sorted(key for key, _ in pairs)
+        return keys, sorted(value for _, values in pairs for value in values)
+
+    def __repr__(self) -> str:
+        return f"in any order: {self._pairs}"
 
 
 class CaseReplay:
@@ -345,6 +365,7 @@ class CaseReplay:
 
     def _op_update(self, operation: Operation) -> Answer:
         value = self._value(operation["v"], self._map_or_none(operation))
+        value = self._of_one_cpu(value, operation, 1)
         verbs.MAP_UPDATE_ELEM(
             self.kernel,
             self.task,
@@ -447,6 +468,7 @@ class CaseReplay:
         count = operation.get("count", len(operation["ks"]))
         keys = self._joined(operation["ks"], count, lambda key: self._plain_key(key, bpf_map))
         values = self._joined(operation["vs"], count, lambda value: self._value(value, bpf_map))
+        values = self._of_one_cpu(values, operation, count)
         return self._batch(
             count,
             lambda: verbs.MAP_UPDATE_BATCH(
@@ -506,12 +528,14 @@ class CaseReplay:
         answer = self._batch(count, run)
         result = kept[0] if kept else BatchResult(0)
         if bpf_map is not None and answer["n"] and answer["e"] in (0, "ENOENT"):
-            pairs = self._pairs(bpf_map, result)
+            pairs: Any = self._pairs(bpf_map, result)
             ordered = operation.get("ordered")
             if not ordered and answer["e"] == 0:
                 answer["kv"] = len(pairs)
             else:
                 answer["kv"] = pairs if ordered else sorted(pairs, key=lambda pair: str(pair[0]))
+                if not ordered and operation.get("fl", 0) & BPF_F_CPU:
+                    answer["kv"] = _Scattered(pairs)
         if operation.get("ordered"):
             answer["out"] = (result.out_batch or bytes(4))[:4].hex()
         return answer
@@ -524,10 +548,12 @@ class CaseReplay:
 
     def _pairs(self, bpf_map: BpfMap, result: BatchResult) -> list[list[Any]]:
         key_size, value_size = bpf_map.key_size, bpf_map.user_value_size
+        # The recorder looks at its buffer as if values of all CPUs stood in it.
+        values = result.values.ljust(value_size * result.count, b"\0")
         return [
             [
                 result.keys[key_size * i : key_size * (i + 1)].hex(),
-                self._shown(bpf_map, result.values[value_size * i : value_size * (i + 1)]),
+                self._shown(bpf_map, values[value_size * i : value_size * (i + 1)]),
             ]
             for i in range(result.count)
         ]
@@ -599,6 +625,15 @@ class CaseReplay:
             )
         return self._plain(given, bpf_map)
 
+    def _of_one_cpu(self, values: UserBytes, operation: Operation, count: int) -> UserBytes:
+        """What a kernel that knows BPF_F_CPU reads of a recorder's buffer: the first ``count`` values of one CPU."""
+        bpf_map = self._map_or_none(operation)
+        if bpf_map is None or not isinstance(values, bytes) or not bpf_map.percpu_values:
+            return values
+        if not self._target.profile.has_cpu_flags:
+            return values
+        return values[: count * given_value_size(bpf_map, operation.get("fl", 0))]
+
     def _plain(self, given: Any, bpf_map: BpfMap | None) -> UserBytes:
         value = self._resolve(given)
         if isinstance(value, bytes) and bpf_map is not None:
@@ -623,6 +658,7 @@ class CaseReplay:
             return value.hex()
         if bpf_map.map_type in PERCPU_TYPES:
             size, width = bpf_map.value_size, round_up_8(bpf_map.value_size)
+            value = value.ljust(bpf_map.user_value_size, b"\0")
             return [value[at : at + size].hex() for at in range(0, len(value), width)]
         if bpf_map.map_type in (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS, MapType.PROG_ARRAY):
             holds_maps = bpf_map.map_type != MapType.PROG_ARRAY

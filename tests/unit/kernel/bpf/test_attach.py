@@ -14,7 +14,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.program import ProgAttr, ProgOp
 from bpfleet.kernel.errors import Reason
-from tests.kernels import ALL, MEMCG, UNLIMITED, boot, charged, refused, settle
+from tests.kernels import ALL, MEMCG, UNLIMITED, boot, charged, having, refused, settle
 
 INGRESS, EGRESS = AttachType.CGROUP_INET_INGRESS, AttachType.CGROUP_INET_EGRESS
 SKB = ProgType.CGROUP_SKB
@@ -123,7 +123,7 @@ def test_storage_exists_where_something_was_attached(profile):
     settle(kernel)
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("cgroup_storage_key_takes_id"))
 def test_short_keys_share_one_storage_between_attach_types(profile):
     kernel, task = boot(profile)
     storage, prog = _storage_prog(kernel, task, key=8)

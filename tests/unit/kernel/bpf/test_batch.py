@@ -5,9 +5,10 @@ import pytest
 from bpfleet.abi.bpf import F_RDONLY, F_ZERO_SEED, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import Address, MapAttr
-from tests.kernels import ALL, boot, refused, since
+from tests.kernels import boot, having, refused
 
-LATER = since("5.13")
+BATCHES = having("has_batch")
+LATER = having("lpm_has_batch")
 
 
 def key(number):
@@ -24,14 +25,14 @@ def store(kernel, task, fd, numbers):
     return kernel.bpf.map_update_batch(task, fd, keys, bytes(8 * len(numbers)), len(numbers))
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_an_update_batch_counts_what_went_in_before_the_map_was_full(profile):
     kernel, task, fd = table(profile, 10)
     result = store(kernel, task, fd, range(12))
     assert (result.count, result.errno) == (10, Errno.E2BIG)
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_a_delete_batch_counts_what_went_out_before_the_missing_key(profile):
     kernel, task, fd = table(profile)
     store(kernel, task, fd, range(10))
@@ -41,7 +42,7 @@ def test_a_delete_batch_counts_what_went_out_before_the_missing_key(profile):
     assert kernel.bpf.maps()[-1].entries() == 8
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_a_hash_is_read_by_whole_buckets(profile):
     kernel, task, fd = table(profile, 4)
     store(kernel, task, fd, range(4))
@@ -57,7 +58,7 @@ def test_a_hash_is_read_by_whole_buckets(profile):
     assert sorted(seen) == [key(n) for n in range(4)]
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_reading_and_removing_empties_the_map(profile):
     kernel, task, fd = table(profile)
     store(kernel, task, fd, range(9))
@@ -66,14 +67,14 @@ def test_reading_and_removing_empties_the_map(profile):
     assert kernel.bpf.maps()[-1].entries() == 0
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_a_cursor_beyond_the_last_bucket_is_the_end(profile):
     kernel, task, fd = table(profile)
     result = kernel.bpf.map_lookup_batch(task, fd, key(16), 4)
     assert (result.count, result.errno) == (0, Errno.ENOENT)
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_bad_pointers_leave_a_count_of_zero(profile):
     kernel, task, fd = table(profile)
     store(kernel, task, fd, [1])
@@ -86,7 +87,7 @@ def test_bad_pointers_leave_a_count_of_zero(profile):
     assert [(r.count, r.errno) for r in results] == [(0, Errno.EFAULT)] * 4
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_nothing_to_do_is_done(profile):
     kernel, task, fd = table(profile)
     assert kernel.bpf.map_update_batch(task, fd, b"", b"", 0).errno == 0
@@ -94,7 +95,7 @@ def test_nothing_to_do_is_done(profile):
     assert kernel.bpf.map_lookup_batch(task, fd, None, 0).errno == 0
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_flags_access_and_types_are_refused_before_anything_is_counted(profile):
     kernel, task, fd = table(profile)
     with refused(Errno.EINVAL):
@@ -111,7 +112,7 @@ def test_flags_access_and_types_are_refused_before_anything_is_counted(profile):
         kernel.bpf.map_update_batch(task, fd, key(1), bytes(7), 1)
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", BATCHES)
 def test_tries_and_per_cpu_arrays_have_batches_from_5_13_on(profile):
     kernel, task = boot(profile)
     fd = kernel.bpf.map_create(task, MapAttr(MapType.PERCPU_ARRAY, 4, 8, 4)).fd

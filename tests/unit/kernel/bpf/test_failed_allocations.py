@@ -59,8 +59,10 @@ def _named(attr):
 
 
 def _prepared(profile, attr):
-    """A kernel, the task, and attributes with the descriptors the type needs; None where there is no such type."""
+    """A kernel, the task, and attributes with the descriptors the type needs; None without type or flag."""
     kernel, task = boot(profile)
+    if attr.map_flags & F_MMAPABLE and not kernel.profile.has_mmap:
+        return None
     try:
         class_of(attr.map_type, kernel.profile)
     except KernelError:

@@ -14,10 +14,10 @@ from bpfleet.abi.bpf import (
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import NUMA_NO_NODE, MapAttr
 from bpfleet.kernel.errors import Reason
-from tests.kernels import ALL, boot, refused, since
+from tests.kernels import ALL, boot, having, refused
 
 HASH = MapAttr(MapType.HASH, 4, 8, 1024)
-CENTRAL = since("6.5")
+CENTRAL = having("capability_check_central")
 IN_THE_TYPE = ["5.10", "seed-v5", "5.11", "6.1"]
 
 

@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import F_MMAPABLE, F_RDONLY, F_RDONLY_PROG, F_SEGV_ON_FAULT, F_WRONLY, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from tests.kernels import ALL, boot, charged, refused, settle
+from tests.kernels import boot, charged, having, refused, settle
 
 READ, WRITE = 1, 3
 
@@ -14,7 +14,7 @@ def _array(kernel, task, flags=F_MMAPABLE):
     return kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 1024, flags)).fd
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("has_mmap"))
 def test_the_access_rules_of_an_array(profile):
     kernel, task = boot(profile)
     mmap = kernel.bpf.mmap
@@ -44,7 +44,7 @@ def test_the_access_rules_of_an_array(profile):
     settle(kernel)
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("has_mmap"))
 def test_a_writable_mapping_and_freezing_exclude_each_other(profile):
     kernel, task = boot(profile)
     fd = _array(kernel, task)

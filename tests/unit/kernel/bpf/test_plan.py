@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from bpfleet.abi.bpf import F_NO_PREALLOC, MapType, map_type_from_name
+from bpfleet.abi.bpf import F_MMAPABLE, F_NO_PREALLOC, MapType, map_type_from_name
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import LARGEST_COST_BYTES
 from bpfleet.kernel.bpf.plan import cached_objects, map_cost, plan_map
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.profile import PROFILES, profile_named
-from tests.kernels import ALL, MEMCG, boot
+from tests.kernels import ALL, MEMCG, boot, refused
 
 RECORDED = Path(__file__).parents[3] / "oracle" / "recorded"
 
@@ -114,6 +114,11 @@ SHAPES = [
 @pytest.mark.parametrize("attr", SHAPES, ids=lambda a: f"{MapType(a.map_type).name}-{a.map_flags}")
 def test_a_kernel_charges_what_the_plan_says(profile, attr):
     kernel, task = boot(profile)
+    known = attr.map_type in kernel.profile.map_types
+    if not known or (attr.map_flags & F_MMAPABLE and not kernel.profile.has_mmap):
+        with refused(Errno.EINVAL):
+            kernel.bpf.map_create(task, attr)
+        return
     cost = map_cost(attr, kernel.profile, kernel.host.possible_cpus)
     kernel.bpf.map_create(task, attr)
     bpf_map = kernel.bpf.maps()[-1]

@@ -8,7 +8,7 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.mm.memory import AllocKind
-from tests.kernels import ALL, MEMCG, boot, charged, refused, settle, since
+from tests.kernels import ALL, MEMCG, boot, charged, having, refused, settle
 
 LO = (1).to_bytes(4, "little")
 
@@ -28,7 +28,7 @@ def test_5_10_hides_the_memlock_limit_behind_einval(map_type):
     settle(kernel)
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("has_cap_bpf"))
 @pytest.mark.parametrize(
     "map_type", [MapType.DEVMAP, MapType.DEVMAP_HASH, MapType.XSKMAP, MapType.SOCKMAP]
 )
@@ -40,7 +40,7 @@ def test_they_need_cap_net_admin(profile, map_type):
     admin = kernel.spawn(uid=0, caps=frozenset({Capability.BPF, Capability.NET_ADMIN}))
     kernel.bpf.map_create(admin, MapAttr(map_type, 4, 4, 4))
     bad = MapAttr(map_type, 5, 4, 4)
-    central = profile in since("6.5")
+    central = kernel.profile.capability_check_central
     early = Errno.EINVAL if central and "DEV" in map_type.name else Errno.EPERM
     with refused(early):  # devmap's attributes are checked before the central capability test
         kernel.bpf.map_create(user, bad)

@@ -6,7 +6,7 @@ from bpfleet.abi.bpf import F_LINK, MapType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.program import ProgAttr
-from tests.kernels import ALL, boot, refused, settle
+from tests.kernels import boot, refused, settle, with_type
 
 KEY = bytes(4)
 VALUE = bytes(64) + b"\1" * 192
@@ -19,7 +19,7 @@ def _create(kernel, task, **changes):
     return kernel.bpf.map_create(task, MapAttr(MapType.STRUCT_OPS, 4, btf_fd=btf, **fields)).fd
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", with_type(MapType.STRUCT_OPS))
 def test_registration_and_its_end(profile):
     kernel, task = boot(profile)
     fd = _create(kernel, task)
@@ -81,7 +81,7 @@ def test_tables_behind_a_link_are_not_deleted():
         ({"btf_key_type_id": 1}, Errno.EINVAL),
     ],
 )
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", with_type(MapType.STRUCT_OPS))
 def test_bad_attributes(profile, changes, errno):
     kernel, task = boot(profile)
     with refused(errno):

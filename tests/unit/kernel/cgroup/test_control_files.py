@@ -88,18 +88,20 @@ def test_without_the_controller_there_are_no_memory_files_but_pressure(profile: 
 
 
 @pytest.mark.parametrize(
-    ("name", "first"),
+    ("name", "first", "backported"),
     [
-        ("memory.peak", "5.19"),
-        ("memory.reclaim", "5.19"),
-        ("memory.swap.peak", "6.5"),
-        ("cgroup.kill", "5.14"),
+        ("memory.peak", "5.19", {"el8.10", "el9.6"}),
+        ("memory.reclaim", "5.19", {"el8.10", "el9.6"}),
+        ("memory.swap.peak", "6.5", {"el8.10", "el9.6"}),
+        ("cgroup.kill", "5.14", set()),
     ],
 )
-def test_files_appear_with_their_kernels(name: str, first: str) -> None:
+def test_files_appear_with_their_kernels(name: str, first: str, backported: set[str]) -> None:
     for profile in ALL:
         kernel, _ = boot(profile)
-        assert (name in kernel.list_files("/a")) is (profile in since(first)), profile
+        assert (name in kernel.list_files("/a")) is (profile in {*since(first), *backported}), (
+            profile
+        )
 
 
 def test_unknown_files_are_not_there() -> None:
@@ -128,7 +130,7 @@ def test_the_oom_group_kill_line_came_with_5_17(profile: str) -> None:
     if PROFILES[profile].has_oom_group_kill_event:
         expected.append("oom_group_kill")
     assert keys == expected
-    assert PROFILES[profile].has_oom_group_kill_event is (profile in since("5.17"))
+    assert PROFILES[profile].has_oom_group_kill_event is (profile in {*since("5.17"), "el9.6"})
 
 
 def test_events_count_above_too_and_local_ones_do_not() -> None:

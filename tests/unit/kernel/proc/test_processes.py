@@ -9,7 +9,7 @@ from bpfleet.kernel import PROFILES
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.proc.processes import PID_MAX
-from tests.kernels import ALL, boot, refused
+from tests.kernels import ALL, boot, refused, since
 
 MB = 1 << 20
 
@@ -30,9 +30,7 @@ def test_the_default_limit_is_the_kernels(profile: str) -> None:
     task = kernel.spawn()
     assert task.memlock_soft_bytes == task.memlock_hard_bytes
     assert task.memlock_soft_bytes == PROFILES[profile].default_memlock_bytes
-    assert task.memlock_soft_bytes == (
-        64 << 10 if profile in ("5.10", "5.11", "seed-v5") else 8 << 20
-    )
+    assert task.memlock_soft_bytes == (8 << 20 if profile in since("5.16") else 64 << 10)
 
 
 @pytest.mark.parametrize(

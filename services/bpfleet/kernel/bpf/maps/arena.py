@@ -25,6 +25,8 @@ from bpfleet.kernel.profile import KernelProfile
 RANGE_MAX_BYTES: Final = 4 << 30
 FLAGS: Final = F_SEGV_ON_FAULT | F_MMAPABLE | F_NO_USER_CONV
 FAULT_GFP: Final = GFP.GFP_KERNEL
+RANGE_NODE_BYTES: Final = 64  # struct range_node
+FIRST_NODE: Final = 1  # its place in the plan
 
 
 @final
@@ -56,7 +58,7 @@ class ArenaMap(BpfMap):
 
     @classmethod
     def plan(cls, creation: Creation) -> CostPlan:
-        """The struct; pages at first touch.
+        """The struct, from 7.0 the node of the free range, from 7.2 a page for faults; pages at first touch.
 
         >>> from bpfleet.kernel.profile import PROFILES
         >>> creation = Creation(MapAttr(33, max_entries=100, map_flags=1024), PROFILES["6.12"], 2)
@@ -64,9 +66,16 @@ class ArenaMap(BpfMap):
         336
         """
         profile = creation.profile
+        made: tuple[Allocation, ...] = (
+            Allocation("bpf_arena", struct_how(profile), profile.structs.bpf_arena),
+        )
+        if profile.arena_tracks_free_ranges:
+            made += (Allocation("range_node", How.KMALLOC_ACCOUNT, RANGE_NODE_BYTES),)
+        if profile.arena_has_scratch_page:
+            made += (Allocation("scratch_page", How.PAGES, PAGE_SIZE, gfp=FAULT_GFP),)
         return CostPlan(
             0,
-            (Allocation("bpf_arena", struct_how(profile), profile.structs.bpf_arena),),
+            made,
             per_element=(Allocation("page", How.PAGES, PAGE_SIZE, gfp=FAULT_GFP),),
         )
 
@@ -83,6 +92,10 @@ class ArenaMap(BpfMap):
         self.user_vm_end = attr.map_extra + attr.max_entries * PAGE_SIZE if attr.map_extra else 0
         self._pages: Final[dict[int, Account]] = {}
         self._size: Final = site.memory.page_size()
+        self._node_size: Final = site.memory.slab_size(RANGE_NODE_BYTES)
+        self._nodes: Final[
+            list[Account]
+        ] = []  # of ranges beyond the first, which creation paid for
 
     def touch(self, first: int, count: int, context: OpContext) -> None:
         """Page faults of user space on ``count`` pages from page ``first`` on [arena_vm_fault].
@@ -95,11 +108,26 @@ class ArenaMap(BpfMap):
             if self.map_flags & F_SEGV_ON_FAULT or page >= self.max_entries:
                 raise refuse(Errno.EFAULT, f"page {page} does not exist", Reason.BAD_ADDRESS)
             try:
+                self._take_from_free(page, context)
                 self._pages[page] = self.site.take_element(self._size, context, FAULT_GFP)
             except KernelError as error:
                 raise KernelError(
                     Errno.EFAULT, error.reason, error.detail, **error.numbers
                 ) from error
+
+    def _take_from_free(self, page: int, context: OpContext) -> None:
+        """A page leaves its free range, which shrinks, splits or goes [range_tree_clear]. Raises ENOMEM."""
+        if not self.host.profile.arena_tracks_free_ranges:
+            return
+        before = page > 0 and page - 1 not in self._pages
+        after = page + 1 < self.max_entries and page + 1 not in self._pages
+        if before and after:
+            self._nodes.append(self.site.take_element(self._node_size, context, FAULT_GFP))
+        elif not before and not after:
+            if self._nodes:
+                self.site.give_element(self._nodes.pop(), self._node_size, context.cpu)
+            else:
+                self.site.memory.free(self.site.blocks[FIRST_NODE], context.cpu)
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """Raises EINVAL."""
@@ -118,7 +146,10 @@ class ArenaMap(BpfMap):
         raise _no_elements()
 
     def free(self, cpu: int) -> None:
-        """Frees every page."""
+        """Frees every page and what is left of the free ranges."""
+        for node in self._nodes:
+            self.site.give_element(node, self._node_size, cpu)
+        self._nodes.clear()
         for account in self._pages.values():
             self.site.give_element(account, self._size, cpu)
         self._pages.clear()

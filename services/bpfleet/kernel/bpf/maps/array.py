@@ -45,7 +45,7 @@ from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import round_up, round_up_8, roundup_pow_of_two
 
 ACCESS_MASK: Final = F_RDONLY | F_WRONLY | F_RDONLY_PROG | F_WRONLY_PROG
-_CREATE_FLAGS: Final = F_NUMA_NODE | F_MMAPABLE | ACCESS_MASK | F_PRESERVE_ELEMS | F_INNER_MAP
+_CREATE_FLAGS: Final = F_NUMA_NODE | ACCESS_MASK
 
 
 class ArrayMap(BpfMap):
@@ -156,7 +156,7 @@ def check_array(attr: MapAttr, profile: KernelProfile) -> None:
             f"an array needs entries, a 4-byte key and a value; got {attr.max_entries} entries,"
             f" key {attr.key_size}, value {attr.value_size}",
         )
-    check_flags(flags, _CREATE_FLAGS)
+    check_flags(flags, _create_flags(profile))
     if percpu and flags & F_NUMA_NODE:
         raise refuse(Errno.EINVAL, "per-CPU memory has no NUMA node")
     if attr.map_type != MapType.ARRAY and flags & (F_MMAPABLE | F_INNER_MAP):
@@ -167,6 +167,15 @@ def check_array(attr: MapAttr, profile: KernelProfile) -> None:
         raise too_big(attr.value_size, profile.array_value_limit_bytes)
     if percpu:
         check_percpu_value(attr, profile)
+
+
+def _create_flags(profile: KernelProfile) -> int:
+    return (
+        _CREATE_FLAGS
+        | F_MMAPABLE * profile.has_mmap
+        | F_INNER_MAP * profile.array_takes_inner_map_flag
+        | F_PRESERVE_ELEMS * profile.perf_event_array_keeps_entries
+    )
 
 
 def check_flags(flags: int, allowed: int) -> None:

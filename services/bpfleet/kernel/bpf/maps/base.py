@@ -5,8 +5,19 @@ from enum import Enum, auto
 from functools import lru_cache
 from typing import ClassVar, Final, Protocol
 
-from bpfleet.abi.bpf import BPF_F_LOCK, F_RDONLY, F_WRONLY, Capability, Cmd, MapType
+from bpfleet.abi.bpf import (
+    BPF_EXIST,
+    BPF_F_ALL_CPUS,
+    BPF_F_CPU,
+    BPF_F_LOCK,
+    F_RDONLY,
+    F_WRONLY,
+    Capability,
+    Cmd,
+    MapType,
+)
 from bpfleet.abi.errno import Errno
+from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import CostPlan, Creation
@@ -19,6 +30,9 @@ from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile, Memlock
 from bpfleet.kernel.units import bytes_of, pages_for, round_up_8
+
+CPU_FLAGS: Final = BPF_F_CPU | BPF_F_ALL_CPUS
+CPU_SHIFT: Final = 32  # BPF_F_CPU's CPU is the upper half of the flags
 
 BATCH_NONE: Final[frozenset[Cmd]] = frozenset()
 BATCH_LOOKUP_UPDATE: Final = frozenset({Cmd.MAP_LOOKUP_BATCH, Cmd.MAP_UPDATE_BATCH})
@@ -327,3 +341,60 @@ def check_value_lock(bpf_map: BpfMap, flags: int) -> None:
     """BPF_F_LOCK needs a spin lock in the value. Raises EINVAL."""
     if flags & BPF_F_LOCK and not bpf_map.has_spin_lock:
         raise refuse(Errno.EINVAL, "BPF_F_LOCK needs a bpf_spin_lock in the value's BTF")
+
+
+def check_cpu_flags(bpf_map: BpfMap, flags: int) -> None:
+    """The part of bpf_map_check_op_flags that came with them (7.0). Raises EINVAL, ERANGE for no such CPU."""
+    if not flags & BPF_F_CPU and flags >> CPU_SHIFT:
+        raise refuse(Errno.EINVAL, f"flags {flags:#x} name a CPU without BPF_F_CPU")
+    if not flags & CPU_FLAGS:
+        return
+    if not bpf_map.percpu_values:
+        raise refuse(Errno.EINVAL, "BPF_F_CPU and BPF_F_ALL_CPUS are for per-CPU maps")
+    if flags & CPU_FLAGS == CPU_FLAGS:
+        raise refuse(Errno.EINVAL, "BPF_F_CPU and BPF_F_ALL_CPUS exclude each other")
+    cpu, possible = flags >> CPU_SHIFT, bpf_map.host.possible_cpus
+    if flags & BPF_F_CPU and cpu >= possible:
+        raise refuse(Errno.ERANGE, f"CPU {cpu} is not one of {possible}")
+
+
+def takes_one_value(bpf_map: BpfMap, flags: int) -> bool:
+    """Whether an update of a per-CPU map gives the value of one CPU, for it or for all. Raises EINVAL.
+
+    Kernels that know these flags look only for greater ones, and so accept BPF_NOEXIST | BPF_EXIST, which asks nothing.
+    """
+    if bpf_map.host.profile.has_cpu_flags:
+        if flags & BPF_F_LOCK or flags & U32_MAX > BPF_F_ALL_CPUS:
+            raise refuse(Errno.EINVAL, f"unknown update flags {flags:#x}")
+        return bool(flags & CPU_FLAGS)
+    if flags > BPF_EXIST:
+        raise refuse(Errno.EINVAL, f"unknown update flags {flags:#x}")
+    return False
+
+
+def given_value_size(bpf_map: BpfMap, flags: int) -> int:
+    """Bytes of one value at a call's pointer: with BPF_F_CPU or BPF_F_ALL_CPUS that of one CPU [bpf_map_value_size]."""
+    return bpf_map.value_size if flags & CPU_FLAGS else bpf_map.user_value_size
+
+
+def of_cpu(all_cpus: bytes, flags: int, value_size: int) -> bytes:
+    """What a lookup with ``flags`` gives of a per-CPU value: all, or with BPF_F_CPU that of one CPU."""
+    if not flags & BPF_F_CPU:
+        return all_cpus
+    start = (flags >> CPU_SHIFT) * round_up_8(value_size)
+    return all_cpus[start : start + value_size]
+
+
+def onto_cpus(all_cpus: bytes, value: bytes, flags: int) -> bytes:
+    """``all_cpus`` once a value of one CPU is on the CPU that ``flags`` name, or with BPF_F_ALL_CPUS on each."""
+    width = round_up_8(len(value))
+    if flags & BPF_F_ALL_CPUS:
+        return value.ljust(width, b"\0") * (len(all_cpus) // width)
+    return splice_cpu(all_cpus, value, flags >> CPU_SHIFT)
+
+
+def splice_cpu(all_cpus: bytes, value: bytes, cpu: int) -> bytes:
+    """``all_cpus`` with the part of ``cpu`` replaced by ``value``, as a program on that CPU writes it."""
+    width = round_up_8(len(value))
+    start = cpu * width
+    return all_cpus[:start] + value + all_cpus[start + len(value) :]

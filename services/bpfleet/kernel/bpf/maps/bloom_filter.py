@@ -44,7 +44,7 @@ class BloomFilterMap(BpfMap):
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """bloom_map_alloc_check. Raises E2BIG."""
-        if attr.value_size > KMALLOC_MAX_SIZE:
+        if host.profile.bloom_value_size_checked and attr.value_size > KMALLOC_MAX_SIZE:
             raise too_big(attr.value_size, KMALLOC_MAX_SIZE)
 
     @classmethod

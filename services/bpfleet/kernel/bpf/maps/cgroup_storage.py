@@ -26,7 +26,7 @@ from bpfleet.abi.limits import PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf, SpinLocks
+from bpfleet.kernel.bpf.maps.base import BpfMap, KeyBtf, SpinLocks, onto_cpus, takes_one_value
 from bpfleet.kernel.bpf.maps.local_storage import VALUE_SIZE_MAX
 from bpfleet.kernel.bpf.refusals import not_found, refuse
 from bpfleet.kernel.bpf.site import AllocSite
@@ -79,8 +79,12 @@ class CgroupStorageMap(BpfMap):
     @classmethod
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """Start of cgroup_storage_map_alloc. Raises EINVAL, E2BIG. No capability is asked for."""
-        if attr.key_size not in (8, ISOLATED_KEY_BYTES):
-            raise refuse(Errno.EINVAL, f"key size {attr.key_size} is not 8 or 16")
+        shared = attr.key_size == 8 and host.profile.cgroup_storage_key_takes_id
+        if not shared and attr.key_size != ISOLATED_KEY_BYTES:
+            raise refuse(
+                Errno.EINVAL,
+                f"key size {attr.key_size} is not 16, or from 5.9 on 8 for all programs",
+            )
         if attr.value_size == 0:
             raise refuse(Errno.EINVAL, "the value size is 0")
         limit = _value_limit(attr, host.profile)
@@ -257,9 +261,11 @@ class PercpuCgroupStorageMap(CgroupStorageMap):
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Replaces the values of an existing storage. Raises EINVAL, ENOENT."""
-        if flags not in (BPF_ANY, BPF_EXIST):
+        one_cpu = self.host.profile.has_cpu_flags and takes_one_value(self, flags)
+        if not one_cpu and flags not in (BPF_ANY, BPF_EXIST):
             raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
-        self._find(key).value = value
+        storage = self._find(key)
+        storage.value = onto_cpus(storage.value, value, flags) if one_cpu else value
 
     def _make_buffer_size(self) -> AllocSize:
         return self.site.memory.percpu_size(self.value_size)

@@ -12,7 +12,15 @@ from typing import ClassVar, Final, final
 from bpfleet.abi.bpf import BPF_NOEXIST, F_NUMA_NODE, AttachType, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.cost import (
+    Allocation,
+    CostPlan,
+    Creation,
+    How,
+    flush_lists_bytes,
+    redirect_value_sizes,
+    struct_how,
+)
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.base import KeyBtf
 from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
@@ -56,9 +64,11 @@ class CpuMap(SlotMap[_Entry]):
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """Start of cpu_map_alloc. Raises EPERM (up to 6.4), EINVAL, E2BIG over NR_CPUS."""
         require_bpf(host, task)
-        if attr.max_entries == 0 or attr.key_size != 4 or attr.value_size not in (4, 8):
+        sizes = redirect_value_sizes(host.profile)
+        if attr.max_entries == 0 or attr.key_size != 4 or attr.value_size not in sizes:
             raise refuse(
-                Errno.EINVAL, "a cpumap has 4-byte keys, values of 4 or 8 bytes, and slots"
+                Errno.EINVAL,
+                "a cpumap has 4-byte keys, values of 4 bytes (from 5.8 also 8), and slots",
             )
         if attr.map_flags & ~F_NUMA_NODE:
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags:#x} are not for cpumaps")
@@ -78,7 +88,7 @@ class CpuMap(SlotMap[_Entry]):
         structs = profile.structs
         slots_bytes = POINTER_BYTES * attr.max_entries
         return CostPlan(
-            slots_bytes,
+            slots_bytes + flush_lists_bytes(profile, creation.possible_cpus),
             (
                 Allocation("bpf_cpu_map", struct_how(profile), structs.bpf_cpu_map),
                 Allocation("slots", How.AREA, slots_bytes),

@@ -22,7 +22,15 @@ from bpfleet.abi.bpf import (
 )
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
+from bpfleet.kernel.bpf.cost import (
+    Allocation,
+    CostPlan,
+    Creation,
+    How,
+    flush_lists_bytes,
+    redirect_value_sizes,
+    struct_how,
+)
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.base import KeyBtf
 from bpfleet.kernel.bpf.maps.hlist import HashLists
@@ -73,9 +81,11 @@ class DevMap(SlotMap[_Entry]):
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """dev_map_alloc_check. Raises EPERM (up to 6.4), EINVAL."""
         require_net_admin(host, task)
-        if attr.max_entries == 0 or attr.key_size != 4 or attr.value_size not in (4, 8):
+        sizes = redirect_value_sizes(host.profile)
+        if attr.max_entries == 0 or attr.key_size != 4 or attr.value_size not in sizes:
             raise refuse(
-                Errno.EINVAL, "a devmap has 4-byte keys, values of 4 or 8 bytes, and slots"
+                Errno.EINVAL,
+                "a devmap has 4-byte keys, values of 4 bytes (from 5.8 also 8), and slots",
             )
         if attr.map_flags & ~FLAGS:
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags & ~FLAGS:#x} are not for devmaps")
@@ -95,7 +105,7 @@ class DevMap(SlotMap[_Entry]):
         structs = profile.structs
         slots_bytes = POINTER_BYTES * _slots(attr)
         return CostPlan(
-            slots_bytes,
+            slots_bytes + flush_lists_bytes(profile, creation.possible_cpus),
             (
                 Allocation("bpf_dtab", struct_how(profile), structs.bpf_dtab),
                 Allocation("slots", How.AREA, slots_bytes),

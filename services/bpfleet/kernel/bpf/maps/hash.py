@@ -433,9 +433,9 @@ def table_allocations(
 
 
 def table_usage(attr: MapAttr, profile: KernelProfile, possible_cpus: int) -> int:
-    """The part of htab_map_mem_usage that every hash type has; the lock counters stay in it on 6.16 and later."""
+    """The part of htab_map_mem_usage that every hash type has; the lock counters are in it without being there."""
     structs = profile.structs
-    locks = 4 * MAP_LOCKED_COUNT * possible_cpus
+    locks = 4 * MAP_LOCKED_COUNT * possible_cpus if profile.usage_counts_map_locked else 0
     return structs.bpf_htab + structs.bucket * roundup_pow_of_two(attr.max_entries) + locks
 
 

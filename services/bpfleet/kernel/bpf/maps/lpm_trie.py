@@ -112,7 +112,7 @@ class LpmTrieMap(BpfMap):
     @classmethod
     def batch_commands(cls, profile: KernelProfile) -> frozenset[Cmd]:
         """Since "bpf: Add support for batched ops in LPM trie maps" (5.13)."""
-        return BATCH_NO_LOOKUP_AND_DELETE if profile.wide_batch else BATCH_NONE
+        return BATCH_NO_LOOKUP_AND_DELETE if profile.lpm_has_batch else BATCH_NONE
 
     def entries(self) -> int:
         """Prefixes with a value."""

@@ -3,7 +3,7 @@
 At create: the table as HASH and all elements, always preallocated and without spares (the 5.10 precharge counts them
 all the same); LRU_PERCPU_HASH adds one per-CPU value per entry. With BPF_F_NO_COMMON_LRU the entries are rounded up to
 a multiple of the possible CPUs. Per element: nothing; a full map evicts. Freed as HASH.
-Known gap: none.
+Known gap: up to 7.2 an insert with BPF_F_CPU leaves on other CPUs what the element held before; here it is zeros.
 """
 
 from dataclasses import replace
@@ -15,7 +15,7 @@ from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import zeroes
+from bpfleet.kernel.bpf.maps.base import onto_cpus, splice_cpu, takes_one_value, zeroes
 from bpfleet.kernel.bpf.maps.hash import (
     HashTable,
     element_bytes,
@@ -30,7 +30,6 @@ from bpfleet.kernel.bpf.maps.lru_list import (
     PercpuLru,
     target_free,
 )
-from bpfleet.kernel.bpf.maps.percpu_array import splice_cpu
 from bpfleet.kernel.bpf.maps.percpu_hash import preallocated
 from bpfleet.kernel.bpf.refusals import not_found, refuse
 from bpfleet.kernel.bpf.site import AllocSite
@@ -179,8 +178,7 @@ class LruPercpuHashMap(LruHashMap):
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Takes a node first unless BPF_EXIST was given. Raises EINVAL, EEXIST, ENOENT, ENOMEM."""
-        if flags > BPF_EXIST:
-            raise refuse(Errno.EINVAL, f"unknown update flags {flags:#x}")
+        one_cpu = takes_one_value(self, flags)
         node = self._node(context.cpu) if flags != BPF_EXIST else None
         old = self._nodes.get(key)
         try:
@@ -189,7 +187,9 @@ class LruPercpuHashMap(LruHashMap):
             if node is not None:
                 self._lru.put(node)
             raise
-        if context.from_prog:
+        if one_cpu:
+            value = onto_cpus(self._elements.get(key, self._zero), value, flags)
+        elif context.from_prog:
             value = splice_cpu(self._elements.get(key, self._zero), value, context.cpu)
         if old is not None:
             old.ref = True

@@ -104,7 +104,7 @@ class ArrayOfMaps(FdArrayMap):
     @classmethod
     def batch_commands(cls, profile: KernelProfile) -> frozenset[Cmd]:
         """Since "bpf: Add map-in-map batch ops for arrays" (5.18)."""
-        return BATCH_LOOKUP_UPDATE if profile.wide_batch else BATCH_NONE
+        return BATCH_LOOKUP_UPDATE if profile.map_in_map_has_batch else BATCH_NONE
 
     def after_alloc(self, task: Task) -> None:
         """Keeps the shape of the inner map given at creation."""
@@ -162,7 +162,7 @@ class HashOfMaps(HashMap):
     @classmethod
     def batch_commands(cls, profile: KernelProfile) -> frozenset[Cmd]:
         """Since "bpf: Add map-in-map batch ops for hash" (5.18)."""
-        return BATCH_ALL if profile.wide_batch else BATCH_NONE
+        return BATCH_ALL if profile.map_in_map_has_batch else BATCH_NONE
 
     def after_alloc(self, task: Task) -> None:
         """Keeps the shape of the inner map given at creation."""

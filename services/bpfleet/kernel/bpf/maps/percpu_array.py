@@ -6,15 +6,21 @@ to the creator up to 5.19 and to nobody from 6.0 on. Per element: nothing. Freed
 
 from collections.abc import Sequence
 
-from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, Cmd
-from bpfleet.abi.errno import Errno
+from bpfleet.abi.bpf import BPF_NOEXIST, Cmd
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.array import ArrayMap, slots
-from bpfleet.kernel.bpf.maps.base import BATCH_LOOKUP_UPDATE, BATCH_NONE, SpinLocks
+from bpfleet.kernel.bpf.maps.base import (
+    BATCH_LOOKUP_UPDATE,
+    BATCH_NONE,
+    SpinLocks,
+    onto_cpus,
+    splice_cpu,
+    takes_one_value,
+)
 from bpfleet.kernel.bpf.maps.slot import slot_of, slot_out_of_range
-from bpfleet.kernel.bpf.refusals import key_exists, refuse
+from bpfleet.kernel.bpf.refusals import key_exists
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.profile import KernelProfile
@@ -59,13 +65,14 @@ class PercpuArrayMap(ArrayMap):
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Raises EINVAL for flags, E2BIG beyond the end, EEXIST for BPF_NOEXIST."""
         index = slot_of(key)
-        if flags > BPF_EXIST:
-            raise refuse(Errno.EINVAL, f"unknown update flags {flags:#x}")
+        one_cpu = takes_one_value(self, flags)
         if index >= self.max_entries:
             raise slot_out_of_range(index, self.max_entries)
-        if flags == BPF_NOEXIST:
+        if flags & BPF_NOEXIST:
             raise key_exists()
-        if context.from_prog:
+        if one_cpu:
+            value = onto_cpus(self._values.get(index, self._zero), value, flags)
+        elif context.from_prog:
             value = splice_cpu(self._values.get(index, self._zero), value, context.cpu)
         self._values[index] = value
 
@@ -80,11 +87,4 @@ class PercpuArrayMap(ArrayMap):
     @classmethod
     def batch_commands(cls, profile: KernelProfile) -> frozenset[Cmd]:
         """Since "bpf: Add batched ops support for percpu array" (5.13)."""
-        return BATCH_LOOKUP_UPDATE if profile.wide_batch else BATCH_NONE
-
-
-def splice_cpu(all_cpus: bytes, value: bytes, cpu: int) -> bytes:
-    """``all_cpus`` with the part of ``cpu`` replaced by ``value``, as a program on that CPU writes it."""
-    width = round_up_8(len(value))
-    start = cpu * width
-    return all_cpus[:start] + value + all_cpus[start + len(value) :]
+        return BATCH_LOOKUP_UPDATE if profile.lpm_has_batch else BATCH_NONE

@@ -8,12 +8,12 @@ Known gap: the class names it.
 
 from typing import ClassVar, Final
 
-from bpfleet.abi.bpf import BPF_EXIST, F_NO_PREALLOC
+from bpfleet.abi.bpf import F_NO_PREALLOC
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
-from bpfleet.kernel.bpf.maps.base import zeroes
+from bpfleet.kernel.bpf.maps.base import onto_cpus, splice_cpu, takes_one_value, zeroes
 from bpfleet.kernel.bpf.maps.hash import (
     HashTable,
     element_bytes,
@@ -23,9 +23,8 @@ from bpfleet.kernel.bpf.maps.hash import (
     table_allocations,
     table_usage,
 )
-from bpfleet.kernel.bpf.maps.percpu_array import splice_cpu
 from bpfleet.kernel.bpf.memalloc import PERCPU_HEADER_BYTES
-from bpfleet.kernel.bpf.refusals import map_full, not_found, refuse
+from bpfleet.kernel.bpf.refusals import map_full, not_found
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
@@ -79,11 +78,12 @@ class PercpuHashMap(HashTable):
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Raises EINVAL, EEXIST, ENOENT, E2BIG at max_entries keys, ENOMEM (NO_PREALLOC)."""
-        if flags > BPF_EXIST:
-            raise refuse(Errno.EINVAL, f"unknown update flags {flags:#x}")
+        one_cpu = takes_one_value(self, flags)
         old = self._elements.get(key)
         self._check_presence(old is not None, flags)
-        if context.from_prog:
+        if one_cpu:
+            value = onto_cpus(self._zero if old is None else old, value, flags)
+        elif context.from_prog:
             value = splice_cpu(self._zero if old is None else old, value, context.cpu)
         if old is not None:
             self._elements[key] = value  # in place: its position in the bucket stays

@@ -9,7 +9,7 @@ from typing import Final
 
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, Capability, MapType
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import KMALLOC_MAX_SIZE
+from bpfleet.abi.limits import KMALLOC_MAX_SIZE, U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
@@ -40,6 +40,13 @@ class QueueStackMap(BpfMap):
         check_flags(attr.map_flags, F_NUMA_NODE | ACCESS_MASK)
         if attr.value_size > KMALLOC_MAX_SIZE:
             raise too_big(attr.value_size, KMALLOC_MAX_SIZE)
+
+    @classmethod
+    def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
+        """Start of queue_stack_map_alloc. Raises E2BIG (from 7.3) for an area over 4 GiB, which then is ENOMEM."""
+        size = cls.mem_usage(attr, host.profile, host.possible_cpus, 0)
+        if host.profile.queue_size_checked and size > U32_MAX:
+            raise too_big(size, U32_MAX)
 
     @classmethod
     def plan(cls, creation: Creation) -> CostPlan:

@@ -64,18 +64,24 @@ def socket_in_value(value: bytes, task: Task) -> Socket:
 
 def _suitable(sock: Socket, profile: KernelProfile) -> bool:
     kind = sock.kind
-    if kind.protocol in (Protocol.TCP, Protocol.UDP):
+    if kind.protocol is Protocol.TCP:
         return True
+    if kind.protocol is Protocol.UDP:
+        return profile.sockmap_takes_listeners_and_udp
     return kind.family is Family.UNIX and profile.sockmap_takes_any_psock
 
 
-def _state_allowed(sock: Socket) -> bool:
+def _state_allowed(sock: Socket, profile: KernelProfile) -> bool:
     kind = sock.kind
-    if kind.protocol is Protocol.TCP:
-        return kind.state in (SocketState.ESTABLISHED, SocketState.LISTEN)
+    if kind.protocol is Protocol.TCP and kind.state is SocketState.LISTEN:
+        return profile.sockmap_takes_listeners_and_udp
     if kind.protocol is Protocol.UDP:
-        return kind.hashed
+        return kind.hashed or not profile.sockmap_needs_bound_udp
     return kind.state is SocketState.ESTABLISHED
+
+
+def _value_sizes(profile: KernelProfile) -> tuple[int, ...]:
+    return (4, 8) if profile.sockmap_value_takes_cookie else (4,)
 
 
 class _SockMapBase(BpfMap):
@@ -95,7 +101,8 @@ class _SockMapBase(BpfMap):
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """sock_map_update_elem_sys. Raises EINVAL, EBADF, ENOTSOCK, EOPNOTSUPP, E2BIG, EEXIST, ENOENT, ENOMEM."""
         sock = socket_in_value(value, context.task)
-        if not _suitable(sock, self.host.profile) or not _state_allowed(sock):
+        profile = self.host.profile
+        if not _suitable(sock, profile) or not _state_allowed(sock, profile):
             raise refuse(
                 Errno.EOPNOTSUPP,
                 "not a socket that can be redirected to: TCP established or listening, UDP bound",
@@ -116,7 +123,13 @@ class _SockMapBase(BpfMap):
             self._unlink(old)
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
-        """The socket's cookie. Raises ENOSPC for 4-byte values, ENOENT."""
+        """The socket's cookie. Raises ENOSPC for 4-byte values, ENOENT, EOPNOTSUPP (up to 5.6)."""
+        if not self.host.profile.sockmap_takes_listeners_and_udp:
+            raise refuse(
+                Errno.EOPNOTSUPP,
+                "this kernel does not show user space the sockets of a map",
+                Reason.OPERATION_UNSUPPORTED,
+            )
         return cookie_of(self._sockets.get(key), self.value_size)
 
     def free(self, cpu: int) -> None:
@@ -151,9 +164,11 @@ class SockMap(_SockMapBase):
         """Start of sock_map_alloc. Raises EPERM (up to 6.4), EINVAL."""
         require_net_admin(host, task)
         limited = host.profile.sockmap_entries_limited and attr.max_entries > INT_MAX
-        if attr.max_entries == 0 or limited or attr.key_size != 4 or attr.value_size not in (4, 8):
+        sizes = _value_sizes(host.profile)
+        if attr.max_entries == 0 or limited or attr.key_size != 4 or attr.value_size not in sizes:
             raise refuse(
-                Errno.EINVAL, "a sockmap has 4-byte keys, values of 4 or 8 bytes, and slots"
+                Errno.EINVAL,
+                "a sockmap has 4-byte keys, values of 4 bytes (from 5.8 also 8), and slots",
             )
         if attr.map_flags & ~FLAGS:
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags & ~FLAGS:#x} are not for sockmaps")
@@ -216,8 +231,12 @@ class SockHash(_SockMapBase):
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """Start of sock_hash_alloc. Raises EPERM (up to 6.4), EINVAL, E2BIG for a long key."""
         require_net_admin(host, task)
-        if attr.max_entries == 0 or attr.key_size == 0 or attr.value_size not in (4, 8):
-            raise refuse(Errno.EINVAL, "a sockhash has a key, values of 4 or 8 bytes, and entries")
+        sizes = _value_sizes(host.profile)
+        if attr.max_entries == 0 or attr.key_size == 0 or attr.value_size not in sizes:
+            raise refuse(
+                Errno.EINVAL,
+                "a sockhash has a key, values of 4 bytes (from 5.8 also 8), and entries",
+            )
         if attr.map_flags & ~FLAGS:
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags & ~FLAGS:#x} are not for sockhashes")
         if attr.key_size > MAX_BPF_STACK:

@@ -54,7 +54,7 @@ class StackTraceMap(BpfMap):
                 Errno.EINVAL,
                 f"a value of {value} bytes is not 1..{host.perf_event_max_stack} frames of {frame}",
             )
-        if attr.max_entries > MAX_ENTRIES:
+        if host.profile.stack_map_entries_checked and attr.max_entries > MAX_ENTRIES:
             raise refuse(Errno.E2BIG, f"{attr.max_entries} entries are over {MAX_ENTRIES}")
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, final
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, flush_lists_bytes
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.base import KeyBtf
 from bpfleet.kernel.bpf.maps.slot import SlotMap, slot_of
@@ -58,9 +58,11 @@ class XskMap(SlotMap[tuple[Socket, Account]]):
         """
         attr, profile = creation.attr, creation.profile
         structs = profile.structs
-        size = structs.xsk_map + POINTER_BYTES * attr.max_entries
+        slots_bytes = POINTER_BYTES * attr.max_entries
+        size = structs.xsk_map + slots_bytes
+        lists = flush_lists_bytes(profile, creation.possible_cpus)
         return CostPlan(
-            size,
+            slots_bytes + lists if lists else size,
             (Allocation("xsk_map", How.AREA, size),),
             per_element=(
                 Allocation("xsk_map_node", How.HELPER_KMALLOC, structs.xsk_map_node, gfp=NODE_GFP),

@@ -7,7 +7,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.program import ProgAttr
-from tests.kernels import ALL, boot, refused
+from tests.kernels import ALL, boot, having, refused
 
 
 def key(number):
@@ -43,7 +43,7 @@ def test_a_program_writes_its_own_cpus_value_only(profile):
     assert kernel.bpf.map_lookup_elem(task, fd, key(1)) == bytes(8) + b"abcd" + bytes(4)
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("has_batch"))
 def test_a_batch_stops_at_the_first_bad_index(profile):
     kernel, task = boot(profile)
     fd = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
@@ -77,7 +77,7 @@ def test_a_program_array_takes_one_kind_and_lets_go_with_its_last_descriptor(pro
     kernel.check()
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("perf_event_array_keeps_entries"))
 @pytest.mark.parametrize("preserved", [False, True])
 def test_events_leave_with_the_descriptor_they_came_through(profile, preserved):
     kernel, task = boot(profile)

@@ -8,9 +8,9 @@ from bpfleet.abi.bpf import BPF_EXIST, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.maps.bloom_filter import filter_bits
-from tests.kernels import boot, refused, since
+from tests.kernels import boot, refused, with_type
 
-NEWER = since("5.16")
+NEWER = with_type(MapType.BLOOM_FILTER)
 
 
 @pytest.mark.parametrize("profile", NEWER)

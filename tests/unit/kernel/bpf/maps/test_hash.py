@@ -7,11 +7,11 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.errors import Reason
-from tests.kernels import ALL, boot, refused, since
+from tests.kernels import ALL, boot, having, refused
 
 VALUE = bytes(8)
 FORCED = ["seed-v5", "5.11"]
-NOWAIT = since("6.0")
+NOWAIT = having("elements_nowait")
 
 
 def key(number):

@@ -5,11 +5,11 @@ import pytest
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NO_PREALLOC, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from tests.kernels import ALL, boot, refused
+from tests.kernels import ALL, boot, having, refused
 
 VALUE = bytes(8)
 OWN_NODES = ["seed-v5", "5.11", "6.1", "6.12"]
-IGNORES_FLAGS = ["seed-v5", "5.11"]
+IGNORES_FLAGS = having("lpm_ignores_update_flags")
 
 
 def prefix(length, *octets):

@@ -6,7 +6,7 @@ from bpfleet.abi.bpf import F_INNER_MAP, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.deferred import RCU_GRACE_NS, WORK_ITEM_NS
-from tests.kernels import ALL, boot, refused
+from tests.kernels import ALL, boot, having, refused
 
 INNER = MapAttr(MapType.ARRAY, 4, 8, 4)
 
@@ -52,7 +52,7 @@ def test_a_replaced_inner_map_waits_for_programs_before_it_is_freed(profile, map
     assert 1 not in kernel.bpf.map_table.dying
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("array_takes_inner_map_flag"))
 def test_only_maps_like_the_first_one_fit(profile):
     kernel, task = boot(profile)
     model = kernel.bpf.map_create(task, INNER).fd
@@ -72,7 +72,7 @@ def test_only_maps_like_the_first_one_fit(profile):
         kernel.bpf.map_update_elem(task, fd, key(0), key(fd))
 
 
-@pytest.mark.parametrize("profile", ALL)
+@pytest.mark.parametrize("profile", having("array_takes_inner_map_flag"))
 def test_sizes_of_hashes_and_of_inner_arrays_made_for_it_may_differ(profile):
     kernel, task = boot(profile)
     for small, large in (

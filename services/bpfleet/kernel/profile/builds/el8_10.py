@@ -1,0 +1,25 @@
+"""4.18 of RHEL 8.10, with Red Hat's own options: the BPF of 5.11."""
+
+from typing import Final
+
+from bpfleet.kernel.profile.kernels import KernelBuild
+from bpfleet.kernel.profile.model import Provenance, StructSizes
+
+_STRUCTS: Final = StructSizes(
+    bpf_map=256, bpf_array=320, bpf_array_aux=136, bpf_htab=704, lpm_trie=320, lpm_trie_node=40,
+    bpf_stack_map=320, bpf_queue_stack=320, bpf_ringbuf_map=320, bpf_bloom_filter=0, bpf_dtab=320,
+    bpf_dtab_netdev=72, bpf_cpu_map=320, bpf_cpu_map_entry=176, xsk_map=320, bpf_stab=320,
+    bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320, bpf_local_storage=168,
+    bpf_cgroup_storage_map=320, bpf_struct_ops_map=384, bpf_arena=0, bpf_prog=72,
+    bpf_prog_aux=688, bpf_prog_stats=32, file=256, inode=648, bpf_local_storage_elem_header=128,
+)  # fmt: skip
+
+KERNEL: Final = KernelBuild(
+    name="el8.10",
+    version="4.18.0",
+    distribution="el8.10",
+    provenance=Provenance.RECORDED,
+    source="BTF of the build that was recorded",
+    structs=_STRUCTS,
+    build={"bpf_jit_always_on": True},
+)

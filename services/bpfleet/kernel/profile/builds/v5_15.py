@@ -1,0 +1,23 @@
+"""5.15 of the stable series, built with the options of Debian's cloud kernel."""
+
+from typing import Final
+
+from bpfleet.kernel.profile.kernels import KernelBuild
+from bpfleet.kernel.profile.model import Provenance, StructSizes
+
+_STRUCTS: Final = StructSizes(
+    bpf_map=256, bpf_array=320, bpf_array_aux=88, bpf_htab=704, lpm_trie=320, lpm_trie_node=40,
+    bpf_stack_map=320, bpf_queue_stack=320, bpf_ringbuf_map=320, bpf_bloom_filter=0, bpf_dtab=320,
+    bpf_dtab_netdev=72, bpf_cpu_map=320, bpf_cpu_map_entry=144, xsk_map=320, bpf_stab=320,
+    bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320, bpf_local_storage=168,
+    bpf_cgroup_storage_map=320, bpf_struct_ops_map=448, bpf_arena=0, bpf_prog=72,
+    bpf_prog_aux=656, bpf_prog_stats=32, file=256, bpf_local_storage_elem_header=128,
+)  # fmt: skip
+
+KERNEL: Final = KernelBuild(
+    name="5.15",
+    version="5.15.215",
+    provenance=Provenance.RECORDED,
+    source="BTF of the build that was recorded",
+    structs=_STRUCTS,
+)

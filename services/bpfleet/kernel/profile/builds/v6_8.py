@@ -1,0 +1,24 @@
+"""6.8 of Ubuntu 24.04, with Ubuntu's own options."""
+
+from typing import Final
+
+from bpfleet.kernel.profile.kernels import KernelBuild
+from bpfleet.kernel.profile.model import Provenance, StructSizes
+
+_STRUCTS: Final = StructSizes(
+    bpf_map=256, bpf_array=320, bpf_array_aux=88, bpf_htab=896, lpm_trie=320, lpm_trie_node=40,
+    bpf_stack_map=320, bpf_queue_stack=320, bpf_ringbuf_map=320, bpf_bloom_filter=320,
+    bpf_dtab=320, bpf_dtab_netdev=64, bpf_cpu_map=320, bpf_cpu_map_entry=136, xsk_map=320,
+    bpf_stab=320, bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=448,
+    bpf_local_storage=176, bpf_cgroup_storage_map=320, bpf_struct_ops_map=448, bpf_arena=0,
+    bpf_prog=72, bpf_prog_aux=1072, bpf_prog_stats=32, file=256, inode=632,
+)  # fmt: skip
+
+KERNEL: Final = KernelBuild(
+    name="6.8",
+    version="6.8.1",
+    provenance=Provenance.RECORDED,
+    source="BTF of the build that was recorded",
+    structs=_STRUCTS,
+    build={"bpf_jit_limit_bytes": 796917760, "bpf_jit_always_on": True},
+)
