@@ -51,6 +51,10 @@ class ControlReason(_Word):
         "this coordinator is a standby; `leader` is the one to ask, if it is known",
     )
     PER_NODE_FIXED = "PER_NODE_FIXED", "a workload cannot change between per_node and replicas"
+    REAL_MEMORY_EXHAUSTED = (
+        "REAL_MEMORY_EXHAUSTED",
+        "the agent would take more of its machine's memory than it may; nothing was done",
+    )
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED", "another request was made under this request_id"
     RESPONSE_TOO_LARGE = (
         "RESPONSE_TOO_LARGE",

@@ -144,6 +144,22 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     type=click.FloatRange(0.01, 0.99),
     help="Most of a CPU that churn of replicas takes.",
 )
+@click.option(
+    "--memory-budget",
+    default="0",
+    envvar="BPFLEET_MEMORY_BUDGET",
+    show_default="three quarters of what the process may use",
+    callback=_size,
+    help="Memory of this machine that all nodes together may take; more is RESOURCE_EXHAUSTED.",
+)
+@click.option(
+    "--node-memory-budget",
+    default="256M",
+    envvar="BPFLEET_NODE_MEMORY_BUDGET",
+    show_default=True,
+    callback=_size,
+    help="Memory of this machine that one node may take.",
+)
 @server_flags
 @click.version_option(__version__, prog_name="bpfleet node agent")
 def main(**flags: Any) -> None:  # click passes values of every type
@@ -184,6 +200,8 @@ def _settings(flags: dict[str, Any]) -> Settings:
         metrics=flags["metrics"],
         call_ns=flags["call_time"],
         churn_share=flags["churn_share"],
+        memory_budget_bytes=flags["memory_budget"],
+        node_memory_budget_bytes=flags["node_memory_budget"],
     )
 
 

@@ -20,7 +20,8 @@ class Settings:
 
     ``shape`` is that of the ``nodes`` it boots at its start; node number n has seed ``shape.seed + n``. ``call_ns`` is
     the virtual time one system call takes. ``coordinators`` are tried in turn; none: the agent stands alone.
-    ``churn_share`` is the most of one CPU that the churn of replicas may take.
+    ``churn_share`` is the most of one CPU that the churn of replicas may take. The memory budgets are bytes of this
+    machine: for the agent (0: three quarters of what the process may use) and for each of its nodes.
     """
 
     agent_id: str
@@ -32,6 +33,8 @@ class Settings:
     metrics: str = ""
     call_ns: int = 1_000
     churn_share: float = 0.5
+    memory_budget_bytes: int = 0
+    node_memory_budget_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         try:

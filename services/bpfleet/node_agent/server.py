@@ -11,6 +11,7 @@ from grpc import aio
 
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.bpf_service import BpfServicer
+from bpfleet.node_agent.budget import Budget, machine_bytes
 from bpfleet.node_agent.cgroup_service import CgroupServicer
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.config import Settings
@@ -47,7 +48,11 @@ class NodeAgent:
 
     def __init__(self, settings: Settings) -> None:
         self.settings: Final = settings
-        self.agent: Final = Agent(settings.agent_id, call_ns=settings.call_ns)
+        budget = Budget(
+            agent_bytes=settings.memory_budget_bytes or machine_bytes(),
+            node_bytes=settings.node_memory_budget_bytes,
+        )
+        self.agent: Final = Agent(settings.agent_id, call_ns=settings.call_ns, budget=budget)
         self.replicas: Final = Replicas(self.agent, churn_share=settings.churn_share)
         self._commands: Final = CommandOrder()
         self._watches: Final = Watches(self.agent)
