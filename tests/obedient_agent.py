@@ -109,6 +109,10 @@ class ObedientAgent(RuntimeServiceServicer):
             self.running.pop((key.node, key.replica), None)
         return runtime.StopReplicasResponse()
 
+    async def ProveAddress(self, request: Any, context: Any) -> runtime.ProveAddressResponse:
+        """It has no token to prove anything with."""
+        return runtime.ProveAddressResponse()
+
     async def _admit(self, request: Any, context: Any) -> None:
         number = (request.leader_epoch, request.sequence)
         if number <= self.last:

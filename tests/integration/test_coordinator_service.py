@@ -79,7 +79,7 @@ def serve(body: Body, settings: FleetSettings = SETTINGS, store: Store | None = 
     async def main() -> None:
         coordinator = Coordinator(
             store or MemoryStore(),
-            GrpcAgents(lambda target: ChannelOptions(target=target)),
+            GrpcAgents(lambda target, agent: ChannelOptions(target=target)),
             identity="test",
             fleet=settings,
             timing=TIMING,

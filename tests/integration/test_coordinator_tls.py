@@ -154,6 +154,8 @@ async def _strangers_are_refused(target: str, certificates: Path, token: str) ->
     [
         (["--redis", "redis://127.0.0.1:1/0"], "Redis does not answer"),
         (["--redis", "http://127.0.0.1"], "is not a URL"),
+        (["--redis", "redis://u:secret@127.0.0.1/0"], "--redis-password-file"),
+        (["--redis", "http://u:secret@127.0.0.1/0"], "is not a URL"),
         (["--listen", "nowhere"], "not an address"),
         (["--lease", "nan"], "--lease"),
         (["--eviction-soft", "100"], "not above --eviction-available"),
@@ -169,6 +171,7 @@ def test_a_coordinator_that_cannot_start_says_why_in_one_line(arguments, complai
     said = [line for line in done.stderr.splitlines() if "level=" not in line]
     assert len(said) == 1, done.stderr
     assert complaint in said[0]
+    assert "secret" not in done.stderr
 
 
 @needs_redis

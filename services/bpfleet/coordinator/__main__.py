@@ -20,6 +20,7 @@ from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.live.server import LivePage
 from bpfleet.coordinator.metrics import Metrics
 from bpfleet.coordinator.node_client import GrpcAgents
+from bpfleet.coordinator.proof import AddressProver
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.store.memory import MemoryStore
@@ -29,13 +30,16 @@ from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import BACK_OFF_MS, FleetSettings
 from bpfleet.fleet.store import Store, StoreError
+from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.logs import configure_logging
+from bpfleet.rpc.metrics import serve_metrics
 from bpfleet.rpc.options import (
     channel_options,
     server_flags,
     server_options,
 )
 from bpfleet.rpc.server import ListenError, RpcServer, SettingsError, parse_address, read_secret
+from bpfleet.rpc.tokens import Tokens
 from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from bpfleet.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
@@ -145,6 +149,13 @@ Examples:
 )
 @click.option("--metrics", default="", envvar="BPFLEET_METRICS", help="host:port for /metrics.")
 @click.option("--live", default="", envvar="BPFLEET_LIVE", help="host:port for the live page.")
+@click.option(
+    "--live-host",
+    default="",
+    envvar="BPFLEET_LIVE_HOST",
+    metavar="NAME,...",
+    help="Names that the live page and the metrics answer to, besides addresses and this host's own.",
+)
 @click.version_option(bpfleet.__version__)
 @server_flags
 # Any: values of many options, named in the decorators above.
@@ -176,14 +187,16 @@ def _settings(options: dict[str, Any]) -> Settings:
         raise SettingsError(
             f"--eviction-soft: {options['eviction_soft']} {text}; 0 switches it off"
         )
+    server = server_options(options["listen"], options)
     return Settings(
-        server=server_options(options["listen"], options),
-        agent_channel=partial(_agent_channel, options),
+        server=server,
+        agent_channel=partial(_agent_channel, options, server.tokens),
         redis_url=_redis_url(options),
         redis_wait_seconds=options["redis_wait"],
         advertise=options["advertise"],
         metrics=options["metrics"],
         live=options["live"],
+        live_hosts=tuple(name for name in options["live_host"].split(",") if name),
         fleet=FleetSettings(
             policy=Policy(options["policy"]),
             back_off_ms=replace(
@@ -202,14 +215,20 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 # Any: as in main.
-def _agent_channel(options: dict[str, Any], target: str) -> Any:
-    return channel_options(target, options)
+def _agent_channel(
+    options: dict[str, Any], tokens: Tokens | None, target: str, agent: str
+) -> ChannelOptions:
+    """How to call an agent: with the agent's own token, for which it need not be trusted with any other."""
+    return channel_options(target, options, None if tokens is None else tokens.of_agent(agent))
 
 
 def _redis_url(options: dict[str, Any]) -> str:
     url: str = options["redis_url"]
     if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise SettingsError(f"--redis: {url!r} is not a URL; write redis://host:port/db")
+        raise SettingsError("--redis: that is not a URL; write redis://host:port/db")
+    if ":" in url.partition("://")[2].rpartition("@")[0] and _typed("redis_url"):
+        text = "a password on the command line is for everybody to see (ps)"
+        raise SettingsError(f"--redis: {text}; put it into a file: --redis-password-file")
     secret = options["redis_password_file"]
     if secret is None or not url:
         return url
@@ -219,6 +238,13 @@ def _redis_url(options: dict[str, Any]) -> str:
     return f"{scheme}://{user.partition(':')[0]}:{password}@{host}"
 
 
+def _typed(option: str) -> bool:
+    """Whether an option was given on the command line, not in the environment."""
+    context = click.get_current_context(silent=True)
+    given = context.get_parameter_source(option) if context is not None else None
+    return given is click.core.ParameterSource.COMMANDLINE
+
+
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
@@ -226,7 +252,12 @@ def _ms(seconds: float) -> int:
 async def _serve(settings: Settings) -> None:
     metrics = Metrics()
     if settings.metrics:
-        metrics.serve(settings.metrics)
+        serve_metrics(
+            settings.metrics,
+            metrics.registry,
+            tokens=settings.server.tokens,
+            names=settings.live_hosts,
+        )
     store = await _open_store(settings)
     address = settings.advertise or settings.server.listen
     coordinator = Coordinator(
@@ -238,15 +269,21 @@ async def _serve(settings: Settings) -> None:
         estimator=KernelEstimator(),
         metrics=metrics,
     )
+    tokens = settings.server.tokens
+    prover = AddressProver(tokens, settings.agent_channel) if tokens is not None else None
     server = RpcServer(
         settings.server,
         [
             partial(add_FleetServiceServicer_to_server, FleetServicer(coordinator)),
-            partial(add_RegistryServiceServicer_to_server, RegistryServicer(coordinator)),
+            partial(
+                add_RegistryServiceServicer_to_server,
+                RegistryServicer(coordinator, tokens, prover),
+            ),
         ],
         SERVICES,
+        ended=metrics.calls.ended,
     )
-    page = LivePage(coordinator, settings.agent_channel, token=settings.server.token)
+    page = LivePage(coordinator, settings.agent_channel, tokens=tokens, names=settings.live_hosts)
     if settings.live:
         await page.start(settings.live)
     port = await server.start()

@@ -185,9 +185,11 @@ def _settings(flags: dict[str, Any]) -> Settings:
     if not RAM_BYTES_MIN <= ram_bytes <= RAM_BYTES_MAX:
         raise SettingsError(f"--ram: {ram_bytes} bytes is out of range; use 64M to 16T")
     targets = [target.strip() for target in flags["coordinator"].split(",") if target.strip()]
+    server = server_options(flags["listen"], flags, own_agent=flags["agent_id"])
+    token = server.tokens.of_agent(flags["agent_id"]) if server.tokens is not None else None
     return Settings(
         agent_id=flags["agent_id"],
-        server=server_options(flags["listen"], flags),
+        server=server,
         shape=NodeShape(
             profile=flags["profile"],
             ram_bytes=ram_bytes,
@@ -196,7 +198,7 @@ def _settings(flags: dict[str, Any]) -> Settings:
         ),
         nodes=flags["nodes"],
         advertise=flags["advertise"],
-        coordinators=tuple(channel_options(target, flags) for target in targets),
+        coordinators=tuple(channel_options(target, flags, token) for target in targets),
         metrics=flags["metrics"],
         call_ns=flags["call_time"],
         churn_share=flags["churn_share"],

@@ -46,6 +46,12 @@ class Settings:
         if self.advertise:
             parse_address(self.advertise)
 
+    @property
+    def own_token(self) -> str:
+        """What this agent shows to coordinators, and they to it; empty where no tokens are used."""
+        tokens = self.server.tokens
+        return "" if tokens is None else tokens.of_agent(self.agent_id)
+
     def address(self, port: int) -> str:
         """Where others reach this agent, which listens on ``port``."""
         if self.advertise:

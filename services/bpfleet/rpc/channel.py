@@ -1,6 +1,6 @@
 """Builds channels to our servers, blocking and asyncio: TLS, mutual TLS, token, message size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from grpc import aio
 
 from bpfleet.rpc.server import MESSAGE_BYTES_MAX, SettingsError, parse_address, read_secret
 
-__all__ = ["ChannelOptions", "aio_channel", "blocking_channel"]
+__all__ = ["ChannelOptions", "aio_channel", "blocking_channel", "without_token"]
 
 _ARGUMENTS: Final = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -40,6 +40,11 @@ class ChannelOptions:
             raise SettingsError("a client certificate needs its key; give both or neither")
         if self.certificate_file is not None and self.ca_file is None:
             raise SettingsError("a client certificate needs the CA of the server; give it too")
+
+
+def without_token(options: ChannelOptions) -> ChannelOptions:
+    """The same server, to be asked what needs no token."""
+    return replace(options, token=None)
 
 
 def blocking_channel(options: ChannelOptions) -> grpc.Channel:
