@@ -204,6 +204,7 @@ def test_an_agent_finds_the_coordinator_that_answers(coordinator):
 def test_replicas_the_coordinator_does_not_know_are_stopped(coordinator):
     registry = coordinator.registry
     with running(coordinators=(coordinator.options,)) as agent:
+        until(lambda: registry.renewed, "the agent has registered")
         run(agent, replica())
         with registry.lock:
             registry.unknown = ["katran-0"]
