@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
+import os
 import sys
 import time
 from dataclasses import replace
@@ -31,6 +33,7 @@ from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import BACK_OFF_MS, FleetSettings
 from bpfleet.fleet.store import Store, StoreError
 from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.environment import check_environment
 from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.metrics import serve_metrics
 from bpfleet.rpc.options import (
@@ -40,6 +43,7 @@ from bpfleet.rpc.options import (
 )
 from bpfleet.rpc.server import ListenError, RpcServer, SettingsError, parse_address, read_secret
 from bpfleet.rpc.tokens import Tokens
+from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from bpfleet.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
@@ -105,19 +109,37 @@ Examples:
     show_default=True,
     help="How nodes are ranked.",
 )
-@click.option("--lease", default=10.0, show_default=True, help="Seconds an agent's lease lasts.")
+@click.option(
+    "--lease",
+    envvar="BPFLEET_LEASE",
+    default=10.0,
+    show_default=True,
+    help="Seconds an agent's lease lasts.",
+)
 @click.option(
     "--leader-ttl",
+    envvar="BPFLEET_LEADER_TTL",
     default=1.5,
     show_default=True,
     help="Seconds until a silent leader is followed.",
 )
 @click.option(
-    "--back-off", default=10.0, show_default=True, help="Seconds before the first restart; doubles."
+    "--back-off",
+    envvar="BPFLEET_BACK_OFF",
+    default=10.0,
+    show_default=True,
+    help="Seconds before the first restart; doubles.",
 )
-@click.option("--back-off-max", default=300.0, show_default=True, help="Seconds it doubles up to.")
+@click.option(
+    "--back-off-max",
+    envvar="BPFLEET_BACK_OFF_MAX",
+    default=300.0,
+    show_default=True,
+    help="Seconds it doubles up to.",
+)
 @click.option(
     "--eviction",
+    envvar="BPFLEET_EVICTION",
     type=click.Choice(sorted(EVICTION_RULES)),
     default="kubelet",
     show_default=True,
@@ -125,24 +147,28 @@ Examples:
 )
 @click.option(
     "--eviction-available",
+    envvar="BPFLEET_EVICTION_AVAILABLE",
     default=100,
     show_default=True,
     help="MiB a node must have available; with less it is under memory pressure and evicts (kubelet's evictionHard).",
 )
 @click.option(
     "--eviction-soft",
+    envvar="BPFLEET_EVICTION_SOFT",
     default=0,
     show_default=True,
     help="MiB below which it evicts after the grace period (evictionSoft); 0 for none.",
 )
 @click.option(
     "--eviction-soft-grace-period",
+    envvar="BPFLEET_EVICTION_SOFT_GRACE_PERIOD",
     default=90.0,
     show_default=True,
     help="Seconds below it without a break (evictionSoftGracePeriod).",
 )
 @click.option(
     "--eviction-transition",
+    envvar="BPFLEET_EVICTION_TRANSITION",
     default=30.0,
     show_default=True,
     help="Seconds above both until memory pressure is over (evictionPressureTransitionPeriod).",
@@ -166,6 +192,8 @@ def main(**options: Any) -> None:
     # everything else, and in pauses that requests have to wait for.
     gc.set_threshold(50_000, 20, 100)
     try:
+        check_environment(os.environ, _both())
+        start_tracing("coordinator")
         settings = _settings(options)
         asyncio.run(_serve(settings))
     except (SettingsError, ListenError, StoreError, ValueError) as error:
@@ -173,6 +201,12 @@ def main(**options: Any) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _both() -> list[click.Command]:
+    """The commands whose variables may stand in one environment: an agent may run in the same container."""
+    agent = importlib.import_module("bpfleet.node_agent.__main__")
+    return [main, agent.main]
 
 
 def _settings(options: dict[str, Any]) -> Settings:

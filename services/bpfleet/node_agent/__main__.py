@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import importlib
+import os
 import sys
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ from bpfleet.node_agent.config import Settings
 from bpfleet.node_agent.node import NodeShape
 from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
 from bpfleet.node_agent.server import NodeAgent
+from bpfleet.rpc.environment import check_environment
 from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.options import (
     channel_options,
@@ -20,6 +23,7 @@ from bpfleet.rpc.options import (
     server_options,
 )
 from bpfleet.rpc.server import ListenError, SettingsError
+from bpfleet.rpc.tracing import start_tracing
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import parse_bytes
 
@@ -165,11 +169,12 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
 def main(**flags: Any) -> None:  # click passes values of every type
     """Carry emulated nodes and serve them over gRPC until SIGTERM or SIGINT.
 
-    Every option has an environment variable: BPFLEET_LISTEN, BPFLEET_AGENT, BPFLEET_PROFILE, BPFLEET_NODES,
-    BPFLEET_NODE_RAM, BPFLEET_NODE_CPUS, BPFLEET_SEED, BPFLEET_COORDINATOR, BPFLEET_ADVERTISE, BPFLEET_METRICS.
+    Every option has an environment variable; docs/settings.md lists them.
     """
     configure_logging(flags["log_level"], flags["log_format"])
     try:
+        check_environment(os.environ, _both())
+        start_tracing("agent")
         settings = _settings(flags)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
@@ -178,6 +183,12 @@ def main(**flags: Any) -> None:  # click passes values of every type
     except (ListenError, SettingsError) as error:
         print(f"bpfleet node agent: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _both() -> list[click.Command]:
+    """The commands whose variables may stand in one environment: a coordinator may run in the same container."""
+    coordinator = importlib.import_module("bpfleet.coordinator.__main__")
+    return [main, coordinator.main]
 
 
 def _settings(flags: dict[str, Any]) -> Settings:

@@ -8,6 +8,7 @@ import grpc
 from grpc import aio
 
 from bpfleet.rpc.server import MESSAGE_BYTES_MAX, SettingsError, parse_address, read_secret
+from bpfleet.rpc.tracing import aio_client_interceptors, traced_channel
 
 __all__ = ["ChannelOptions", "aio_channel", "blocking_channel", "without_token"]
 
@@ -54,19 +55,18 @@ def blocking_channel(options: ChannelOptions) -> grpc.Channel:
         channel = grpc.insecure_channel(options.target, options=_ARGUMENTS)
     else:
         channel = grpc.secure_channel(options.target, credentials, options=_ARGUMENTS)
-    if options.token is None:
-        return channel
-    return grpc.intercept_channel(channel, _BlockingToken(options.token))
+    if options.token is not None:
+        channel = grpc.intercept_channel(channel, _BlockingToken(options.token))
+    return traced_channel(channel)
 
 
 def aio_channel(options: ChannelOptions) -> aio.Channel:
     """A channel for the running event loop. It connects at the first call."""
     credentials = _credentials(options)
-    interceptors = (
-        None
-        if options.token is None
-        else [make(options.token) for make in (_AioUnary, _AioServerStream, _AioBothStreams)]
-    )
+    interceptors = [*aio_client_interceptors()]
+    if options.token is not None:
+        kinds = (_AioUnary, _AioServerStream, _AioBothStreams)
+        interceptors += [make(options.token) for make in kinds]
     if credentials is None:
         return aio.insecure_channel(options.target, options=_ARGUMENTS, interceptors=interceptors)
     return aio.secure_channel(

@@ -17,7 +17,9 @@ from grpc_reflection.v1alpha import reflection
 
 from bpfleet.rpc.admission import Admission
 from bpfleet.rpc.interceptors import Ended, ErrorInterceptor, TokenInterceptor
+from bpfleet.rpc.settings_error import SettingsError
 from bpfleet.rpc.tokens import Tokens
+from bpfleet.rpc.tracing import server_interceptors
 
 __all__ = ["ListenError", "RpcServer", "ServerOptions", "SettingsError", "parse_address"]
 
@@ -26,10 +28,6 @@ STREAMS_PER_CONNECTION_MAX: Final = 1024
 PENDING_MAX: Final = 1 << 20
 
 Register = Callable[[aio.Server], None]
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be right, in one sentence that names it."""
 
 
 class ListenError(OSError):
@@ -100,6 +98,7 @@ class RpcServer:
         ]
         if options.tokens is not None:
             interceptors.insert(0, TokenInterceptor(options.tokens))
+        interceptors[:0] = server_interceptors()
         self._server: Final = aio.server(
             interceptors=interceptors,
             options=[
