@@ -1,7 +1,7 @@
 """The base of all users: a script, a seat on a node, one message per task, every verdict counted.
 
-A verdict of the emulated kernel is a measurement: it is counted under ``model call errno``, without
-an exception. Only a failure of the cluster itself is a failure in Locust's sense.
+A verdict of the emulated kernel is a measurement: it is counted under ``model call errno``, without an exception. Only
+a failure of the cluster itself is a failure in Locust's sense.
 """
 
 from __future__ import annotations

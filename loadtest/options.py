@@ -1,7 +1,7 @@
 """Settings of a load test, each from the command line or from an environment variable.
 
-Locust parses its command line after it has loaded the locustfile, but the choice of a shape decides
-what the locustfile offers: ``early_shape`` reads that one setting ahead of time.
+Locust parses its command line after it has loaded the locustfile, but the choice of a shape decides what the locustfile
+offers: ``early_shape`` reads that one setting ahead of time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Outcomes of a load test: model x call x errno x reason, OOM kills, transport failures.
 
-Pure bookkeeping, mergeable: a Locust worker drains its table into each report to the master, the
-master merges them, so the sums do not depend on how many workers there were.
+Pure bookkeeping, mergeable: a Locust worker drains its table into each report to the master, the master merges them, so
+the sums do not depend on how many workers there were.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class CallOutcome:
 
 
 class OutcomeTable:
-    """What happened so far. ``calls`` counts system calls, ``elements`` the map elements they
-    moved.
-    """
+    """What happened so far. ``calls`` counts system calls, ``elements`` the map elements they moved."""
 
     def __init__(self) -> None:
         self.calls: Counter[CallOutcome] = Counter()

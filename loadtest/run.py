@@ -1,8 +1,8 @@
 """One load test as the processes of Locust share it: seats and outcomes.
 
-The master (or the only process) finds the nodes and hands out seats; workers ask it for one per
-user and send what they counted with each of Locust's reports. OOM kills are counted by the master,
-once per node, from the event streams of the nodes in use.
+The master (or the only process) finds the nodes and hands out seats; workers ask it for one per user and send what they
+counted with each of Locust's reports. OOM kills are counted by the master, once per node, from the event streams of the
+nodes in use.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ def churn(
 ) -> Script:
     """Endless: opens what it may of an application, then looks up, updates and deletes.
 
-    ``batch`` calls go into a message. ``batched`` uses the kernel's batch commands with up to
-    ``elements`` each where the map type has them.
+    ``batch`` calls go into a message. ``batched`` uses the kernel's batch commands with up to ``elements`` each where
+    the map type has them.
     """
     fds = yield from _open_maps(inventory, cpus, elements)
     stream = ChurnStream(inventory, seed)
@@ -82,8 +82,8 @@ def churn(
 
 
 def open_and_close(inventories: Sequence[Inventory], *, cpus: int, elements: int) -> Script:
-    """Endless: starts one application after the other as its loader does, programs included, and
-    closes all of it again. A refused map ends a start, as loaders exit on it.
+    """Endless: starts one application after the other as its loader does, programs included, and closes all of it
+    again. A refused map ends a start, as loaders exit on it.
     """
     while True:
         for inventory in inventories:
@@ -95,8 +95,8 @@ def open_and_close(inventories: Sequence[Inventory], *, cpus: int, elements: int
 
 
 def fill_to_the_limit(seed: int, *, limit_bytes: int | None, cpus: int, elements: int) -> Script:
-    """Endless: a tenant that takes maps, elements and heap in turn until it is refused or killed,
-    then gives everything back.
+    """Endless: a tenant that takes maps, elements and heap in turn until it is refused or killed, then gives everything
+    back.
     """
     random = SplitMix64(seed_for(seed, "tenant"))
     part_bytes = max((limit_bytes or 256 << 20) // 16, 64 << 10)

@@ -65,9 +65,7 @@ class Seating:
         self._free: dict[str, list[int]] = {}
 
     def take(self, kind: str) -> list[Seat]:
-        """The seats of the lowest free lane, one for each model. Raises ``LookupError`` where there
-        is no node at all.
-        """
+        """The seats of the lowest free lane, one for each model. Raises ``LookupError`` where there is no node."""
         if not self.models:
             raise LookupError("there are no nodes to work on")
         free = self._free.setdefault(kind, [])

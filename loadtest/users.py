@@ -190,8 +190,8 @@ class FleetUser(LoadUser):
     def _timed(self, name: FleetDo, act: Callable[[], Any]) -> Any:
         """Carry out one call and report it; None where it failed or was refused.
 
-        A refusal of the control plane (a workload that does not fit, one that is gone) is counted
-        under its reason; only transport failures are failures.
+        A refusal of the control plane (a workload that does not fit, one that is gone) is counted under its reason;
+        only transport failures are failures.
         """
         started = time.perf_counter()
         outcome, failure, answer = "OK", None, None

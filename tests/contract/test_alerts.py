@@ -9,9 +9,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.metrics import CoordinatorMetrics
 from bpfleet.node_agent.agent import Agent
-from bpfleet.node_agent.metrics import Metrics as AgentMetrics
+from bpfleet.node_agent.metrics import AgentMetrics
 from bpfleet.node_agent.replicas import Replicas
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "alerts.yml"
@@ -116,7 +116,7 @@ def test_the_alerts_ask_for_metrics_that_there_are() -> None:
     agent = Agent("a1", call_ns=1)
     of_agents = CollectorRegistry()
     of_agents.register(AgentMetrics(agent, Replicas(agent, churn_share=0.5)))
-    told = generate_latest(Metrics().registry) + generate_latest(of_agents)
+    told = generate_latest(CoordinatorMetrics().registry) + generate_latest(of_agents)
     known = set(re.findall(r"^# TYPE (\S+)", told.decode(), re.MULTILINE))
     for rule in _rules():
         for name in re.findall(r"\b(?:bpfleet|grpc)_[a-z_]+(?=[{\[)\s])", rule["expr"]):

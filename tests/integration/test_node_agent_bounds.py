@@ -9,7 +9,7 @@ from node_agents import connected, settings
 from bpfleet.client.session import CallError, Verdict
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.budget import Budget, measured_bytes
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.process_service import ProcessServicer
 from bpfleet.node_agent.server import NodeAgent
 from bpfleet.rpc.errors import ApiError
@@ -77,7 +77,7 @@ def test_what_was_freed_is_given_back_to_the_budget():
 def test_an_agent_takes_no_more_nodes_than_its_memory_holds():
     budget = Budget(agent_bytes=5 << 19, node_bytes=5 << 19)
     agent = Agent("a1", call_ns=1, budget=budget)
-    shape = NodeShape(
+    shape = NodeBoot(
         profile=settings().shape.profile, ram_bytes=1 << 30, possible_cpus=4096, seed=0
     )
     agent.create("n0", shape)

@@ -163,7 +163,7 @@ def test_the_rows_of_locusts_own_table_carry_model_call_and_errno(run) -> None:
     ],
 )
 def test_a_passed_threshold_or_an_empty_test_ends_with_one(agents, arguments, says) -> None:
-    tenants = ("--tags", "tenant", "-u", "6", "-r", "6", "-t", "2s")
+    tenants = ("--tags", "tenant", "-u", "6", "-r", "6", "-t", "6s")
     done = _headless(agents, *tenants, *arguments)
     assert done.returncode == 1
     assert says in done.stdout + done.stderr
@@ -201,7 +201,7 @@ def test_a_lane_is_replayed_without_a_network_to_the_same_outcomes(
     fresh_agent, tmp_path, kind
 ) -> None:
     file, only = tmp_path / "outcomes.json", ("--models", "6.12", "--seed", "77")
-    settings = ("--tags", kind, "-u", "1", "-t", "2s", "--outcomes", str(file), *only)
+    settings = ("--tags", kind, "-u", "1", "-t", "6s", "--outcomes", str(file), *only)
     done = _headless(fresh_agent, *settings)
     assert done.returncode == 0, done.stderr
     live = json.loads(file.read_text())["outcomes"]

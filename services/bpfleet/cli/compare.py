@@ -83,7 +83,7 @@ class _Outputs:
 @click.option(
     "--models", help=f"Kernel profiles, comma-separated [default: {','.join(DEFAULT_MODELS)}]."
 )
-@click.option("--from", "before", metavar="MODEL", help="With --to: what does the upgrade change?")
+@click.option("--from", "before", metavar="MODEL", help="Kernel before the upgrade; needs --to.")
 @click.option("--to", "after", metavar="MODEL", help="The kernel after the upgrade.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
 @click.option(
@@ -131,7 +131,7 @@ class _Outputs:
     "--resume",
     "folder",
     type=_FOLDER,
-    help="Keep results of nodes here; go on after an interruption.",
+    help="Store per-node results here and resume an interrupted run.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table."
@@ -217,7 +217,7 @@ _OUTPUT_OPTIONS: Final = frozenset(
 
 
 def _command_line(context: click.Context) -> str:
-    """The command that gives the same result, without where it goes to."""
+    """The command line to reproduce the result, output options left out."""
     words = ["bpfleet", "compare"]
     for option in context.command.params:
         name = str(option.name)

@@ -54,7 +54,7 @@ def command(*, text: tuple[str, ...], errno: str | None, call: str | None, as_js
         print_json([_data(symptom) for symptom in found])
         return 0 if found else 1
     if not found:
-        click.echo("nothing in it is known; try --errno with the number's name", err=True)
+        click.echo("no known error in this text; try --errno NAME", err=True)
         return 1
     for number, symptom in enumerate(found):
         _print(symptom, first=number == 0)

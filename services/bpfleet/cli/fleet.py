@@ -160,9 +160,11 @@ def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
 @click.option("--per-node", is_flag=True, help="One on every node instead.")
 @click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--priority", default=0, show_default=True)
-@click.option("--memory-request", type=Size(), help="Memory to set aside; the limit unless given.")
-@click.option("--memory-limit", type=Size(), help="memory.max; none unless given.")
-@click.option("--memlock", type=Size(), help="RLIMIT_MEMLOCK; the profile's default unless given.")
+@click.option("--memory-request", type=Size(), help="Memory request [default: the limit].")
+@click.option("--memory-limit", type=Size(), help="memory.max [default: none].")
+@click.option(
+    "--memlock", type=Size(), help="RLIMIT_MEMLOCK, or unlimited [default: the kernel's]."
+)
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=N", help="Option of the application."
 )
@@ -318,7 +320,7 @@ def delete(*, workload: str, server: ChannelOptions) -> None:
 @click.option(
     "--policy",
     type=click.Choice(POLICIES.words),
-    help="Ask this policy; the coordinator's unless given.",
+    help="Placement policy to ask [default: the coordinator's].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_json: bool) -> None:

@@ -25,7 +25,7 @@ _IN_REPOSITORY: Final = Path(__file__).parents[3] / "loadtest" / "scenarios" / "
 _directory_option = click.option(
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the incident files are; those that come with bpfleet by default.",
+    help="Directory of incident files [default: built-in].",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -92,7 +92,7 @@ def show(*, name: str, directory: Path | None, as_json: bool) -> None:
 @command.command("run")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "every", is_flag=True, help="Run every incident.")
-@click.option("--model", "models", multiple=True, help="Under this model alone; may be repeated.")
+@click.option("--model", "models", multiple=True, help="Run only this model; repeatable.")
 @_directory_option
 @_json_option
 def run(

@@ -16,7 +16,7 @@ _LOCUSTFILE: Final = Path("loadtest") / "locustfile.py"
 
 @final
 class _Load(click.Command):
-    """Its help ends with the options of the load test, told by the load test."""
+    """Appends the load test's own options to the help."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Locust's own --help knows none of them."""

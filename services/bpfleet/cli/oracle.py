@@ -41,7 +41,7 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
     """Replays recordings; per section: cases, exact, mismatches with the first ten in full, unsupported.
 
     \b
-    What is in a file is told by its name: create-TARGET, elements-TARGET, perm-TARGET, errno,
+    The file name says what it contains: create-TARGET, elements-TARGET, perm-TARGET, errno,
     scenarios-MODEL-TARGET, with TARGET as in 6.1-smp2. Exit status 1 if anything differs.
 
     \b

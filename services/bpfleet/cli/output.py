@@ -75,5 +75,5 @@ def write_file(path: Path, text: str) -> None:
 
 
 def word(name: str, prefix: str, joint: str = "-") -> str:
-    """An enum member's name as tables show it: without its prefix, in small letters, words joined by ``joint``."""
+    """An enum member's name as tables show it: without its prefix, in lower case, words joined by ``joint``."""
     return name.removeprefix(prefix).lower().replace("_", joint)

@@ -62,7 +62,9 @@ def list_processes(*, node: str, server: ChannelOptions) -> Iterable[process_ser
 @agent_options
 @click.option("--uid", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True)
 @click.option("--cgroup", default="/", show_default=True, help="Where it lives.")
-@click.option("--memlock", type=Size(), help="RLIMIT_MEMLOCK; the kernel's default unless given.")
+@click.option(
+    "--memlock", type=Size(), help="RLIMIT_MEMLOCK, or unlimited [default: the kernel's]."
+)
 @click.option("--comm", default="script", show_default=True, help="Its name.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create(

@@ -48,7 +48,7 @@ _TYPES = sorted(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
     type=Size(),
     default="64G",
     show_default=True,
-    help="Memory, by which some applications size their maps.",
+    help="Node memory; some applications size their maps by it.",
 )
 @click.option(
     "--profile",

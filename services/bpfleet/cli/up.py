@@ -42,7 +42,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> str:
     default="5.10,seed-v5,6.12",
     show_default=True,
     callback=_models,
-    help="Kernel profiles or their files; the agents take turns with them.",
+    help="Kernel profiles or their files; assigned to agents round-robin.",
 )
 @click.option("--coordinators", default=1, show_default=True, help="One leads, the others wait.")
 @click.option("--workers", default=1, show_default=True, help="Locust workers; 0: no Locust.")

@@ -17,10 +17,10 @@ from typing import Any
 import click
 
 import bpfleet
-from bpfleet.coordinator.config import Settings, Timing
+from bpfleet.coordinator.config import CoordinatorSettings, Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.live.server import LivePage
-from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.metrics import CoordinatorMetrics
 from bpfleet.coordinator.node_client import GrpcAgents
 from bpfleet.coordinator.proof import AddressProver
 from bpfleet.coordinator.reconcile import Coordinator
@@ -121,7 +121,7 @@ Examples:
     envvar="BPFLEET_LEADER_TTL",
     default=1.5,
     show_default=True,
-    help="Seconds until a silent leader is followed.",
+    help="Seconds before a standby replaces a silent leader.",
 )
 @click.option(
     "--back-off",
@@ -209,7 +209,7 @@ def _both() -> list[click.Command]:
     return [main, agent.main]
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any]) -> CoordinatorSettings:
     for name in _POSITIVE:
         if not 0 < options[name] <= _NUMBER_MAX:
             flag = f"--{name.replace('_', '-')}"
@@ -222,7 +222,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             f"--eviction-soft: {options['eviction_soft']} {text}; 0 switches it off"
         )
     server = server_options(options["listen"], options)
-    return Settings(
+    return CoordinatorSettings(
         server=server,
         agent_channel=partial(_agent_channel, options, server.tokens),
         redis_url=_redis_url(options),
@@ -283,8 +283,8 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-async def _serve(settings: Settings) -> None:
-    metrics = Metrics()
+async def _serve(settings: CoordinatorSettings) -> None:
+    metrics = CoordinatorMetrics()
     if settings.metrics:
         serve_metrics(
             settings.metrics,
@@ -335,7 +335,7 @@ async def _serve(settings: Settings) -> None:
         await asyncio.gather(work, health, return_exceptions=True)
 
 
-async def _open_store(settings: Settings) -> Store:
+async def _open_store(settings: CoordinatorSettings) -> Store:
     """The store, once it has answered. Raises ``StoreError`` in one sentence."""
     if not settings.redis_url:
         return MemoryStore()

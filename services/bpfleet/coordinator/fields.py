@@ -1,6 +1,6 @@
 """Fields of workloads and nodes that lists can be filtered and ordered by."""
 
-from bpfleet.fleet.records import Node, Workload
+from bpfleet.fleet.records import FleetNode, Workload
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.listing import Fields
@@ -24,7 +24,7 @@ def workload_fields(state: FleetState) -> Fields[Workload]:
     }
 
 
-def node_fields(state: FleetState) -> Fields[Node]:
+def node_fields(state: FleetState) -> Fields[FleetNode]:
     """Of a node, as ``ListFleetNodes`` documents them."""
     books = state.tables.books
     return {

@@ -21,9 +21,9 @@ from bpfleet.fleet.commands import (
     UpdateWorkload,
 )
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.placement import NodeVerdict
+from bpfleet.fleet.placement import NodeScore
 from bpfleet.fleet.reasons import ControlReason
-from bpfleet.fleet.records import Event, Node, Replica, Workload
+from bpfleet.fleet.records import FleetEvent, FleetNode, Replica, Workload
 from bpfleet.fleet.state import FleetState
 from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.convert import within
@@ -399,7 +399,7 @@ class FleetServicer(FleetServiceServicer):
         replicas = _by_name(state, node)[:PAGE_SIZE_MAX]
         return messages.node_message(state, node, replicas=replicas)
 
-    def _known_node(self, name: str) -> Node:
+    def _known_node(self, name: str) -> FleetNode:
         node = self._coordinator.state.tables.nodes.get(name)
         if node is None:
             text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
@@ -411,7 +411,7 @@ def _by_age(state: FleetState, workload: Workload) -> list[Replica]:
     return sorted(state.tables.books.workload(workload.name).replicas.values(), key=_serial)
 
 
-def _by_name(state: FleetState, node: Node) -> list[Replica]:
+def _by_name(state: FleetState, node: FleetNode) -> list[Replica]:
     return sorted(state.tables.books.nodes[node.name].replicas.values(), key=_name)
 
 
@@ -470,15 +470,15 @@ class _Filter:
         self._workload = workload
         self._node = node
 
-    def __call__(self, event: Event) -> bool:
+    def __call__(self, event: FleetEvent) -> bool:
         return self._workload in ("", event.workload) and self._node in ("", event.node)
 
 
-def _best(verdicts: list[NodeVerdict]) -> str:
+def _best(verdicts: list[NodeScore]) -> str:
     return verdicts[0].node if verdicts and verdicts[0].refusal is None else ""
 
 
-def _rejections(verdicts: list[NodeVerdict]) -> dict[str, int]:
+def _rejections(verdicts: list[NodeScore]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for verdict in verdicts:
         if verdict.refusal is not None:
@@ -487,7 +487,7 @@ def _rejections(verdicts: list[NodeVerdict]) -> dict[str, int]:
     return counts
 
 
-def _summary(chosen: str, verdicts: list[NodeVerdict], *, preempts: bool) -> str:
+def _summary(chosen: str, verdicts: list[NodeScore], *, preempts: bool) -> str:
     feasible = sum(verdict.refusal is None for verdict in verdicts)
     if not verdicts:
         return "the fleet has no nodes"

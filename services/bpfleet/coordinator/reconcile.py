@@ -11,10 +11,10 @@ from time import time_ns
 from typing import Any, Final
 
 from bpfleet.coordinator.config import Timing
-from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.metrics import CoordinatorMetrics
 from bpfleet.coordinator.node_client import Agents, AgentUnreachable
 from bpfleet.coordinator.warm import WarmCopy
-from bpfleet.coordinator.watch import EventLog
+from bpfleet.coordinator.watch import FleetEventLog
 from bpfleet.fleet.commands import (
     AgentLost,
     Command,
@@ -24,7 +24,7 @@ from bpfleet.fleet.commands import (
     Tick,
 )
 from bpfleet.fleet.dispatch import Dispatch, Orders
-from bpfleet.fleet.engine import Commit, Engine
+from bpfleet.fleet.engine import Commit, GroupCommit
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.leases import Leases
 from bpfleet.fleet.placement import Estimator
@@ -71,22 +71,22 @@ class Coordinator:
         fleet: FleetSettings,
         timing: Timing,
         estimator: Estimator,
-        metrics: Metrics | None = None,
+        metrics: CoordinatorMetrics | None = None,
         clock_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self.identity: Final = identity
         self.timing: Final = timing
         self.fleet: Final = fleet
         self.store: Final = store
-        self.log: Final = EventLog()
+        self.log: Final = FleetEventLog()
         self.leases: Final = Leases(timing.lease_ms)
-        self.metrics: Final = metrics or Metrics()
+        self.metrics: Final = metrics or CoordinatorMetrics()
         self.clock_ms: Final = clock_ms
         self.leader = ""
         self.leading = asyncio.Event()
         self._agents: Final = agents
         self._estimator: Final = estimator
-        self._engine: Engine | None = None
+        self._engine: GroupCommit | None = None
         self._dispatch: Dispatch | None = None
         self._orders_given = 0
         self._dirty = asyncio.Event()
@@ -234,7 +234,7 @@ class Coordinator:
         await self._warm.read(snapshot)
         state = FleetState(self.fleet, self._estimator)
         state.load(self._warm.take())
-        self._engine = Engine(state, epoch=epoch, revision=snapshot.revision)
+        self._engine = GroupCommit(state, epoch=epoch, revision=snapshot.revision)
         self._begin(state, snapshot)
         _log.info(
             "event=leading identity=%s epoch=%d revision=%d nodes=%d replicas=%d",
@@ -422,7 +422,7 @@ class Coordinator:
 
     # -- refusals
 
-    def _leading_engine(self) -> Engine:
+    def _leading_engine(self) -> GroupCommit:
         if self._engine is None:
             raise self._not_leading()
         return self._engine
@@ -434,7 +434,7 @@ class Coordinator:
         return FleetError(
             Refused.UNAVAILABLE,
             ControlReason.NOT_LEADER,
-            f"this coordinator stands by, {where}; call that one or try again",
+            f"this coordinator is a standby, {where}; call that one or try again",
             leader=self.leader,
             retryAfterMs=self.timing.leader_poll_ms,
         )
@@ -446,7 +446,7 @@ class Coordinator:
         return FleetError(
             Refused.UNAVAILABLE,
             ControlReason.STORE_UNAVAILABLE,
-            "the store does not answer, nothing was changed for certain; try again",
+            "the store is unavailable; the change may or may not have been saved; retry with the same request_id",
             retryAfterMs=self.timing.store_retry_ms,
         )
 

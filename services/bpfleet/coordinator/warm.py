@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from bpfleet.fleet.records import Kind, Record, decode
+from bpfleet.fleet.records import Record, RecordKind, decode
 from bpfleet.fleet.store import Snapshot
 
 __all__ = ["WarmCopy"]
@@ -26,7 +26,7 @@ class WarmCopy:
         for number, (key, text) in enumerate(snapshot.records.items()):
             known = kept.get(key)
             if known is None or known[0] != text:
-                known = (text, decode(Kind(key.partition("/")[0]), text))
+                known = (text, decode(RecordKind(key.partition("/")[0]), text))
             self._records[key] = known
             if number % _TURN == 0:
                 await asyncio.sleep(0)

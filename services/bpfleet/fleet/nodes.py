@@ -14,7 +14,7 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.disruption import evict_for_pressure, settle_drain, shed
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind, ReplicaReason
-from bpfleet.fleet.records import Agent, Node, Replica
+from bpfleet.fleet.records import FleetAgent, FleetNode, Replica
 from bpfleet.fleet.replicas import hear, lose, restart_now
 from bpfleet.fleet.transition import Transition
 from bpfleet.workload.phase import Phase
@@ -48,7 +48,7 @@ def register_agent(
         raise FleetError(
             Refused.EXHAUSTED, ControlReason.FLEET_FULL, text, limit=t.settings.agents_max
         )
-    agent = Agent(
+    agent = FleetAgent(
         name=command.agent,
         incarnation=command.incarnation,
         address=command.address,
@@ -101,11 +101,13 @@ def _take_in(t: Transition, agent: str, announced: NodeAnnouncement) -> None:
         shed(t, node)
 
 
-def _node(t: Transition, agent: str, announced: NodeAnnouncement, old: Node | None) -> Node:
+def _node(
+    t: Transition, agent: str, announced: NodeAnnouncement, old: FleetNode | None
+) -> FleetNode:
     reserved = announced.reserved_bytes
     if not reserved:
         reserved = announced.ram_bytes * t.settings.reserved_percent // 100
-    fresh = Node(
+    fresh = FleetNode(
         name=announced.name,
         agent=agent,
         profile=announced.profile,
@@ -168,7 +170,7 @@ def report_nodes(t: Transition, command: ReportNodes) -> list[tuple[str, str]]:
 
 
 def _take_report(
-    t: Transition, node: Node, report: NodeUsage, *, measured: bool
+    t: Transition, node: FleetNode, report: NodeUsage, *, measured: bool
 ) -> list[tuple[str, str]]:
     strays = [
         (report.node, news.replica)
@@ -222,7 +224,7 @@ def lose_agent(t: Transition, name: str) -> int:
     return len(nodes)
 
 
-def _not_ready(t: Transition, node: Node, reason: ReplicaReason) -> None:
+def _not_ready(t: Transition, node: FleetNode, reason: ReplicaReason) -> None:
     t.tables.put(replace(node, ready=False, pressure=False))
     t.changed_nodes[node.name] = None
     t.event(FleetEventKind.NODE_NOT_READY, node=node.name, reason=reason)
@@ -240,7 +242,7 @@ def remove_node(t: Transition, command: RemoveNode) -> None:
     _forget_node(t, node, ReplicaReason.REMOVED)
 
 
-def _forget_node(t: Transition, node: Node, reason: ReplicaReason) -> None:
+def _forget_node(t: Transition, node: FleetNode, reason: ReplicaReason) -> None:
     for replica in list(t.books.nodes[node.name].replicas.values()):
         lose(t, replica, ReplicaReason.REMOVED)
     t.tables.remove(node)

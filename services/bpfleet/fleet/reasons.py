@@ -116,7 +116,7 @@ class NodeReason(_Word):
     NODE_NOT_READY = "NODE_NOT_READY", "the lease of the node's agent ran out"
     NODE_SELECTOR = "NODE_SELECTOR", "a label is not what the workload selects"
     NO_FREE_SLOT = "NO_FREE_SLOT", "the node has as many replicas as it takes"
-    PREEMPTED = "PREEMPTED", "not ruled out: so many replicas make room there"
+    PREEMPTED = "PREEMPTED", "not ruled out: this many replicas make room there"
     RECENTLY_FAILED = (
         "RECENTLY_FAILED",
         "replicas of the workload kept failing there; taken if nothing else qualifies",
@@ -150,7 +150,7 @@ class ReplicaReason(_Word):
     )
     NODE_LOST = "NODE_LOST", "the lease of its node's agent ran out"
     NODE_NOT_READY = "NODE_NOT_READY", "the only node it may go to is not Ready"
-    NODE_RESTARTED = "NODE_RESTARTED", "its node's agent started anew"
+    NODE_RESTARTED = "NODE_RESTARTED", "its node's agent restarted"
     NODE_SHRANK = "NODE_SHRANK", "its node has less memory than before"
     NO_FEASIBLE_NODE = "NO_FEASIBLE_NODE", "no node qualifies; the decision counts why"
     OOM_KILLED = "OOM_KILLED", "the OOM killer ended the process"

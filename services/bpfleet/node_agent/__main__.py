@@ -11,8 +11,8 @@ import click
 
 from bpfleet import __version__
 from bpfleet.kernel import PROFILES, KernelProfile
-from bpfleet.node_agent.config import Settings
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.config import AgentSettings
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
 from bpfleet.node_agent.server import NodeAgent
 from bpfleet.rpc.environment import check_environment
@@ -116,7 +116,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     default="",
     envvar="BPFLEET_COORDINATOR",
     metavar="HOST:PORT,...",
-    help="Coordinators to register with, tried in turn; none: the agent stands alone.",
+    help="Coordinators to register with, tried in turn; omit to run stand-alone.",
 )
 @click.option(
     "--advertise",
@@ -146,7 +146,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     envvar="BPFLEET_CHURN_SHARE",
     show_default=True,
     type=click.FloatRange(0.01, 0.99),
-    help="Most of a CPU that churn of replicas takes.",
+    help="Maximum share of one CPU for workload churn.",
 )
 @click.option(
     "--memory-budget",
@@ -191,17 +191,17 @@ def _both() -> list[click.Command]:
     return [main, coordinator.main]
 
 
-def _settings(flags: dict[str, Any]) -> Settings:
+def _settings(flags: dict[str, Any]) -> AgentSettings:
     ram_bytes = flags["ram"]
     if not RAM_BYTES_MIN <= ram_bytes <= RAM_BYTES_MAX:
         raise SettingsError(f"--ram: {ram_bytes} bytes is out of range; use 64M to 16T")
     targets = [target.strip() for target in flags["coordinator"].split(",") if target.strip()]
     server = server_options(flags["listen"], flags, own_agent=flags["agent_id"])
     token = server.tokens.of_agent(flags["agent_id"]) if server.tokens is not None else None
-    return Settings(
+    return AgentSettings(
         agent_id=flags["agent_id"],
         server=server,
-        shape=NodeShape(
+        shape=NodeBoot(
             profile=flags["profile"],
             ram_bytes=ram_bytes,
             possible_cpus=flags["cpus"],
@@ -218,7 +218,7 @@ def _settings(flags: dict[str, Any]) -> Settings:
     )
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: AgentSettings) -> None:
     agent = NodeAgent(settings)
     await agent.start()
     await agent.run_until_signal()

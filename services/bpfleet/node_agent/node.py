@@ -20,14 +20,14 @@ from bpfleet.node_agent.requests import AnswerLog
 from bpfleet.node_agent.sleep import ROUNDS_NEW, ROUNDS_WOKEN, freeze, thaw
 from bpfleet.rpc.errors import ApiError
 
-__all__ = ["HostedNode", "NodeShape"]
+__all__ = ["HostedNode", "NodeBoot"]
 
 _BPF_OWNERS: Final = frozenset({"map", "prog", "btf"})
 _log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeShape:
+class NodeBoot:
     """What a node is booted with: kernel, memory, possible CPUs, seed."""
 
     profile: KernelProfile
@@ -67,7 +67,7 @@ class HostedNode:
     def __init__(
         self,
         node_id: str,
-        shape: NodeShape,
+        shape: NodeBoot,
         *,
         call_ns: int,
         dirty: set[str],

@@ -12,7 +12,7 @@ from bpfleet.abi.bpf import F_MMAPABLE, F_NO_PREALLOC, MapType, ProgType
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind, NodeReason, ReplicaReason
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.cost import How
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.registry import MAP_CLASSES
@@ -168,7 +168,7 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 |---|---|---|
 | program load | cost only | no verifier, no bytecode: a program is its size, its maps and its operations |
 | test run, hooks | exact payer | map operations run as declared, in process or interrupt context; nothing else does |
-| JIT | budget only | image sizes are estimated at 5 bytes an instruction unless given |
+| JIT | budget only | image sizes are estimated at 5 bytes an instruction by default |
 | attach | cgroup, hook, seccomp | other attach types answer EINVAL |
 | links | hooks only | cost nothing, as in Linux |
 | BTF | sizes only | a type is a kind and a size; nothing is parsed |
@@ -380,7 +380,7 @@ def _create(kernel: Kernel, task: Task, map_type: MapType) -> BpfMap:
         inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
         attr = MapAttr(map_type, key, value, entries, flags, inner_map_fd=inner)
     elif map_type in _STORAGE:
-        types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, value))
+        types = (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, value))
         btf = kernel.bpf.btf_load(task, types)
         attr = MapAttr(
             map_type, key, value, entries, flags, btf_fd=btf, btf_key_type_id=1, btf_value_type_id=2

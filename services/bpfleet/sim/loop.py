@@ -30,7 +30,7 @@ class _NoFiles(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("everything waits for something that never comes")
+            raise RuntimeError("deadlock: every task is waiting and no timer is due")
         self.now_s += max(0.0, timeout)
         return []
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bpfleet.endings import die_with_parent
-from bpfleet.sim.fleet import Outcome, simulate
+from bpfleet.sim.fleet import SeedOutcome, simulate
 
 __all__ = ["FailedSeed", "repeat_command", "run_seeds", "silence"]
 
@@ -33,7 +33,7 @@ def repeat_command(seed: int) -> str:
 
 def run_seeds(
     seeds: Iterable[int],
-    progress: Callable[[Outcome], None] = lambda outcome: None,
+    progress: Callable[[SeedOutcome], None] = lambda outcome: None,
     *,
     jobs: int = 1,
 ) -> FailedSeed | None:
@@ -52,7 +52,7 @@ def run_seeds(
 
 
 def _first_failure(
-    results: Iterable[Outcome | FailedSeed], progress: Callable[[Outcome], None]
+    results: Iterable[SeedOutcome | FailedSeed], progress: Callable[[SeedOutcome], None]
 ) -> FailedSeed | None:
     for result in results:
         if isinstance(result, FailedSeed):
@@ -61,7 +61,7 @@ def _first_failure(
     return None
 
 
-def _run(seed: int) -> Outcome | FailedSeed:
+def _run(seed: int) -> SeedOutcome | FailedSeed:
     try:
         return simulate(seed)
     except Exception as error:

@@ -7,9 +7,15 @@ from typing import Any, Final, Protocol
 
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.rpc.errors import ApiError
-from bpfleet.sim.checkers import Acknowledged, OperatorsMarks, Promise, Violation, WatchedEvents
+from bpfleet.sim.checkers import (
+    AcknowledgedIsStored,
+    OperatorsMarks,
+    Promise,
+    Violation,
+    WatchedEvents,
+)
 from bpfleet.sim.mix import KINDS, spec_of
-from bpfleet.sim.network import Network, Process, Unreachable
+from bpfleet.sim.network import Network, SimProcess, Unreachable
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 
@@ -24,7 +30,7 @@ class Server(Protocol):
     """A coordinator as its users see it."""
 
     @property
-    def process(self) -> Process:
+    def process(self) -> SimProcess:
         """What can crash."""
 
     @property
@@ -32,7 +38,7 @@ class Server(Protocol):
         """What users call. Raises ``Unreachable``."""
 
 
-class Users(Process):
+class Users(SimProcess):
     """``answered`` counts acknowledged commands; ``behind`` says which watcher has not seen every event."""
 
     def __init__(
@@ -42,7 +48,7 @@ class Users(Process):
         servers: Mapping[str, Server],
         *,
         nodes: Mapping[str, str],
-        promises: Acknowledged,
+        promises: AcknowledgedIsStored,
         marks: OperatorsMarks,
         events: WatchedEvents,
         exists: Callable[[str], bool],

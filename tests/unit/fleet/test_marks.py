@@ -5,7 +5,7 @@ from small_fleet import SmallFleet
 
 from bpfleet.fleet.commands import LabelNode, TaintNode
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import Kind, decode, encode
+from bpfleet.fleet.records import RecordKind, decode, encode
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Spread, Taint, TaintEffect, Toleration
 
@@ -166,4 +166,4 @@ def test_marks_come_back_from_the_store(small):
     label(small, "a", tier="gold", removed=("zone",))
     taint(small, "a", Taint("repair", "x", NO_EXECUTE))
     node = small.state.tables.nodes["a"]
-    assert decode(Kind.NODE, encode(node)) == node
+    assert decode(RecordKind.NODE, encode(node)) == node

@@ -1,5 +1,5 @@
-"""What must hold of a cluster once a chaos run is over: pure checks over a survey and what was
-acknowledged. The properties are those the simulation checks step by step.
+"""What must hold of a cluster once a chaos run is over: pure checks over a survey and what was acknowledged. The
+properties are those the simulation checks step by step.
 """
 
 from collections import Counter, defaultdict

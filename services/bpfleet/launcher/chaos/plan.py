@@ -1,7 +1,7 @@
 """What is to go wrong, when and with whom: chaos plans and their schedules. Pure.
 
-The schedule follows from the plan, its seed and the names of the services alone, so a run that
-broke something can be repeated.
+The schedule follows from the plan, its seed and the names of the services alone, so a run that broke something can be
+repeated.
 """
 
 import tomllib
@@ -125,8 +125,8 @@ def parse_plan(text: str, source: str, *, seed: int | None = None) -> ChaosPlan:
 
 
 def schedule(plan: ChaosPlan, targets: Mapping[Role, Sequence[str]]) -> tuple[Action, ...]:
-    """All actions in order. A service is struck by one fault at a time: where all candidates are
-    busy, the fault does not happen.
+    """All actions in order. A service is struck by one fault at a time: where all candidates are busy, the fault does
+    not happen.
 
     Raises ``LaunchError`` where the cluster has no service of a wanted role.
     """

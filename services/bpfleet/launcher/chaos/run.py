@@ -55,9 +55,8 @@ def run_chaos(
 ) -> ChaosReport:
     """Carry out a plan on a running cluster and check it afterwards.
 
-    ``load_users`` Locust users keep going in the meantime. Whatever happens, every lasting fault is
-    undone. Raises ``LaunchError`` where the cluster is not there, not ready, or without a service
-    the plan strikes.
+    ``load_users`` Locust users keep going in the meantime. Whatever happens, every lasting fault is undone. Raises
+    ``LaunchError`` where the cluster is not there, not ready, or without a service the plan strikes.
     """
     instances = ps(engine, cluster)
     if unwell := [each.name for each in instances if each.state is not InstanceState.READY]:

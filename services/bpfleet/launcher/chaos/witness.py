@@ -33,8 +33,8 @@ _MethodOf = Callable[[FleetClient], Any]
 class Witness:
     """Creates, scales and deletes workloads from a thread of its own, from ``start`` to ``stop``.
 
-    A write is repeated with its request id, at any coordinator, until one acknowledges it or
-    ``PATIENCE_SECONDS`` are over.
+    A write is repeated with its request id, at any coordinator, until one acknowledges it or ``PATIENCE_SECONDS`` are
+    over.
     """
 
     def __init__(self, coordinators: Sequence[str], seed: int, *, pause_seconds: float) -> None:
