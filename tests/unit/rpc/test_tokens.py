@@ -1,6 +1,8 @@
 """Roles and their tokens; names that pages answer to."""
 
 import socket
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +88,11 @@ def test_an_agent_is_commanded_by_who_has_its_token():
 )  # fmt: skip
 def test_pages_answer_to_addresses_and_known_names_only(header, known):
     assert is_known_host(header, ["fleet.example"]) is known
+
+
+def test_the_script_makes_the_token_that_the_program_makes(tmp_path):
+    (tmp_path / "token").write_text("op\n")
+    script = Path(__file__).resolve().parents[3] / "deploy" / "tls" / "issue.sh"
+    command = [script, tmp_path, "--agent-token", "a1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == agent_token("op", "a1")
