@@ -69,13 +69,14 @@ class _Failures:
     """Prints each failure when it comes: who waits for the end of a long run to read it waits for nothing."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._reporter = config.pluginmanager.get_plugin("terminalreporter")
+        self._config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and self._reporter is not None:
-            self._reporter.ensure_newline()
-            self._reporter.write_sep("_", f"{report.when} of {report.nodeid} failed", red=True)
-            self._reporter.write_line(report.longreprtext)
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_sep("_", f"{report.when} of {report.nodeid} failed", red=True)
+            reporter.write_line(report.longreprtext)
 
 
 def pytest_configure(config: pytest.Config) -> None:

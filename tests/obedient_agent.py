@@ -148,7 +148,7 @@ class ObedientAgent(RuntimeServiceServicer):
 
     async def _renew(self, stub: Any) -> None:
         request = registry.RenewLeaseRequest(agent=self.name, incarnation=self.incarnation)
-        response = await stub.RenewLease(request, timeout=5)
+        response = await stub.RenewLease(request, timeout=60)
         self.epoch = response.lease.leader_epoch
 
     async def _register(self, stub: Any) -> None:
@@ -185,5 +185,5 @@ class ObedientAgent(RuntimeServiceServicer):
                         )
                     ],
                 ),
-                timeout=5,
+                timeout=60,
             )

@@ -35,7 +35,7 @@ from bpfleet.v1.registry_service_pb2_grpc import (
 )
 
 # Short times, so that back-off, leases and drains pass within a test; nothing asserts how long anything took.
-TIMING = Timing(lease_ms=2_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
+TIMING = Timing(lease_ms=2_000, leader_ttl_ms=60_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
 SETTINGS = FleetSettings(
     back_off_ms=BackOff(first=50, longest=200, reset=600_000), failures_before_move=1_000
 )
@@ -96,7 +96,7 @@ def serve(body: Body, settings: FleetSettings = SETTINGS, store: Store | None = 
         port = await server.start()
         work = asyncio.create_task(coordinator.run())
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 await coordinator.leading.wait()
                 async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                     await body(Bench(coordinator, f"127.0.0.1:{port}", channel))

@@ -38,7 +38,7 @@ from bpfleet.v1.registry_service_pb2_grpc import (
 from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 
 TOKENS = Tokens(operator="op", user="us", agent_secret="ag")
-TIMING = Timing(lease_ms=5_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
+TIMING = Timing(lease_ms=60_000, leader_ttl_ms=60_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
 
 
 def channel_of(target, agent):
@@ -82,7 +82,7 @@ async def guarded():
 
 def tell(story):
     async def main():
-        async with asyncio.timeout(60), guarded() as target:
+        async with asyncio.timeout(300), guarded() as target:
             await story(target)
 
     asyncio.run(main())
