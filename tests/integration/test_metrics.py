@@ -11,6 +11,7 @@ from node_agents import connected
 from redis_server import free_port
 
 from bpfleet.coordinator.metrics import known_reason
+from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as fleet
 
 COMMON = (
@@ -71,6 +72,25 @@ def test_an_agent_has_the_same_metrics():
     assert all(f"# TYPE {name}" in text for name in COMMON)
     assert 'grpc_method="GetNode"' in text
     assert 'program="agent"' in text
+
+
+@pytest.mark.slow
+def test_calls_that_are_made_are_counted_as_those_that_are_served(tmp_path):
+    port = free_port()
+    process = CoordinatorProcess(tmp_path)
+    process.start()
+    try:
+        there = (ChannelOptions(target=process.target),)
+        with connected(metrics=f"127.0.0.1:{port}", coordinators=there):
+
+            async def counted():
+                text = await scrape(port)
+                head = 'grpc_client_handled_total{grpc_code="OK",grpc_method="RegisterAgent"'
+                return value(text, head + ',grpc_service="bpfleet.v1.RegistryService"}')
+
+            assert asyncio.run(until(counted)) == 1
+    finally:
+        process.kill()
 
 
 def test_reasons_that_agents_make_up_are_one_label():

@@ -296,7 +296,7 @@ async def _serve(settings: CoordinatorSettings) -> None:
     address = settings.advertise or settings.server.listen
     coordinator = Coordinator(
         store,
-        GrpcAgents(settings.agent_channel),
+        GrpcAgents(settings.agent_channel, metrics.orders.ended),
         identity=f"{address}#{token_hex(4)}",
         fleet=settings.fleet,
         timing=settings.timing,

@@ -10,6 +10,7 @@ from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.records import Workload
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
+from bpfleet.rpc.interceptors import Ended
 from bpfleet.rpc.orders import news_of, order_messages
 from bpfleet.rpc.server import SettingsError
 from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceStub
@@ -75,8 +76,9 @@ async def hand_over(
 class GrpcAgents:
     """Agents over gRPC."""
 
-    def __init__(self, options: AgentChannel) -> None:
+    def __init__(self, options: AgentChannel, ended: Ended | None = None) -> None:
         self._options = options
+        self._ended = ended
         self._channels: dict[tuple[str, str], aio.Channel] = {}
 
     async def carry_out(
@@ -97,7 +99,7 @@ class GrpcAgents:
             if len(self._channels) >= _CHANNELS_MAX:
                 raise AgentUnreachable("too many agents")
             try:
-                channel = aio_channel(self._options(address, agent))
+                channel = aio_channel(self._options(address, agent), self._ended)
             except SettingsError as error:
                 raise AgentUnreachable(str(error)) from None
             self._channels[address, agent] = channel

@@ -20,7 +20,7 @@ from bpfleet.node_agent.config import AgentSettings
 from bpfleet.node_agent.metrics import AgentMetrics
 from bpfleet.node_agent.node_service import NodeServicer
 from bpfleet.node_agent.process_service import ProcessServicer
-from bpfleet.node_agent.registration import Registration
+from bpfleet.node_agent.registration import Registration, over_grpc
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.node_agent.runtime_service import RuntimeServicer
 from bpfleet.node_agent.sleep import sleep_when_idle
@@ -113,6 +113,7 @@ class NodeAgent:
                 settings.coordinators,
                 settings.address(port),
                 incarnation=self._incarnation,
+                connect=over_grpc(RpcMetrics(self._registry, "client").ended),
             )
             self._spawn(self._registration.run())
         _log.info(

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 import grpc
 from grpc import aio
 
+from bpfleet.rpc.interceptors import Ended
 from bpfleet.rpc.server import MESSAGE_BYTES_MAX, SettingsError, parse_address, read_secret
 from bpfleet.rpc.tracing import aio_client_interceptors, traced_channel
 
@@ -60,10 +62,12 @@ def blocking_channel(options: ChannelOptions) -> grpc.Channel:
     return traced_channel(channel)
 
 
-def aio_channel(options: ChannelOptions) -> aio.Channel:
-    """A channel for the running event loop. It connects at the first call."""
+def aio_channel(options: ChannelOptions, ended: Ended | None = None) -> aio.Channel:
+    """A channel for the running event loop. It connects at the first call. ``ended`` hears of every unary call."""
     credentials = _credentials(options)
     interceptors = [*aio_client_interceptors()]
+    if ended is not None:
+        interceptors.append(_AioCounted(ended))
     if options.token is not None:
         kinds = (_AioUnary, _AioServerStream, _AioBothStreams)
         interceptors += [make(options.token) for make in kinds]
@@ -148,3 +152,19 @@ class _AioBothStreams(_AioToken, aio.StreamStreamClientInterceptor):
         self, continuation: Any, client_call_details: Any, request_iterator: Any
     ) -> Any:
         return await continuation(self._details(client_call_details), request_iterator)
+
+
+class _AioCounted(aio.UnaryUnaryClientInterceptor):
+    def __init__(self, ended: Ended) -> None:
+        self._ended: Final = ended
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        started = perf_counter()
+        call = await continuation(client_call_details, request)
+        code = await call.code()
+        method = client_call_details.method
+        name = method.decode() if isinstance(method, bytes) else method
+        self._ended(name, code.name, started)
+        return call
