@@ -32,7 +32,7 @@ mutants: $(VENV)/.dev   ## plant known faults one at a time; which seed or test 
 proto: $(VENV)/.dev     ## regenerate services/bpfleet/v1 from protos/
 	$(BIN)/python protos/generate.py
 
-docs: $(VENV)/.dev      ## regenerate docs/fidelity.md and docs/map-costs.md
+docs: $(VENV)/.dev      ## regenerate the pages of docs/ that come from code
 	$(BIN)/python -m bpfleet.oracle.docs --write
 
 wheel: $(VENV)/.dev     ## build dist/*.whl

@@ -77,6 +77,10 @@ class Agent(RuntimeServiceServicer):
         self._renewal: asyncio.Task[None] | None = None
         self.renewed_epoch = 0
 
+    async def ProveAddress(self, request: Any, context: Any) -> runtime.ProveAddressResponse:
+        """Nobody asks: the benchmark uses no tokens."""
+        return runtime.ProveAddressResponse()
+
     async def start(self, targets: list[str]) -> None:
         add_RuntimeServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import gevent
 from locust import User, runners
 from locust.env import Environment
 from locust.event import Events
@@ -52,6 +53,7 @@ def _add_options(parser: Any, **rest: Any) -> None:
 
 
 def _attach(environment: Environment, **rest: Any) -> None:
+    _wind_clock()
     run = LoadRun(environment)
     environment.bpfleet_run = run  # type: ignore[attr-defined]
     try:
@@ -84,7 +86,13 @@ def _has_task(user: type[User], environment: Environment) -> bool:
     return any((not wanted or wanted & each) and not unwanted & each for each in tags)
 
 
+def _wind_clock() -> None:
+    """gevent's clock stands still while modules load, and a time limit (-t) set then would count the loading."""
+    gevent.get_hub().loop.update_now()
+
+
 def _begin(environment: Environment, **rest: Any) -> None:
+    _wind_clock()
     run_of(environment).begin()
 
 

@@ -41,7 +41,7 @@ class CoordinatorProcess:
         """SIGTERM; returns the exit status."""
         assert self._process is not None, "start comes first"
         self._process.terminate()
-        status = self._process.wait(20)
+        status = self._process.wait(240)
         self._process = None
         return status
 
@@ -50,7 +50,7 @@ class CoordinatorProcess:
         return self._log.read_text()
 
 
-async def until(look: Callable[[], Awaitable[T]], seconds: float = 30) -> T:
+async def until(look: Callable[[], Awaitable[T]], seconds: float = 240) -> T:
     """Asks again until the answer is true; calls that fail count as not yet."""
     deadline = time.monotonic() + seconds
     answer: Any = None
@@ -74,14 +74,14 @@ class Fleet:
         self._stubs: list[Any] = [FleetServiceStub(channel) for channel in self._channels]
         self.first = self._stubs[0]
 
-    async def call(self, method: str, request: Any, seconds: float = 30) -> Any:
+    async def call(self, method: str, request: Any, seconds: float = 240) -> Any:
         """Retries UNAVAILABLE on every coordinator in turn, until one answers."""
         deadline = time.monotonic() + seconds
         turn = 0
         while True:
             stub = self._stubs[turn % len(self._stubs)]
             try:
-                return await getattr(stub, method)(request, timeout=5)
+                return await getattr(stub, method)(request, timeout=60)
             except aio.AioRpcError as error:
                 away = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
                 if error.code() not in away or time.monotonic() > deadline:

@@ -109,6 +109,10 @@ class ObedientAgent(RuntimeServiceServicer):
             self.running.pop((key.node, key.replica), None)
         return runtime.StopReplicasResponse()
 
+    async def ProveAddress(self, request: Any, context: Any) -> runtime.ProveAddressResponse:
+        """It has no token to prove anything with."""
+        return runtime.ProveAddressResponse()
+
     async def _admit(self, request: Any, context: Any) -> None:
         number = (request.leader_epoch, request.sequence)
         if number <= self.last:
@@ -144,7 +148,7 @@ class ObedientAgent(RuntimeServiceServicer):
 
     async def _renew(self, stub: Any) -> None:
         request = registry.RenewLeaseRequest(agent=self.name, incarnation=self.incarnation)
-        response = await stub.RenewLease(request, timeout=5)
+        response = await stub.RenewLease(request, timeout=60)
         self.epoch = response.lease.leader_epoch
 
     async def _register(self, stub: Any) -> None:
@@ -181,5 +185,5 @@ class ObedientAgent(RuntimeServiceServicer):
                         )
                     ],
                 ),
-                timeout=5,
+                timeout=60,
             )

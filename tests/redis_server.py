@@ -48,8 +48,8 @@ class RedisServer:
         self._process = subprocess.Popen(
             [*command, *self._arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 20
-        with Redis(port=self.port, socket_timeout=1) as client:
+        deadline = time.monotonic() + 240
+        with Redis(port=self.port, socket_timeout=10) as client:
             while True:
                 try:
                     client.ping()

@@ -4,6 +4,7 @@
 #   deploy/tls/issue.sh DIR                     make the CA (DIR/ca.pem, DIR/ca.key), once
 #   deploy/tls/issue.sh DIR NAME [HOST...]      issue DIR/NAME.pem and DIR/NAME.key, for server and client use
 #   deploy/tls/issue.sh DIR --token             make DIR/token, what clients send besides
+#   deploy/tls/issue.sh DIR --agent-token NAME  print the token of one agent, made of DIR/token-agent or else DIR/token
 #
 # HOST are the names and addresses NAME is reached at; 127.0.0.1 and localhost if none is given. Keys are readable
 # by their owner alone. Whoever holds ca.key can join the fleet: keep it off the machines that run it.
@@ -11,7 +12,7 @@ set -eu
 
 fail() { echo "issue.sh: $1" >&2; exit 2; }
 
-[ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
 command -v openssl >/dev/null || fail "openssl is not installed"
 dir=$1; shift
 umask 077
@@ -30,6 +31,15 @@ fi
 name=$1; shift
 if [ "$name" = --token ]; then
   [ -e "$dir/token" ] || openssl rand -hex 32 > "$dir/token"
+  exit 0
+fi
+if [ "$name" = --agent-token ]; then
+  [ $# -eq 1 ] || fail "name the agent"
+  secret=$dir/token-agent
+  [ -e "$secret" ] || secret=$dir/token
+  [ -e "$secret" ] || fail "$dir holds no token; make one with --token"
+  printf 'agent.%s.' "$1"
+  printf 'bpfleet agent %s' "$1" | openssl dgst -sha256 -hmac "$(cat "$secret")" -r | cut -d' ' -f1
   exit 0
 fi
 case $name in

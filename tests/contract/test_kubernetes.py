@@ -1,5 +1,7 @@
 """The Kubernetes manifests: the schemas of Kubernetes, and our policies, on the base and on every overlay."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,10 @@ def test_it_has_probes_requests_and_a_memory_limit(document) -> None:
     for container in document["spec"]["template"]["spec"]["containers"]:
         probes = {"livenessProbe", "readinessProbe"} & set(container)
         assert len(probes) == (0 if container["name"] in WITHOUT_PROBES else 2)
+        if container["name"] not in WITHOUT_PROBES:
+            # On a busy node an answer takes longer than the second that is the default.
+            assert container["startupProbe"]["timeoutSeconds"] >= 10
+            assert container["startupProbe"]["failureThreshold"] >= 30
         resources = container["resources"]
         assert set(resources["requests"]) == {"cpu", "memory"}
         assert _bytes(resources["requests"]["memory"]) <= _bytes(resources["limits"]["memory"])
@@ -136,13 +142,13 @@ def test_its_labels_its_selector_and_its_role_agree(document) -> None:
 def test_every_role_is_there_and_only_redis_and_locust_stand_alone() -> None:
     workloads = _of_kind("StatefulSet") + _of_kind("Deployment")
     assert {document["metadata"]["name"] for document in workloads} == ROLES
-    single = {d["metadata"]["name"] for d in workloads if d["spec"]["replicas"] == 1}
+    single = {d["metadata"]["name"] for d in workloads if d["spec"].get("replicas") == 1}
     assert single == {"redis", "locust"}
 
 
 def test_replicated_services_have_a_disruption_budget() -> None:
     budgets = {d["metadata"]["name"] for d in _of_kind("PodDisruptionBudget")}
-    assert budgets == {"coordinator", "agent"}
+    assert budgets == {"coordinator", "agent", "redis"}
 
 
 def test_everything_is_denied_that_is_not_listed() -> None:
@@ -212,11 +218,182 @@ def test_every_file_of_the_base_is_listed() -> None:
     assert files == set(kustomization["resources"])
 
 
-def test_the_autoscaler_never_asks_for_less_than_the_deployment_starts_with() -> None:
+def test_nobody_but_the_autoscaler_says_how_many_workers_there_are() -> None:
+    """A number in the file would put the workers back to it whenever the file is applied again."""
     (scaler,) = _of_kind("HorizontalPodAutoscaler")
     target = scaler["spec"]["scaleTargetRef"]
     (deployment,) = [d for d in BASE if _identity(d) == (target["kind"], target["name"])]
-    assert deployment["spec"]["replicas"] == scaler["spec"]["minReplicas"]
+    assert "replicas" not in deployment["spec"]
+
+
+@pytest.mark.parametrize("document", ALL)
+def test_every_port_says_its_protocol(document) -> None:
+    """Kubernetes adds what is left out, and whoever compares (GitOps) sees a difference for ever."""
+    ports = list(_ports(document))
+    assert all(port.get("protocol") in ("TCP", "UDP") for port in ports), ports
+
+
+def _ports(document: Document) -> list[dict[str, Any]]:
+    spec = document.get("spec", {})
+    found = list(spec.get("ports", ())) if document["kind"] == "Service" else []
+    if document["kind"] in ("StatefulSet", "Deployment"):
+        for container in spec["template"]["spec"]["containers"]:
+            found += container.get("ports", ())
+    if document["kind"] == "NetworkPolicy":
+        for rule in (*spec.get("ingress", ()), *spec.get("egress", ())):
+            found += rule["ports"]
+    return found
+
+
+# -- as kustomize renders it
+
+
+def _kustomize() -> list[str] | None:
+    """The command that renders: kustomize itself, or the one within kubectl (from 1.21 with components)."""
+    if shutil.which("kustomize"):
+        return ["kustomize", "build"]
+    if shutil.which("kubectl"):
+        told = subprocess.run(
+            ["kubectl", "version", "--client"], capture_output=True, text=True, check=False
+        )
+        if "Kustomize Version: v5" in told.stdout:
+            return ["kubectl", "kustomize"]
+    return None
+
+
+KUSTOMIZE = _kustomize()
+needs_kustomize = pytest.mark.skipif(
+    KUSTOMIZE is None, reason="neither kustomize nor a kubectl with kustomize 5 to render with"
+)
+COMPONENTS = ("tls", "cert-manager", "prometheus-operator", "quota")
+
+
+def _rendered(folder: Path) -> list[Document]:
+    assert KUSTOMIZE is not None, "asked by needs_kustomize"
+    done = subprocess.run(
+        [*KUSTOMIZE, str(folder)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """Renders an overlay of our own, with components, as somebody would write one."""
+    shutil.copytree(ROOT, tmp_path / "kubernetes")
+    folder = tmp_path / "kubernetes" / "overlays" / "own"
+    folder.mkdir()
+
+    def render(base: str, *components: str) -> list[Document]:
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"../{base}"],
+            "components": [f"../../components/{name}" for name in components],
+        }
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return _rendered(folder)
+
+    return render
+
+
+@needs_kustomize
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_kustomize_renders_what_the_patches_promise(name) -> None:
+    rendered = {_identity(d): d for d in _rendered(ROOT / name)}
+    expected = {_identity(d): d for d in _documents(name)}
+    assert set(rendered) == set(expected)
+    for identity, document in rendered.items():
+        if identity[0] in ("StatefulSet", "Deployment"):
+            assert _requests(document) == _requests(expected[identity]), identity
+
+
+def _requests(document: Document) -> dict[str, Any]:
+    containers = document["spec"]["template"]["spec"]["containers"]
+    return {c["name"]: c["resources"]["requests"] for c in containers}
+
+
+def _millis(quantity: str) -> int:
+    return int(quantity[:-1]) if quantity.endswith("m") else int(quantity) * 1000
+
+
+def _sum_of_requests(documents: list[Document]) -> tuple[int, int]:
+    """Thousandths of a CPU and bytes that all pods ask for, with as many as an autoscaler may make."""
+    scaled = {
+        d["spec"]["scaleTargetRef"]["name"]: d["spec"]["maxReplicas"]
+        for d in documents
+        if d["kind"] == "HorizontalPodAutoscaler"
+    }
+    cpu = memory = 0
+    for document in documents:
+        if document["kind"] not in ("StatefulSet", "Deployment"):
+            continue
+        name = document["metadata"]["name"]
+        pods = scaled.get(name) or document["spec"]["replicas"]
+        for requests in _requests(document).values():
+            cpu += pods * _millis(requests["cpu"])
+            memory += pods * _bytes(requests["memory"])
+    return cpu, memory
+
+
+@needs_kustomize
+def test_the_small_overlay_fits_two_cores_beside_the_system() -> None:
+    """kind's own pods ask for 0.95 of a core; with ours at their most it is less than two."""
+    cpu, memory = _sum_of_requests(_rendered(ROOT / "overlays" / "small"))
+    assert cpu <= 1000
+    assert memory <= 2 << 30
+
+
+@needs_kustomize
+@pytest.mark.parametrize("base", ["small", "large"])
+def test_with_all_components_it_still_renders_and_is_valid(overlay, base) -> None:
+    documents = overlay(base, *COMPONENTS)
+    kinds = {document["kind"] for document in documents}
+    assert {"Certificate", "Issuer", "PodMonitor", "PrometheusRule", "LimitRange"} <= kinds
+    for document in documents:
+        if (
+            "." not in document["apiVersion"].partition("/")[0]
+            or "k8s.io" in document["apiVersion"]
+        ):
+            version = kubernetes_validate.latest_version()
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+@needs_kustomize
+def test_with_tls_every_role_shows_a_certificate_of_its_own_and_only_the_tokens_it_needs(
+    overlay,
+) -> None:
+    documents = {_identity(d): d for d in overlay("small", "tls", "cert-manager")}
+    made = {d["spec"]["secretName"] for (kind, _), d in documents.items() if kind == "Certificate"}
+    tokens = {}
+    for (kind, name), document in documents.items():
+        if kind not in ("StatefulSet", "Deployment"):
+            continue
+        pod = document["spec"]["template"]["spec"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["tls"]["secret"]["secretName"] in made, name
+        items = volumes.get("tokens", {"secret": {"items": []}})["secret"]["items"]
+        tokens[name] = {item["key"] for item in items}
+        for container in pod["containers"]:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert "grpc" not in container.get(probe, {}), "the kubelet speaks no TLS"
+            environment = {v["name"]: v.get("value", "") for v in container.get("env", ())}
+            for variable, value in environment.items():
+                if variable.endswith("_TOKEN_FILE"):
+                    assert value.rpartition("/")[2] in tokens[name], (name, variable)
+    assert tokens == {
+        "redis": set(),
+        "coordinator": {"operator", "user", "agent"},
+        "agent": {"user", "agent"},
+        "locust": {"user"},
+        "locust-worker": {"user"},
+    }
+
+
+def test_the_alerts_of_the_operator_are_those_of_the_file() -> None:
+    (rule,) = _load(ROOT / "components" / "prometheus-operator" / "rules.yaml")
+    alerts = yaml.safe_load((ROOT.parent / "alerts.yml").read_text())
+    assert rule["spec"] == alerts
 
 
 CAPTURE = [

@@ -136,7 +136,7 @@ def test_an_interrupted_up_cleans_up(tmp_path, spec) -> None:
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         folder = tmp_path / "bpfleet" / "lab"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while not list(folder.glob("lab-agent-*.json")):
             assert time.monotonic() < deadline
             time.sleep(0.02)

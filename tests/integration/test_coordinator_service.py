@@ -35,7 +35,7 @@ from bpfleet.v1.registry_service_pb2_grpc import (
 )
 
 # Short times, so that back-off, leases and drains pass within a test; nothing asserts how long anything took.
-TIMING = Timing(lease_ms=2_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
+TIMING = Timing(lease_ms=2_000, leader_ttl_ms=60_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
 SETTINGS = FleetSettings(
     back_off_ms=BackOff(first=50, longest=200, reset=600_000), failures_before_move=1_000
 )
@@ -79,7 +79,7 @@ def serve(body: Body, settings: FleetSettings = SETTINGS, store: Store | None = 
     async def main() -> None:
         coordinator = Coordinator(
             store or MemoryStore(),
-            GrpcAgents(lambda target: ChannelOptions(target=target)),
+            GrpcAgents(lambda target, agent: ChannelOptions(target=target)),
             identity="test",
             fleet=settings,
             timing=TIMING,
@@ -96,7 +96,7 @@ def serve(body: Body, settings: FleetSettings = SETTINGS, store: Store | None = 
         port = await server.start()
         work = asyncio.create_task(coordinator.run())
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 await coordinator.leading.wait()
                 async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                     await body(Bench(coordinator, f"127.0.0.1:{port}", channel))
@@ -544,3 +544,87 @@ def test_an_unknown_replica_is_named_and_stopped():
         await until(stopped)
 
     serve(with_agent(body))
+
+
+# -- bounds, pages, masks
+
+
+def test_a_workload_of_many_replicas_is_stored_and_told_page_by_page() -> None:
+    """More replicas with longer names than one message holds: the answers stay within it."""
+    name = "w" + 49 * "x"
+
+    async def body(bench: Bench) -> None:
+        await bench.register("a", nodes_named(["n1"]))
+        made = await bench.create(name, replicas=2_500, memory_request_bytes=1 << 20)
+        assert len(made.replicas) == 1_000
+        found: list[str] = []
+        token = ""
+        while True:
+            request = pb.GetWorkloadRequest(name=name, page_size=700, page_token=token)
+            answer = await bench.fleet.GetWorkload(request)
+            found += [replica.replica for replica in answer.workload.replicas]
+            token = answer.next_page_token
+            if not token:
+                break
+        assert found == [f"{name}-{number}" for number in range(2_500)]
+
+    serve(body)
+
+
+def test_lists_are_filtered_and_ordered() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.register("a", nodes_named(["n1", "n2", "n3"]))
+        await bench.fleet.CordonNode(pb.CordonNodeRequest(name="n2"))
+        request = pb.ListFleetNodesRequest(filter="cordoned = false", order_by="name desc")
+        answer = await bench.fleet.ListFleetNodes(request)
+        assert [node.name for node in answer.nodes] == ["nodes/n3", "nodes/n1"]
+        assert answer.total_size == 2
+        await bench.create("small")
+        await bench.create("large", priority=7)
+        request = pb.ListWorkloadsRequest(filter="priority > 0")
+        (found,) = (await bench.fleet.ListWorkloads(request)).workloads
+        assert found.name == "workloads/large"
+        told = await refused(
+            bench.fleet.ListWorkloads(pb.ListWorkloadsRequest(filter="colour = red"))
+        )
+        assert told.metadata["field"] == "filter"
+
+    serve(body)
+
+
+def test_a_mask_changes_the_fields_it_names_and_no_others() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.create("w", priority=3, memory_limit_bytes=GIB, labels={"a": "b"})
+        request = pb.UpdateWorkloadRequest(
+            name="w", spec=workload_pb2.WorkloadSpec(memory_limit_bytes=2 * GIB, priority=9)
+        )
+        request.update_mask.paths.append("memory_limit_bytes")
+        changed = (await bench.fleet.UpdateWorkload(request)).workload.spec
+        assert (changed.memory_limit_bytes, changed.priority) == (2 * GIB, 3)
+        assert dict(changed.labels) == {"a": "b"}
+        request = pb.UpdateWorkloadRequest(name="w")
+        request.update_mask.paths.append("memory_limit_bytes")
+        cleared = (await bench.fleet.UpdateWorkload(request)).workload.spec
+        assert not cleared.HasField("memory_limit_bytes")
+        for path in ("name", "per_node", "colour", "labels.a"):
+            request = pb.UpdateWorkloadRequest(name="w")
+            request.update_mask.paths.append(path)
+            told = await refused(bench.fleet.UpdateWorkload(request))
+            assert (told.code.name, told.metadata["field"]) == ("INVALID_ARGUMENT", "update_mask")
+
+    serve(body)
+
+
+def test_verdicts_that_are_no_errnos_are_not_kept() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.register("a", nodes_named(["n1"]))
+        report = registry.NodeReport(
+            node="n1", verdicts={"ENOMEM": 3, "x" * 5000: 1, "OOM_KILL": 2}
+        )
+        await bench.registry.ReportNodes(
+            registry.ReportNodesRequest(agent="a", incarnation="1", reports=[report])
+        )
+        node = (await bench.fleet.GetFleetNode(pb.GetFleetNodeRequest(name="n1"))).node
+        assert dict(node.verdicts) == {"ENOMEM": 3, "OOM_KILL": 2}
+
+    serve(body)

@@ -147,15 +147,17 @@ def test_without_redis_reads_work_and_writes_change_nothing(tmp_path):
                 await until(lambda: everything_runs(fleet, agent, ["before"]))
                 redis.kill()
                 with pytest.raises(aio.AioRpcError) as failure:
-                    await fleet.first.CreateWorkload(workload("during"), timeout=10)
+                    await fleet.first.CreateWorkload(workload("during"), timeout=60)
                 told = decode_rpc_error(failure.value)
                 assert told.code is grpc.StatusCode.UNAVAILABLE
                 assert told.reason == "STORE_UNAVAILABLE"
                 assert int(told.metadata["retryAfterMs"]) > 0
-                status = await fleet.first.GetFleetStatus(pb.GetFleetStatusRequest(), timeout=5)
+                status = await fleet.first.GetFleetStatus(pb.GetFleetStatusRequest(), timeout=60)
                 assert not status.store_available
                 assert status.workload_count == 1
-                got = await fleet.first.GetWorkload(pb.GetWorkloadRequest(name="before"), timeout=5)
+                got = await fleet.first.GetWorkload(
+                    pb.GetWorkloadRequest(name="before"), timeout=60
+                )
                 assert got.workload.status.running_count == 2
                 assert len(agent.running) == 2, "agents keep their nodes running"
                 redis.start()
@@ -210,7 +212,7 @@ async def _at_least(names: list[str], count: int) -> bool:
 
 async def _refusal(fleet: Fleet):
     try:
-        await fleet.first.GetFleetStatus(pb.GetFleetStatusRequest(), timeout=5)
+        await fleet.first.GetFleetStatus(pb.GetFleetStatusRequest(), timeout=60)
     except aio.AioRpcError as error:
         told = decode_rpc_error(error)
         return told if told.metadata.get("leader") else None

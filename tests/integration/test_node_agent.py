@@ -375,7 +375,7 @@ def test_the_example_script_prints_errno_and_reason(profile, words):
     with running(profile=profile) as agent:
         done = subprocess.run(
             [sys.executable, str(EXAMPLE), agent.target],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert words in done.stdout

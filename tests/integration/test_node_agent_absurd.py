@@ -107,13 +107,13 @@ def answer(call, request, method):
     """The refusal of one call; None where it succeeded."""
     try:
         if method == "ExecuteSyscalls":
-            list(call(iter([request]), timeout=20))
+            list(call(iter([request]), timeout=240))
         elif method == "WatchEvents":
-            stream = call(request, timeout=20)
+            stream = call(request, timeout=240)
             list(islice(stream, 1))
             stream.cancel()
         else:
-            call(request, timeout=20)
+            call(request, timeout=240)
     except grpc.RpcError as error:
         return decode_rpc_error(error)
     return None

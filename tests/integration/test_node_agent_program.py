@@ -20,7 +20,7 @@ PROGRAM = [sys.executable, "-m", "bpfleet.node_agent"]
 
 def run(*arguments):
     return subprocess.run(
-        [*PROGRAM, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [*PROGRAM, *arguments], capture_output=True, text=True, timeout=240, check=False
     )
 
 
@@ -43,7 +43,7 @@ class Program:
     def __exit__(self, *_):
         self.process.kill()
         self.process.stderr.close()
-        self.process.wait(20)
+        self.process.wait(240)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_signal_ends_it_gracefully(number):
             assert [node.spec.seed for node in nodes] == [1, 2, 3]
         program.process.send_signal(number)
         rest = program.process.stderr.read()
-        assert program.process.wait(20) == 0
+        assert program.process.wait(240) == 0
         assert "event=stopping" in rest
         assert "Traceback" not in rest
 
@@ -90,7 +90,7 @@ def free_port():
 
 
 def scrape(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=240) as answer:
         return answer.read().decode()
 
 

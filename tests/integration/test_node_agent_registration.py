@@ -1,5 +1,6 @@
 """An agent and its coordinator: registering, renewing, reporting, and getting along while it is away."""
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -99,10 +100,17 @@ def replica(name="katran-0"):
     return runtime_service_pb2.ReplicaSpec(workload=spec, serial=int(serial), node="a1-00001")
 
 
+# Each command of the term comes after the one before.
+SEQUENCE = itertools.count(1)
+
+
 def run(agent, *replicas):
     with Session(agent.target) as session:
         stub = runtime_service_pb2_grpc.RuntimeServiceStub(session.channel)
-        session.call(stub.RunReplicas, runtime_service_pb2.RunReplicasRequest(replicas=replicas))
+        request = runtime_service_pb2.RunReplicasRequest(
+            replicas=replicas, leader_epoch=1, sequence=next(SEQUENCE)
+        )
+        session.call(stub.RunReplicas, request)
 
 
 def listed(agent):
@@ -195,6 +203,7 @@ def test_an_agent_finds_the_coordinator_that_answers(coordinator):
 def test_replicas_the_coordinator_does_not_know_are_stopped(coordinator):
     registry = coordinator.registry
     with running(coordinators=(coordinator.options,)) as agent:
+        until(lambda: registry.renewed, "the agent has registered")
         run(agent, replica())
         with registry.lock:
             registry.unknown = ["katran-0"]

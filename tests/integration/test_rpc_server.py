@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import subprocess
+from collections import Counter
 from contextlib import asynccontextmanager
 
 import grpc
@@ -13,9 +14,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.rpc.admission import Admission, Budget, Kind
 from bpfleet.rpc.channel import ChannelOptions, aio_channel, blocking_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.server import ListenError, RpcServer, ServerOptions, SettingsError
+from bpfleet.rpc.tokens import Tokens
 from bpfleet.v1 import node_service_pb2 as pb
 from bpfleet.v1 import node_service_pb2_grpc as pb_grpc
 
@@ -47,11 +50,12 @@ Misbehaving.__abstractmethods__ = frozenset()
 
 
 @asynccontextmanager
-async def serving(**options):
+async def serving(admission=None, **options):
     server = RpcServer(
         ServerOptions(**options),
         [lambda s: pb_grpc.add_NodeServiceServicer_to_server(Misbehaving(), s)],
         [SERVICE],
+        admission=admission,
     )
     await server.start()
     try:
@@ -63,7 +67,7 @@ async def serving(**options):
 def run(test, **options):
     async def main():
         async with serving(**options) as target:
-            await asyncio.wait_for(test(target), 20)
+            await asyncio.wait_for(test(target), 240)
 
     asyncio.run(main())
 
@@ -167,7 +171,7 @@ def test_a_token_is_asked_of_every_call_but_health_checks():
             assert (await stub.GetNode(pb.GetNodeRequest(name="n"))).node.name == "n"
             assert (await stub.WatchEvents(pb.WatchEventsRequest()).read()).revision == 1
 
-    run(test, token="secret")
+    run(test, tokens=Tokens(operator="secret"))
 
 
 def test_blocking_clients_send_the_token_too():
@@ -175,12 +179,12 @@ def test_blocking_clients_send_the_token_too():
         def calls():
             with blocking_channel(ChannelOptions(target=target, token="secret")) as channel:
                 stub = pb_grpc.NodeServiceStub(channel)
-                node = stub.GetNode(pb.GetNodeRequest(name="n"), timeout=10).node.name
-                return node, next(stub.WatchEvents(pb.WatchEventsRequest(), timeout=10)).revision
+                node = stub.GetNode(pb.GetNodeRequest(name="n"), timeout=240).node.name
+                return node, next(stub.WatchEvents(pb.WatchEventsRequest(), timeout=240)).revision
 
         assert await asyncio.to_thread(calls) == ("n", 1)
 
-    run(test, token="secret")
+    run(test, tokens=Tokens(operator="secret"))
 
 
 def test_a_used_port_is_one_clear_sentence():
@@ -268,7 +272,7 @@ def test_mutual_tls_lets_in_who_has_a_certificate_and_nobody_else(certificates):
         certificate_file=certificates / "server.pem",
         key_file=certificates / "server.key",
         client_ca_file=certificates / "ca.pem",
-        token="secret",
+        tokens=Tokens(operator="secret"),
     )
 
 
@@ -305,4 +309,91 @@ def test_a_stopped_server_lets_a_running_call_finish():
             assert (await call).node.name == "late"
             await stopping
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 240))
+
+
+# -- admission
+
+
+async def open_streams(make, count):
+    """So many streams, of which each has answered or was refused."""
+    calls = [make() for _ in range(count)]
+    refused = []
+    for call in calls:
+        try:
+            await call.read()
+        except grpc.RpcError as error:
+            refused.append(decode_rpc_error(error))
+    return calls, refused
+
+
+def test_idle_health_streams_take_no_calls_of_others():
+    """Budgets of their own: without them the streams would use up the calls, and health checks with them."""
+    small = Admission({Kind.CALL: Budget(8, 8), Kind.HEALTH_WATCH: Budget(4, 2)})
+
+    async def test(target):
+        async with aio_channel(ChannelOptions(target=target)) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            streams, refused = await open_streams(
+                lambda: health.Watch(health_pb2.HealthCheckRequest()), 20
+            )
+            assert len(refused) == 18
+            assert {error.reason for error in refused} == {"OVERLOADED"}
+            assert {error.metadata["retryAfterMs"] for error in refused} == {"1000"}
+            stub = pb_grpc.NodeServiceStub(channel)
+            assert (await stub.GetNode(pb.GetNodeRequest(name="n"))).node.name == "n"
+            await health.Check(health_pb2.HealthCheckRequest())
+            for stream in streams:
+                stream.cancel()
+
+    run(test, admission=small)
+
+
+def test_a_place_is_free_again_when_its_stream_ends():
+    small = Admission({Kind.HEALTH_WATCH: Budget(1, 1)})
+
+    async def test(target):
+        async with aio_channel(ChannelOptions(target=target)) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for _ in range(3):
+                stream = health.Watch(health_pb2.HealthCheckRequest())
+                while True:
+                    try:
+                        await stream.read()
+                        break
+                    except grpc.RpcError:  # the one before has not quite gone
+                        stream = health.Watch(health_pb2.HealthCheckRequest())
+                stream.cancel()
+
+    run(test, admission=small)
+
+
+@pytest.mark.slow
+def test_ten_thousand_calls_at_once_are_answered_or_told_to_come_again():
+    async def test(target):
+        async with contextlib.AsyncExitStack() as stack:
+            stubs = [
+                pb_grpc.NodeServiceStub(
+                    await stack.enter_async_context(aio_channel(ChannelOptions(target=target)))
+                )
+                for _ in range(10)
+            ]
+            codes = Counter()
+
+            async def call(number):
+                try:
+                    await stubs[number % 10].GetNode(pb.GetNodeRequest(name="n"), timeout=240)
+                    codes["OK"] += 1
+                except grpc.RpcError as error:
+                    codes[error.code().name] += 1
+
+            await asyncio.gather(*(call(number) for number in range(10_000)))
+            assert sum(codes.values()) == 10_000
+            assert set(codes) <= {"OK", "UNAVAILABLE", "RESOURCE_EXHAUSTED"}, codes
+            assert codes["OK"] > 0
+
+    async def main():
+        async with serving() as target:
+            await test(target)
+
+    asyncio.run(main())

@@ -12,7 +12,12 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = ROOT / "protos"
 STREAMS = {"ExecuteSyscalls", "WatchEvents", "WatchFleet"}
-IMPORTS = ("bpfleet/v1/", "google/protobuf/timestamp.proto", "google/protobuf/duration.proto")
+IMPORTS = (
+    "bpfleet/v1/",
+    "google/protobuf/timestamp.proto",
+    "google/protobuf/duration.proto",
+    "google/protobuf/field_mask.proto",
+)
 UNITS = ("_bytes", "_count", "_ns", "_entries", "_size", "_percent")
 # int64 fields that are no quantities, or that keep the word of bpf_attr, Linux or etcd.
 NO_QUANTITY = re.compile(

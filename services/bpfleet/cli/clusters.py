@@ -1,9 +1,7 @@
 """What the cluster commands share: which engine, which cluster, progress, errors in one line."""
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TypeVar
 
 import click
@@ -29,10 +27,7 @@ def cluster_options(command: _Command) -> _Command:
 
 @contextmanager
 def engine_for(local: bool) -> Iterator[Engine]:
-    """The engine a command works with. A refusal becomes one line and exit status 1; SIGTERM cleans
-    up as Ctrl-C does.
-    """
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    """The engine a command works with. A refusal becomes one line and exit status 1."""
     try:
         if local:
             from bpfleet.launcher.process import ProcessEngine
@@ -48,12 +43,6 @@ def engine_for(local: bool) -> Iterator[Engine]:
                 engine.close()
     except LaunchError as error:
         raise click.ClickException(str(error)) from error
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @contextmanager

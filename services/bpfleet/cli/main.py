@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from bpfleet import __version__
+from bpfleet.endings import EXIT_TERMINATED, Terminated, terminable
 from bpfleet.report.workers import WorkerLost
 from bpfleet.workload.errors import SpecError
 
@@ -83,7 +84,12 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Entry point. Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated."""
+    with terminable():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         outcome = cli.main(
             args=None if arguments is None else list(arguments),
@@ -107,9 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except OSError as error:
         return _bad_input(f"{error.filename or 'file'}: {error.strerror or error}")
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        return EXIT_INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as error:
+        # click turns the one into the other.
+        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+        click.echo("terminated" if terminated else "interrupted", err=True)
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
 
 
 def _show(error: click.ClickException) -> None:

@@ -17,6 +17,7 @@ from bpfleet.client.session import CallError, Session, Verdict
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import ApiError
 from bpfleet.rpc.server import SettingsError
+from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1 import fleet_service_pb2
 
 __all__ = ["agent", "agent_options", "fleet", "fleet_options"]
@@ -121,7 +122,7 @@ def _options(command: Command, flag: str, address: str, variable: str, text: str
 @contextmanager
 def agent(server: ChannelOptions) -> Iterator[AgentClient]:
     """A client of a node agent; its errors end the command with one line."""
-    with _errors_in_words(server.target, "agent"), Session(server) as session:
+    with _errors_in_words(server.target, "agent"), _traced(server) as session:
         yield AgentClient(session)
 
 
@@ -132,11 +133,17 @@ def fleet(server: ChannelOptions) -> Iterator[FleetClient]:
         yield FleetClient(session)
 
 
+def _traced(server: ChannelOptions) -> Session:
+    start_tracing("cli")
+    return Session(server)
+
+
 def _leading(server: ChannelOptions) -> Session:
     """A session with the coordinator that leads; with one of them where none is found in time.
 
     One name may stand for several coordinators, so each attempt connects anew.
     """
+    start_tracing("cli")
     others = server.others if isinstance(server, _Servers) else ()
     give_up_at = time.monotonic() + _LEADER_SECONDS
     for target in itertools.cycle((server.target, *others)):

@@ -29,12 +29,17 @@ class FleetClient:
 
     def workload(self, workload: str) -> pb.Workload:
         """One workload with its replicas."""
-        request = pb.GetWorkloadRequest(name=names.workload_name(names.workload_id(workload)))
-        return self.session.call(self.stub.GetWorkload, request, repeatable=True).workload
+        request = pb.GetWorkloadRequest(
+            name=names.workload_name(names.workload_id(workload)), page_size=1000
+        )
+        first, *others = self.session.pages(self.stub.GetWorkload, request)
+        for page in others:
+            first.workload.replicas.extend(page.workload.replicas)
+        return first.workload
 
-    def list_workloads(self) -> Iterator[pb.Workload]:
-        """Every workload, by name."""
-        request = pb.ListWorkloadsRequest(page_size=1000)
+    def list_workloads(self, *, filter: str = "", order_by: str = "") -> Iterator[pb.Workload]:
+        """The workloads that pass the filter, by name or by ``order_by``."""
+        request = pb.ListWorkloadsRequest(page_size=1000, filter=filter, order_by=order_by)
         for page in self.session.pages(self.stub.ListWorkloads, request):
             yield from page.workloads
 
@@ -82,12 +87,15 @@ class FleetClient:
 
     def node(self, node: str) -> pb.FleetNode:
         """One node with its replicas."""
-        request = pb.GetFleetNodeRequest(name=names.node_name(names.node_id(node)))
-        return self.session.call(self.stub.GetFleetNode, request, repeatable=True).node
+        request = pb.GetFleetNodeRequest(name=names.node_name(names.node_id(node)), page_size=1000)
+        first, *others = self.session.pages(self.stub.GetFleetNode, request)
+        for page in others:
+            first.node.replicas.extend(page.node.replicas)
+        return first.node
 
-    def list_nodes(self) -> Iterator[pb.FleetNode]:
-        """Every node, by name."""
-        request = pb.ListFleetNodesRequest(page_size=1000)
+    def list_nodes(self, *, filter: str = "", order_by: str = "") -> Iterator[pb.FleetNode]:
+        """The nodes that pass the filter, by name or by ``order_by``."""
+        request = pb.ListFleetNodesRequest(page_size=1000, filter=filter, order_by=order_by)
         for page in self.session.pages(self.stub.ListFleetNodes, request):
             yield from page.nodes
 

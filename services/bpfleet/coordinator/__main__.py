@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
+import os
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +22,7 @@ from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.live.server import LivePage
 from bpfleet.coordinator.metrics import CoordinatorMetrics
 from bpfleet.coordinator.node_client import GrpcAgents
+from bpfleet.coordinator.proof import AddressProver
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.store.memory import MemoryStore
@@ -29,13 +32,18 @@ from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import BACK_OFF_MS, FleetSettings
 from bpfleet.fleet.store import Store, StoreError
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.environment import check_environment
 from bpfleet.rpc.logs import configure_logging
+from bpfleet.rpc.metrics import serve_metrics
 from bpfleet.rpc.options import (
     channel_options,
     server_flags,
     server_options,
 )
 from bpfleet.rpc.server import ListenError, RpcServer, SettingsError, parse_address, read_secret
+from bpfleet.rpc.tokens import Tokens
+from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from bpfleet.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
 
@@ -101,19 +109,37 @@ Examples:
     show_default=True,
     help="How nodes are ranked.",
 )
-@click.option("--lease", default=10.0, show_default=True, help="Seconds an agent's lease lasts.")
+@click.option(
+    "--lease",
+    envvar="BPFLEET_LEASE",
+    default=10.0,
+    show_default=True,
+    help="Seconds an agent's lease lasts.",
+)
 @click.option(
     "--leader-ttl",
+    envvar="BPFLEET_LEADER_TTL",
     default=1.5,
     show_default=True,
     help="Seconds before a standby replaces a silent leader.",
 )
 @click.option(
-    "--back-off", default=10.0, show_default=True, help="Seconds before the first restart; doubles."
+    "--back-off",
+    envvar="BPFLEET_BACK_OFF",
+    default=10.0,
+    show_default=True,
+    help="Seconds before the first restart; doubles.",
 )
-@click.option("--back-off-max", default=300.0, show_default=True, help="Seconds it doubles up to.")
+@click.option(
+    "--back-off-max",
+    envvar="BPFLEET_BACK_OFF_MAX",
+    default=300.0,
+    show_default=True,
+    help="Seconds it doubles up to.",
+)
 @click.option(
     "--eviction",
+    envvar="BPFLEET_EVICTION",
     type=click.Choice(sorted(EVICTION_RULES)),
     default="kubelet",
     show_default=True,
@@ -121,30 +147,41 @@ Examples:
 )
 @click.option(
     "--eviction-available",
+    envvar="BPFLEET_EVICTION_AVAILABLE",
     default=100,
     show_default=True,
     help="MiB a node must have available; with less it is under memory pressure and evicts (kubelet's evictionHard).",
 )
 @click.option(
     "--eviction-soft",
+    envvar="BPFLEET_EVICTION_SOFT",
     default=0,
     show_default=True,
     help="MiB below which it evicts after the grace period (evictionSoft); 0 for none.",
 )
 @click.option(
     "--eviction-soft-grace-period",
+    envvar="BPFLEET_EVICTION_SOFT_GRACE_PERIOD",
     default=90.0,
     show_default=True,
     help="Seconds below it without a break (evictionSoftGracePeriod).",
 )
 @click.option(
     "--eviction-transition",
+    envvar="BPFLEET_EVICTION_TRANSITION",
     default=30.0,
     show_default=True,
     help="Seconds above both until memory pressure is over (evictionPressureTransitionPeriod).",
 )
 @click.option("--metrics", default="", envvar="BPFLEET_METRICS", help="host:port for /metrics.")
 @click.option("--live", default="", envvar="BPFLEET_LIVE", help="host:port for the live page.")
+@click.option(
+    "--live-host",
+    default="",
+    envvar="BPFLEET_LIVE_HOST",
+    metavar="NAME,...",
+    help="Names that the live page and the metrics answer to, besides addresses and this host's own.",
+)
 @click.version_option(bpfleet.__version__)
 @server_flags
 # Any: values of many options, named in the decorators above.
@@ -155,6 +192,8 @@ def main(**options: Any) -> None:
     # everything else, and in pauses that requests have to wait for.
     gc.set_threshold(50_000, 20, 100)
     try:
+        check_environment(os.environ, _both())
+        start_tracing("coordinator")
         settings = _settings(options)
         asyncio.run(_serve(settings))
     except (SettingsError, ListenError, StoreError, ValueError) as error:
@@ -162,6 +201,12 @@ def main(**options: Any) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _both() -> list[click.Command]:
+    """The commands whose variables may stand in one environment: an agent may run in the same container."""
+    agent = importlib.import_module("bpfleet.node_agent.__main__")
+    return [main, agent.main]
 
 
 def _settings(options: dict[str, Any]) -> CoordinatorSettings:
@@ -176,14 +221,16 @@ def _settings(options: dict[str, Any]) -> CoordinatorSettings:
         raise SettingsError(
             f"--eviction-soft: {options['eviction_soft']} {text}; 0 switches it off"
         )
+    server = server_options(options["listen"], options)
     return CoordinatorSettings(
-        server=server_options(options["listen"], options),
-        agent_channel=partial(_agent_channel, options),
+        server=server,
+        agent_channel=partial(_agent_channel, options, server.tokens),
         redis_url=_redis_url(options),
         redis_wait_seconds=options["redis_wait"],
         advertise=options["advertise"],
         metrics=options["metrics"],
         live=options["live"],
+        live_hosts=tuple(name for name in options["live_host"].split(",") if name),
         fleet=FleetSettings(
             policy=Policy(options["policy"]),
             back_off_ms=replace(
@@ -202,14 +249,20 @@ def _settings(options: dict[str, Any]) -> CoordinatorSettings:
 
 
 # Any: as in main.
-def _agent_channel(options: dict[str, Any], target: str) -> Any:
-    return channel_options(target, options)
+def _agent_channel(
+    options: dict[str, Any], tokens: Tokens | None, target: str, agent: str
+) -> ChannelOptions:
+    """How to call an agent: with the agent's own token, for which it need not be trusted with any other."""
+    return channel_options(target, options, None if tokens is None else tokens.of_agent(agent))
 
 
 def _redis_url(options: dict[str, Any]) -> str:
     url: str = options["redis_url"]
     if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise SettingsError(f"--redis: {url!r} is not a URL; write redis://host:port/db")
+        raise SettingsError("--redis: that is not a URL; write redis://host:port/db")
+    if ":" in url.partition("://")[2].rpartition("@")[0] and _typed("redis_url"):
+        text = "a password on the command line is for everybody to see (ps)"
+        raise SettingsError(f"--redis: {text}; put it into a file: --redis-password-file")
     secret = options["redis_password_file"]
     if secret is None or not url:
         return url
@@ -219,6 +272,13 @@ def _redis_url(options: dict[str, Any]) -> str:
     return f"{scheme}://{user.partition(':')[0]}:{password}@{host}"
 
 
+def _typed(option: str) -> bool:
+    """Whether an option was given on the command line, not in the environment."""
+    context = click.get_current_context(silent=True)
+    given = context.get_parameter_source(option) if context is not None else None
+    return given is click.core.ParameterSource.COMMANDLINE
+
+
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
@@ -226,27 +286,38 @@ def _ms(seconds: float) -> int:
 async def _serve(settings: CoordinatorSettings) -> None:
     metrics = CoordinatorMetrics()
     if settings.metrics:
-        metrics.serve(settings.metrics)
+        serve_metrics(
+            settings.metrics,
+            metrics.registry,
+            tokens=settings.server.tokens,
+            names=settings.live_hosts,
+        )
     store = await _open_store(settings)
     address = settings.advertise or settings.server.listen
     coordinator = Coordinator(
         store,
-        GrpcAgents(settings.agent_channel),
+        GrpcAgents(settings.agent_channel, metrics.orders.ended),
         identity=f"{address}#{token_hex(4)}",
         fleet=settings.fleet,
         timing=settings.timing,
         estimator=KernelEstimator(),
         metrics=metrics,
     )
+    tokens = settings.server.tokens
+    prover = AddressProver(tokens, settings.agent_channel) if tokens is not None else None
     server = RpcServer(
         settings.server,
         [
             partial(add_FleetServiceServicer_to_server, FleetServicer(coordinator)),
-            partial(add_RegistryServiceServicer_to_server, RegistryServicer(coordinator)),
+            partial(
+                add_RegistryServiceServicer_to_server,
+                RegistryServicer(coordinator, tokens, prover),
+            ),
         ],
         SERVICES,
+        ended=metrics.calls.ended,
     )
-    page = LivePage(coordinator, settings.agent_channel, token=settings.server.token)
+    page = LivePage(coordinator, settings.agent_channel, tokens=tokens, names=settings.live_hosts)
     if settings.live:
         await page.start(settings.live)
     port = await server.start()

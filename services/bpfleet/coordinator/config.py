@@ -1,10 +1,9 @@
 """Settings of a coordinator: one frozen record, read from flags and the environment in ``__main__`` only."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bpfleet.coordinator.node_client import AgentChannel
 from bpfleet.fleet.settings import FleetSettings
-from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.server import ServerOptions, SettingsError, parse_address
 
 __all__ = ["CoordinatorSettings", "Timing"]
@@ -38,12 +37,13 @@ class CoordinatorSettings:
     """What a coordinator is started with. ``redis_url`` "" keeps the state in memory."""
 
     server: ServerOptions
-    agent_channel: Callable[[str], ChannelOptions]
+    agent_channel: AgentChannel
     redis_url: str = ""
     redis_wait_seconds: float = 0.0
     advertise: str = ""
     metrics: str = ""
     live: str = ""
+    live_hosts: tuple[str, ...] = ()
     fleet: FleetSettings = field(default_factory=FleetSettings)
     timing: Timing = field(default_factory=Timing)
 

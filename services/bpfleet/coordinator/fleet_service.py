@@ -9,6 +9,7 @@ from grpc import aio
 from msgspec.structs import replace
 
 import bpfleet
+from bpfleet.coordinator.fields import node_fields, workload_fields
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.commands import (
     CordonNode,
@@ -22,15 +23,17 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.placement import NodeScore
 from bpfleet.fleet.reasons import ControlReason
-from bpfleet.fleet.records import FleetEvent, Workload
+from bpfleet.fleet.records import FleetEvent, FleetNode, Replica, Workload
+from bpfleet.fleet.state import FleetState
 from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.convert import within
 from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.listing import listed
 from bpfleet.rpc.names import node_id, workload_id
-from bpfleet.rpc.paging import page_by_key, page_key, page_size, page_token
+from bpfleet.rpc.paging import PAGE_SIZE_MAX, page_by_key, page_key, page_size, page_token
 from bpfleet.rpc.refusals import api_errors
-from bpfleet.rpc.workloads import spec_record
+from bpfleet.rpc.workloads import spec_message, spec_record
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
@@ -70,9 +73,20 @@ class FleetServicer(FleetServiceServicer):
     async def GetWorkload(
         self, request: pb.GetWorkloadRequest, context: _Context
     ) -> pb.GetWorkloadResponse:
-        """One workload with its replicas."""
+        """One workload with a page of its replicas."""
         with api_errors():
-            return pb.GetWorkloadResponse(workload=self._workload(workload_id(request.name)))
+            state = self._coordinator.state
+            workload = self._known(workload_id(request.name))
+            page, token = page_by_key(
+                _by_age(state, workload),
+                key=_serial,
+                requested_size=request.page_size,
+                token=request.page_token,
+            )
+            return pb.GetWorkloadResponse(
+                workload=messages.workload_message(state, workload, replicas=page),
+                next_page_token=token,
+            )
 
     async def ListWorkloads(
         self, request: pb.ListWorkloadsRequest, context: _Context
@@ -80,17 +94,17 @@ class FleetServicer(FleetServiceServicer):
         """Workloads in name order."""
         with api_errors():
             state = self._coordinator.state
-            names = sorted(state.tables.workloads)
-            page, token = page_by_key(
-                names, key=str, requested_size=request.page_size, token=request.page_token
+            workloads = state.tables.workloads
+            found = listed(
+                [workloads[name] for name in sorted(workloads)],
+                request,
+                workload_fields(state),
+                labels=lambda workload: workload.spec.labels,
             )
             return pb.ListWorkloadsResponse(
-                workloads=[
-                    messages.workload_message(state, state.tables.workloads[name], replicas=False)
-                    for name in page
-                ],
-                next_page_token=token,
-                total_size=len(names),
+                workloads=[messages.workload_message(state, each) for each in found.page],
+                next_page_token=found.next_page_token,
+                total_size=found.total,
             )
 
     async def UpdateWorkload(
@@ -98,7 +112,8 @@ class FleetServicer(FleetServiceServicer):
     ) -> pb.UpdateWorkloadResponse:
         """Scales a workload or rolls out a new spec."""
         name = workload_id(request.name)
-        has_spec = request.HasField("spec")
+        masked = list(request.update_mask.paths)
+        has_spec = request.HasField("spec") or bool(masked)
         replicas = request.replicas if request.HasField("replicas") else None
         if not has_spec and replicas is None:
             raise invalid("spec", "nothing to change; give replicas, spec or both")
@@ -107,7 +122,7 @@ class FleetServicer(FleetServiceServicer):
         command = UpdateWorkload(
             name=name,
             replicas=replicas,
-            spec=_spec_named(name, request.spec) if has_spec else None,
+            spec=self._new_spec(name, request) if has_spec else None,
             expected_revision=request.expected_revision,
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
@@ -115,6 +130,29 @@ class FleetServicer(FleetServiceServicer):
         with api_errors():
             await self._coordinator.submit(command)
             return pb.UpdateWorkloadResponse(workload=self._workload(name))
+
+    def _new_spec(self, name: str, request: pb.UpdateWorkloadRequest) -> WorkloadSpec:
+        """The spec as it is to be: the one given, or what the mask names of it put into the present one."""
+        paths = request.update_mask.paths
+        if not paths:
+            return _spec_named(name, request.spec)
+        # Any: the stubs want the names of fields to be written out.
+        merged: Any
+        part: Any
+        with api_errors():
+            merged = spec_message(self._known(name).spec)
+        for path in paths:
+            if path not in merged.DESCRIPTOR.fields_by_name or path in ("name", "per_node"):
+                text = f"{path[:80]!r} is no field of a spec that can change"
+                raise invalid("update_mask", text)
+            merged.ClearField(path)
+            part = workload_pb2.WorkloadSpec()
+            part.CopyFrom(request.spec)
+            for field, _ in list(part.ListFields()):
+                if field.name != path:
+                    part.ClearField(field.name)
+            merged.MergeFrom(part)
+        return _spec_named(name, merged)
 
     async def DeleteWorkload(
         self, request: pb.DeleteWorkloadRequest, context: _Context
@@ -134,9 +172,19 @@ class FleetServicer(FleetServiceServicer):
     async def GetFleetNode(
         self, request: pb.GetFleetNodeRequest, context: _Context
     ) -> pb.GetFleetNodeResponse:
-        """One node with its replicas."""
+        """One node with a page of its replicas."""
         with api_errors():
-            return pb.GetFleetNodeResponse(node=self._node(node_id(request.name, "name")))
+            state = self._coordinator.state
+            node = self._known_node(node_id(request.name, "name"))
+            page, token = page_by_key(
+                _by_name(state, node),
+                key=_name,
+                requested_size=request.page_size,
+                token=request.page_token,
+            )
+            return pb.GetFleetNodeResponse(
+                node=messages.node_message(state, node, replicas=page), next_page_token=token
+            )
 
     async def ListFleetNodes(
         self, request: pb.ListFleetNodesRequest, context: _Context
@@ -144,17 +192,17 @@ class FleetServicer(FleetServiceServicer):
         """Nodes in name order."""
         with api_errors():
             state = self._coordinator.state
-            names = sorted(state.tables.nodes)
-            page, token = page_by_key(
-                names, key=str, requested_size=request.page_size, token=request.page_token
+            nodes = state.tables.nodes
+            found = listed(
+                [nodes[name] for name in sorted(nodes)],
+                request,
+                node_fields(state),
+                labels=lambda node: dict(node.labels),
             )
             return pb.ListFleetNodesResponse(
-                nodes=[
-                    messages.node_message(state, state.tables.nodes[name], replicas=False)
-                    for name in page
-                ],
-                next_page_token=token,
-                total_size=len(names),
+                nodes=[messages.node_message(state, each) for each in found.page],
+                next_page_token=found.next_page_token,
+                total_size=found.total,
             )
 
     async def CordonNode(
@@ -334,7 +382,10 @@ class FleetServicer(FleetServiceServicer):
                 )
 
     def _workload(self, name: str) -> pb.Workload:
-        return messages.workload_message(self._coordinator.state, self._known(name), replicas=True)
+        """A workload with as many of its replicas as one answer surely holds."""
+        state, workload = self._coordinator.state, self._known(name)
+        replicas = _by_age(state, workload)[:PAGE_SIZE_MAX]
+        return messages.workload_message(state, workload, replicas=replicas)
 
     def _known(self, name: str) -> Workload:
         workload = self._coordinator.state.tables.workloads.get(name)
@@ -344,12 +395,32 @@ class FleetServicer(FleetServiceServicer):
         return workload
 
     def _node(self, name: str) -> pb.FleetNode:
-        state = self._coordinator.state
-        node = state.tables.nodes.get(name)
+        state, node = self._coordinator.state, self._known_node(name)
+        replicas = _by_name(state, node)[:PAGE_SIZE_MAX]
+        return messages.node_message(state, node, replicas=replicas)
+
+    def _known_node(self, name: str) -> FleetNode:
+        node = self._coordinator.state.tables.nodes.get(name)
         if node is None:
             text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
             raise FleetError(Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, text, node=name)
-        return messages.node_message(state, node, replicas=True)
+        return node
+
+
+def _by_age(state: FleetState, workload: Workload) -> list[Replica]:
+    return sorted(state.tables.books.workload(workload.name).replicas.values(), key=_serial)
+
+
+def _by_name(state: FleetState, node: FleetNode) -> list[Replica]:
+    return sorted(state.tables.books.nodes[node.name].replicas.values(), key=_name)
+
+
+def _serial(replica: Replica) -> int:
+    return replica.serial
+
+
+def _name(replica: Replica) -> str:
+    return replica.name
 
 
 def _spec_named(name: str, message: workload_pb2.WorkloadSpec) -> WorkloadSpec:

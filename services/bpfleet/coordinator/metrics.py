@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bpfleet.coordinator.watch import FleetEventLog
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.engine import Commit
 from bpfleet.fleet.leases import Leases
-from bpfleet.fleet.reasons import FleetEventKind
+from bpfleet.fleet.reasons import FleetEventKind, ReplicaReason
 from bpfleet.fleet.state import FleetState
+from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.profile import kernel_of
-from bpfleet.rpc.server import ListenError, parse_address
+from bpfleet.rpc.metrics import RpcMetrics, add_common
 from bpfleet.workload.phase import Phase
 
 __all__ = ["CoordinatorMetrics"]
@@ -23,11 +25,14 @@ _PREFIX = "bpfleet_coordinator"
 
 
 class CoordinatorMetrics:
-    """What is counted and how; ``serve`` shows it over HTTP."""
+    """What is counted and how."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        add_common(registry, "coordinator")
+        self.calls = RpcMetrics(registry, "server")
+        self.orders = RpcMetrics(registry, "client")
         self._events = Counter(
             f"{_PREFIX}_events", "Fleet events by kind", ["kind"], registry=registry
         )
@@ -84,15 +89,6 @@ class CoordinatorMetrics:
         )
         self._observed_s = 0.0
 
-    def serve(self, listen: str) -> None:
-        """Serves ``/metrics`` at host:port. Raises ``ListenError``."""
-        host, port = parse_address(listen)
-        try:
-            start_http_server(port, host, registry=self.registry)
-        except OSError as error:
-            text = f"cannot serve metrics on {listen}: {error.strerror}"
-            raise ListenError(text) from None
-
     def leads(self, leading: bool) -> None:
         """Notes whether this coordinator leads."""
         self._leading.set(leading)
@@ -117,7 +113,7 @@ class CoordinatorMetrics:
         for event in commit.events:
             self._events.labels(event.kind).inc()
             if event.kind == FleetEventKind.REPLICA_FAILED:
-                self._failures.labels(event.reason).inc()
+                self._failures.labels(known_reason(event.reason)).inc()
 
     def delivered(self, orders: Orders) -> None:
         """Counts orders that an agent took."""
@@ -164,3 +160,11 @@ class CoordinatorMetrics:
             self._charged.labels(model).set(size)
         for (model, errno), count in verdicts.items():
             self._verdicts.labels(model, errno).set(count)
+
+
+_REASONS: Final = frozenset({*ReplicaReason, *Reason})
+
+
+def known_reason(reason: str) -> str:
+    """A reason as a label: those of ours and of the emulated kernel; what an agent says else is "other"."""
+    return reason if reason in _REASONS else "other"

@@ -10,6 +10,7 @@ from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.records import Workload
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
+from bpfleet.rpc.interceptors import Ended
 from bpfleet.rpc.orders import news_of, order_messages
 from bpfleet.rpc.server import SettingsError
 from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceStub
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bpfleet.v1.runtime_service_pb2_grpc import RuntimeServiceAsyncStub
 
 __all__ = [
+    "AgentChannel",
     "AgentUnreachable",
     "Agents",
     "Answer",
@@ -28,6 +30,8 @@ __all__ = [
 _DEADLINE_SECONDS: Final = 30.0
 _CHANNELS_MAX: Final = 20_000
 
+# Makes the channel options for an address and the agent there, whose token is the only one it is shown.
+AgentChannel = Callable[[str, str], ChannelOptions]
 # (node, news) of one answer, and the (node, replica) pairs that are stopped.
 Answer = tuple[list[tuple[str, ReplicaNews]], list[tuple[str, str]]]
 
@@ -70,17 +74,18 @@ async def hand_over(
 
 
 class GrpcAgents:
-    """Agents over gRPC. ``options`` makes the channel options for an address."""
+    """Agents over gRPC."""
 
-    def __init__(self, options: Callable[[str], ChannelOptions]) -> None:
+    def __init__(self, options: AgentChannel, ended: Ended | None = None) -> None:
         self._options = options
-        self._channels: dict[str, aio.Channel] = {}
+        self._ended = ended
+        self._channels: dict[tuple[str, str], aio.Channel] = {}
 
     async def carry_out(
         self, address: str, orders: Orders, workloads: dict[str, Workload], epoch: int
     ) -> Answer:
         """Hands orders over and returns what the agent says. Raises ``AgentUnreachable``."""
-        return await hand_over(self._stub(address), orders, workloads, epoch)
+        return await hand_over(self._stub(address, orders.agent), orders, workloads, epoch)
 
     async def close(self) -> None:
         """Closes every channel."""
@@ -88,14 +93,14 @@ class GrpcAgents:
             await channel.close()
         self._channels.clear()
 
-    def _stub(self, address: str) -> "RuntimeServiceAsyncStub":
-        channel = self._channels.get(address)
+    def _stub(self, address: str, agent: str) -> "RuntimeServiceAsyncStub":
+        channel = self._channels.get((address, agent))
         if channel is None:
             if len(self._channels) >= _CHANNELS_MAX:
                 raise AgentUnreachable("too many agents")
             try:
-                channel = aio_channel(self._options(address))
+                channel = aio_channel(self._options(address, agent), self._ended)
             except SettingsError as error:
                 raise AgentUnreachable(str(error)) from None
-            self._channels[address] = channel
+            self._channels[address, agent] = channel
         return RuntimeServiceStub(channel)

@@ -4,17 +4,22 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
+import grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 from msgspec.structs import replace
 
+from bpfleet.coordinator.proof import AddressProver
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.commands import Command, RegisterAgent, ReportNodes, UnregisterAgent
-from bpfleet.rpc.errors import invalid
+from bpfleet.fleet.reasons import ControlReason
+from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.rpc.fleet import announcement, usage_record
+from bpfleet.rpc.interceptors import caller_of
 from bpfleet.rpc.names import node_id
 from bpfleet.rpc.refusals import api_errors
 from bpfleet.rpc.server import SettingsError, parse_address
+from bpfleet.rpc.tokens import Role, Tokens
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceServicer
 
@@ -33,19 +38,42 @@ _Context = aio.ServicerContext[Any, Any]
 class RegistryServicer(RegistryServiceServicer):
     """One method per RPC: parse, one command, format."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        tokens: Tokens | None = None,
+        prover: AddressProver | None = None,
+    ) -> None:
         self._coordinator = coordinator
+        self._tokens = tokens
+        self._prover = prover
+
+    def _acting(self, agent: str, context: _Context) -> str:
+        """The id of the agent a call is about. Raises ``ApiError`` where another agent makes it."""
+        agent = node_id(agent, "agent")
+        if self._tokens is None:
+            return agent
+        caller = caller_of(context.invocation_metadata(), self._tokens)
+        if caller is None or (caller.role is Role.AGENT and caller.agent != agent):
+            raise ApiError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                ControlReason.ROLE_FORBIDDEN,
+                f"agent: the token is not that of {agent}; an agent acts as itself only",
+            )
+        return agent
 
     async def RegisterAgent(
         self, request: pb.RegisterAgentRequest, context: _Context
     ) -> pb.RegisterAgentResponse:
         """Announces an agent and its nodes."""
         command = RegisterAgent(
-            agent=node_id(request.agent, "agent"),
+            agent=self._acting(request.agent, context),
             incarnation=_incarnation(request.incarnation),
             address=_address(request.address),
             version=request.version[:64],
         )
+        if self._prover is not None:
+            await self._prover.check(command.agent, command.incarnation, command.address)
         nodes = tuple(
             announcement(node, f"nodes[{position}]")
             for position, node in enumerate(_bounded(request.nodes, "nodes"))
@@ -69,8 +97,9 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.RenewLeaseRequest, context: _Context
     ) -> pb.RenewLeaseResponse:
         """Keeps all nodes of an agent Ready."""
+        agent = self._acting(request.agent, context)
         with api_errors():
-            self._coordinator.renew(request.agent, request.incarnation)
+            self._coordinator.renew(agent, request.incarnation)
             return pb.RenewLeaseResponse(lease=self._lease())
 
     async def ReportNodes(
@@ -78,22 +107,24 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> pb.ReportNodesResponse:
         """Reports usage, verdicts and what became of replicas."""
         reports = _bounded(request.reports, "reports")
-        command = ReportNodes(agent=request.agent, incarnation=request.incarnation, reports=())
+        agent = self._acting(request.agent, context)
+        command = ReportNodes(agent=agent, incarnation=request.incarnation, reports=())
         records = tuple(usage_record(report) for report in reports)
         parts = [replace(command, reports=part) for part in _parts(records)] or [command]
         with api_errors():
             strays = [stray for strange in await self._submit(parts) for stray in strange]
-            self._coordinator.stray(request.agent, strays)
+            self._coordinator.stray(agent, strays)
             return pb.ReportNodesResponse(unknown_replicas=[replica for _, replica in strays])
 
     async def UnregisterAgent(
         self, request: pb.UnregisterAgentRequest, context: _Context
     ) -> pb.UnregisterAgentResponse:
         """Takes an agent and its nodes out of the fleet."""
-        command = UnregisterAgent(node_id(request.agent, "agent"), request.incarnation)
+        agent = self._acting(request.agent, context)
+        command = UnregisterAgent(agent, _incarnation(request.incarnation))
         with api_errors():
             count = await self._coordinator.submit(command)
-            self._coordinator.unregistered(request.agent)
+            self._coordinator.unregistered(agent)
             return pb.UnregisterAgentResponse(removed_node_count=count)
 
     # Any: the answers' type depends on the commands.

@@ -145,6 +145,8 @@ class Search:
         self._estimator = estimator
         self._verdicts = verdicts
         self._key = constraint_key(workload)
+        # Hashing long conditions for every node and replica would cost more than all else.
+        self._judged: dict[int, Eligibility] = {}
         self._shapes = books.coarse_shapes if _is_label_blind(workload) else books.shapes
         self._avoided = {node for node, until_ms in workload.avoid if until_ms > now_ms}
         self._spread = _Spreading(books, workload, self._eligible_shapes)
@@ -360,13 +362,21 @@ class Search:
     def _judge(self, node: FleetNode, number: int) -> Eligibility:
         if not number:
             return judge(self._workload, node)
-        key = (self._key, number)
-        verdict = self._verdicts.get(key)
+        verdict = self._judged.get(number)
         if verdict is None:
-            if len(self._verdicts) >= _VERDICTS_MAX:
-                self._verdicts.clear()
-            verdict = self._verdicts[key] = judge(self._workload, node)
+            key = (self._key, number)
+            verdict = self._verdicts.get(key)
+            if verdict is None:
+                if len(self._verdicts) >= _VERDICTS_MAX:
+                    self._verdicts.clear()
+                verdict = self._verdicts[key] = judge(self._workload, node)
+            self._judged[number] = verdict
         return verdict
+
+    @property
+    def shape_count(self) -> int:
+        """How many shapes one search has to look at."""
+        return len(self._shapes)
 
     def _need(self, node: FleetNode) -> Need:
         return self._estimator.need(self._workload, node)

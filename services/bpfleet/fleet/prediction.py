@@ -1,8 +1,9 @@
 """What a node's kernel will charge a workload, found out by starting it once on an empty kernel like it.
 
-The emulated kernel itself is the predictor, so a prediction cannot differ from what the same kernel
-later does for a lack of formulas. The trial has no limits: it tells what the replica takes, and the
-limits are compared afterwards. Growth of maps beyond the first steps of churn is not foreseen.
+The emulated kernel itself is the predictor, but for what would take it long: elements that maps are filled with and a
+heap are not tried one by one, their cost is that of the map's plan and of the pages. The trial has no limits: it tells
+what the replica takes, and the limits are compared afterwards. Growth of maps beyond the first steps of churn is not
+foreseen.
 """
 
 from collections import OrderedDict
@@ -16,10 +17,14 @@ from bpfleet.fleet.constraints import Refusal
 from bpfleet.fleet.placement import Need
 from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import FleetNode, Workload
+from bpfleet.kernel.bpf.plan import Charges, filled_charges
 from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.proc.address_space import PAGES_PER_TABLE
 from bpfleet.kernel.profile import KernelProfile, profile_named
+from bpfleet.runtime.maps import map_attr
 from bpfleet.runtime.replica import ReplicaRun
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.ops import ELEMENT_TYPES
 from bpfleet.workload.resolve import inventory_of
 from bpfleet.workload.spec import Inventory, NodeShape, ReplicaSpec, WorkloadSpec
 
@@ -110,7 +115,8 @@ def _key(spec: WorkloadSpec) -> tuple[object, ...]:
 def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Trial:
     """Starts one replica on an empty node without limits, and lets it run a little."""
     try:
-        inventory = _inventory(spec, shape)
+        whole = inventory_of(spec, shape)
+        inventory = _short(whole)
     except SpecError as error:
         return Trial(0, 0, 0, Refusal(NodeReason.BAD_APPLICATION, str(error)))
     objects = inventory.map_count + inventory.program_count
@@ -138,15 +144,43 @@ def try_out(spec: WorkloadSpec, profile: KernelProfile, shape: NodeShape) -> Tri
     operations = max(1, inventory.churn.operations_per_step)
     for _ in range(min(_STEPS, _OPERATIONS_MAX // operations)):
         run.step()
-    charged_bytes = kernel.cgroup(run.cgroup).memcg.usage_bytes
+    filled = _filled(whole, profile, shape)
+    heap_bytes = _heap_bytes(whole)
+    charged_bytes = kernel.cgroup(run.cgroup).memcg.usage_bytes + filled.total + heap_bytes
     locked_bytes = kernel.user(spec.uid).locked_vm_pages * PAGE_SIZE
-    return Trial(charged_bytes, locked_bytes, max(0, kernel.ram.used_bytes - empty_bytes))
+    ram_bytes = max(0, kernel.ram.used_bytes - empty_bytes)
+    ram_bytes += filled.total + filled.uncharged + heap_bytes
+    return Trial(charged_bytes, locked_bytes, ram_bytes)
 
 
-def _inventory(spec: WorkloadSpec, shape: NodeShape) -> Inventory:
-    """What the replica creates on such a node, its heap at the peak from the start."""
-    inventory = inventory_of(spec, shape)
-    return replace(inventory, churn=replace(inventory.churn, ramp_steps=0))
+def _short(inventory: Inventory) -> Inventory:
+    """The same without what would take long to do: elements to fill maps with, and the heap."""
+    return replace(
+        inventory,
+        maps=tuple(replace(declared, fill_entries=0) for declared in inventory.maps),
+        user_memory_bytes=0,
+        churn=replace(inventory.churn, ramp_steps=0),
+    )
+
+
+def _filled(inventory: Inventory, profile: KernelProfile, shape: NodeShape) -> Charges:
+    """What the elements cost that maps are filled with at the start."""
+    filled = Charges()
+    for declared in inventory.maps:
+        if not declared.fill_entries or declared.map_type not in ELEMENT_TYPES or declared.inner:
+            continue
+        one = filled_charges(
+            map_attr(declared), profile, shape.possible_cpus, declared.fill_entries
+        )
+        filled += one * declared.count
+    return filled
+
+
+def _heap_bytes(inventory: Inventory) -> int:
+    """The heap at its peak, with the page tables that come with each 512 pages beyond the first."""
+    pages = -(-inventory.user_memory_bytes // PAGE_SIZE)
+    tables = max(0, pages - 1) // PAGES_PER_TABLE
+    return (pages + tables) * PAGE_SIZE
 
 
 def _memlock_limit_bytes(spec: WorkloadSpec, profile: KernelProfile) -> int | None:

@@ -25,6 +25,7 @@ class _Word(StrEnum):
 class ControlReason(_Word):
     """Why a call is refused by an agent or a coordinator, not by an emulated kernel."""
 
+    ADDRESS_UNPROVEN = "ADDRESS_UNPROVEN", "no agent with this token answers at the address"
     AGENT_UNKNOWN = "AGENT_UNKNOWN", "no agent of this name is registered"
     AGENT_UNREACHABLE = "AGENT_UNREACHABLE", "the agent that carries the node does not answer"
     BAD_PAGE_TOKEN = "BAD_PAGE_TOKEN", "the page token is not one of this list"
@@ -50,7 +51,12 @@ class ControlReason(_Word):
         "NOT_LEADER",
         "this coordinator is a standby; `leader` is the one to ask, if it is known",
     )
+    OVERLOADED = "OVERLOADED", "too many calls at a time; try again after `retryAfterMs`"
     PER_NODE_FIXED = "PER_NODE_FIXED", "a workload cannot change between per_node and replicas"
+    REAL_MEMORY_EXHAUSTED = (
+        "REAL_MEMORY_EXHAUSTED",
+        "the agent would take more of its machine's memory than it may; nothing was done",
+    )
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED", "another request was made under this request_id"
     RESPONSE_TOO_LARGE = (
         "RESPONSE_TOO_LARGE",
@@ -65,6 +71,7 @@ class ControlReason(_Word):
         "somebody changed the workload meanwhile; read it again",
     )
     REVISION_UNKNOWN = "REVISION_UNKNOWN", "the revision has not been reached yet"
+    ROLE_FORBIDDEN = "ROLE_FORBIDDEN", "the token is one of a role that may not do this"
     SHUTTING_DOWN = "SHUTTING_DOWN", "the service is stopping; try again when it is back"
     STALE_COMMAND = (
         "STALE_COMMAND",

@@ -44,3 +44,5 @@ class FleetSettings:
     retired_max: int = 10_000
     waiting_tried_per_tick: int = 256
     placements_per_tick: int = 2_000
+    replicas_added_at_once: int = 5_000
+    shapes_searched_at_once: int = 100_000

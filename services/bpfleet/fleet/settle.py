@@ -45,7 +45,9 @@ def _settle_workload(t: Transition, name: str) -> None:
     if not workload.spec.per_node:
         _scale(t, workload)
     roll_out(t, t.tables.workloads[name])
-    place_waiting(t, t.tables.workloads[name])
+    grown = t.tables.workloads[name]
+    if place_waiting(t, grown, t.settings.placements_per_tick) == t.settings.placements_per_tick:
+        t.soft.waiting_more = True
 
 
 def _delete(t: Transition, workload: Workload) -> None:
@@ -67,7 +69,12 @@ def _scale(t: Transition, workload: Workload) -> None:
     have = book.live - len(book.replacing)
     wanted = workload.spec.replicas
     if have < wanted:
-        add_pending(t, workload, wanted - have)
+        at_once = wanted - have
+        if not workload.spec.scheduling.gang:
+            at_once = min(at_once, t.settings.replicas_added_at_once)
+        add_pending(t, workload, at_once)
+        if at_once < wanted - have:
+            t.soft.growing[workload.name] = None
     elif have > wanted:
         base = [r for r in book.replicas.values() if r.live and r.name not in book.replacing]
         base.sort(key=_expendable)
@@ -153,6 +160,11 @@ def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> in
     if workload.spec.scheduling.gang and _none_placed(t, workload):
         return _place_gang(t, workload, search, [first, *waiting])
     placed = 0
+    # What is left over is looked at in the next tick: one decision must not take as long as a leader's lease.
+    affordable = max(1, t.settings.shapes_searched_at_once // max(1, search.shape_count))
+    if affordable < min(limit, len(t.book(workload.name).pending)):
+        limit = affordable
+        t.soft.waiting_more = True
     for replica in islice(chain((first,), waiting), limit):
         if _place(t, workload, search, replica):
             placed += 1

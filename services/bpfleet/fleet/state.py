@@ -46,6 +46,7 @@ from bpfleet.workload.phase import Phase
 
 __all__ = ["FleetState"]
 
+_GROWING_PER_TICK_MAX = 100
 _DUE_PER_TICK_MAX = 10_000
 
 
@@ -66,6 +67,9 @@ class FleetState:
         """Takes over what the store has; the state must be new."""
         self.tables.load(records)
         self._rebuild_timers()
+        self.soft.growing = dict.fromkeys(
+            name for name, each in self.tables.workloads.items() if not each.spec.per_node
+        )
 
     # The result's type depends on the command.
     def apply(self, command: Command, now_ms: int) -> Any:
@@ -188,8 +192,18 @@ def _tick(t: Transition) -> None:
     _start_what_is_due(t)
     for name in list(t.books.draining):
         settle_drain(t, name)
+    for name in list(t.soft.growing)[:_GROWING_PER_TICK_MAX]:
+        del t.soft.growing[name]
+        t.dirty[name] = None
+        if t.book(name).live < _replicas_wanted(t, name):
+            break
     settle(t)
     _place_what_waits(t)
+
+
+def _replicas_wanted(t: Transition, name: str) -> int:
+    workload = t.tables.workloads.get(name)
+    return 0 if workload is None or workload.deleting else workload.spec.replicas
 
 
 def _start_what_is_due(t: Transition) -> None:
@@ -209,8 +223,9 @@ def _place_what_waits(t: Transition) -> None:
     At most so many a tick; the next tick goes on where this one stopped.
     """
     version = t.books.capacity_version
-    if t.soft.waiting_seen == version and not t.soft.waiting_cursor:
+    if t.soft.waiting_seen == version and not t.soft.waiting_cursor and not t.soft.waiting_more:
         return
+    t.soft.waiting_more = False
     names = sorted(t.books.pending, key=lambda name: _importance(t, name))
     start = t.soft.waiting_cursor
     if start in t.books.pending:
@@ -222,6 +237,8 @@ def _place_what_waits(t: Transition) -> None:
             return
         workload = t.tables.workloads[name]
         placed += place_waiting(t, workload, t.settings.placements_per_tick - placed)
+        if placed >= t.settings.placements_per_tick:
+            t.soft.waiting_more = True
     t.soft.waiting_cursor = ""
     t.soft.waiting_seen = version
 

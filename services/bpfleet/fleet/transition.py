@@ -30,6 +30,10 @@ class Soft:
     timers: list[tuple[int, str]] = field(default_factory=list)
     waiting_seen: int = -1
     waiting_cursor: str = ""
+    # Some would have found a node, but it was enough for one turn.
+    waiting_more: bool = False
+    # Workloads that still get replicas, so many a tick.
+    growing: dict[str, None] = field(default_factory=dict)
 
     def forget_node(self, name: str) -> None:
         """Drops what was reported of a node that is gone or not Ready."""

@@ -37,11 +37,24 @@ _MOST: Final = {
 }
 
 
+# The reader takes time with the square of the parts of a dotted key, and a key stands on one line.
+_DOTS_PER_LINE_MAX: Final = 64
+
+
+def _dotted(text: str) -> str:
+    """The first line with too many dots; empty where none has."""
+    lines = (line for line in text.splitlines() if line.count(".") > _DOTS_PER_LINE_MAX)
+    return next(lines, "")
+
+
 def profile_from_toml(text: str) -> KernelProfile:
     """The profile a file describes: ``base`` names the kernel whose behaviour it takes, the rest overrides.
 
     Raises ``ValueError`` naming the field that is wrong.
     """
+    deep = _dotted(text)
+    if deep:
+        raise ValueError(f"not a profile: {deep[:40]!r} nests deeper than any field of one")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import importlib
+import os
 import sys
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ from bpfleet.node_agent.config import AgentSettings
 from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
 from bpfleet.node_agent.server import NodeAgent
+from bpfleet.rpc.environment import check_environment
 from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.options import (
     channel_options,
@@ -20,6 +23,7 @@ from bpfleet.rpc.options import (
     server_options,
 )
 from bpfleet.rpc.server import ListenError, SettingsError
+from bpfleet.rpc.tracing import start_tracing
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import parse_bytes
 
@@ -144,16 +148,33 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     type=click.FloatRange(0.01, 0.99),
     help="Maximum share of one CPU for workload churn.",
 )
+@click.option(
+    "--memory-budget",
+    default="0",
+    envvar="BPFLEET_MEMORY_BUDGET",
+    show_default="three quarters of what the process may use",
+    callback=_size,
+    help="Memory of this machine that all nodes together may take; more is RESOURCE_EXHAUSTED.",
+)
+@click.option(
+    "--node-memory-budget",
+    default="256M",
+    envvar="BPFLEET_NODE_MEMORY_BUDGET",
+    show_default=True,
+    callback=_size,
+    help="Memory of this machine that one node may take.",
+)
 @server_flags
 @click.version_option(__version__, prog_name="bpfleet node agent")
 def main(**flags: Any) -> None:  # click passes values of every type
     """Carry emulated nodes and serve them over gRPC until SIGTERM or SIGINT.
 
-    Every option has an environment variable: BPFLEET_LISTEN, BPFLEET_AGENT, BPFLEET_PROFILE, BPFLEET_NODES,
-    BPFLEET_NODE_RAM, BPFLEET_NODE_CPUS, BPFLEET_SEED, BPFLEET_COORDINATOR, BPFLEET_ADVERTISE, BPFLEET_METRICS.
+    Every option has an environment variable; docs/settings.md lists them.
     """
     configure_logging(flags["log_level"], flags["log_format"])
     try:
+        check_environment(os.environ, _both())
+        start_tracing("agent")
         settings = _settings(flags)
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
@@ -164,14 +185,22 @@ def main(**flags: Any) -> None:  # click passes values of every type
         sys.exit(1)
 
 
+def _both() -> list[click.Command]:
+    """The commands whose variables may stand in one environment: a coordinator may run in the same container."""
+    coordinator = importlib.import_module("bpfleet.coordinator.__main__")
+    return [main, coordinator.main]
+
+
 def _settings(flags: dict[str, Any]) -> AgentSettings:
     ram_bytes = flags["ram"]
     if not RAM_BYTES_MIN <= ram_bytes <= RAM_BYTES_MAX:
         raise SettingsError(f"--ram: {ram_bytes} bytes is out of range; use 64M to 16T")
     targets = [target.strip() for target in flags["coordinator"].split(",") if target.strip()]
+    server = server_options(flags["listen"], flags, own_agent=flags["agent_id"])
+    token = server.tokens.of_agent(flags["agent_id"]) if server.tokens is not None else None
     return AgentSettings(
         agent_id=flags["agent_id"],
-        server=server_options(flags["listen"], flags),
+        server=server,
         shape=NodeBoot(
             profile=flags["profile"],
             ram_bytes=ram_bytes,
@@ -180,10 +209,12 @@ def _settings(flags: dict[str, Any]) -> AgentSettings:
         ),
         nodes=flags["nodes"],
         advertise=flags["advertise"],
-        coordinators=tuple(channel_options(target, flags) for target in targets),
+        coordinators=tuple(channel_options(target, flags, token) for target in targets),
         metrics=flags["metrics"],
         call_ns=flags["call_time"],
         churn_share=flags["churn_share"],
+        memory_budget_bytes=flags["memory_budget"],
+        node_memory_budget_bytes=flags["node_memory_budget"],
     )
 
 

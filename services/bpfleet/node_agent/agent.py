@@ -8,6 +8,7 @@ import grpc
 
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.proc.task import Task
+from bpfleet.node_agent.budget import Budget
 from bpfleet.node_agent.node import HostedNode, NodeBoot
 from bpfleet.rpc import names
 from bpfleet.rpc.errors import ApiError
@@ -26,12 +27,15 @@ class Agent:
     replicas moves a node's clock, so the same calls always give the same results.
     """
 
-    def __init__(self, agent_id: str, *, call_ns: int) -> None:
+    def __init__(self, agent_id: str, *, call_ns: int, budget: Budget | None = None) -> None:
         self.agent_id: Final = agent_id
         self.dirty: Final[set[str]] = set()
         self._call_ns: Final = call_ns
         self._nodes: Final[dict[str, HostedNode]] = {}
         self._ids: Final[list[str]] = []
+        self._budget: Final = budget
+        if budget is not None:
+            budget.nodes = self._nodes.values
 
     @property
     def node_ids(self) -> Sequence[str]:
@@ -53,7 +57,11 @@ class Agent:
                 ControlReason.TOO_MANY_NODES,
                 f"agent {self.agent_id} carries {NODES_MAX} nodes, the most it takes",
             )
-        node = HostedNode(node_id, shape, call_ns=self._call_ns, dirty=self.dirty)
+        if self._budget is not None:
+            self._budget.admit_node(shape.possible_cpus)
+        node = HostedNode(
+            node_id, shape, call_ns=self._call_ns, dirty=self.dirty, budget=self._budget
+        )
         self._nodes[node_id] = node
         insort(self._ids, node_id)
         self.dirty.add(node_id)

@@ -18,7 +18,7 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent, calling
 from bpfleet.node_agent.node import HostedNode
-from bpfleet.node_agent.syscalls import BATCH_ELEMENTS_MAX, Executor, make
+from bpfleet.node_agent.syscalls import BATCH_ELEMENTS_MAX, Executor, make, may_take
 from bpfleet.rpc.convert import (
     charges_by_owner,
     map_message,
@@ -341,7 +341,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         """Makes the call a request asks for, and the response of what it answered."""
         node = self._node(request.caller)
         with node.guard(calls=calls) as kernel:
-            done, cost = make(verb, kernel, calling(node, request.caller), request)
+            task = calling(node, request.caller)
+            _admit(node, verb, task, request, request)
+            done, cost = make(verb, kernel, task, request)
             return respond(done, receipt_message(kernel, cost))
 
     def _make_once(
@@ -356,7 +358,9 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
         if kept := node.answers.find(request.request_id, request, kind):
             return kept
         with node.guard() as kernel:
-            done, cost = make(verb, kernel, calling(node, request.caller), request.spec)
+            task = calling(node, request.caller)
+            _admit(node, verb, task, request, request.spec)
+            done, cost = make(verb, kernel, task, request.spec)
             answer = respond(done, receipt_message(kernel, cost))
             return node.answers.keep(request.request_id, request, answer)
 
@@ -377,6 +381,16 @@ class BpfServicer(pb_grpc.BpfServiceServicer):
             return respond(done, receipt)
 
         return self._make(verb, request, settle, calls=1 + elements)
+
+
+def _admit(
+    node: HostedNode, verb: Verb[Any, ..., Any], task: Task, request: Message, op: Any
+) -> None:
+    """Counts the real memory a call may take. Raises ``ApiError`` where the budget does not have it."""
+    if not verb.reads:
+        takes = may_take(verb.arm, task, op)
+        if takes:
+            node.takes(takes + request.ByteSize())
 
 
 @contextlib.contextmanager

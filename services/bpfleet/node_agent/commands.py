@@ -16,16 +16,27 @@ _BEFORE_THE_FIRST: Final = -1
 class CommandOrder:
     """The highest (epoch, sequence) carried out; late, repeated and deposed coordinators' commands are not above it."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_member", "_registered")
 
-    def __init__(self) -> None:
+    def __init__(self, *, member: bool = False) -> None:
         self._last = (0, _BEFORE_THE_FIRST)
+        self._member: Final = member
+        self._registered = False
 
     def admit(self, epoch: int, sequence: int) -> None:
         """Takes the next command. Raises ``ApiError`` (ABORTED, STALE_COMMAND) for one that comes too late.
 
-        Epoch 0 is not checked: a person or a script.
+        A ``member`` of a fleet that has not registered yet takes none: it cannot tell the present term from old ones.
+        Epoch 0, a person or a script, is for agents that stand alone.
         """
+        if self._member and (not epoch or not self._registered):
+            raise ApiError(
+                grpc.StatusCode.ABORTED,
+                ControlReason.STALE_COMMAND,
+                "this agent belongs to a fleet: only the coordinator it has registered with commands it",
+                leader_epoch=epoch,
+                sequence=sequence,
+            )
         if not epoch:
             return
         if (epoch, sequence) <= self._last:
@@ -49,5 +60,6 @@ class CommandOrder:
         The coordinator counts, not what was carried out before (``since``): one that lost its memory begins anew. What
         came while the agent registered is newer than the answer.
         """
+        self._registered = True
         if self._last == since or self._last < (epoch, void_sequence):
             self._last = (epoch, void_sequence)

@@ -20,7 +20,8 @@ class AgentSettings:
 
     ``shape`` is that of the ``nodes`` it boots at its start; node number n has seed ``shape.seed + n``. ``call_ns`` is
     the virtual time one system call takes. ``coordinators`` are tried in turn; none: the agent stands alone.
-    ``churn_share`` is the most of one CPU that the churn of replicas may take.
+    ``churn_share`` is the most of one CPU that the churn of replicas may take. The memory budgets are bytes of this
+    machine: for the agent (0: three quarters of what the process may use) and for each of its nodes.
     """
 
     agent_id: str
@@ -32,6 +33,8 @@ class AgentSettings:
     metrics: str = ""
     call_ns: int = 1_000
     churn_share: float = 0.5
+    memory_budget_bytes: int = 0
+    node_memory_budget_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         try:
@@ -42,6 +45,12 @@ class AgentSettings:
             parse_address(self.metrics)
         if self.advertise:
             parse_address(self.advertise)
+
+    @property
+    def own_token(self) -> str:
+        """What this agent shows to coordinators, and they to it; empty where no tokens are used."""
+        tokens = self.server.tokens
+        return "" if tokens is None else tokens.of_agent(self.agent_id)
 
     def address(self, port: int) -> str:
         """Where others reach this agent, which listens on ``port``."""

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, final
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.replicas import Replicas
-from bpfleet.rpc.server import ListenError, parse_address
 from bpfleet.workload.phase import Phase
 
 __all__ = ["AgentMetrics"]
@@ -37,16 +35,6 @@ class AgentMetrics(Collector):
         self._agent: Final = agent
         self._replicas: Final = replicas
         self._snapshot = _Snapshot()
-
-    def serve(self, address: str) -> None:
-        """Answers scrapes at ``address``. Raises ``ListenError``."""
-        registry = CollectorRegistry()
-        registry.register(self)
-        host, port = parse_address(address)
-        try:
-            start_http_server(port, host, registry)
-        except OSError as error:
-            raise ListenError(f"cannot serve metrics on {address}: {error.strerror}") from None
 
     async def refresh(self) -> None:
         """Takes a new snapshot every two seconds, for ever."""

@@ -15,6 +15,7 @@ from bpfleet.kernel import KernelError, KernelProfile
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
+from bpfleet.node_agent.budget import Budget, measured_bytes
 from bpfleet.node_agent.requests import AnswerLog
 from bpfleet.node_agent.sleep import ROUNDS_NEW, ROUNDS_WOKEN, freeze, thaw
 from bpfleet.rpc.errors import ApiError
@@ -46,6 +47,7 @@ class HostedNode:
 
     __slots__ = (
         "_broken",
+        "_budget",
         "_changed",
         "_frozen",
         "_idle_rounds",
@@ -55,13 +57,22 @@ class HostedNode:
         "answers",
         "call_ns",
         "dirty",
+        "held_bytes",
         "node_id",
         "shape",
         "verdicts",
         "watches",
     )
 
-    def __init__(self, node_id: str, shape: NodeBoot, *, call_ns: int, dirty: set[str]) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        shape: NodeBoot,
+        *,
+        call_ns: int,
+        dirty: set[str],
+        budget: Budget | None = None,
+    ) -> None:
         self.node_id: Final = node_id
         self.shape: Final = shape
         self.call_ns: Final = call_ns
@@ -75,6 +86,10 @@ class HostedNode:
         )
         self.verdicts: Final[Counter[str]] = Counter()
         self.answers: Final = AnswerLog()
+        self._budget: Final = budget
+        # Of this machine's memory, by estimate: see budget.py.
+        self.held_bytes = 0
+        self.measure()
         self._frozen = b""
         self._idle_rounds = 0
         self._patience = ROUNDS_NEW
@@ -113,8 +128,22 @@ class HostedNode:
         self._frozen = freeze(kernel)
         if not self._frozen:
             return False
+        self.measure()
         self._kernel = None
         return True
+
+    def takes(self, more_bytes: int) -> None:
+        """Counts real memory that a request may add. Raises ``ApiError`` (RESOURCE_EXHAUSTED) beyond the budget."""
+        if self._budget is not None:
+            self._budget.admit(self, more_bytes)
+
+    def measure(self) -> None:
+        """Counts what the node really holds; a sleeping one keeps what was counted last."""
+        if self._kernel is None or self._budget is None:
+            return
+        held_bytes = measured_bytes(self._kernel)
+        self._budget.held_bytes += held_bytes - self.held_bytes
+        self.held_bytes = held_bytes
 
     def guard(self, *, calls: int = 1) -> "_Guard":
         """A context in which the kernel may be called; ``calls`` system calls of virtual time pass at its end.
@@ -152,6 +181,9 @@ class HostedNode:
 
     def switch_off(self) -> None:
         """Stops the node because it is deleted: calls that still hold it are refused."""
+        if self._budget is not None:
+            self._budget.held_bytes -= self.held_bytes
+        self.held_bytes = 0
         self._broken = "it was deleted"
 
     def touched(self) -> None:

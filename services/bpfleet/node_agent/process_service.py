@@ -1,5 +1,6 @@
 """ProcessService: who the processes of each node are, what they may lock, the memory they use."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -9,8 +10,9 @@ from bpfleet.kernel import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent, calling
+from bpfleet.node_agent.budget import OBJECT_BYTES
 from bpfleet.node_agent.node import HostedNode
-from bpfleet.node_agent.syscalls import SIZE_BYTES_MAX, make
+from bpfleet.node_agent.syscalls import PAUSE_SECONDS, SIZE_BYTES_MAX, make
 from bpfleet.rpc import names
 from bpfleet.rpc.convert import (
     capabilities_record,
@@ -23,6 +25,7 @@ from bpfleet.rpc.convert import (
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key
 from bpfleet.rpc.rlimits import resource_limit_record
+from bpfleet.runtime.loader import TOUCH_BYTES
 from bpfleet.v1 import process_service_pb2 as pb
 from bpfleet.v1 import process_service_pb2_grpc as pb_grpc
 from bpfleet.verbs import table as verbs
@@ -53,6 +56,7 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
         memlock = resource_limit_record(request.memlock, default)
         capabilities = capabilities_record(request.credentials)
         with node.guard() as kernel:
+            node.takes(OBJECT_BYTES + request.ByteSize())
             task = verbs.SPAWN(
                 kernel,
                 uid=request.credentials.uid,
@@ -135,9 +139,15 @@ class ProcessServicer(pb_grpc.ProcessServiceServicer):
     ) -> pb.AllocateMemoryResponse:
         """Page faults on anonymous memory."""
         node = self._agent.named(request.caller.node, "caller.node")
+        left = within(request.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)
+        while left > TOUCH_BYTES:
+            with node.guard(calls=0) as kernel:
+                verbs.TOUCH(kernel, calling(node, request.caller).pid, TOUCH_BYTES)
+            left -= TOUCH_BYTES
+            await asyncio.sleep(PAUSE_SECONDS)
         with node.guard() as kernel:
             task = calling(node, request.caller)
-            make(verbs.TOUCH, kernel, task, request)
+            verbs.TOUCH(kernel, task.pid, left)
             return pb.AllocateMemoryResponse(process=process_message(node.node_id, task))
 
     async def ReleaseMemory(

@@ -21,6 +21,7 @@ from bpfleet.node_agent.replicas import Attempt, Key, Replicas
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.fleet import announcement_message, usage_message
+from bpfleet.rpc.interceptors import Ended
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     # The asyncio stub is a name of the type stubs alone.
     from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
 
-__all__ = ["Connect", "Registration"]
+__all__ = ["Connect", "Registration", "over_grpc"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -52,10 +53,15 @@ class _Expired(Exception):
 Connect = Callable[[ChannelOptions], "AbstractAsyncContextManager[RegistryServiceAsyncStub]"]
 
 
-@contextlib.asynccontextmanager
-async def _over_grpc(target: ChannelOptions) -> AsyncIterator["RegistryServiceAsyncStub"]:
-    async with aio_channel(target) as channel:
-        yield pb_grpc.RegistryServiceStub(channel)
+def over_grpc(ended: Ended | None = None) -> Connect:
+    """The usual way; ``ended`` hears of every call."""
+
+    @contextlib.asynccontextmanager
+    async def connect(target: ChannelOptions) -> AsyncIterator["RegistryServiceAsyncStub"]:
+        async with aio_channel(target, ended) as channel:
+            yield pb_grpc.RegistryServiceStub(channel)
+
+    return connect
 
 
 @final
@@ -81,7 +87,7 @@ class Registration:
         self._commands: Final = commands
         self._coordinators: Final = tuple(coordinators)
         self._address: Final = address
-        self._connect: Final = connect or _over_grpc
+        self._connect: Final = connect or over_grpc()
         self._incarnation: Final = incarnation or uuid.uuid4().hex
         self._stub: RegistryServiceAsyncStub | None = None
         self._announced: frozenset[str] = frozenset()

@@ -15,12 +15,14 @@ from bpfleet.kernel import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.agent import Agent
+from bpfleet.node_agent.budget import ELEMENT_BYTES, OBJECT_BYTES
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.rpc.errors import ApiError
 from bpfleet.rpc.replicas import news_record, status_message
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.lifecycle import ALIVE, News, after
 from bpfleet.v1 import replica_pb2 as pb
+from bpfleet.workload.ops import PERCPU_TYPES
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import KILLED, ReplicaSpec
 
@@ -151,6 +153,7 @@ class Replicas:
             return known
         node = self._agent.find(key.node)
         with node.guard(calls=0):
+            node.takes(_replica_takes(spec, node.shape.possible_cpus))
             if known is not None:
                 self._forget(known)
             attempt = Attempt(key, number, node, spec)
@@ -298,6 +301,20 @@ class Replicas:
             charged_bytes=charged_bytes(attempt),
             crash_message=attempt.node.crash_message,
         )
+
+
+def _replica_takes(spec: ReplicaSpec, possible_cpus: int) -> int:
+    """The most real memory that the start of a replica may add."""
+    takes = OBJECT_BYTES * (2 + spec.inventory.program_count)
+    for declared in spec.inventory.maps:
+        one = OBJECT_BYTES
+        if declared.fill_entries:
+            value = declared.value_size * (
+                possible_cpus if declared.map_type in PERCPU_TYPES else 1
+            )
+            one += declared.fill_entries * (declared.key_size + value + ELEMENT_BYTES)
+        takes += declared.count * (one + OBJECT_BYTES * declared.inner_count)
+    return takes
 
 
 def charged_bytes(attempt: Attempt) -> int:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
+import grpc
 from grpc import aio
 from msgspec.structs import replace
 
@@ -14,6 +15,7 @@ from bpfleet.node_agent.replicas import Key, Replicas
 from bpfleet.rpc import names
 from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.rpc.paging import page_by_key
+from bpfleet.rpc.tokens import proof_of_address
 from bpfleet.rpc.workloads import (
     replica_order_record,
     spec_problem,
@@ -31,16 +33,27 @@ __all__ = ["RuntimeServicer"]
 _Context = aio.ServicerContext[Any, Any]
 
 REPLICAS_PER_CALL_MAX: Final = 1000
+NONCE_CHARS_MAX: Final = 64
 _PER_TURN: Final = 50
 
 
 class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
     """Parses, hands over to ``Replicas``, formats. ``commands`` keeps the commands of coordinators in order."""
 
-    def __init__(self, agent: Agent, replicas: Replicas, commands: CommandOrder) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        replicas: Replicas,
+        commands: CommandOrder,
+        *,
+        token: str = "",
+        incarnation: str = "",
+    ) -> None:
         self._agent: Final = agent
         self._replicas: Final = replicas
         self._commands: Final = commands
+        self._token: Final = token
+        self._incarnation: Final = incarnation
 
     async def RunReplicas(
         self, request: pb.RunReplicasRequest, context: _Context
@@ -108,6 +121,27 @@ class RuntimeServicer(pb_grpc.RuntimeServiceServicer):
             next_page_token=token,
             total_size=len(keys),
         )
+
+    async def ProveAddress(
+        self, request: pb.ProveAddressRequest, context: _Context
+    ) -> pb.ProveAddressResponse:
+        """That this is the agent that registered."""
+        if not 1 <= len(request.nonce) <= NONCE_CHARS_MAX:
+            raise invalid("nonce", f"give 1 to {NONCE_CHARS_MAX} characters")
+        own = (self._agent.agent_id, self._incarnation)
+        if (request.agent, request.incarnation) != own:
+            raise ApiError(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                ControlReason.ADDRESS_UNPROVEN,
+                "another agent, or another start of it, answers here",
+            )
+        proof = proof_of_address(
+            self._token,
+            nonce=request.nonce,
+            agent=request.agent,
+            incarnation=request.incarnation,
+        )
+        return pb.ProveAddressResponse(proof=proof)
 
 
 def _few(replicas: Sequence[object]) -> None:

@@ -3,25 +3,29 @@
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Final, final
 
 from grpc import aio
+from prometheus_client import CollectorRegistry
 
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.bpf_service import BpfServicer
+from bpfleet.node_agent.budget import Budget, machine_bytes
 from bpfleet.node_agent.cgroup_service import CgroupServicer
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.config import AgentSettings
 from bpfleet.node_agent.metrics import AgentMetrics
 from bpfleet.node_agent.node_service import NodeServicer
 from bpfleet.node_agent.process_service import ProcessServicer
-from bpfleet.node_agent.registration import Registration
+from bpfleet.node_agent.registration import Registration, over_grpc
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.node_agent.runtime_service import RuntimeServicer
 from bpfleet.node_agent.sleep import sleep_when_idle
 from bpfleet.node_agent.watch import Watches
+from bpfleet.rpc.metrics import RpcMetrics, add_common, serve_metrics
 from bpfleet.rpc.server import RpcServer
 from bpfleet.v1 import (
     bpf_service_pb2_grpc,
@@ -47,11 +51,23 @@ class NodeAgent:
 
     def __init__(self, settings: AgentSettings) -> None:
         self.settings: Final = settings
-        self.agent: Final = Agent(settings.agent_id, call_ns=settings.call_ns)
+        budget = Budget(
+            agent_bytes=settings.memory_budget_bytes or machine_bytes(),
+            node_bytes=settings.node_memory_budget_bytes,
+        )
+        self.agent: Final = Agent(settings.agent_id, call_ns=settings.call_ns, budget=budget)
         self.replicas: Final = Replicas(self.agent, churn_share=settings.churn_share)
-        self._commands: Final = CommandOrder()
+        self._commands: Final = CommandOrder(member=bool(settings.coordinators))
+        self._incarnation: Final = uuid.uuid4().hex
+        self._registry: Final = CollectorRegistry()
+        add_common(self._registry, "agent")
         self._watches: Final = Watches(self.agent)
-        self.server: Final = RpcServer(settings.server, [self._add_services], SERVICES)
+        self.server: Final = RpcServer(
+            settings.server,
+            [self._add_services],
+            SERVICES,
+            ended=RpcMetrics(self._registry, "server").ended,
+        )
         self._registration: Registration | None = None
         self._tasks: Final[set[asyncio.Task[None]]] = set()
 
@@ -66,7 +82,14 @@ class NodeAgent:
             ProcessServicer(agent), server
         )
         runtime_service_pb2_grpc.add_RuntimeServiceServicer_to_server(
-            RuntimeServicer(agent, self.replicas, self._commands), server
+            RuntimeServicer(
+                agent,
+                self.replicas,
+                self._commands,
+                token=self.settings.own_token,
+                incarnation=self._incarnation,
+            ),
+            server,
         )
 
     async def start(self) -> int:
@@ -74,7 +97,8 @@ class NodeAgent:
         settings = self.settings
         if settings.metrics:
             metrics = AgentMetrics(self.agent, self.replicas)
-            metrics.serve(settings.metrics)
+            self._registry.register(metrics)
+            serve_metrics(settings.metrics, self._registry, tokens=settings.server.tokens)
             self._spawn(metrics.refresh())
         port = await self.server.start(serving=False)
         await self._boot()
@@ -88,6 +112,8 @@ class NodeAgent:
                 self._commands,
                 settings.coordinators,
                 settings.address(port),
+                incarnation=self._incarnation,
+                connect=over_grpc(RpcMetrics(self._registry, "client").ended),
             )
             self._spawn(self._registration.run())
         _log.info(

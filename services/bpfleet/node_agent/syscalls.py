@@ -17,9 +17,11 @@ from bpfleet.kernel.bpf.program import BpfProg, prog_of
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.node_agent.agent import Agent
+from bpfleet.node_agent.budget import ELEMENT_BYTES, OBJECT_BYTES
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.rpc.convert import ReceiptSum, map_attr, not_negative, prog_attr, short, within
 from bpfleet.rpc.errors import ApiError, invalid
+from bpfleet.runtime.loader import TOUCH_BYTES
 from bpfleet.v1 import bpf_service_pb2 as pb
 from bpfleet.verbs import table
 from bpfleet.verbs.verb import Verb
@@ -29,6 +31,7 @@ __all__ = [
     "SIZE_BYTES_MAX",
     "Executor",
     "make",
+    "may_take",
     "served_arms",
 ]
 
@@ -37,7 +40,10 @@ SYSCALLS_MAX: Final = 4096
 BATCH_ELEMENTS_MAX: Final = 8192
 ELEMENTS_PER_MESSAGE_MAX: Final = 1 << 18
 RESPONSE_BYTES_MAX: Final = 12 << 20
-RUNS_MAX: Final = 100_000
+# Operations of one run of a program, and the bytes of values they may move: both take the event loop for a while.
+RUNS_MAX: Final = 20_000
+RUN_BYTES_MAX: Final = 64 << 20
+PATH_PARTS_MAX: Final = 32
 # More than any machine has; sums of such sizes stay within the numbers of the messages.
 SIZE_BYTES_MAX: Final = 1 << 50
 SLICE_SECONDS: Final = 0.02
@@ -60,6 +66,7 @@ class Executor:
         """All calls of one message. Raises ``ApiError`` for a message that asks too much, or an unknown node."""
         node = self._agent.named(request.caller.node, "caller.node")
         calls = _checked(request.syscalls)
+        node.takes(request.ByteSize())
         response = pb.ExecuteSyscallsResponse(sequence=request.sequence)
         position, room = 0, RESPONSE_BYTES_MAX
         costs = ReceiptSum()
@@ -126,6 +133,8 @@ def _execute(
         task = kernel.task(call.pid if call.HasField("pid") else pid)
         method, on_bpf, made, tell = _SERVED[name]
         part = kernel.bpf if on_bpf else kernel
+        if (takes := may_take(name, task, getattr(call, name))) > 0:
+            node.takes(takes)
         done, cost = made(method, part, task, getattr(call, name), room)
         if tell is not None:
             tell(done, result)
@@ -139,7 +148,8 @@ def _execute(
         result.errno = error.errno
         result.reason = error.reason
     except ApiError as error:
-        result.errno = Errno.EINVAL
+        exhausted = error.reason == ControlReason.REAL_MEMORY_EXHAUSTED
+        result.errno = Errno.EAGAIN if exhausted else Errno.EINVAL
         result.reason = error.reason
     kernel.advance(node.call_ns * elements)
     return len(result.value) + len(result.keys) + len(result.values)
@@ -248,13 +258,19 @@ def _close(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) 
     return charged_bytes, cost and cost._replace(charged_bytes=charged_bytes)
 
 
-def _size(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+def _touch(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> _Outcome:
+    return method(kernel, task.pid, within(op.size_bytes, "size_bytes", 0, TOUCH_BYTES)), None
+
+
+def _release(method: _Method, kernel: Any, task: Task, op: _Operation, room: int) -> _Outcome:
     return method(kernel, task.pid, within(op.size_bytes, "size_bytes", 0, SIZE_BYTES_MAX)), None
 
 
 def _pin(method: _Method, bpf: Any, task: Task, op: _Operation, room: int) -> _Outcome:
     """After mkdir -p of the pin's directory, as loaders do; a client of this service has no mkdir for that."""
     path = _bpffs_path(op.path)
+    if path.count("/") > PATH_PARTS_MAX:
+        raise invalid("path", f"more than {PATH_PARTS_MAX} directories deep")
     directory = ""
     for name in path.split("/")[:-1]:
         directory = f"{directory}/{name}".lstrip("/")
@@ -296,8 +312,8 @@ _MADE: Final[dict[Verb[Any, ..., Any], _Made]] = {
     table.OBJ_GET: _path,
     table.UNLINK: _path,
     table.CLOSE: _close,
-    table.TOUCH: _size,
-    table.RELEASE: _size,
+    table.TOUCH: _touch,
+    table.RELEASE: _release,
 }
 
 
@@ -394,5 +410,45 @@ def runs(task: Task, fd: int, repeat_count: int) -> int:
     """How often a program is to run. Raises ``ApiError`` where all its operations would take too long."""
     file = task.fds.get(fd)
     target = file.target if file is not None else None
-    operations = len(target.attr.ops) if isinstance(target, BpfProg) else 1
-    return within(repeat_count or 1, "repeat_count", 1, RUNS_MAX // max(1, operations))
+    if not isinstance(target, BpfProg):
+        return within(repeat_count or 1, "repeat_count", 1, RUNS_MAX)
+    most = RUNS_MAX // max(1, len(target.attr.ops))
+    moved = sum(each.user_value_size for each in _maps_of_operations(target))
+    return within(
+        repeat_count or 1, "repeat_count", 1, max(1, min(most, RUN_BYTES_MAX // max(1, moved)))
+    )
+
+
+def _maps_of_operations(prog: BpfProg) -> list[BpfMap]:
+    found = [prog.maps[op.map] for op in prog.attr.ops if op.map < len(prog.maps)]
+    return [each for each in found if isinstance(each, BpfMap)]
+
+
+# -- real memory -----------------------------------------------------------------------------------------------------
+
+
+def may_take(verb_arm: str, task: Task, op: _Operation) -> int:
+    """The most real memory that a call may add beyond the bytes of its message; 0 for one that adds nothing."""
+    if verb_arm == "run_program":
+        return _run_takes(task, op)
+    if verb_arm == "pin_object":
+        path: str = op.path
+        return path.count("/") * (len(path) + ELEMENT_BYTES) + OBJECT_BYTES
+    if verb_arm in ("update_element", "update_batch"):
+        count: int = getattr(op, "element_count", 1)
+        return ELEMENT_BYTES * max(1, count)
+    return OBJECT_BYTES if verb_arm in ("create_map", "load_program") else 0
+
+
+def _run_takes(task: Task, op: _Operation) -> int:
+    file = task.fds.get(op.fd)
+    prog = file.target if file is not None else None
+    if not isinstance(prog, BpfProg):
+        return 0
+    takes = 0
+    for each in prog.attr.ops:
+        target = prog.maps[each.map] if each.map < len(prog.maps) else None
+        if each.op == "update" and isinstance(target, BpfMap):
+            elements = min(op.repeat_count or 1, target.max_entries) if each.key is None else 1
+            takes += elements * (target.key_size + target.user_value_size + ELEMENT_BYTES)
+    return takes

@@ -1,5 +1,6 @@
 """Writes the pages of docs/ that follow from the kernel: ``python -m bpfleet.oracle.docs --write | --check``."""
 
+import importlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import PROFILES, KernelProfile
 from bpfleet.kernel.profile.rows import MAP_TYPES, OPTIONS, SECTIONS, Change, Flag
+from bpfleet.rpc.environment import OTHERS, variables_of
 
 __all__ = ["documents", "main"]
 
@@ -78,6 +80,7 @@ def documents(docs: Path) -> dict[str, str]:
         "fidelity.md": _fidelity(),
         "kernel-models.md": _kernel_models(),
         "map-costs.md": _map_costs(),
+        "settings.md": _settings(),
     }
 
 
@@ -99,6 +102,44 @@ def _api(text: str) -> str:
     )
     return f"{head}{_REASONS_START}\n\n{tables}\n{_REASONS_END}{tail}"
 
+
+# -- settings.md ----------------------------------------------------------------------------------------------------
+
+# By name, not by import: a page about servers must not make this package depend on them.
+_SERVERS: Final = {
+    "Agent": "bpfleet.node_agent.__main__",
+    "Coordinator": "bpfleet.coordinator.__main__",
+}
+
+
+def _settings() -> str:
+    parts = [HEADER, _SETTINGS_HEAD]
+    for title, module in _SERVERS.items():
+        command = importlib.import_module(module).main
+        rows = [
+            [f"`{each.option}`", f"`{each.name}`", each.default, each.help]
+            for each in variables_of(command)
+        ]
+        parts += [
+            f"\n## {title}\n\n",
+            _table(["option", "variable", "default", "what it does"], rows),
+        ]
+    others = [[f"`{name}`", text] for name, text in sorted(OTHERS.items())]
+    parts += ["\n## Read elsewhere\n\n", _table(["variable", "read by"], others)]
+    return "".join(parts)
+
+
+_SETTINGS_HEAD: Final = """
+# Settings
+
+Every option of an agent and of a coordinator has an environment variable; the option wins over the variable. A variable
+whose name begins with `BPFLEET_` and that nothing reads ends the start of either with its name.
+
+Traces are switched on by the standard variables of OpenTelemetry, with the extra installed
+(`pip install bpfleet[otel]`): `OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317`, or `OTEL_TRACES_EXPORTER=console`;
+`OTEL_SERVICE_NAME` and the others count as they always do. Calls of the command line, of coordinators and of agents are
+spans; a call and what it calls in turn are one trace.
+"""
 
 # -- fidelity.md ---------------------------------------------------------------------------------------------------
 

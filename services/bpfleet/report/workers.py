@@ -1,5 +1,6 @@
 """``map`` over worker processes: same results, same order, whatever their number."""
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context
 from multiprocessing.process import BaseProcess
 from typing import Final, Protocol, TypeVar
+
+from bpfleet.endings import die_with_parent
 
 __all__ = ["JOBS_MAX", "Mapper", "WorkerLost", "workers"]
 
@@ -34,6 +37,8 @@ class Mapper(Protocol):
 def workers(jobs: int) -> Iterator[Mapper]:
     """A mapper over ``jobs`` processes; 1 stays in this one. Left early, the processes are ended at once.
 
+    They also end with this process, whatever happens to it.
+
     Raises ``ValueError`` for a bad ``jobs``; while mapping, ``WorkerLost`` when a worker process was killed.
     """
     if not 1 <= jobs <= JOBS_MAX:
@@ -42,7 +47,12 @@ def workers(jobs: int) -> Iterator[Mapper]:
         yield map
         return
     before = set(active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        jobs,
+        mp_context=get_context("spawn"),
+        initializer=_begin,
+        initargs=(os.getpid(),),
+    )
     try:
         with _interrupts_held():
             for started in [pool.submit(_started) for _ in range(jobs)]:
@@ -61,20 +71,27 @@ def workers(jobs: int) -> Iterator[Mapper]:
 
 def _end(children: Iterable[BaseProcess]) -> None:
     for child in children:
-        child.terminate()
+        child.kill()
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the workers are up: one that is interrupted half way through its start dies noisily.
+    """Ctrl-C and SIGTERM wait until the workers are up: one that is interrupted half way through its start, or whose
+    parent is, dies noisily.
 
-    Workers inherit the blocked signal, which reaches the whole process group, and leave it to the parent for good.
+    Workers inherit the blocked Ctrl-C, which reaches the whole process group, and leave it to the parent for good.
     """
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _begin(parent_pid: int) -> None:
+    """The first thing that a worker does."""
+    die_with_parent(parent_pid)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _started() -> None:

@@ -1,15 +1,18 @@
 """Builds channels to our servers, blocking and asyncio: TLS, mutual TLS, token, message size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Final
 
 import grpc
 from grpc import aio
 
+from bpfleet.rpc.interceptors import Ended
 from bpfleet.rpc.server import MESSAGE_BYTES_MAX, SettingsError, parse_address, read_secret
+from bpfleet.rpc.tracing import aio_client_interceptors, traced_channel
 
-__all__ = ["ChannelOptions", "aio_channel", "blocking_channel"]
+__all__ = ["ChannelOptions", "aio_channel", "blocking_channel", "without_token"]
 
 _ARGUMENTS: Final = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -42,6 +45,11 @@ class ChannelOptions:
             raise SettingsError("a client certificate needs the CA of the server; give it too")
 
 
+def without_token(options: ChannelOptions) -> ChannelOptions:
+    """The same server, to be asked what needs no token."""
+    return replace(options, token=None)
+
+
 def blocking_channel(options: ChannelOptions) -> grpc.Channel:
     """A channel for threads and gevent. It connects at the first call."""
     credentials = _credentials(options)
@@ -49,19 +57,20 @@ def blocking_channel(options: ChannelOptions) -> grpc.Channel:
         channel = grpc.insecure_channel(options.target, options=_ARGUMENTS)
     else:
         channel = grpc.secure_channel(options.target, credentials, options=_ARGUMENTS)
-    if options.token is None:
-        return channel
-    return grpc.intercept_channel(channel, _BlockingToken(options.token))
+    if options.token is not None:
+        channel = grpc.intercept_channel(channel, _BlockingToken(options.token))
+    return traced_channel(channel)
 
 
-def aio_channel(options: ChannelOptions) -> aio.Channel:
-    """A channel for the running event loop. It connects at the first call."""
+def aio_channel(options: ChannelOptions, ended: Ended | None = None) -> aio.Channel:
+    """A channel for the running event loop. It connects at the first call. ``ended`` hears of every unary call."""
     credentials = _credentials(options)
-    interceptors = (
-        None
-        if options.token is None
-        else [make(options.token) for make in (_AioUnary, _AioServerStream, _AioBothStreams)]
-    )
+    interceptors = [*aio_client_interceptors()]
+    if ended is not None:
+        interceptors.append(_AioCounted(ended))
+    if options.token is not None:
+        kinds = (_AioUnary, _AioServerStream, _AioBothStreams)
+        interceptors += [make(options.token) for make in kinds]
     if credentials is None:
         return aio.insecure_channel(options.target, options=_ARGUMENTS, interceptors=interceptors)
     return aio.secure_channel(
@@ -143,3 +152,19 @@ class _AioBothStreams(_AioToken, aio.StreamStreamClientInterceptor):
         self, continuation: Any, client_call_details: Any, request_iterator: Any
     ) -> Any:
         return await continuation(self._details(client_call_details), request_iterator)
+
+
+class _AioCounted(aio.UnaryUnaryClientInterceptor):
+    def __init__(self, ended: Ended) -> None:
+        self._ended: Final = ended
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        started = perf_counter()
+        call = await continuation(client_call_details, request)
+        code = await call.code()
+        method = client_call_details.method
+        name = method.decode() if isinstance(method, bytes) else method
+        self._ended(name, code.name, started)
+        return call

@@ -11,6 +11,8 @@ from typing import Final
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -126,11 +128,33 @@ def _status(
         reason=reason,
         metadata={name: _cut(str(value), _VALUE_CHARS_MAX) for name, value in metadata.items()},
     )
-    detail = any_pb2.Any()
-    detail.Pack(info)
+    told: list[Message] = [info, *_more(message, metadata)]
     return status_pb2.Status(
-        code=code.value[0], message=_cut(message, _MESSAGE_CHARS_MAX), details=[detail]
+        code=code.value[0],
+        message=_cut(message, _MESSAGE_CHARS_MAX),
+        details=[_packed(detail) for detail in told],
     )
+
+
+def _more(message: str, metadata: Mapping[str, int | str]) -> list[Message]:
+    """What AIP-193 has a message of its own for: which field is wrong, and when to try again."""
+    told: list[Message] = []
+    if field := metadata.get("field"):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(str(field), _VALUE_CHARS_MAX), description=_cut(message, _VALUE_CHARS_MAX)
+        )
+        told.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if pause_ms := metadata.get("retryAfterMs"):
+        pause = Duration()
+        pause.FromMilliseconds(int(pause_ms))
+        told.append(error_details_pb2.RetryInfo(retry_delay=pause))
+    return told
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
 
 
 def _cut(text: str, limit: int) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from bpfleet.abi.errno import Errno
 from bpfleet.fleet.commands import LabelNode, NodeAnnouncement, NodeUsage, TaintNode
 from bpfleet.fleet.constraints import is_node_key
 from bpfleet.fleet.placement import NodeScore, summary
@@ -50,6 +51,8 @@ __all__ = [
 # What an agent says in words is cut rather than refused: its news must not be lost.
 _TEXT_CHARS_MAX: Final = 253
 _OWN_LABELS: Final = "bpfleet/"
+# What an agent may count: other words would be kept, and be labels of metrics, for ever.
+_VERDICTS: Final = frozenset({*(errno.name for errno in Errno), "OOM_KILL"})
 
 
 # -- from messages to records
@@ -158,7 +161,7 @@ def usage_record(message: registry_service_pb2.NodeReport) -> NodeUsage:
         memory_used_bytes=max(0, message.memory_used_bytes),
         bpf_charged_bytes=max(0, message.bpf_charged_bytes),
         locked_bytes=max(0, message.locked_bytes),
-        verdicts=tuple(sorted(message.verdicts.items())[:LABELS_MAX]),
+        verdicts=tuple(sorted(e for e in message.verdicts.items() if e[0] in _VERDICTS)),
         crashed=message.crashed,
         replicas=tuple(news_record(status) for status in message.replicas),
     )
@@ -188,9 +191,9 @@ def fingerprint(message: Message) -> str:
 
 
 def workload_message(
-    state: FleetState, workload: Workload, *, replicas: bool
+    state: FleetState, workload: Workload, *, replicas: Iterable[Replica] = ()
 ) -> fleet_service_pb2.Workload:
-    """The workload with its status; with its replicas if asked for."""
+    """The workload with its status, and those of its replicas that the answer has room for."""
     message = fleet_service_pb2.Workload(
         name=workload_name(workload.name),
         spec=spec_message(workload.spec),
@@ -200,10 +203,7 @@ def workload_message(
         create_time=_timestamp(workload.created_ms),
         deleting=workload.deleting,
     )
-    if replicas:
-        book = state.tables.books.workload(workload.name)
-        by_age = sorted(book.replicas.values(), key=lambda replica: replica.serial)
-        message.replicas.extend(replica_message(state, replica) for replica in by_age)
+    message.replicas.extend(replica_message(state, replica) for replica in replicas)
     return message
 
 
@@ -267,9 +267,9 @@ def replica_message(state: FleetState, replica: Replica) -> fleet_service_pb2.Re
 
 
 def node_message(
-    state: FleetState, node: FleetNode, *, replicas: bool
+    state: FleetState, node: FleetNode, *, replicas: Iterable[Replica] = ()
 ) -> fleet_service_pb2.FleetNode:
-    """The node with its bookings and its last report; with its replicas if asked for."""
+    """The node with its bookings and its last report, and those of its replicas that the answer has room for."""
     book = state.tables.books.nodes[node.name]
     usage = state.soft.usage.get(node.name, NodeUsage(node=node.name))
     agent = state.tables.agents.get(node.agent)
@@ -295,9 +295,7 @@ def node_message(
         model=kernel_of(node.profile).model.value,
         agent_address=agent.address if agent else "",
     )
-    if replicas:
-        by_name = sorted(book.replicas.values(), key=lambda replica: replica.name)
-        message.replicas.extend(replica_message(state, replica) for replica in by_name)
+    message.replicas.extend(replica_message(state, replica) for replica in replicas)
     return message
 
 

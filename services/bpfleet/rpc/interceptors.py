@@ -1,9 +1,9 @@
 """What every call of a server passes: malformed messages, verdicts and bugs become statuses; tokens are checked."""
 
-import hmac
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from time import perf_counter
 from typing import Any, Final
 
 import grpc
@@ -13,12 +13,15 @@ from grpc_status import rpc_status
 
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.errors import KernelError
+from bpfleet.rpc.admission import Admission
 from bpfleet.rpc.errors import ApiError, status_of
+from bpfleet.rpc.tokens import Caller, Tokens, may_call
 
-__all__ = ["ErrorInterceptor", "TokenInterceptor"]
+__all__ = ["Ended", "ErrorInterceptor", "TokenInterceptor", "caller_of"]
 
 _log: Final = logging.getLogger(__name__)
 _HEALTH_PREFIX: Final = "/grpc.health.v1.Health/"
+_PROOF: Final = "/bpfleet.v1.RuntimeService/ProveAddress"
 
 # gRPC's own types for handlers, requests and contexts are Any: one handler serves messages of every type.
 _Handler = Any
@@ -34,13 +37,24 @@ class _Malformed:
         self.problem: Final = problem
 
 
+# Method, code, and when it began: None for a stream.
+Ended = Callable[[str, str, float | None], None]
+
+
+def _nobody(method: str, code: str, started: float | None) -> None:
+    """Nobody counts calls."""
+
+
 class ErrorInterceptor(aio.ServerInterceptor):
     """Turns ``KernelError`` and ``ApiError`` into rich statuses and everything else into INTERNAL with a log line.
 
-    Requests that cannot be decoded are INVALID_ARGUMENT; gRPC by itself would answer INTERNAL.
+    Requests that cannot be decoded are INVALID_ARGUMENT; gRPC by itself would answer INTERNAL. Calls beyond what
+    ``admission`` has room for are UNAVAILABLE. ``ended`` hears of every call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission, ended: Ended = _nobody) -> None:
+        self._admission: Final = admission
+        self._ended: Final = ended
         self._wrapped: Final[dict[str, _Handler]] = {}  # bounded by the methods of the server
 
     async def intercept_service(
@@ -53,17 +67,21 @@ class ErrorInterceptor(aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            wrapped = self._wrapped[method] = _wrap(handler, method)
+            wrapped = self._wrapped[method] = _wrap(handler, method, self._admission, self._ended)
         return wrapped
 
 
-def _wrap(handler: _Handler, method: str) -> _Handler:
+def _wrap(handler: _Handler, method: str, admission: Admission, ended: Ended) -> _Handler:
     inner = (
         handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
     )
-    guarded = _guard_stream if inspect.isasyncgenfunction(inner) else _guard_unary
+    if inspect.isasyncgenfunction(inner):
+        guarded = _counted_stream(_guard_stream(inner, method, admission), method, ended)
+    else:
+        streams = handler.request_streaming or handler.response_streaming
+        guarded = _counted(_guard_unary(inner, method, admission), method, ended, streams=streams)
     return _MAKERS[handler.request_streaming, handler.response_streaming](
-        guarded(inner, method),
+        guarded,
         request_deserializer=_tolerant(handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
@@ -87,10 +105,13 @@ def _tolerant(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return deserialize
 
 
-def _guard_unary(inner: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Any]:
+def _guard_unary(
+    inner: Callable[..., Awaitable[Any]], method: str, admission: Admission
+) -> Callable[..., Any]:
     async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await inner(_well_formed(request), context)
+            with admission.enter(method, context.peer()):
+                return await inner(_well_formed(request), context)
         except (KernelError, ApiError) as error:
             await _refuse(context, error, method)
         except (aio.AbortError, aio.BaseError):
@@ -101,11 +122,14 @@ def _guard_unary(inner: Callable[..., Awaitable[Any]], method: str) -> Callable[
     return call
 
 
-def _guard_stream(inner: Callable[..., AsyncIterator[Any]], method: str) -> Callable[..., Any]:
+def _guard_stream(
+    inner: Callable[..., AsyncIterator[Any]], method: str, admission: Admission
+) -> Callable[..., Any]:
     async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            async for response in inner(_well_formed(request), context):
-                yield response
+            with admission.enter(method, context.peer()):
+                async for response in inner(_well_formed(request), context):
+                    yield response
         except (KernelError, ApiError) as error:
             await _refuse(context, error, method)
         except (aio.AbortError, aio.BaseError):
@@ -114,6 +138,43 @@ def _guard_stream(inner: Callable[..., AsyncIterator[Any]], method: str) -> Call
             await _give_up(context, method)
 
     return call
+
+
+def _counted(
+    inner: Callable[..., Awaitable[Any]], method: str, ended: Ended, *, streams: bool
+) -> Callable[..., Any]:
+    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+        started = None if streams else perf_counter()
+        try:
+            return await inner(request, context)
+        finally:
+            ended(method, _code_name(context), started)
+
+    return call
+
+
+def _counted_stream(
+    inner: Callable[..., AsyncIterator[Any]], method: str, ended: Ended
+) -> Callable[..., Any]:
+    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            async for response in inner(request, context):
+                yield response
+        finally:
+            ended(method, _code_name(context), None)
+
+    return call
+
+
+def _code_name(context: aio.ServicerContext[Any, Any]) -> str:
+    """The code a call ended with; gRPC hands it out as a number or as what was set."""
+    code: Any = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return _CODE_NAMES.get(code or 0, "UNKNOWN")
+
+
+_CODE_NAMES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 def _well_formed(request: Any) -> Any:
@@ -156,24 +217,35 @@ async def _give_up(context: aio.ServicerContext[Any, Any], method: str) -> None:
 
 
 class TokenInterceptor(aio.ServerInterceptor):
-    """Refuses calls without ``authorization: Bearer TOKEN``. Health checks need none."""
+    """Refuses calls without ``authorization: Bearer TOKEN``, and those that the token's role may not make.
 
-    def __init__(self, token: str) -> None:
-        self._expected: Final = f"Bearer {token}".encode()
-        self._refusal: _Handler = grpc.unary_unary_rpc_method_handler(_unauthenticated)
+    Health checks need none, nor does the question whether an agent is where it says.
+    """
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens: Final = tokens
+        self._stranger: _Handler = grpc.unary_unary_rpc_method_handler(_unauthenticated)
+        self._forbidden: _Handler = grpc.unary_unary_rpc_method_handler(_not_for_the_role)
 
     async def intercept_service(
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> _Handler:
-        """The handler where the token is right, else one that answers UNAUTHENTICATED."""
-        if handler_call_details.method.startswith(_HEALTH_PREFIX):
+        """The handler where the token is right, else one that answers UNAUTHENTICATED or PERMISSION_DENIED."""
+        method = handler_call_details.method
+        if method.startswith(_HEALTH_PREFIX) or method == _PROOF:
             return await continuation(handler_call_details)
-        metadata = dict(handler_call_details.invocation_metadata or ())
-        given = metadata.get("authorization", "")
-        raw = given if isinstance(given, bytes) else given.encode()
-        if hmac.compare_digest(raw, self._expected):
-            return await continuation(handler_call_details)
-        return self._refusal
+        caller = caller_of(handler_call_details.invocation_metadata, self._tokens)
+        if caller is None:
+            return self._stranger
+        if not may_call(caller, method, own_agent=self._tokens.own_agent):
+            return self._forbidden
+        return await continuation(handler_call_details)
+
+
+# Any: gRPC types metadata in three ways.
+def caller_of(metadata: Any, tokens: Tokens) -> Caller | None:
+    """Who shows a token in the metadata of a call."""
+    return tokens.caller(dict(metadata or ()).get("authorization", ""))
 
 
 async def _unauthenticated(request: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
@@ -181,5 +253,14 @@ async def _unauthenticated(request: bytes, context: aio.ServicerContext[bytes, b
         grpc.StatusCode.UNAUTHENTICATED,
         ControlReason.UNAUTHENTICATED,
         "no valid token; send metadata 'authorization: Bearer TOKEN'",
+    )
+    await context.abort_with_status(rpc_status.to_status(status_of(error, "")))
+
+
+async def _not_for_the_role(request: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
+    error = ApiError(
+        grpc.StatusCode.PERMISSION_DENIED,
+        ControlReason.ROLE_FORBIDDEN,
+        "the token is one of a role that may not make this call",
     )
     await context.abort_with_status(rpc_status.to_status(status_of(error, "")))

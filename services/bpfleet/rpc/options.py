@@ -1,5 +1,6 @@
 """Command-line options that all our servers share, each with its environment variable."""
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -9,8 +10,9 @@ import click
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.logs import LOG_FORMATS
 from bpfleet.rpc.server import ServerOptions, SettingsError, read_secret
+from bpfleet.rpc.tokens import Tokens
 
-__all__ = ["channel_options", "server_flags", "server_options"]
+__all__ = ["channel_options", "server_flags", "server_options", "server_tokens"]
 
 # click's decorators take and return functions of any kind.
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,7 +37,20 @@ _SERVER_FLAGS: Final = (
         "--token-file",
         type=_FILE,
         envvar="BPFLEET_TOKEN_FILE",
-        help="File with the token that clients must send, and that is sent to servers.",
+        help="File with the operator's token, which may do everything. It is sent to nobody.",
+    ),
+    click.option(
+        "--user-token-file",
+        type=_FILE,
+        envvar="BPFLEET_USER_TOKEN_FILE",
+        help="File with the token of users: workloads and emulated nodes, no cordons, no agents.",
+    ),
+    click.option(
+        "--agent-token-file",
+        type=_FILE,
+        envvar="BPFLEET_AGENT_TOKEN_FILE",
+        help="File with the secret that tokens of agents are made of, or with one agent's token;"
+        " the operator's token where it is not given.",
     ),
     click.option(
         "--log-level",
@@ -62,18 +77,33 @@ def server_flags(command: Command) -> Command:
     return command
 
 
-def server_options(listen: str, flags: dict[str, Any]) -> ServerOptions:
+def server_options(listen: str, flags: dict[str, Any], *, own_agent: str = "") -> ServerOptions:
     """What protects a server, from the values of ``server_flags``. Raises ``SettingsError``."""
     return ServerOptions(
         listen=listen,
         certificate_file=flags["tls_cert"],
         key_file=flags["tls_key"],
         client_ca_file=flags["tls_client_ca"],
-        token=_token(flags["token_file"]),
+        tokens=server_tokens(flags, own_agent=own_agent),
     )
 
 
-def channel_options(target: str, flags: dict[str, Any]) -> ChannelOptions:
+def server_tokens(flags: dict[str, Any], *, own_agent: str = "") -> Tokens | None:
+    """The tokens that a server takes; None where it asks for none. Raises ``SettingsError``."""
+    operator, user, agent = (
+        _token(flags[name]) for name in ("token_file", "user_token_file", "agent_token_file")
+    )
+    if operator is None and own_agent and agent is not None:
+        # An agent need not know the operator's token: nobody is one there.
+        operator = secrets.token_hex(32)
+    if operator is None:
+        if user is not None or agent is not None:
+            raise SettingsError("tokens of users and agents need one of the operator: --token-file")
+        return None
+    return Tokens(operator=operator, user=user or "", agent_secret=agent or "", own_agent=own_agent)
+
+
+def channel_options(target: str, flags: dict[str, Any], token: str | None) -> ChannelOptions:
     """How this program calls another server of ours, from the same values. Raises ``SettingsError``."""
     tls = flags["tls_ca"] is not None
     return ChannelOptions(
@@ -81,7 +111,7 @@ def channel_options(target: str, flags: dict[str, Any]) -> ChannelOptions:
         ca_file=flags["tls_ca"],
         certificate_file=flags["tls_cert"] if tls else None,
         key_file=flags["tls_key"] if tls else None,
-        token=_token(flags["token_file"]),
+        token=token,
     )
 
 

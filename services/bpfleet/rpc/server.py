@@ -15,18 +15,19 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from bpfleet.rpc.interceptors import ErrorInterceptor, TokenInterceptor
+from bpfleet.rpc.admission import Admission
+from bpfleet.rpc.interceptors import Ended, ErrorInterceptor, TokenInterceptor
+from bpfleet.rpc.settings_error import SettingsError
+from bpfleet.rpc.tokens import Tokens
+from bpfleet.rpc.tracing import server_interceptors
 
 __all__ = ["ListenError", "RpcServer", "ServerOptions", "SettingsError", "parse_address"]
 
 MESSAGE_BYTES_MAX: Final = 16 << 20
-CALLS_AT_ONCE_MAX: Final = 4096
+STREAMS_PER_CONNECTION_MAX: Final = 1024
+PENDING_MAX: Final = 1 << 20
 
 Register = Callable[[aio.Server], None]
-
-
-class SettingsError(ValueError):
-    """A setting that cannot be right, in one sentence that names it."""
 
 
 class ListenError(OSError):
@@ -37,15 +38,15 @@ class ListenError(OSError):
 class ServerOptions:
     """Where a server listens and what protects it.
 
-    With ``client_ca_file`` clients must show a certificate signed by it (mutual TLS). ``token`` is what clients send
-    as bearer token; without TLS it travels in the clear, so keep that to loopback.
+    With ``client_ca_file`` clients must show a certificate signed by it (mutual TLS). ``tokens`` are what clients send
+    as bearer tokens; without TLS they travel in the clear, so keep that to loopback.
     """
 
     listen: str = "127.0.0.1:0"
     certificate_file: Path | None = None
     key_file: Path | None = None
     client_ca_file: Path | None = None
-    token: str | None = None
+    tokens: Tokens | None = None
     message_bytes_max: int = MESSAGE_BYTES_MAX
     stop_grace_seconds: float = 5.0
 
@@ -81,18 +82,31 @@ class RpcServer:
     """
 
     def __init__(
-        self, options: ServerOptions, register: Sequence[Register], services: Sequence[str]
+        self,
+        options: ServerOptions,
+        register: Sequence[Register],
+        services: Sequence[str],
+        *,
+        admission: Admission | None = None,
+        ended: Ended = lambda method, code, started: None,
     ) -> None:
         self._options: Final = options
         self._services: Final = tuple(services)
         # The token comes first: what follows keeps handlers, and a handler must not be reached without a token.
-        interceptors: list[aio.ServerInterceptor] = [ErrorInterceptor()]
-        if options.token is not None:
-            interceptors.insert(0, TokenInterceptor(options.token))
+        interceptors: list[aio.ServerInterceptor] = [
+            ErrorInterceptor(admission or Admission(), ended)
+        ]
+        if options.tokens is not None:
+            interceptors.insert(0, TokenInterceptor(options.tokens))
+        interceptors[:0] = server_interceptors()
         self._server: Final = aio.server(
             interceptors=interceptors,
-            maximum_concurrent_rpcs=CALLS_AT_ONCE_MAX,
             options=[
+                # More wait at the client. What one connection may not have at once, `Admission` need not refuse.
+                ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
+                # gRPC itself would cancel calls that come too fast, without a word; `Admission` says why.
+                ("grpc.server.max_pending_requests", PENDING_MAX),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING_MAX),
                 ("grpc.max_receive_message_length", options.message_bytes_max),
                 ("grpc.max_send_message_length", options.message_bytes_max),
                 # Without this a second server on a used port would start and share its calls.

@@ -2,12 +2,14 @@
 
 import logging
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bpfleet.endings import die_with_parent
 from bpfleet.sim.fleet import SeedOutcome, simulate
 
 __all__ = ["FailedSeed", "repeat_command", "run_seeds", "silence"]
@@ -42,7 +44,7 @@ def run_seeds(
         with silence():
             return _first_failure(map(_run, seeds), progress)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _quiet_worker) as workers:
+    with ProcessPoolExecutor(jobs, context, _quiet_worker, (os.getpid(),)) as workers:
         try:
             return _first_failure(workers.map(_run, seeds), progress)
         finally:
@@ -67,8 +69,9 @@ def _run(seed: int) -> SeedOutcome | FailedSeed:
         return FailedSeed(seed, f"{type(error).__name__}: {error}")
 
 
-def _quiet_worker() -> None:
-    """Ctrl-C ends the parent, which ends its workers."""
+def _quiet_worker(parent_pid: int) -> None:
+    """Ctrl-C ends the parent, which ends its workers; so does whatever else ends it."""
+    die_with_parent(parent_pid)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)
 

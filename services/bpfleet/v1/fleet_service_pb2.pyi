@@ -8,6 +8,7 @@ from bpfleet.v1 import replica_pb2 as _replica_pb2
 from bpfleet.v1 import workload_pb2 as _workload_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -295,7 +296,7 @@ class Workload(_message.Message):
 
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
-        """The replicas, in id order; left out of lists."""
+        """The replicas, in id order, so many as a page has; left out of lists."""
 
     def __init__(
         self,
@@ -606,7 +607,7 @@ class CreateWorkloadResponse(_message.Message):
     WORKLOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workload(self) -> Global___Workload:
-        """The new workload."""
+        """The new workload, with at most 1,000 of its replicas."""
 
     def __init__(
         self,
@@ -628,16 +629,24 @@ class GetWorkloadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The workload."""
+    page_size: _builtins.int
+    """Replicas in one answer, at most 1,000; 0 for 100."""
+    page_token: _builtins.str
+    """From the page before; empty for the first."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -650,18 +659,22 @@ class GetWorkloadResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKLOAD_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page of replicas."""
     @_builtins.property
     def workload(self) -> Global___Workload:
-        """The workload."""
+        """The workload, with one page of its replicas."""
 
     def __init__(
         self,
         *,
         workload: Global___Workload | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,19 +688,29 @@ class ListWorkloadsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 1,000; 0 for 100."""
     page_token: _builtins.str
-    """From the page before; empty for the first."""
+    """From the page before, which had the same filter and order; empty for the first."""
+    filter: _builtins.str
+    """Conditions joined by AND, as in `pending > 0 AND application = "cilium"`. The operators are = != < <= > >=, and `:` for "contains"; the
+    fields name, application, deleting, priority, replicas, pending, running, create_time, and `labels.KEY`.
+    """
+    order_by: _builtins.str
+    """A field of the above, and `desc` after it to turn it round; by name where it is empty or equal."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -705,7 +728,7 @@ class ListWorkloadsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     total_size: _builtins.int
-    """Workloads in all."""
+    """Workloads that pass the filter."""
     @_builtins.property
     def workloads(self) -> _containers.RepeatedCompositeFieldContainer[Global___Workload]:
         """One page."""
@@ -736,6 +759,7 @@ class UpdateWorkloadRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The workload."""
     replicas: _builtins.int
@@ -748,6 +772,10 @@ class UpdateWorkloadRequest(_message.Message):
     def spec(self) -> _workload_pb2.WorkloadSpec:
         """New spec; its `replicas` counts unless the field above is given. Its name is empty or that of the workload."""
 
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Fields of the spec that change, as in `memory_limit_bytes`; the others stay as they are. Empty: the whole spec."""
+
     def __init__(
         self,
         *,
@@ -756,10 +784,11 @@ class UpdateWorkloadRequest(_message.Message):
         spec: _workload_pb2.WorkloadSpec | None = ...,
         expected_revision: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "replicas", b"replicas", "spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "replicas", b"replicas", "spec", b"spec", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "expected_revision", b"expected_revision", "name", b"name", "replicas", b"replicas", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_replicas", b"_replicas", "expected_revision", b"expected_revision", "name", b"name", "replicas", b"replicas", "request_id", b"request_id", "spec", b"spec", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__replicas: _TypeAlias = _typing.Literal["replicas"]  # noqa: Y015
     _WhichOneofArgType__replicas: _TypeAlias = _typing.Literal["_replicas", b"_replicas"]  # noqa: Y015
@@ -776,7 +805,7 @@ class UpdateWorkloadResponse(_message.Message):
     WORKLOAD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def workload(self) -> Global___Workload:
-        """The workload after the change."""
+        """The workload after the change, with at most 1,000 of its replicas."""
 
     def __init__(
         self,
@@ -841,16 +870,24 @@ class GetFleetNodeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The node."""
+    page_size: _builtins.int
+    """Replicas in one answer, at most 1,000; 0 for 100."""
+    page_token: _builtins.str
+    """From the page before; empty for the first."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -863,18 +900,22 @@ class GetFleetNodeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NODE_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page of replicas."""
     @_builtins.property
     def node(self) -> Global___FleetNode:
-        """The node."""
+        """The node, with one page of its replicas."""
 
     def __init__(
         self,
         *,
         node: Global___FleetNode | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "node", b"node"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -888,19 +929,29 @@ class ListFleetNodesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 1,000; 0 for 100."""
     page_token: _builtins.str
-    """From the page before; empty for the first."""
+    """From the page before, which had the same filter and order; empty for the first."""
+    filter: _builtins.str
+    """Conditions joined by AND, as in `ready = false AND model = "memcg"`. The operators are = != < <= > >=, and `:` for "contains"; the
+    fields name, agent, profile, model, ready, cordoned, draining, memory_pressure, ram_bytes, booked_bytes, free_bytes, replica_count, and `labels.KEY`.
+    """
+    order_by: _builtins.str
+    """A field of the above, and `desc` after it to turn it round; by name where it is empty or equal."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -918,7 +969,7 @@ class ListFleetNodesResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     total_size: _builtins.int
-    """Nodes in all."""
+    """Nodes that pass the filter."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetNode]:
         """One page."""

@@ -137,14 +137,14 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkload(self, request, context):
-        """One workload with its replicas.
+        """One workload with its replicas, which come page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkloads(self, request, context):
-        """Workloads in name order, page by page.
+        """Workloads by name or by another order, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -165,14 +165,14 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetFleetNode(self, request, context):
-        """One node with its replicas.
+        """One node with its replicas, which come page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFleetNodes(self, request, context):
-        """Nodes in name order, page by page.
+        """Nodes by name or by another order, page by page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

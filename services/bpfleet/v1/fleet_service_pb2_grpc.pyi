@@ -39,17 +39,17 @@ class FleetServiceStub:
     CreateWorkload: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateWorkloadRequest, _fleet_service_pb2.CreateWorkloadResponse]
     """Creates a workload and places what fits. ALREADY_EXISTS if the name is taken."""
     GetWorkload: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetWorkloadRequest, _fleet_service_pb2.GetWorkloadResponse]
-    """One workload with its replicas."""
+    """One workload with its replicas, which come page by page."""
     ListWorkloads: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListWorkloadsRequest, _fleet_service_pb2.ListWorkloadsResponse]
-    """Workloads in name order, page by page."""
+    """Workloads by name or by another order, page by page."""
     UpdateWorkload: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.UpdateWorkloadRequest, _fleet_service_pb2.UpdateWorkloadResponse]
     """Changes the number of replicas, or rolls out a new spec."""
     DeleteWorkload: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.DeleteWorkloadRequest, _fleet_service_pb2.DeleteWorkloadResponse]
     """Stops all replicas and forgets the workload."""
     GetFleetNode: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.GetFleetNodeRequest, _fleet_service_pb2.GetFleetNodeResponse]
-    """One node with its replicas."""
+    """One node with its replicas, which come page by page."""
     ListFleetNodes: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.ListFleetNodesRequest, _fleet_service_pb2.ListFleetNodesResponse]
-    """Nodes in name order, page by page."""
+    """Nodes by name or by another order, page by page."""
     CordonNode: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.CordonNodeRequest, _fleet_service_pb2.CordonNodeResponse]
     """Places nothing new on a node."""
     UncordonNode: _grpc.UnaryUnaryMultiCallable[_fleet_service_pb2.UncordonNodeRequest, _fleet_service_pb2.UncordonNodeResponse]
@@ -83,17 +83,17 @@ class FleetServiceAsyncStub(FleetServiceStub):
     CreateWorkload: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.CreateWorkloadRequest, _fleet_service_pb2.CreateWorkloadResponse]  # type: ignore[assignment]
     """Creates a workload and places what fits. ALREADY_EXISTS if the name is taken."""
     GetWorkload: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetWorkloadRequest, _fleet_service_pb2.GetWorkloadResponse]  # type: ignore[assignment]
-    """One workload with its replicas."""
+    """One workload with its replicas, which come page by page."""
     ListWorkloads: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListWorkloadsRequest, _fleet_service_pb2.ListWorkloadsResponse]  # type: ignore[assignment]
-    """Workloads in name order, page by page."""
+    """Workloads by name or by another order, page by page."""
     UpdateWorkload: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.UpdateWorkloadRequest, _fleet_service_pb2.UpdateWorkloadResponse]  # type: ignore[assignment]
     """Changes the number of replicas, or rolls out a new spec."""
     DeleteWorkload: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.DeleteWorkloadRequest, _fleet_service_pb2.DeleteWorkloadResponse]  # type: ignore[assignment]
     """Stops all replicas and forgets the workload."""
     GetFleetNode: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.GetFleetNodeRequest, _fleet_service_pb2.GetFleetNodeResponse]  # type: ignore[assignment]
-    """One node with its replicas."""
+    """One node with its replicas, which come page by page."""
     ListFleetNodes: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.ListFleetNodesRequest, _fleet_service_pb2.ListFleetNodesResponse]  # type: ignore[assignment]
-    """Nodes in name order, page by page."""
+    """Nodes by name or by another order, page by page."""
     CordonNode: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.CordonNodeRequest, _fleet_service_pb2.CordonNodeResponse]  # type: ignore[assignment]
     """Places nothing new on a node."""
     UncordonNode: _aio.UnaryUnaryMultiCallable[_fleet_service_pb2.UncordonNodeRequest, _fleet_service_pb2.UncordonNodeResponse]  # type: ignore[assignment]
@@ -136,7 +136,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.GetWorkloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetWorkloadResponse, _abc.Awaitable[_fleet_service_pb2.GetWorkloadResponse]]:
-        """One workload with its replicas."""
+        """One workload with its replicas, which come page by page."""
 
     @_abc_1.abstractmethod
     def ListWorkloads(
@@ -144,7 +144,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.ListWorkloadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.ListWorkloadsResponse, _abc.Awaitable[_fleet_service_pb2.ListWorkloadsResponse]]:
-        """Workloads in name order, page by page."""
+        """Workloads by name or by another order, page by page."""
 
     @_abc_1.abstractmethod
     def UpdateWorkload(
@@ -168,7 +168,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.GetFleetNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.GetFleetNodeResponse, _abc.Awaitable[_fleet_service_pb2.GetFleetNodeResponse]]:
-        """One node with its replicas."""
+        """One node with its replicas, which come page by page."""
 
     @_abc_1.abstractmethod
     def ListFleetNodes(
@@ -176,7 +176,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_service_pb2.ListFleetNodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_service_pb2.ListFleetNodesResponse, _abc.Awaitable[_fleet_service_pb2.ListFleetNodesResponse]]:
-        """Nodes in name order, page by page."""
+        """Nodes by name or by another order, page by page."""
 
     @_abc_1.abstractmethod
     def CordonNode(

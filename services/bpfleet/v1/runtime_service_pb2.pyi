@@ -303,3 +303,55 @@ class ListReplicasResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListReplicasResponse: _TypeAlias = ListReplicasResponse  # noqa: Y015
+
+@_typing.final
+class ProveAddressRequest(_message.Message):
+    """Request of ProveAddress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.str
+    """Anything that was not asked before; at most 64 characters."""
+    agent: _builtins.str
+    """The agent that registered."""
+    incarnation: _builtins.str
+    """The start of it that registered."""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        incarnation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "incarnation", b"incarnation", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveAddressRequest: _TypeAlias = ProveAddressRequest  # noqa: Y015
+
+@_typing.final
+class ProveAddressResponse(_message.Message):
+    """Answer of ProveAddress."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOF_FIELD_NUMBER: _builtins.int
+    proof: _builtins.str
+    """HMAC-SHA-256 with the agent's token as key, of nonce, agent and incarnation, each on a line, as hexadecimal digits."""
+    def __init__(
+        self,
+        *,
+        proof: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProveAddressResponse: _TypeAlias = ProveAddressResponse  # noqa: Y015

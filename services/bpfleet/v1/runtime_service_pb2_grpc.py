@@ -52,6 +52,11 @@ class RuntimeServiceStub:
                 request_serializer=bpfleet_dot_v1_dot_runtime__service__pb2.ListReplicasRequest.SerializeToString,
                 response_deserializer=bpfleet_dot_v1_dot_runtime__service__pb2.ListReplicasResponse.FromString,
                 _registered_method=True)
+        self.ProveAddress = channel.unary_unary(
+                '/bpfleet.v1.RuntimeService/ProveAddress',
+                request_serializer=bpfleet_dot_v1_dot_runtime__service__pb2.ProveAddressRequest.SerializeToString,
+                response_deserializer=bpfleet_dot_v1_dot_runtime__service__pb2.ProveAddressResponse.FromString,
+                _registered_method=True)
 
 
 class RuntimeServiceServicer:
@@ -80,6 +85,14 @@ class RuntimeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProveAddress(self, request, context):
+        """Proves that the agent that registered is the one that answers here: only who has its token can make the proof. Needs
+        no token itself, since none is sent to an address that is not proven.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RuntimeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -97,6 +110,11 @@ def add_RuntimeServiceServicer_to_server(servicer, server):
                     servicer.ListReplicas,
                     request_deserializer=bpfleet_dot_v1_dot_runtime__service__pb2.ListReplicasRequest.FromString,
                     response_serializer=bpfleet_dot_v1_dot_runtime__service__pb2.ListReplicasResponse.SerializeToString,
+            ),
+            'ProveAddress': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProveAddress,
+                    request_deserializer=bpfleet_dot_v1_dot_runtime__service__pb2.ProveAddressRequest.FromString,
+                    response_serializer=bpfleet_dot_v1_dot_runtime__service__pb2.ProveAddressResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +200,33 @@ class RuntimeService:
             '/bpfleet.v1.RuntimeService/ListReplicas',
             bpfleet_dot_v1_dot_runtime__service__pb2.ListReplicasRequest.SerializeToString,
             bpfleet_dot_v1_dot_runtime__service__pb2.ListReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProveAddress(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bpfleet.v1.RuntimeService/ProveAddress',
+            bpfleet_dot_v1_dot_runtime__service__pb2.ProveAddressRequest.SerializeToString,
+            bpfleet_dot_v1_dot_runtime__service__pb2.ProveAddressResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,10 @@ class RuntimeServiceStub:
     """Stops replicas and forgets them; what is not there counts as stopped."""
     ListReplicas: _grpc.UnaryUnaryMultiCallable[_runtime_service_pb2.ListReplicasRequest, _runtime_service_pb2.ListReplicasResponse]
     """What runs on the nodes of this agent: the truth, in the order of the replica ids."""
+    ProveAddress: _grpc.UnaryUnaryMultiCallable[_runtime_service_pb2.ProveAddressRequest, _runtime_service_pb2.ProveAddressResponse]
+    """Proves that the agent that registered is the one that answers here: only who has its token can make the proof. Needs
+    no token itself, since none is sent to an address that is not proven.
+    """
 
 @_typing.type_check_only
 class RuntimeServiceAsyncStub(RuntimeServiceStub):
@@ -56,6 +60,10 @@ class RuntimeServiceAsyncStub(RuntimeServiceStub):
     """Stops replicas and forgets them; what is not there counts as stopped."""
     ListReplicas: _aio.UnaryUnaryMultiCallable[_runtime_service_pb2.ListReplicasRequest, _runtime_service_pb2.ListReplicasResponse]  # type: ignore[assignment]
     """What runs on the nodes of this agent: the truth, in the order of the replica ids."""
+    ProveAddress: _aio.UnaryUnaryMultiCallable[_runtime_service_pb2.ProveAddressRequest, _runtime_service_pb2.ProveAddressResponse]  # type: ignore[assignment]
+    """Proves that the agent that registered is the one that answers here: only who has its token can make the proof. Needs
+    no token itself, since none is sent to an address that is not proven.
+    """
 
 class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
     """By this a coordinator starts and stops replicas on the nodes of an agent, as a kubelet does through the CRI. All
@@ -85,5 +93,15 @@ class RuntimeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_service_pb2.ListReplicasResponse, _abc.Awaitable[_runtime_service_pb2.ListReplicasResponse]]:
         """What runs on the nodes of this agent: the truth, in the order of the replica ids."""
+
+    @_abc_1.abstractmethod
+    def ProveAddress(
+        self,
+        request: _runtime_service_pb2.ProveAddressRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_service_pb2.ProveAddressResponse, _abc.Awaitable[_runtime_service_pb2.ProveAddressResponse]]:
+        """Proves that the agent that registered is the one that answers here: only who has its token can make the proof. Needs
+        no token itself, since none is sent to an address that is not proven.
+        """
 
 def add_RuntimeServiceServicer_to_server(servicer: RuntimeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

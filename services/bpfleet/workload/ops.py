@@ -15,6 +15,7 @@ __all__ = [
     "ARRAY_TYPES",
     "BATCH_TYPES",
     "ELEMENT_TYPES",
+    "PERCPU_TYPES",
     "OpKind",
     "Operation",
     "grows",
@@ -72,6 +73,9 @@ _HASHES: Final = frozenset(
         MapType.LRU_PERCPU_HASH,
         MapType.LPM_TRIE,
     }
+)
+PERCPU_TYPES: Final = frozenset(
+    {MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH, MapType.PERCPU_ARRAY}
 )
 ARRAY_TYPES: Final = frozenset({MapType.ARRAY, MapType.PERCPU_ARRAY})
 _LISTS: Final = frozenset({MapType.QUEUE, MapType.STACK})

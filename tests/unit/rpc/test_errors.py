@@ -14,7 +14,6 @@ from bpfleet.v1 import bpf_service_pb2, cgroup_service_pb2, process_service_pb2
 
 def info_of(status):
     info = error_details_pb2.ErrorInfo()
-    assert len(status.details) == 1
     assert status.details[0].Unpack(info)
     return info
 
@@ -91,3 +90,27 @@ def test_every_method_that_the_kernel_answers_names_its_call(module):
     views = {"GetCgroup", "ListCgroups", "GetProcess", "ListProcesses", "ExecuteSyscalls"}
     methods = {method.name for method in service.methods} - views
     assert methods <= errors.CALLS.keys()
+
+
+def detail(status, kind):
+    """The detail of one kind; None where there is none."""
+    for each in status.details:
+        found = kind()
+        if each.Unpack(found):
+            return found
+    return None
+
+
+def test_a_wrong_field_is_told_as_a_bad_request():
+    status = errors.api_status(errors.invalid("spec.name", "missing; add it"))
+    (violation,) = detail(status, error_details_pb2.BadRequest).field_violations
+    assert (violation.field, violation.description) == ("spec.name", "spec.name: missing; add it")
+    assert detail(status, error_details_pb2.RetryInfo) is None
+
+
+def test_who_is_to_come_again_is_told_when():
+    busy = ApiError(grpc.StatusCode.UNAVAILABLE, ControlReason.BUSY, "busy", retryAfterMs=1500)
+    status = errors.api_status(busy)
+    pause = detail(status, error_details_pb2.RetryInfo).retry_delay
+    assert pause.ToMilliseconds() == 1500
+    assert detail(status, error_details_pb2.BadRequest) is None

@@ -1,15 +1,16 @@
 """One node in depth: its cgroups, maps and ledger, asked of the agent that carries it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
 from grpc import aio
 
+from bpfleet.coordinator.node_client import AgentChannel
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.fleet.state import FleetState
-from bpfleet.rpc.channel import ChannelOptions, aio_channel
+from bpfleet.rpc.channel import aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import bpf_pb2, bpf_service_pb2, cgroup_service_pb2, node_service_pb2
 from bpfleet.v1.bpf_service_pb2_grpc import BpfServiceStub
@@ -22,9 +23,7 @@ ROWS_MAX: Final = 1000
 _DEADLINE_SECONDS: Final = 5.0
 
 
-async def node_in_depth(
-    state: FleetState, name: str, options: Callable[[str], ChannelOptions]
-) -> dict[str, Any]:
+async def node_in_depth(state: FleetState, name: str, options: AgentChannel) -> dict[str, Any]:
     """Cgroups, maps and ledger lines of node ``name``, the first ``ROWS_MAX`` of each, and its replicas.
 
     Raises ``FleetError``: NODE_UNKNOWN, or UNAVAILABLE when its agent does not answer.
@@ -35,7 +34,7 @@ async def node_in_depth(
         raise FleetError(
             Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, f"no node {name!r}", node=name
         )
-    channel = aio_channel(options(agent.address))
+    channel = aio_channel(options(agent.address, agent.name))
     try:
         told = await _ask(channel, f"nodes/{name}")
     except aio.AioRpcError as error:

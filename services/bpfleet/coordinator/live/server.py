@@ -4,32 +4,37 @@ Everything is bounded: readers, rows per answer, and what is kept per reader (th
 """
 
 import asyncio
-import hmac
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any, Final
 
 from aiohttp import web
 
 from bpfleet.coordinator.live.depth import node_in_depth
+from bpfleet.coordinator.node_client import AgentChannel
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.frames import Row, fleet_rows, frame
 from bpfleet.fleet.reasons import ControlReason
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.hosts import is_known_host
 from bpfleet.rpc.server import ListenError, parse_address
+from bpfleet.rpc.tokens import Tokens
 
 __all__ = ["LivePage"]
 
 _log: Final = logging.getLogger(__name__)
 READERS_MAX: Final = 64
 INTERVAL_SECONDS: Final = 1.0
+# How long a reader may read nothing until its place is another's.
+SILENCE_SECONDS: Final = 30.0
 _STATUS: Final = {Refused.NOT_FOUND: 404, Refused.UNAVAILABLE: 503}
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:;"
-    " style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'",
+    " style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
@@ -37,18 +42,23 @@ _HEADERS: Final = {
 
 
 class LivePage:
-    """The page of one coordinator. ``token`` is what readers must send, as gRPC clients do; None for nobody asks."""
+    """The page of one coordinator. Readers send a token as gRPC clients do, where ``tokens`` are used.
+
+    ``names`` are those it answers to, besides addresses and the name of this host.
+    """
 
     def __init__(
         self,
         coordinator: Coordinator,
-        agent_channel: Callable[[str], ChannelOptions],
+        agent_channel: AgentChannel,
         *,
-        token: str | None = None,
+        tokens: Tokens | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         self._coordinator: Final = coordinator
         self._agent_channel: Final = agent_channel
-        self._token: Final = token
+        self._tokens: Final = tokens
+        self._names: Final = tuple(names)
         self._page: Final = resources.files(__package__).joinpath("page.html").read_text("utf-8")
         self._readers = 0
         self._rows: tuple[float, list[Row]] = (float("-inf"), [])
@@ -58,6 +68,7 @@ class LivePage:
         """Serves on ``host:port`` and returns the port. Raises ``ListenError`` if it is taken."""
         host, port = parse_address(listen)
         app = web.Application(middlewares=[self._guard])
+        app.on_response_prepare.append(_say_no_more)
         app.router.add_get("/", self._index)
         app.router.add_get("/api/stream", self._stream)
         app.router.add_get("/api/nodes/{name}", self._node)
@@ -83,16 +94,24 @@ class LivePage:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         """Asks for the token on everything but the page itself, which holds no data, and turns refusals into JSON."""
-        if self._token is not None and request.path != "/":
-            given = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-                return web.json_response({"error": "a token is needed"}, status=401)
+        if not is_known_host(request.headers.get("Host", ""), self._names):
+            text = "this page does not answer to that name; use an address, or name it with --live-host"
+            return web.json_response({"error": text}, status=421, headers=_HEADERS)
+        if not self._welcome(request):
+            text = "a token is needed"
+            return web.json_response({"error": text}, status=401, headers=_HEADERS)
         try:
             answer: web.StreamResponse = await handler(request)
         except FleetError as error:
             status = _STATUS.get(error.kind, 400)
             return web.json_response({"error": str(error)}, status=status, headers=_HEADERS)
         return answer
+
+    def _welcome(self, request: web.Request) -> bool:
+        """Whether a request shows a token, or asks for nothing that needs one."""
+        if self._tokens is None or request.path == "/":
+            return True
+        return self._tokens.caller(request.headers.get("Authorization", "")) is not None
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=self._page, content_type="text/html", headers=_HEADERS)
@@ -113,8 +132,8 @@ class LivePage:
         try:
             await response.prepare(request)
             await self._tell(response, first)
-        except (ConnectionError, FleetError):
-            pass  # the reader has gone, or another coordinator leads: the page asks again
+        except (ConnectionError, FleetError, TimeoutError):
+            pass  # the reader does not read, the reader has gone, or another coordinator leads: the page asks again
         finally:
             self._readers -= 1
         return response
@@ -127,7 +146,9 @@ class LivePage:
             events = log.since(first, log.last_revision - first + 1)
             told = frame(before, rows, events, missed=first - seen - 1 if seen else 0)
             seen = log.last_revision
-            await response.write(json.dumps(told, separators=(",", ":")).encode() + b"\n")
+            line = json.dumps(told, separators=(",", ":")).encode() + b"\n"
+            async with asyncio.timeout(SILENCE_SECONDS):
+                await response.write(line)
             before = rows
             await asyncio.sleep(INTERVAL_SECONDS)
             rows = self._fleet()
@@ -139,3 +160,8 @@ class LivePage:
         if now - self._rows[0] >= INTERVAL_SECONDS / 2:
             self._rows = (now, fleet_rows(state))
         return self._rows[1]
+
+
+async def _say_no_more(request: web.Request, response: web.StreamResponse) -> None:
+    """Takes away what tells strangers which versions run here."""
+    response.headers.pop("Server", None)

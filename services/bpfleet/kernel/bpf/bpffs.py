@@ -42,6 +42,7 @@ class BpfFs:
         self._memory: Final = memory
         self._pins: Final[dict[str, _Pin]] = {}
         self._directories: Final[dict[str, None]] = {"": None}
+        self.directory_chars = 0  # characters of all paths of directories
         self._sizes: Final = tuple(
             AllocSize(AllocKind.SLAB_RECLAIMABLE, size, size, size + OBJCG_POINTER_BYTES)
             for size in (memory.profile.structs.dentry, memory.profile.structs.inode)
@@ -51,9 +52,15 @@ class BpfFs:
         """Every pinned path, in the order of pinning."""
         return list(self._pins)
 
+    @property
+    def name_count(self) -> int:
+        """Pins and directories."""
+        return len(self._pins) + len(self._directories)
+
     def mkdir(self, path: str) -> None:
         """Makes a directory. Raises EEXIST, ENOENT, EPERM, ENAMETOOLONG."""
         name = self._new_name(path)
+        self.directory_chars += len(name)
         self._directories[name] = None
 
     def pin(self, task: Task, path: str, target: Pinnable) -> None:

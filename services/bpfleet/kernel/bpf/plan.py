@@ -66,6 +66,15 @@ class Charges:
             self.uncharged + other.uncharged,
         )
 
+    def __mul__(self, times: int) -> "Charges":
+        return Charges(
+            self.slab * times,
+            self.percpu * times,
+            self.vmalloc * times,
+            self.pages * times,
+            self.uncharged * times,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class MapCost:
@@ -114,7 +123,7 @@ def map_cost(
         created += _charge(allocation, profile, possible_cpus, at_creation=True)
     for allocation in plan.per_element:
         element += _charge(allocation, profile, possible_cpus, at_creation=False)
-        count = _inserted(attr, allocation, profile)
+        count = _inserted(attr, allocation, profile, attr.max_entries)
         filled += _charge(allocation, profile, possible_cpus, at_creation=False, count=count)
     return MapCost(
         profile=profile.name,
@@ -126,6 +135,25 @@ def map_cost(
         per_element=element,
         full=created + filled,
     )
+
+
+def filled_charges(
+    attr: MapAttr, profile: KernelProfile, possible_cpus: int, entries: int
+) -> Charges:
+    """What ``entries`` elements add to a map that was just made, inserted one after the other on one CPU.
+
+    >>> from bpfleet.kernel.profile import PROFILES
+    >>> on_demand = MapAttr(MapType.HASH, 8, 8, 1 << 31, 1)
+    >>> filled_charges(on_demand, PROFILES["6.1"], 8, 1000).total
+    109824
+    """
+    cls = class_of(attr.map_type, profile)
+    attr = cls.effective(attr, possible_cpus)
+    filled = Charges()
+    for allocation in cls.plan(Creation(attr, profile, possible_cpus)).per_element:
+        count = _inserted(attr, allocation, profile, entries)
+        filled += _charge(allocation, profile, possible_cpus, at_creation=False, count=count)
+    return filled
 
 
 def memlock_line(
@@ -154,9 +182,9 @@ def _memlock(cls: type[BpfMap], creation: Creation, entries: int) -> int:
     return cls.mem_usage(attr, profile, possible_cpus, entries)
 
 
-def _inserted(attr: MapAttr, allocation: Allocation, profile: KernelProfile) -> int:
-    """How many of an element's allocation a map makes when all entries are inserted, one after the other on one CPU."""
-    wanted = attr.max_entries * allocation.count
+def _inserted(attr: MapAttr, allocation: Allocation, profile: KernelProfile, entries: int) -> int:
+    """How many of an element's allocation a map makes when ``entries`` are inserted, one after the other on one CPU."""
+    wanted = entries * allocation.count
     if attr.map_type == MapType.LPM_TRIE and allocation.label != "leaf":
         wanted = max(wanted - 1, 0)  # intermediate nodes part two prefixes: one fewer than leaves
     if allocation.how not in (How.MEM_ALLOC, How.MEM_ALLOC_PERCPU) or not wanted:

@@ -452,6 +452,9 @@ class Programs:
             )
         found = prog.maps[op.map]
         assert isinstance(found, BpfMap)
+        if op.key is not None and len(op.key) != found.key_size:
+            # The verifier lets no program hand a helper another number of bytes than the map's keys have.
+            raise refuse(Errno.EINVAL, f"a key of {len(op.key)} bytes; keys have {found.key_size}")
         return found
 
 

@@ -391,6 +391,38 @@ class Memory:
         if account.count == 0:
             self._leave(account)
 
+    def give_singly(self, account: Account, size: AllocSize, cpu: int, count: int) -> None:
+        """Gives ``count`` single kernel pages back, one after the other but in constant time.
+
+        Each goes into the CPU's stock, which returns all it holds once it is over a batch. So batch + 1 pages leave the
+        stock as it was, as soon as the first of them have made room for this payer.
+        """
+        cycle = self.controller.batch_pages + 1
+        first = min(count, cycle)
+        whole = max(0, count // cycle - 1) * cycle
+        for _ in range(first):
+            self.give(account, size, cpu)
+        if whole:
+            self._give_cycles(account, size, whole)
+        for _ in range(count - first - whole):
+            self.give(account, size, cpu)
+
+    def _give_cycles(self, account: Account, size: AllocSize, pages: int) -> None:
+        """Pages that go through a stock without changing it."""
+        account.count -= pages
+        account.taken_bytes -= size.taken * pages
+        self.node.give(size.taken * pages)
+        objcg = account.objcg
+        if objcg is not None:
+            account.charged_bytes -= size.charge * pages
+            self.charged_bytes_total -= size.charge * pages
+            for stat in _STATS_OF_KIND[size.kind]:
+                objcg.memcg.add_stat(stat, -pages)
+            objcg.memcg.add_stat(Stat.KERNEL_PAGES, -pages)
+            self.controller.uncharge_direct(objcg.memcg, pages)
+        if account.count == 0:
+            self._leave(account)
+
     def hand_over(self, account: Account, owner: Owner, size: AllocSize, count: int = 1) -> Account:
         """Gives ``count`` objects another owner; who pays stays. Returns the account that must get them back."""
         target = self.account(owner, account.kind, account.objcg)

@@ -28,6 +28,7 @@ class AddressSpace:
         "anon_pages",
         "owner",
         "peak_pages",
+        "pgtable_pages",
         "shmem_pages",
     )
 
@@ -36,10 +37,11 @@ class AddressSpace:
         self.owner: Final = owner
         # Empty until the first fault: most processes of a fleet only hold descriptors.
         self._segments: Final[dict[AllocKind, list[Account]]] = {}
-        self._tables: Final[list[Block]] = []
+        self._tables: Final[list[Block]] = []  # runs of tables with one payer, oldest first
         self._vma: Final[dict[AllocKind, list[Block]]] = {}
         self.anon_pages = 0  # resident anonymous pages
         self.shmem_pages = 0  # resident shared pages that this process brought in
+        self.pgtable_pages = 0  # page tables beyond those every process starts with
         self.peak_pages = 0  # the most that were resident at a time
 
     @property
@@ -51,11 +53,6 @@ class AddressSpace:
     def total_vm(self) -> int:
         """Mapped pages: what is mapped is touched."""
         return self.rss_pages
-
-    @property
-    def pgtable_pages(self) -> int:
-        """Page-table pages beyond those every process starts with."""
-        return len(self._tables)
 
     # -- growing -------------------------------------------------------------------------------------------------
 
@@ -123,7 +120,12 @@ class AddressSpace:
         account = memory.account(self.owner, AllocKind.PAGE_TABLE, objcg)
         if not memory.fault(account, 1, GFP.GFP_PAGE_TABLE, current):
             return False
-        self._tables.append(Block(account, memory.page_size(AllocKind.PAGE_TABLE), 1))
+        newest = self._tables[-1] if self._tables else None
+        if newest is not None and newest.account is account:
+            newest.count += 1
+        else:
+            self._tables.append(Block(account, memory.page_size(AllocKind.PAGE_TABLE), 1))
+        self.pgtable_pages += 1
         return True
 
     # -- shrinking -----------------------------------------------------------------------------------------------
@@ -142,15 +144,28 @@ class AddressSpace:
             left -= step
             if not account.count:
                 segments.pop()
-        while self._tables and self.rss_pages <= len(self._tables) * PAGES_PER_TABLE:
-            self._memory.free(self._tables.pop(), cpu)
+        # One table serves the first pages of every process, so it takes as many whole ones as lie below the last page.
+        self._free_tables(self.pgtable_pages - max(0, self.rss_pages - 1) // PAGES_PER_TABLE, cpu)
         return released
+
+    def _free_tables(self, count: int, cpu: int) -> None:
+        """Gives the ``count`` newest page tables back."""
+        size = self._memory.page_size(AllocKind.PAGE_TABLE)
+        while count > 0:
+            newest = self._tables[-1]
+            step = min(count, newest.count)
+            newest.count -= step
+            self.pgtable_pages -= step
+            count -= step
+            if not newest.count:
+                self._tables.pop()
+            self._memory.give_singly(newest.account, size, cpu, step)
 
     def drop(self, cpu: int) -> None:
         """exit_mmap: gives everything back."""
         for kind in (AllocKind.SHMEM, AllocKind.ANON):
             self.release(kind, self.rss_pages, cpu)
-        self._free(self._tables, cpu)
+        self._free_tables(self.pgtable_pages, cpu)
         for blocks in self._vma.values():
             self._free(blocks, cpu)
 

@@ -7,6 +7,8 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel import TaskKilled
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.events import EventKind
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.memory import AllocKind, Owner
 from tests.kernels import ALL, MEMCG, boot, charged, read_pages, refused, write_tmpfs
 
 MB = 1 << 20
@@ -189,3 +191,26 @@ def test_tmpfs_stays_until_it_is_removed(profile: str) -> None:
     assert "shmem 0\n" in kernel.read_file("/a", "memory.stat")
     assert not kernel.page_cache.unlink_tmpfs("/dev/shm/x")
     kernel.check()
+
+
+@pytest.mark.parametrize("profile", MEMCG)
+@pytest.mark.parametrize("pages", [3, 64, 65, 66, 130, 131, 200, 1000])
+def test_pages_given_back_at_once_leave_the_counters_as_pages_given_back_one_by_one(
+    profile: str, pages: int
+) -> None:
+    usage = []
+    for at_once in (True, False):
+        kernel, task = boot(profile)
+        memory, owner = kernel.memory, Owner("process", 1)
+        account = memory.account(owner, AllocKind.PAGE_TABLE, task.objcg)
+        size = memory.page_size(AllocKind.PAGE_TABLE)
+        memory.fault(account, pages + 7, GFP.GFP_PAGE_TABLE, task)
+        if at_once:
+            memory.give_singly(account, size, task.cpu, pages)
+        else:
+            for _ in range(pages):
+                memory.give(account, size, task.cpu)
+        usage.append(kernel.cgroup("/a").memcg.usage_bytes)
+        memory.give_singly(account, size, task.cpu, 7)
+        kernel.check()
+    assert usage[0] == usage[1]

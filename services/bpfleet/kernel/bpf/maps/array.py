@@ -61,6 +61,10 @@ class ArrayMap(BpfMap):
         self._values: dict[int, bytes] = {}
         self._zero: Final = zeroes(self.user_value_size)
 
+    def stored(self) -> int:
+        """Values kept."""
+        return len(self._values)
+
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """array_map_alloc_check. Raises EINVAL, E2BIG."""

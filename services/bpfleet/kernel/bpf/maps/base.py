@@ -239,6 +239,10 @@ class BpfMap:
         """Elements now in the map, as map_mem_usage counts them."""
         return 0
 
+    def stored(self) -> int:
+        """Values that the emulator itself keeps for the map; untouched ones of an array are not."""
+        return self.entries()
+
     def release_user_refs(self) -> None:
         """The last descriptor and pin are gone [map_release_uref]; programs may still hold the map."""
 

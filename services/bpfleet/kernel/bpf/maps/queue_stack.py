@@ -31,6 +31,10 @@ class QueueStackMap(BpfMap):
         self._values: Final[deque[bytes]] = deque()
         self._newest_first: Final = self.map_type is MapType.STACK
 
+    def stored(self) -> int:
+        """Values kept."""
+        return len(self._values)
+
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """queue_stack_map_alloc_check. Raises EPERM, EINVAL, E2BIG."""

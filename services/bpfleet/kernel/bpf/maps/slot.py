@@ -25,6 +25,10 @@ class SlotMap(BpfMap, Generic[Entry]):
         super().__init__(attr, host, site)
         self.slots: Final[dict[int, Entry]] = {}
 
+    def stored(self) -> int:
+        """Values kept."""
+        return len(self.slots)
+
     def let_go(self, entry: Entry, context: OpContext) -> None:
         """Frees what a delete has taken out of its slot."""
         raise NotImplementedError

@@ -36,6 +36,10 @@ class StackTraceMap(BpfMap):
         self._buckets: Final = roundup_pow_of_two(attr.max_entries)
         self._stacks: Final[dict[int, bytes]] = {}
 
+    def stored(self) -> int:
+        """Values kept."""
+        return len(self._stacks)
+
     @classmethod
     def check_alloc(cls, attr: MapAttr, host: Host, task: Task) -> None:
         """stack_map_alloc. Raises EPERM, EINVAL, E2BIG."""
