@@ -16,7 +16,7 @@ from bpfleet.v1 import workload_pb2
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow, needs_redis]
 
-ARGUMENTS = ("--lease", "3", "--leader-ttl", "1")
+ARGUMENTS = ("--lease", "3", "--leader-ttl", "1.5")
 
 
 def run(body: Callable[[], Coroutine[object, object, None]]) -> None:

@@ -1,7 +1,6 @@
 """Starts a coordinator: ``python -m bpfleet.coordinator``."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import sys
@@ -24,11 +23,12 @@ from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.coordinator.store.redis import RedisStore
+from bpfleet.coordinator.store.redis_url import with_password
 from bpfleet.fleet.disruption import EVICTION_RULES
 from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import BACK_OFF_MS, FleetSettings
-from bpfleet.fleet.store import Store, StoreError
+from bpfleet.fleet.store import Store, StoreError, StoreUnavailable
 from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.options import (
     channel_options,
@@ -77,7 +77,16 @@ Examples:
     "redis_url",
     default="",
     envvar="BPFLEET_REDIS",
-    help="redis://host:port/db; without it the fleet is kept in memory.",
+    help="redis://host:port/db, redis+sentinel://host:port,host:port/service or redis+cluster://host:port "
+    "(rediss: with TLS; valkey means the same); without it the fleet is kept in memory.",
+)
+@click.option(
+    "--redis-replicas",
+    type=click.IntRange(0, 16),
+    default=0,
+    envvar="BPFLEET_REDIS_REPLICAS",
+    show_default=True,
+    help="Replicas of Redis that must have a change before it is acknowledged (WAIT).",
 )
 @click.option(
     "--redis-password-file",
@@ -104,9 +113,11 @@ Examples:
 @click.option("--lease", default=10.0, show_default=True, help="Seconds an agent's lease lasts.")
 @click.option(
     "--leader-ttl",
-    default=1.5,
+    type=click.FloatRange(1.5, 3600),
+    default=15.0,
+    envvar="BPFLEET_LEADER_TTL",
     show_default=True,
-    help="Seconds before a standby replaces a silent leader.",
+    help="Seconds before a standby replaces a silent leader; one that is stopped by SIGTERM hands over at once.",
 )
 @click.option(
     "--back-off", default=10.0, show_default=True, help="Seconds before the first restart; doubles."
@@ -181,6 +192,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         agent_channel=partial(_agent_channel, options),
         redis_url=_redis_url(options),
         redis_wait_seconds=options["redis_wait"],
+        redis_replicas=options["redis_replicas"],
         advertise=options["advertise"],
         metrics=options["metrics"],
         live=options["live"],
@@ -208,15 +220,10 @@ def _agent_channel(options: dict[str, Any], target: str) -> Any:
 
 def _redis_url(options: dict[str, Any]) -> str:
     url: str = options["redis_url"]
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise SettingsError(f"--redis: {url!r} is not a URL; write redis://host:port/db")
     secret = options["redis_password_file"]
     if secret is None or not url:
         return url
-    scheme, _, rest = url.partition("://")
-    user, _, host = rest.rpartition("@")
-    password = read_secret(secret).decode().strip()
-    return f"{scheme}://{user.partition(':')[0]}:{password}@{host}"
+    return with_password(url, read_secret(secret).decode().strip())
 
 
 def _ms(seconds: float) -> int:
@@ -268,23 +275,28 @@ async def _open_store(settings: Settings) -> Store:
     """The store, once it has answered. Raises ``StoreError`` in one sentence."""
     if not settings.redis_url:
         return MemoryStore()
-    store = RedisStore(settings.redis_url)
+    try:
+        store = RedisStore(settings.redis_url, replicas=settings.redis_replicas)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     await _answers(store, settings.redis_wait_seconds)
-    with contextlib.suppress(StoreError):
+    try:
         gap = await store.durability_gap()
-        if gap:
-            _log.warning("event=not_durable reason=%r", gap)
+    except StoreError as error:
+        gap = f"unknown: {error}"
+    if gap:
+        _log.warning("event=not_durable reason=%r", gap)
     return store
 
 
-async def _answers(store: Store, wait_seconds: float) -> None:
-    """Returns once the store answers. Raises ``StoreError`` where it does not in time."""
+async def _answers(store: RedisStore, wait_seconds: float) -> None:
+    """Returns once the store answers. Raises ``StoreError`` where it does not in time, at once where it never will."""
     give_up_at = time.monotonic() + wait_seconds
     while True:
         try:
-            await store.revision()
+            await store.check()
             return
-        except StoreError as error:
+        except StoreUnavailable as error:
             if time.monotonic() >= give_up_at:
                 raise
             _log.warning("event=waiting_for_store reason=%r", str(error))

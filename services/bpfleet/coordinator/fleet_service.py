@@ -231,9 +231,7 @@ class FleetServicer(FleetServiceServicer):
             policy = POLICIES.record(request.policy, "policy", coordinator.fleet.policy)
             size = page_size(request.page_size)
             offset = _offset(request.page_token)
-            verdicts, preemption = coordinator.state.explain(
-                workload, policy, coordinator.clock_ms()
-            )
+            verdicts, preemption = coordinator.state.explain(workload, policy, coordinator.now_ms())
             page = verdicts[offset : offset + size]
             chosen = preemption.node if preemption is not None else _best(verdicts)
             return pb.ExplainPlacementResponse(

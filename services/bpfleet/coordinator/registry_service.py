@@ -93,7 +93,7 @@ class RegistryServicer(RegistryServiceServicer):
         command = UnregisterAgent(node_id(request.agent, "agent"), request.incarnation)
         with api_errors():
             count = await self._coordinator.submit(command)
-            self._coordinator.unregistered(request.agent)
+            self._coordinator.unregistered(command.agent)
             return pb.UnregisterAgentResponse(removed_node_count=count)
 
     # Any: the answers' type depends on the commands.

@@ -1,6 +1,7 @@
 """All records of the fleet, with an undo log: what a decision changed can be taken back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from bpfleet.fleet.books import FleetBooks
@@ -16,7 +17,7 @@ from bpfleet.fleet.records import (
     Workload,
 )
 
-__all__ = ["Change", "Tables"]
+__all__ = ["Change", "Tables", "address"]
 
 # (kind, key, record before the change or None)
 Change = tuple[Kind, str, Record | None]
@@ -58,13 +59,13 @@ class Tables:
 
     def put(self, record: Record) -> None:
         """Writes a record in place of the one with its kind and key."""
-        kind, key = _address(record)
+        kind, key = address(record)
         self.log.append((kind, key, self._tables[kind].get(key)))
         self._set(kind, key, record)
 
     def remove(self, record: Record) -> None:
         """Removes a record."""
-        kind, key = _address(record)
+        kind, key = address(record)
         self.log.append((kind, key, self._tables[kind][key]))
         self._set(kind, key, None)
 
@@ -79,10 +80,14 @@ class Tables:
             kind, key, old = self.log.pop()
             self._set(kind, key, old)
 
+    def records(self) -> Iterator[Record]:
+        """Every record there is."""
+        return chain.from_iterable(table.values() for table in self._tables.values())
+
     def load(self, records: Iterable[Record]) -> None:
         """Fills empty tables from the store; nothing is logged."""
         for record in records:
-            kind, key = _address(record)
+            kind, key = address(record)
             self._tables[kind][key] = record
         self.books.load(self.nodes.values(), self.replicas.values())
         self.per_node = {w.name: None for w in self.workloads.values() if w.spec.per_node}
@@ -119,7 +124,8 @@ class Tables:
             self.per_node.pop(key, None)
 
 
-def _address(record: Record) -> tuple[Kind, str]:
+def address(record: Record) -> tuple[Kind, str]:
+    """Kind and key of a record."""
     match record:
         case Replica():
             return Kind.REPLICA, record.name

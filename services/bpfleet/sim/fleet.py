@@ -116,6 +116,8 @@ class SimCoordinator(Process):
             timing=world.timing,
             estimator=_ESTIMATOR,
             clock_ms=world.loop.now_ms,
+            wall_ms=world.loop.now_ms,
+            random=world.random,
         )
         self._now = coordinator, FleetServicer(coordinator), RegistryServicer(coordinator)
         self.spawn(self._run(coordinator))
