@@ -13,7 +13,7 @@ from grpc import StatusCode
 from locust import tag, task
 from locust.exception import StopUser
 
-from bpfleet.client.fleet import FleetClient
+from bpfleet.client.fleet import FleetClient, SeenRevision
 from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.v1 import workload_pb2
 from loadtest.grpc_user import LoadUser, ScriptUser
@@ -112,6 +112,7 @@ class FleetUser(LoadUser):
         self.load: LoadRun = run_of(environment)
         self._coordinator = 0
         self._connected: FleetClient | None = None
+        self._seen = SeenRevision()
         self._lane: Seat | None = None
         self._steps: Iterator[FleetStep] = iter(())
         self._made: list[str] = []
@@ -177,7 +178,8 @@ class FleetUser(LoadUser):
             target = self.load.coordinator(self._coordinator)
             if target is None:
                 raise StopUser
-            self._connected = FleetClient(Session(channel_from_environment(target)))
+            session = Session(channel_from_environment(target))
+            self._connected = FleetClient(session, self._seen)
         return self._connected
 
     def _ask_another(self) -> None:

@@ -45,13 +45,17 @@ class Lead:
         self._clock_ms: Final = clock_ms
         self._sleep: Final = sleep
         self._certain_until_ms = 0
+        # The term of that certainty.
+        self._epoch = 0
         self._pulse_ms = 0
+        self._question: Final = asyncio.Lock()
+        # When that was asked of the store which it confirmed last.
+        self._confirmed_ms = -1
         self._keeping: asyncio.Task[None] | None = None
 
-    @property
-    def certain(self) -> bool:
-        """Whether nobody else can lead now."""
-        return self._clock_ms() < self._certain_until_ms
+    def certain(self, epoch: int) -> bool:
+        """Whether nobody else can lead now, and nobody has since this term began."""
+        return epoch == self._epoch and self._clock_ms() < self._certain_until_ms
 
     @property
     def renew_seconds(self) -> float:
@@ -78,12 +82,34 @@ class Lead:
         if held.holder == self._identity:
             self.renewals += 1
             self.late += 0 < self._certain_until_ms < asked_ms
+            self._epoch = held.epoch
             self._certain_until_ms = asked_ms + self._ttl_ms - self._ttl_ms // _CLOCK_RATE
         return held
+
+    async def confirm(self, epoch: int) -> bool:
+        """Whether this one leads the term: the store is asked where that is not certain. Raises ``StoreError``.
+
+        A yes means that nobody else had written when this was called. One question answers all who asked before it.
+        """
+        called_ms = self._clock_ms()
+        if self.certain(epoch):
+            return True
+        async with self._question:
+            if self.certain(epoch) or (epoch == self._epoch and self._confirmed_ms >= called_ms):
+                return True
+            if self.given_up:
+                return False
+            asked_ms = self._clock_ms()
+            held = await self.acquire()
+            if held.holder != self._identity or held.epoch != epoch:
+                return False
+            self._confirmed_ms = asked_ms
+            return True
 
     def lost(self) -> None:
         """The term is over."""
         self._certain_until_ms = 0
+        self._confirmed_ms = -1
 
     async def give_up(self) -> None:
         """Lets somebody else lead at once, and never asks again. Raises ``StoreError``."""

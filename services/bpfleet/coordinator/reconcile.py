@@ -105,18 +105,16 @@ class Coordinator:
 
     @property
     def state(self) -> FleetState:
-        """The fleet. Raises ``FleetError`` (UNAVAILABLE) on a standby, and where it is not certain who leads."""
-        return self._certain_engine().state
+        """The fleet. Raises ``FleetError`` (UNAVAILABLE) on a standby.
+
+        What is read here may not be stored yet, and another one may lead: let it out after ``seen``.
+        """
+        return self._leading_engine().state
 
     @property
     def epoch(self) -> int:
-        """Term of this leader. Raises ``FleetError`` as ``state`` does."""
-        return self._certain_engine().epoch
-
-    @property
-    def revision(self) -> int:
-        """What the store is known to have. Raises ``FleetError`` as ``state`` does."""
-        return self._certain_engine().stored_revision
+        """Term of this leader. Raises ``FleetError`` on a standby."""
+        return self._leading_engine().epoch
 
     def now_ms(self) -> int:
         """The fleet's time: what its records carry."""
@@ -145,22 +143,41 @@ class Coordinator:
                 lambda result: None if answer.done() else answer.set_result(result),
                 lambda error: None if answer.done() else answer.set_exception(error),
             )
-        if at_once and not self.lead.certain:
-            # What the store did not confirm may come from a state that a new leader has left behind.
-            answer.exception()
-            raise self._not_leading()
         self._dirty.set()
+        if at_once:
+            # What the store did not confirm may come from a state that a new leader has left behind.
+            try:
+                await self._confirm(engine)
+            except FleetError:
+                answer.exception()
+                raise
         return await answer
 
-    async def seen(self) -> None:
-        """Returns once all that a reader may have seen by now is stored. Raises ``FleetError`` if that fails."""
-        engine = self._certain_engine()
+    async def seen(self, revision: int = 0) -> int:
+        """Returns once all that a reader may have seen by now is stored: the revision it is built on.
+
+        Raises ``FleetError``, also where the reader has seen a later ``revision`` elsewhere.
+        """
+        engine = self._leading_engine()
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         engine.read(
             lambda result: None if answer.done() else answer.set_result(result),
             lambda error: None if answer.done() else answer.set_exception(error),
         )
+        self._dirty.set()
         await answer
+        await self._confirm(engine)
+        reached = engine.stored_revision
+        if reached < revision:
+            text = f"this coordinator has revision {reached}, the client has seen {revision}"
+            raise FleetError(
+                Refused.UNAVAILABLE,
+                ControlReason.REVISION_BEHIND,
+                f"{text}; ask again, or another coordinator",
+                revision=reached,
+                retryAfterMs=self.timing.leader_poll_ms,
+            )
+        return reached
 
     def registered(self, agent: str, incarnation: str, strays: list[tuple[str, str]]) -> int:
         """An agent has registered: grants its lease and renews its orders.
@@ -468,11 +485,14 @@ class Coordinator:
             raise self._not_leading()
         return self._engine
 
-    def _certain_engine(self) -> Engine:
-        engine = self._leading_engine()
-        if not self.lead.certain:
+    async def _confirm(self, engine: Engine) -> None:
+        """Returns where nobody else had written when this was called."""
+        try:
+            leads = await self.lead.confirm(engine.epoch)
+        except StoreError:
+            raise self._store_away() from None
+        if not leads or engine is not self._engine:
             raise self._not_leading()
-        return engine
 
     def _not_leading(self) -> FleetError:
         if not self._store_ok:

@@ -78,10 +78,9 @@ class SimAgent(Process):
         coordinators: Coordinators,
         witness: Witness,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, random)
         self.plans: Final = plans
         self._network: Final = network
-        self._random: Final = random
         self._clock: Final = clock
         self._coordinators: Final = coordinators
         self._witness: Final = witness

@@ -74,7 +74,7 @@ def _scheme(url: str) -> tuple[str, str]:
     scheme = _SCHEMES.get(name)
     if not found or scheme is None or kind not in ("", "sentinel", "cluster"):
         raise ValueError(
-            "--redis: not a URL; write redis://host:port/db, redis+sentinel://host:port/service "
+            "--redis: what was given is not a URL; write redis://host:port/db, redis+sentinel://host:port/service "
             "or redis+cluster://host:port"
         )
     return scheme, kind

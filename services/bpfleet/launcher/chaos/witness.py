@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import grpc
 
-from bpfleet.client.fleet import FleetClient
+from bpfleet.client.fleet import FleetClient, SeenRevision
 from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.launcher.chaos.checks import Acknowledged
 from bpfleet.v1 import fleet_service_pb2 as pb
@@ -17,7 +17,7 @@ from bpfleet.workload.seeding import SplitMix64
 
 __all__ = ["Witness"]
 
-PATIENCE_SECONDS: Final = 20.0
+PATIENCE_SECONDS: Final = 60.0
 WORKLOADS_MAX: Final = 20
 REPLICAS_MAX: Final = 4
 _CALL_SECONDS: Final = 3.0
@@ -45,6 +45,7 @@ class Witness:
         self._ends: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._run, name="witness", daemon=True)
         self._session: Session | None = None
+        self._seen: Final = SeenRevision()
         self._turn = 0
         self._made = 0
 
@@ -116,7 +117,7 @@ class Witness:
         while time.monotonic() < give_up_at:
             try:
                 session = self._connected()
-                session.call(method_of(FleetClient(session)), request)
+                session.call(method_of(FleetClient(session, self._seen)), request)
             except CallError as error:
                 if error.code not in _AGAIN:
                     break
