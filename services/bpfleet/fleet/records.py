@@ -24,6 +24,7 @@ __all__ = [
     "Marks",
     "Meta",
     "Node",
+    "Parted",
     "Policy",
     "Record",
     "Replica",
@@ -49,6 +50,7 @@ class Kind(StrEnum):
     REPLICA = "replica"
     REQUEST = "request"
     RETIRED = "retired"
+    PARTED = "parted"
 
 
 class Policy(StrEnum):
@@ -114,7 +116,8 @@ class Agent(Struct, frozen=True, kw_only=True, array_like=True):
 class Node(Struct, frozen=True, kw_only=True, array_like=True):
     """A node as its agent announced it, and what the coordinator decided about it.
 
-    Its bookings are not here: they are the sum of its replicas (invariant *one book*).
+    ``incarnation`` is that of the agent's start which announced it last. Its bookings are not here: they are the sum
+    of its replicas (invariant *one book*).
     """
 
     name: str
@@ -131,6 +134,7 @@ class Node(Struct, frozen=True, kw_only=True, array_like=True):
     cordoned: bool = False
     draining: bool = False
     pressure: bool = False
+    incarnation: str = ""
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
@@ -239,6 +243,16 @@ class Retired(Struct, frozen=True, kw_only=True, array_like=True):
     serial: int = 0
 
 
+class Parted(Struct, frozen=True, kw_only=True, array_like=True):
+    """What an operator decided about a node whose agent has unregistered: kept for its return."""
+
+    name: str
+    marks: Marks = _NO_MARKS
+    cordoned: bool = False
+    draining: bool = False
+    serial: int = 0
+
+
 class Event(Struct, frozen=True, kw_only=True, array_like=True):
     """Something that happened, for watchers and the event list."""
 
@@ -252,7 +266,7 @@ class Event(Struct, frozen=True, kw_only=True, array_like=True):
     message: str = ""
 
 
-Record = Meta | Agent | Node | Workload | Replica | RequestRecord | Retired
+Record = Meta | Agent | Node | Workload | Replica | RequestRecord | Retired | Parted
 
 
 def encode(record: Record | Event) -> str:
@@ -279,5 +293,6 @@ _DECODERS: Final[Mapping[Kind, msgspec.json.Decoder[Record]]] = {
     Kind.REPLICA: msgspec.json.Decoder(Replica),
     Kind.REQUEST: msgspec.json.Decoder(RequestRecord),
     Kind.RETIRED: msgspec.json.Decoder(Retired),
+    Kind.PARTED: msgspec.json.Decoder(Parted),
 }
 _EVENTS: Final = msgspec.json.Decoder(Event)

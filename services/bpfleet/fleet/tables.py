@@ -10,6 +10,7 @@ from bpfleet.fleet.records import (
     Kind,
     Meta,
     Node,
+    Parted,
     Record,
     Replica,
     RequestRecord,
@@ -37,6 +38,7 @@ class Tables:
         self.replicas: dict[str, Replica] = {}
         self.requests: dict[str, RequestRecord] = {}
         self.retired: dict[str, Retired] = {}
+        self.parted: dict[str, Parted] = {}
         self.per_node: dict[str, None] = {}
         self.metas: dict[str, Meta] = {_META_KEY: Meta()}
         self.log: list[Change] = []
@@ -49,6 +51,7 @@ class Tables:
             Kind.REPLICA: self.replicas,
             Kind.REQUEST: self.requests,
             Kind.RETIRED: self.retired,
+            Kind.PARTED: self.parted,
         }
         self.on_spec_change: Callable[[str], None] = lambda name: None
 
@@ -93,6 +96,7 @@ class Tables:
         self.per_node = {w.name: None for w in self.workloads.values() if w.spec.per_node}
         self._order(self.requests)
         self._order(self.retired)
+        self._order(self.parted)
 
     def _order(self, table: dict[str, Any]) -> None:
         """Oldest first, as they were before the restart: the oldest is forgotten first."""
@@ -141,3 +145,5 @@ def address(record: Record) -> tuple[Kind, str]:
             return Kind.REQUEST, record.request_id
         case Retired():
             return Kind.RETIRED, record.name
+        case Parted():
+            return Kind.PARTED, record.name

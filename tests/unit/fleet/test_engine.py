@@ -248,6 +248,7 @@ def test_a_restart_from_the_store_gives_the_same_fleet(commands):
             (Kind.WORKLOAD, tables.workloads),
             (Kind.REQUEST, tables.requests),
             (Kind.RETIRED, tables.retired),
+            (Kind.PARTED, tables.parted),
         )
         for record in table.values()
     ]
