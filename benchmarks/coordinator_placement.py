@@ -31,7 +31,7 @@ from bpfleet.fleet.commands import (
     Tick,
 )
 from bpfleet.fleet.prediction import KernelEstimator, try_out
-from bpfleet.fleet.records import Node, Policy, Replica
+from bpfleet.fleet.records import FleetNode, Policy, Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel import profile_named
@@ -208,7 +208,7 @@ def _node(number: int) -> NodeAnnouncement:
     )
 
 
-def _replica_spec(spec: WorkloadSpec, replica: Replica, node: Node) -> ReplicaSpec:
+def _replica_spec(spec: WorkloadSpec, replica: Replica, node: FleetNode) -> ReplicaSpec:
     shape = NodeShape(possible_cpus=node.possible_cpus, ram_bytes=node.ram_bytes)
     resolved = resolve(spec, replica.serial, node.name, shape, seed=0)
     return replace(resolved, cgroup=f"/workloads/{replica.name}-{replica.attempt}")

@@ -14,9 +14,9 @@ from figures import Figure
 from bpfleet.coordinator.config import Timing
 from bpfleet.fleet.store import Batch
 from bpfleet.node_agent.replicas import Attempt
-from bpfleet.sim.agent import NodePlan, SimAgent
+from bpfleet.sim.agent import SimAgent, SimNode
 from bpfleet.sim.checkers import Promise
-from bpfleet.sim.fleet import Outcome, World
+from bpfleet.sim.fleet import SeedOutcome, World
 from bpfleet.sim.loop import VirtualLoop, run
 from bpfleet.sim.mix import spec_of
 from bpfleet.v1 import fleet_service_pb2 as pb
@@ -31,7 +31,7 @@ GIB = 1 << 30
 
 def measure(hours: int) -> list[Figure]:
     """Two runs of ``hours`` simulated hours."""
-    outcomes: list[Outcome] = []
+    outcomes: list[SeedOutcome] = []
     seconds: list[float] = []
     for _ in range(2):
         started, used = time.perf_counter(), time.process_time()
@@ -57,7 +57,7 @@ def measure(hours: int) -> list[Figure]:
     ]
 
 
-def simulate(*, seed: int, hours: int) -> Outcome:
+def simulate(*, seed: int, hours: int) -> SeedOutcome:
     """One run."""
     loop = VirtualLoop()
     return run(Day(seed, loop, hours).run(seed), loop)
@@ -83,7 +83,7 @@ class Day(World):
         coordinator = self.coordinators["c1"]
         for number in range(AGENTS):
             plans = [
-                NodePlan(f"n{number}-{each:03}", ("6.1", "6.12")[each % 2], 4 * GIB, f"z{each % 2}")
+                SimNode(f"n{number}-{each:03}", ("6.1", "6.12")[each % 2], 4 * GIB, f"z{each % 2}")
                 for each in range(NODES // AGENTS)
             ]
             name = f"a{number}"
@@ -118,7 +118,7 @@ class Day(World):
     def ordered(self, coordinator: str, agent: str, message: Any) -> None:
         """No checker listens: a day is long."""
 
-    async def run(self, seed: int) -> Outcome:
+    async def run(self, seed: int) -> SeedOutcome:
         """The day. Raises whatever broke."""
         self.store_server.start()
         self.users.start()
@@ -138,7 +138,7 @@ class Day(World):
                 self._note(f"{node} {kernel.ram.used_bytes} {last}")
         running = sum(len(agent.running()) for agent in self.agents.values())
         assert running, "nothing ran"
-        return Outcome(
+        return SeedOutcome(
             seed, self._digest.hexdigest(), self.batches, self.network.calls, self._asked, 0
         )
 

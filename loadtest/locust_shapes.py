@@ -10,11 +10,11 @@ from locust.util.timespan import parse_timespan
 
 from loadtest.options import early_shape
 from loadtest.run import FLEET, run_of
-from loadtest.shapes import Settings, StepToFailure, Target, users_at
+from loadtest.shapes import ShapeSettings, StepToFailure, Target, users_at
 
 __all__ = ["NamedShape", "StepToFailureShape"]
 
-_DEFAULTS = Settings()
+_DEFAULTS = ShapeSettings()
 
 
 class _Shape(LoadTestShape):
@@ -30,10 +30,10 @@ class _Shape(LoadTestShape):
         """Seconds since the test began."""
         return float(LoadTestShape.get_run_time(self))
 
-    def settings(self) -> Settings:
+    def settings(self) -> ShapeSettings:
         """From -u, -r and -t as they are now."""
         options = self.environment.parsed_options
-        return Settings(
+        return ShapeSettings(
             users=options.num_users or _DEFAULTS.users,
             spawn_rate=options.spawn_rate or _DEFAULTS.spawn_rate,
             seconds=float(_seconds(options.run_time)),

@@ -22,7 +22,7 @@ from typing import Any, Final, final
 from bpfleet.abi.bpf import capabilities_of
 from bpfleet.kernel import KernelError
 from bpfleet.node_agent.agent import Agent
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.syscalls import Executor
 from bpfleet.rpc.names import node_name
 from bpfleet.runtime.profiles import profile_from
@@ -54,7 +54,7 @@ class Replay:
         self._seat: Final = seat
         self._options: Final = options
         agent = Agent("replay", call_ns=_CALL_NS)
-        shape = NodeShape(
+        shape = NodeBoot(
             profile=profile_from(seat.node.model),
             ram_bytes=seat.node.ram_bytes,
             possible_cpus=seat.node.possible_cpus,

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["SHAPES", "BadShare", "Settings", "StepToFailure", "Target", "users_at"]
+__all__ = ["SHAPES", "BadShare", "ShapeSettings", "StepToFailure", "Target", "users_at"]
 
 Target = tuple[int, float] | None
 """Users wanted and users a second to get there; None ends the test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ShapeSettings:
     """What every shape is scaled by: the most users, how fast they come, the length of the test."""
 
     users: int = 20
@@ -26,32 +26,32 @@ class Settings:
     seconds: float = 60.0
 
 
-def steady(settings: Settings, elapsed: float) -> int:
+def steady(settings: ShapeSettings, elapsed: float) -> int:
     """All users from the first second on."""
     return settings.users
 
 
-def soak(settings: Settings, elapsed: float) -> int:
+def soak(settings: ShapeSettings, elapsed: float) -> int:
     """All users, reached over the first twentieth of the time so that no start-up peak is measured."""
     return _share_of(settings, elapsed / (0.05 * settings.seconds))
 
 
-def ramp(settings: Settings, elapsed: float) -> int:
+def ramp(settings: ShapeSettings, elapsed: float) -> int:
     """From one user to all of them over the whole time, in a straight line."""
     return _share_of(settings, elapsed / settings.seconds)
 
 
-def burst(settings: Settings, elapsed: float) -> int:
+def burst(settings: ShapeSettings, elapsed: float) -> int:
     """A fifth of the users, and all of them for the last quarter of each tenth of the time."""
     place = math.fmod(elapsed, settings.seconds / 10) / (settings.seconds / 10)
     return settings.users if place >= 0.75 else _share_of(settings, 0.2)
 
 
-def _share_of(settings: Settings, share: float) -> int:
+def _share_of(settings: ShapeSettings, share: float) -> int:
     return max(1, min(settings.users, math.ceil(settings.users * share)))
 
 
-SHAPES: Final[Mapping[str, Callable[[Settings, float], int]]] = {
+SHAPES: Final[Mapping[str, Callable[[ShapeSettings, float], int]]] = {
     "steady": steady,
     "ramp": ramp,
     "burst": burst,
@@ -59,7 +59,7 @@ SHAPES: Final[Mapping[str, Callable[[Settings, float], int]]] = {
 }
 
 
-def users_at(shape: str, settings: Settings, elapsed: float) -> Target:
+def users_at(shape: str, settings: ShapeSettings, elapsed: float) -> Target:
     """What the named shape wants ``elapsed`` seconds after the start. KeyError: no such shape."""
     if elapsed >= settings.seconds:
         return None
@@ -78,7 +78,7 @@ class StepToFailure:
     many users there were.
     """
 
-    settings: Settings
+    settings: ShapeSettings
     steps: int = 10
     threshold: float = 0.05
     broke_at: dict[str, int] = field(default_factory=dict)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import Session
 from bpfleet.kernel import profile_named
-from bpfleet.node_agent.config import Settings
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.config import AgentSettings
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.server import NodeAgent
 from bpfleet.rpc.server import ServerOptions
 
@@ -18,14 +18,14 @@ DEADLINE_SECONDS = 20.0
 
 def settings(**changes):
     """Settings of a small agent; ``profile``, ``ram_bytes`` and ``possible_cpus`` go into the shape of its nodes."""
-    shape = NodeShape(
+    shape = NodeBoot(
         profile=profile_named(changes.pop("profile", "6.12")),
         ram_bytes=changes.pop("ram_bytes", 8 << 30),
         possible_cpus=changes.pop("possible_cpus", 4),
         seed=changes.pop("seed", 0),
     )
     defaults = {"agent_id": "a1", "nodes": 2, "server": ServerOptions(stop_grace_seconds=1)}
-    return Settings(shape=shape, **{**defaults, **changes})
+    return AgentSettings(shape=shape, **{**defaults, **changes})
 
 
 async def _started(chosen):

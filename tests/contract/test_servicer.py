@@ -14,7 +14,7 @@ from bpfleet.kernel import KernelError, profile_named
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.bpf_service import BpfServicer
 from bpfleet.node_agent.cgroup_service import CgroupServicer
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.node_service import NodeServicer
 from bpfleet.node_agent.process_service import ProcessServicer
 from bpfleet.node_agent.replicas import Replicas
@@ -114,12 +114,10 @@ class InProcess:
     """Calls servicers as a server would, without one."""
 
     def __init__(self, profile):
-        shape = NodeShape(
-            profile=profile_named(profile), ram_bytes=8 << 30, possible_cpus=4, seed=0
-        )
+        shape = NodeBoot(profile=profile_named(profile), ram_bytes=8 << 30, possible_cpus=4, seed=0)
         self.agent = Agent("a1", call_ns=1000)
         for number in (1, 2):
-            seeded = NodeShape(
+            seeded = NodeBoot(
                 profile=shape.profile, ram_bytes=shape.ram_bytes, possible_cpus=4, seed=number
             )
             self.agent.create(f"a1-0000{number}", seeded)

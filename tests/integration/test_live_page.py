@@ -13,7 +13,7 @@ from obedient_agent import ObedientAgent, nodes_named
 from redis_server import RedisServer, free_port, needs_redis
 
 from bpfleet.fleet.frames import LINES_MAX, changed_rows, event_lines, frame
-from bpfleet.fleet.records import Event
+from bpfleet.fleet.records import FleetEvent
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as fleet
 from bpfleet.v1 import workload_pb2
@@ -245,7 +245,7 @@ async def _knock(url: str) -> None:
 def test_a_reader_is_told_only_what_changed() -> None:
     before = [("a", "6.12", 1), ("b", "6.12", 2)]
     now = [("a", "6.12", 1), ("b", "6.12", 3)]
-    event = Event(revision=7, time_ms=5, kind="REPLICA_FAILED", node="b")
+    event = FleetEvent(revision=7, time_ms=5, kind="REPLICA_FAILED", node="b")
     told = frame(before, now, [event])
     assert told["changed"] == [[1, ("b", "6.12", 3)]]
     assert "nodes" not in told
@@ -256,8 +256,8 @@ def test_a_reader_is_told_only_what_changed() -> None:
 
 
 def test_events_alike_are_one_line_and_what_is_left_out_is_counted() -> None:
-    def failed(revision: int, workload: str, time_ms: int = 5) -> Event:
-        return Event(
+    def failed(revision: int, workload: str, time_ms: int = 5) -> FleetEvent:
+        return FleetEvent(
             revision=revision, time_ms=time_ms, kind="REPLICA_FAILED", workload=workload,
             replica=f"{workload}-{revision}", reason="OOM_KILLED",
         )  # fmt: skip

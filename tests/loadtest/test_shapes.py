@@ -4,15 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.shapes import SHAPES, Settings, StepToFailure, users_at
+from loadtest.shapes import SHAPES, ShapeSettings, StepToFailure, users_at
 
-SETTINGS = Settings(users=100, spawn_rate=10, seconds=60)
+SETTINGS = ShapeSettings(users=100, spawn_rate=10, seconds=60)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(elapsed=st.floats(0, 59.9), users=st.integers(1, 1000))
 def test_every_shape_stays_between_one_user_and_all(shape, elapsed, users) -> None:
-    target = users_at(shape, Settings(users=users, seconds=60), elapsed)
+    target = users_at(shape, ShapeSettings(users=users, seconds=60), elapsed)
     assert target is not None
     assert 1 <= target[0] <= users
 

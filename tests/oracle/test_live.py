@@ -19,7 +19,7 @@ from bpfleet.kernel.profile import PROFILES
 from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.oracle.capture import capture
 from bpfleet.oracle.record.live import ATTR_BYTES, bpf, map_create_attr
-from bpfleet.oracle.record.ops import Session
+from bpfleet.oracle.record.ops import RecordingSession
 from bpfleet.oracle.replay.errno import CaseReplay, alike
 from bpfleet.oracle.replay.machine import Target
 from tests.oracle.random_cases import Operation, random_case, random_lru_case
@@ -59,7 +59,7 @@ def target() -> Target:
     return Target("live", profile, int(last_cpu) + 1, ram_bytes)
 
 
-class _LiveSession(Session):
+class _LiveSession(RecordingSession):
     """Operations on this kernel, and one that changes the CPU."""
 
     def _op_cpu(self, operation: Operation) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bpfleet.abi.bpf import F_NO_PREALLOC, AttachType, ProgType, map_type_from_name
 from bpfleet.kernel import Kernel
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.prog import RunResult
 from bpfleet.kernel.bpf.program import ProgAttr, ProgOp
@@ -53,7 +53,7 @@ class ObjectCommands:
     def do_storage(self, plain: Sequence[str], options: Options) -> None:
         """storage PROCESS NAME type=task_storage value=N, with the BTF such a map needs."""
         task, value = self.task(plain[0]), int(options["value"])
-        types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, value))
+        types = (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, value))
         btf = verbs.BTF_LOAD(self.kernel, task, types)
         attr = MapAttr(
             map_type_from_name(options["type"]), 4, value, map_flags=F_NO_PREALLOC, btf_fd=btf,

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from bpfleet.fleet.records import Kind, Replica, Workload, encode
+from bpfleet.fleet.records import RecordKind, Replica, Workload, encode
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch
 from bpfleet.sim.checkers import (
@@ -24,7 +24,7 @@ WORKLOAD = Workload(name="web", spec=WorkloadSpec(name="web", inventory=Inventor
 
 
 def batch(*records, epoch=1, removals=()):
-    kinds = {Replica: Kind.REPLICA, Workload: Kind.WORKLOAD}
+    kinds = {Replica: RecordKind.REPLICA, Workload: RecordKind.WORKLOAD}
     puts = {f"{kinds[type(r)]}/{r.name}": encode(r) for r in records}
     return Batch(
         epoch=epoch,

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet import nodes
 from bpfleet.fleet.dispatch import Dispatch
-from bpfleet.fleet.engine import Engine
+from bpfleet.fleet.engine import GroupCommit
 from bpfleet.sim.fleet import World, simulate
 from bpfleet.sim.loop import VirtualLoop, run
 from bpfleet.sim.seeds import repeat_command, run_seeds, silence
@@ -55,7 +55,7 @@ def test_seeds_run_the_same_way_in_processes_of_their_own():
 
 
 def test_a_failing_seed_says_how_to_repeat_it(monkeypatch):
-    monkeypatch.setattr(Engine, "stored_replicas", broken)
+    monkeypatch.setattr(GroupCommit, "stored_replicas", broken)
     failed = run_seeds(range(3))
     assert failed is not None
     assert repeat_command(failed.seed) in str(failed)
@@ -89,7 +89,7 @@ def forgets_a_third_of_what_it_stores(monkeypatch):
 
 
 def answers_before_it_is_stored(monkeypatch):
-    submit = Engine.submit
+    submit = GroupCommit.submit
 
     def hasty(self, command, now_ms, done, refused):
         result = submit(self, command, now_ms, lambda answer: None, refused)
@@ -98,7 +98,7 @@ def answers_before_it_is_stored(monkeypatch):
         self._open.tickets.clear()
         return result
 
-    monkeypatch.setattr(Engine, "submit", hasty)
+    monkeypatch.setattr(GroupCommit, "submit", hasty)
 
 
 def books_more_than_fits(monkeypatch):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -10,19 +10,13 @@ from bpfleet.cli.listing import WATCH_SECONDS, Column, listing, watchable
 from bpfleet.cli.output import message_data, print_json
 from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.enums import TAINT_EFFECTS
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["node_commands"]
 
-# Any: the generated enum types are ints at run time, which the type checker does not know.
-_EFFECTS: Final[dict[str, Any]] = {
-    "NoSchedule": workload_pb2.TAINT_EFFECT_NO_SCHEDULE,
-    "PreferNoSchedule": workload_pb2.TAINT_EFFECT_PREFER_NO_SCHEDULE,
-    "NoExecute": workload_pb2.TAINT_EFFECT_NO_EXECUTE,
-}
-_EFFECT_NAMES: Final = {number: name for name, number in _EFFECTS.items()}
 _OVERWRITE: Final = click.option("--overwrite", is_flag=True, help="Replace existing values.")
 _JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -43,7 +37,7 @@ def _labels_text(node: pb.FleetNode) -> str:
 
 def _taints_text(node: pb.FleetNode) -> str:
     texts = (
-        f"{taint.key}{taint.value and '='}{taint.value}:{_EFFECT_NAMES[taint.effect]}"
+        f"{taint.key}{taint.value and '='}{taint.value}:{TAINT_EFFECTS.word(taint.effect)}"
         for taint in node.taints
     )
     return ",".join(texts) or "none"
@@ -211,9 +205,11 @@ def _taint(text: str, *, removes: bool = False) -> workload_pb2.Taint:
         raise click.UsageError(
             f"{text!r}: write KEY=VALUE:EFFECT to set a taint, KEY- to remove it"
         )
-    if colon and effect not in _EFFECTS:
-        raise click.UsageError(f"{text!r}: effect {effect!r} is unknown; use {', '.join(_EFFECTS)}")
-    return workload_pb2.Taint(key=key, value=value, effect=_EFFECTS.get(effect, 0))
+    if colon and effect not in TAINT_EFFECTS.words:
+        raise click.UsageError(
+            f"{text!r}: effect {effect!r} is unknown; use {', '.join(TAINT_EFFECTS.words)}"
+        )
+    return workload_pb2.Taint(key=key, value=value, effect=TAINT_EFFECTS.word_message(effect))
 
 
 @click.command("remove")

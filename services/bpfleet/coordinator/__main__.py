@@ -14,10 +14,10 @@ from typing import Any
 import click
 
 import bpfleet
-from bpfleet.coordinator.config import Settings, Timing
+from bpfleet.coordinator.config import CoordinatorSettings, Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.live.server import LivePage
-from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.metrics import CoordinatorMetrics
 from bpfleet.coordinator.node_client import GrpcAgents
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
@@ -175,7 +175,7 @@ def main(**options: Any) -> None:
         sys.exit(130)
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any]) -> CoordinatorSettings:
     for name in _POSITIVE:
         if not 0 < options[name] <= _NUMBER_MAX:
             flag = f"--{name.replace('_', '-')}"
@@ -187,7 +187,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         raise SettingsError(
             f"--eviction-soft: {options['eviction_soft']} {text}; 0 switches it off"
         )
-    return Settings(
+    return CoordinatorSettings(
         server=server_options(options["listen"], options),
         agent_channel=partial(_agent_channel, options),
         redis_url=_redis_url(options),
@@ -230,8 +230,8 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-async def _serve(settings: Settings) -> None:
-    metrics = Metrics()
+async def _serve(settings: CoordinatorSettings) -> None:
+    metrics = CoordinatorMetrics()
     if settings.metrics:
         metrics.serve(settings.metrics)
     store = await _open_store(settings)
@@ -271,7 +271,7 @@ async def _serve(settings: Settings) -> None:
         await asyncio.gather(work, health, return_exceptions=True)
 
 
-async def _open_store(settings: Settings) -> Store:
+async def _open_store(settings: CoordinatorSettings) -> Store:
     """The store, once it has answered. Raises ``StoreError`` in one sentence."""
     if not settings.redis_url:
         return MemoryStore()

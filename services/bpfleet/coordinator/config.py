@@ -7,7 +7,7 @@ from bpfleet.fleet.settings import FleetSettings
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.server import ServerOptions, SettingsError, parse_address
 
-__all__ = ["Settings", "Timing"]
+__all__ = ["CoordinatorSettings", "Timing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class CoordinatorSettings:
     """What a coordinator is started with. ``redis_url`` "" keeps the state in memory."""
 
     server: ServerOptions

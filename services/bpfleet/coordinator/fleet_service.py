@@ -22,9 +22,9 @@ from bpfleet.fleet.commands import (
     UpdateWorkload,
 )
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.placement import NodeVerdict
+from bpfleet.fleet.placement import NodeScore
 from bpfleet.fleet.reasons import ControlReason
-from bpfleet.fleet.records import Event, Workload
+from bpfleet.fleet.records import FleetEvent, Workload
 from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.convert import within
 from bpfleet.rpc.enums import POLICIES
@@ -451,15 +451,15 @@ class _Filter:
         self._workload = workload
         self._node = node
 
-    def __call__(self, event: Event) -> bool:
+    def __call__(self, event: FleetEvent) -> bool:
         return self._workload in ("", event.workload) and self._node in ("", event.node)
 
 
-def _best(verdicts: list[NodeVerdict]) -> str:
+def _best(verdicts: list[NodeScore]) -> str:
     return verdicts[0].node if verdicts and verdicts[0].refusal is None else ""
 
 
-def _rejections(verdicts: list[NodeVerdict]) -> dict[str, int]:
+def _rejections(verdicts: list[NodeScore]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for verdict in verdicts:
         if verdict.refusal is not None:
@@ -468,7 +468,7 @@ def _rejections(verdicts: list[NodeVerdict]) -> dict[str, int]:
     return counts
 
 
-def _summary(chosen: str, verdicts: list[NodeVerdict], *, preempts: bool) -> str:
+def _summary(chosen: str, verdicts: list[NodeScore], *, preempts: bool) -> str:
     feasible = sum(verdict.refusal is None for verdict in verdicts)
     if not verdicts:
         return "the fleet has no nodes"

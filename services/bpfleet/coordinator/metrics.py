@@ -7,7 +7,7 @@ from time import perf_counter
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from bpfleet.coordinator.lead import Lead
-from bpfleet.coordinator.watch import EventLog
+from bpfleet.coordinator.watch import FleetEventLog
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.engine import Commit
 from bpfleet.fleet.leases import Leases
@@ -17,13 +17,13 @@ from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.server import ListenError, parse_address
 from bpfleet.workload.phase import Phase
 
-__all__ = ["Metrics"]
+__all__ = ["CoordinatorMetrics"]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _PREFIX = "bpfleet_coordinator"
 
 
-class Metrics:
+class CoordinatorMetrics:
     """What is counted and how; ``serve`` shows it over HTTP."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class Metrics:
         """Notes how many commands came while the store was busy."""
         self._queue.set(commands)
 
-    def observe(self, state: FleetState, leases: Leases, log: EventLog) -> None:
+    def observe(self, state: FleetState, leases: Leases, log: FleetEventLog) -> None:
         """Takes the gauges, at most every five seconds: they walk the fleet."""
         now_s = perf_counter()
         if now_s - self._observed_s < 5.0:

@@ -13,10 +13,10 @@ from typing import Any, Final
 from bpfleet.coordinator.clock import FleetClock, monotonic_ms, wall_clock_ms
 from bpfleet.coordinator.config import Timing
 from bpfleet.coordinator.lead import Lead, Patience
-from bpfleet.coordinator.metrics import Metrics
+from bpfleet.coordinator.metrics import CoordinatorMetrics
 from bpfleet.coordinator.node_client import Agents, AgentUnreachable
 from bpfleet.coordinator.warm import WarmCopy
-from bpfleet.coordinator.watch import EventLog
+from bpfleet.coordinator.watch import FleetEventLog
 from bpfleet.fleet.commands import (
     AgentLost,
     Command,
@@ -26,7 +26,7 @@ from bpfleet.fleet.commands import (
     Tick,
 )
 from bpfleet.fleet.dispatch import Dispatch, Orders
-from bpfleet.fleet.engine import Commit, Engine
+from bpfleet.fleet.engine import Commit, GroupCommit
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.leases import Leases
 from bpfleet.fleet.placement import Estimator
@@ -65,7 +65,7 @@ class Coordinator:
         fleet: FleetSettings,
         timing: Timing,
         estimator: Estimator,
-        metrics: Metrics | None = None,
+        metrics: CoordinatorMetrics | None = None,
         clock_ms: Callable[[], int] = monotonic_ms,
         wall_ms: Callable[[], int] = wall_clock_ms,
         random: Random | None = None,
@@ -75,9 +75,9 @@ class Coordinator:
         self.timing: Final = timing
         self.fleet: Final = fleet
         self.store: Final = store
-        self.log: Final = EventLog()
+        self.log: Final = FleetEventLog()
         self.leases: Final = Leases(timing.lease_ms)
-        self.metrics: Final = metrics or Metrics()
+        self.metrics: Final = metrics or CoordinatorMetrics()
         self.lead: Final = Lead(
             store, identity=identity, ttl_ms=timing.leader_ttl_ms, clock_ms=clock_ms, sleep=sleep
         )
@@ -90,7 +90,7 @@ class Coordinator:
         self._patience: Final = Patience(timing.leader_ttl_ms, self._random)
         self._agents: Final = agents
         self._estimator: Final = estimator
-        self._engine: Engine | None = None
+        self._engine: GroupCommit | None = None
         self._dispatch: Dispatch | None = None
         self._orders_given = 0
         self._dirty = asyncio.Event()
@@ -288,7 +288,7 @@ class Coordinator:
             wall_ms=self._wall_ms(),
             stored_ms=events[-1].time_ms if events else 0,
         )
-        self._engine = Engine(
+        self._engine = GroupCommit(
             state,
             epoch=epoch,
             revision=revision,
@@ -480,12 +480,12 @@ class Coordinator:
 
     # -- refusals
 
-    def _leading_engine(self) -> Engine:
+    def _leading_engine(self) -> GroupCommit:
         if self._engine is None:
             raise self._not_leading()
         return self._engine
 
-    async def _confirm(self, engine: Engine) -> None:
+    async def _confirm(self, engine: GroupCommit) -> None:
         """Returns where nobody else had written when this was called."""
         try:
             leads = await self.lead.confirm(engine.epoch)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import MsgspecError
 
-from bpfleet.fleet.records import Event, Kind, Record, decode, decode_event
+from bpfleet.fleet.records import FleetEvent, Record, RecordKind, decode, decode_event
 from bpfleet.fleet.store import EVENTS_KEPT, Store, StoreUnavailable
 from bpfleet.fleet.tables import address
 
@@ -21,7 +21,7 @@ class WarmCopy:
     def __init__(self) -> None:
         self.revision = -1
         self.mark = ""
-        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.events: deque[FleetEvent] = deque(maxlen=EVENTS_KEPT)
         self.event_count = 0
         self._records: dict[str, Record] = {}
 
@@ -53,7 +53,7 @@ class WarmCopy:
         *,
         revision: int,
         mark: str,
-        events: Iterable[Event],
+        events: Iterable[FleetEvent],
         event_count: int,
     ) -> None:
         """Takes over what a leader had that is none any more."""
@@ -84,12 +84,12 @@ class WarmCopy:
 
 def _record(key: str, text: str) -> Record:
     try:
-        return decode(Kind(key.partition("/")[0]), text)
+        return decode(RecordKind(key.partition("/")[0]), text)
     except (MsgspecError, ValueError) as error:
         raise StoreUnavailable(f"the store's {key[:80]!r} cannot be read: {error}") from None
 
 
-def _event(text: str) -> Event:
+def _event(text: str) -> FleetEvent:
     try:
         return decode_event(text)
     except MsgspecError as error:

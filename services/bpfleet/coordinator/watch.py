@@ -7,21 +7,21 @@ from itertools import islice
 
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason
-from bpfleet.fleet.records import Event
+from bpfleet.fleet.records import FleetEvent
 from bpfleet.fleet.store import EVENTS_KEPT
 
-__all__ = ["EventLog"]
+__all__ = ["FleetEventLog"]
 
 _BATCH_MAX = 500
 _WATCHES_MAX = 1_000
 _PROGRESS_SECONDS = 10.0
 
 
-class EventLog:
+class FleetEventLog:
     """Committed events in order of revision, without gaps."""
 
     def __init__(self, kept: int = EVENTS_KEPT) -> None:
-        self._events: deque[Event] = deque(maxlen=kept)
+        self._events: deque[FleetEvent] = deque(maxlen=kept)
         self._last = 0
         self._news = asyncio.Event()
         self._watches = 0
@@ -45,21 +45,21 @@ class EventLog:
         """Streams that are open."""
         return self._watches
 
-    def extend(self, events: Iterable[Event]) -> None:
+    def extend(self, events: Iterable[FleetEvent]) -> None:
         """Adds events that are stored now, and wakes who waits."""
         for event in events:
             self._events.append(event)
             self._last = event.revision
         self._wake()
 
-    def restart(self, events: Iterable[Event], revision: int) -> None:
+    def restart(self, events: Iterable[FleetEvent], revision: int) -> None:
         """Starts over from the store after a change of leader."""
         self._events.clear()
         self._last = 0
         self.extend(events)
         self._last = max(self._last, revision)
 
-    def all(self) -> list[Event]:
+    def all(self) -> list[FleetEvent]:
         """The events kept, oldest first."""
         return list(self._events)
 
@@ -73,7 +73,7 @@ class EventLog:
         self._closed = True
         self._wake()
 
-    def since(self, revision: int, limit: int = _BATCH_MAX) -> list[Event]:
+    def since(self, revision: int, limit: int = _BATCH_MAX) -> list[FleetEvent]:
         """Events from ``revision`` on, at most ``limit``. Raises ``FleetError`` if they are gone."""
         if revision < self.oldest_revision:
             text = f"revision {revision} is no longer kept, the oldest is {self.oldest_revision}"
@@ -87,8 +87,8 @@ class EventLog:
         return list(islice(self._events, start, start + limit))
 
     async def watch(
-        self, start_revision: int | None, wanted: Callable[[Event], bool]
-    ) -> AsyncIterator[tuple[int, list[Event]]]:
+        self, start_revision: int | None, wanted: Callable[[FleetEvent], bool]
+    ) -> AsyncIterator[tuple[int, list[FleetEvent]]]:
         """(revision reached, wanted events) as they come; an empty list every few seconds.
 
         A reader that falls behind what is kept is ended with WATCH_LAGGED.
@@ -121,7 +121,7 @@ class EventLog:
         finally:
             self._watches -= 1
 
-    def _next(self, revision: int) -> list[Event]:
+    def _next(self, revision: int) -> list[FleetEvent]:
         try:
             return self.since(revision)
         except FleetError as error:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from bpfleet.fleet.reasons import NodeReason
-from bpfleet.fleet.records import Node, Replica
+from bpfleet.fleet.records import FleetNode, Replica
 from bpfleet.workload.phase import Phase
 
 K = TypeVar("K")
@@ -38,7 +38,7 @@ class NodeBook:
         "workloads",
     )
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: FleetNode) -> None:
         self.node = node
         self.shapes: tuple[Shape, ...] = ()
         self.booked_bytes = 0
@@ -95,7 +95,7 @@ class Shape:
 
     __slots__ = ("full", "levels", "number", "order", "sample")
 
-    def __init__(self, number: int, sample: Node) -> None:
+    def __init__(self, number: int, sample: FleetNode) -> None:
         self.number = number
         self.sample = sample
         self.order: list[tuple[int, int, str]] = []
@@ -204,7 +204,7 @@ class FleetBooks:
         book = self.workloads.get(name)
         return book if book is not None else WorkloadBook()
 
-    def set_node(self, old: Node | None, new: Node | None) -> None:
+    def set_node(self, old: FleetNode | None, new: FleetNode | None) -> None:
         """Follows a change of a node's record."""
         if old is not None:
             self._leave(self.nodes[old.name])
@@ -227,7 +227,7 @@ class FleetBooks:
         self._enter(book)
         self.capacity_version += 1
 
-    def load(self, nodes: Iterable[Node], replicas: Iterable[Replica]) -> None:
+    def load(self, nodes: Iterable[FleetNode], replicas: Iterable[Replica]) -> None:
         """Fills empty books at once: nodes are sorted once, not after every replica."""
         for node in nodes:
             self.nodes[node.name] = NodeBook(node)
@@ -314,7 +314,7 @@ class FleetBooks:
             else:
                 shape.append(book)
 
-    def _shape(self, shapes: dict[ShapeKey, Shape], key: ShapeKey, sample: Node) -> Shape:
+    def _shape(self, shapes: dict[ShapeKey, Shape], key: ShapeKey, sample: FleetNode) -> Shape:
         shape = shapes.get(key)
         if shape is None:
             self._shape_number += 1
@@ -357,7 +357,7 @@ def _place(book: NodeBook) -> tuple[int, int, str]:
     return book.free_bytes, book.slots_free, book.node.name
 
 
-def closed_reason(node: Node) -> NodeReason:
+def closed_reason(node: FleetNode) -> NodeReason:
     """Why nothing new goes to a node that is not schedulable."""
     if not node.ready:
         return NodeReason.NODE_NOT_READY
@@ -368,11 +368,11 @@ def closed_reason(node: Node) -> NodeReason:
     return NodeReason.MEMORY_PRESSURE
 
 
-def _shape_key(node: Node) -> ShapeKey:
+def _shape_key(node: FleetNode) -> ShapeKey:
     return *_coarse_key(node), node.labels
 
 
-def _coarse_key(node: Node) -> ShapeKey:
+def _coarse_key(node: FleetNode) -> ShapeKey:
     """All that matters to a workload that does not look at labels."""
     return (
         node.profile,

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bpfleet.fleet.reasons import NodeReason
-from bpfleet.fleet.records import CPUS_LABEL, NODE_LABEL, PROFILE_LABEL, Node, Workload
+from bpfleet.fleet.records import CPUS_LABEL, NODE_LABEL, PROFILE_LABEL, FleetNode, Workload
 from bpfleet.workload.spec import LabelOperator, Requirement, Taint, TaintEffect
 
 __all__ = [
+    "Eligibility",
     "Refusal",
-    "Verdict",
     "constraint_key",
     "executes",
     "is_node_key",
@@ -31,34 +31,34 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Eligibility:
     """What labels and taints say about a node: a refusal, or bonus points (-50 to 100)."""
 
     refusal: Refusal | None
     bonus: float = 0.0
 
 
-def judge(workload: Workload, node: Node) -> Verdict:
+def judge(workload: Workload, node: FleetNode) -> Eligibility:
     """Selector, affinity and taints, in this order. Conditions on the node's own name are not looked
     at: nodes alike in all else share one verdict (see ``named_nodes_allow``).
     """
     labels = implied_labels(node)
     for key, value in workload.spec.node_selector.items():
         if key not in _NODE_KEYS and labels.get(key) != value:
-            return Verdict(Refusal(NodeReason.NODE_SELECTOR, f"label {key} is not {value!r}"))
+            return Eligibility(Refusal(NodeReason.NODE_SELECTOR, f"label {key} is not {value!r}"))
     for requirement in workload.spec.scheduling.required:
         if requirement.key not in _NODE_KEYS and not meets(requirement, labels):
-            return Verdict(
+            return Eligibility(
                 Refusal(NodeReason.NODE_AFFINITY, f"label {requirement.key} does not qualify")
             )
     for taint in node.taints:
         if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not _tolerated(taint, workload):
             text = f"taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
-            return Verdict(Refusal(NodeReason.TAINT, text))
-    return Verdict(None, _bonus(workload, node, labels))
+            return Eligibility(Refusal(NodeReason.TAINT, text))
+    return Eligibility(None, _bonus(workload, node, labels))
 
 
-def _bonus(workload: Workload, node: Node, labels: Mapping[str, str]) -> float:
+def _bonus(workload: Workload, node: FleetNode, labels: Mapping[str, str]) -> float:
     """Share of the wished-for points, up to 100; half of it is lost per unwelcoming taint."""
     preferred = workload.spec.scheduling.preferred
     points = sum(wish.weight for wish in preferred if meets(wish.requirement, labels))
@@ -71,7 +71,7 @@ def _bonus(workload: Workload, node: Node, labels: Mapping[str, str]) -> float:
     return (100.0 * points / offered if offered else 0.0) - 50.0 * unwelcome
 
 
-def executes(workload: Workload, node: Node) -> Taint | None:
+def executes(workload: Workload, node: FleetNode) -> Taint | None:
     """The first NoExecute taint of ``node`` that the workload does not tolerate: it must leave."""
     for taint in node.taints:
         if taint.effect is TaintEffect.NO_EXECUTE and not _tolerated(taint, workload):
@@ -127,13 +127,13 @@ def is_node_key(key: str) -> bool:
     return key in _NODE_KEYS
 
 
-def implied_labels(node: Node) -> dict[str, str]:
+def implied_labels(node: FleetNode) -> dict[str, str]:
     """The node's labels and those every node has."""
     own = {PROFILE_LABEL: node.profile, CPUS_LABEL: str(node.possible_cpus)}
     return {**own, **dict(node.labels)}
 
 
-def label_of(node: Node, key: str) -> str | None:
+def label_of(node: FleetNode, key: str) -> str | None:
     """The value of a label of the node, implied ones included; None if it has none."""
     if key in _NODE_KEYS:
         return node.name

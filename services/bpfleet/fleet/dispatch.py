@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bpfleet.fleet.records import Kind, Node, Record, Replica
+from bpfleet.fleet.records import FleetNode, Record, RecordKind, Replica
 from bpfleet.workload.phase import Phase
 
 __all__ = ["Dispatch", "Orders"]
@@ -42,18 +42,18 @@ class Dispatch:
     a leader that reads its state anew leads the same term, in which agents refuse lower numbers.
     """
 
-    def __init__(self, nodes: Mapping[str, Node], *, repeat_ms: int, given: int = 0) -> None:
+    def __init__(self, nodes: Mapping[str, FleetNode], *, repeat_ms: int, given: int = 0) -> None:
         self.given = given
         self._nodes = nodes
         self._repeat_ms = repeat_ms
         self._outboxes: dict[str, _Outbox] = {}
         self._where: dict[str, tuple[str, str]] = {}
 
-    def follow(self, changes: Mapping[tuple[Kind, str], Record | None]) -> set[str]:
+    def follow(self, changes: Mapping[tuple[RecordKind, str], Record | None]) -> set[str]:
         """Takes in what a commit changed; returns the agents that have new orders."""
         agents = set()
         for (kind, name), record in changes.items():
-            if kind is Kind.REPLICA:
+            if kind is RecordKind.REPLICA:
                 agent = self._follow(name, record)  # type: ignore[arg-type]  # kind says so
                 if agent:
                     agents.add(agent)

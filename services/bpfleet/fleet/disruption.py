@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.constraints import executes
 from bpfleet.fleet.reasons import FleetEventKind, ReplicaReason
-from bpfleet.fleet.records import Node, Replica
+from bpfleet.fleet.records import FleetNode, Replica
 from bpfleet.fleet.replicas import stop
 from bpfleet.fleet.transition import Transition
 from bpfleet.workload.phase import Phase
 
-__all__ = ["EVICTION_RULES", "Candidate", "evict_for_pressure", "settle_drain", "shed"]
+__all__ = ["EVICTION_RULES", "EvictionCandidate", "evict_for_pressure", "settle_drain", "shed"]
 
 
 def settle_drain(t: Transition, name: str) -> None:
@@ -34,7 +34,7 @@ def _may_disrupt(t: Transition, replica: Replica) -> bool:
     return missing < workload.spec.scheduling.disruption_budget
 
 
-def shed(t: Transition, node: Node) -> None:
+def shed(t: Transition, node: FleetNode) -> None:
     """A node has less memory or other taints than before: what no longer belongs there leaves."""
     book = t.books.nodes[node.name]
     by_importance = sorted(book.replicas.values(), key=lambda r: (r.priority, -r.serial))
@@ -52,7 +52,7 @@ def shed(t: Transition, node: Node) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class EvictionCandidate:
     """A replica that could be evicted, with what is known of its memory."""
 
     replica: Replica
@@ -65,16 +65,16 @@ class Candidate:
 
 
 # Ranks candidates; the lowest goes first.
-EvictionRule = Callable[[Candidate], tuple[int | str, ...]]
+EvictionRule = Callable[[EvictionCandidate], tuple[int | str, ...]]
 
 
-def _kubelet(candidate: Candidate) -> tuple[int | str, ...]:
+def _kubelet(candidate: EvictionCandidate) -> tuple[int | str, ...]:
     """kubelet's order: who uses more than requested, then the least important, then the greatest excess."""
     within = candidate.excess_bytes <= 0
     return within, candidate.replica.priority, -candidate.excess_bytes, candidate.replica.name
 
 
-def _oomd(candidate: Candidate) -> tuple[int | str, ...]:
+def _oomd(candidate: EvictionCandidate) -> tuple[int | str, ...]:
     """oomd's habit: the largest user of memory, whatever it asked for."""
     return -candidate.used_bytes, candidate.replica.priority, candidate.replica.name
 
@@ -82,7 +82,7 @@ def _oomd(candidate: Candidate) -> tuple[int | str, ...]:
 EVICTION_RULES: Final[Mapping[str, EvictionRule]] = {"kubelet": _kubelet, "oomd": _oomd}
 
 
-def evict_for_pressure(t: Transition, node: Node, usage: NodeUsage) -> None:
+def evict_for_pressure(t: Transition, node: FleetNode, usage: NodeUsage) -> None:
     """Follows a node into and out of memory pressure, as kubelet's eviction manager does.
 
     Below either threshold the node is under pressure and gets nothing new; it leaves that state only
@@ -110,7 +110,7 @@ def evict_for_pressure(t: Transition, node: Node, usage: NodeUsage) -> None:
         _evict_one(t, node, text)
 
 
-def _soft_for_ms(t: Transition, node: Node, available_bytes: int) -> int | None:
+def _soft_for_ms(t: Transition, node: FleetNode, available_bytes: int) -> int | None:
     """How long the node has been below the soft threshold without a break; None if it is not."""
     if available_bytes >= t.settings.soft_available_bytes:
         t.soft.soft_since_ms.pop(node.name, None)
@@ -118,14 +118,14 @@ def _soft_for_ms(t: Transition, node: Node, available_bytes: int) -> int | None:
     return t.now_ms - t.soft.soft_since_ms.setdefault(node.name, t.now_ms)
 
 
-def _evict_one(t: Transition, node: Node, message: str) -> None:
+def _evict_one(t: Transition, node: FleetNode, message: str) -> None:
     """Evicts whom the rule ranks first, unless a replica is leaving already."""
     book = t.books.nodes[node.name]
     if any(replica.phase is Phase.STOPPING for replica in book.replicas.values()):
         return
     rule = EVICTION_RULES[t.settings.eviction]
     candidates = [
-        Candidate(replica, _used_bytes(t, replica))
+        EvictionCandidate(replica, _used_bytes(t, replica))
         for replica in book.replicas.values()
         if replica.phase in (Phase.RUNNING, Phase.ASSIGNED)
     ]
@@ -133,7 +133,7 @@ def _evict_one(t: Transition, node: Node, message: str) -> None:
         stop(t, min(candidates, key=rule).replica, ReplicaReason.EVICTED, message)
 
 
-def _calm(t: Transition, node: Node) -> None:
+def _calm(t: Transition, node: FleetNode) -> None:
     if not node.pressure:
         return
     since_ms = t.soft.calm_since_ms.setdefault(node.name, t.now_ms)

@@ -13,11 +13,11 @@ from typing import Any
 
 from bpfleet.fleet.commands import Command
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import Event, Kind, Record, Replica, encode
+from bpfleet.fleet.records import FleetEvent, Record, RecordKind, Replica, encode
 from bpfleet.fleet.state import FleetState
 from bpfleet.fleet.store import Batch
 
-__all__ = ["Commit", "Engine", "Ticket"]
+__all__ = ["Commit", "GroupCommit", "Ticket"]
 
 
 @dataclass(slots=True, eq=False)
@@ -37,8 +37,8 @@ class Commit:
     """What a batch changed: the records as stored (None: removed), and the events."""
 
     revision: int
-    changes: dict[tuple[Kind, str], Record | None]
-    events: tuple[Event, ...]
+    changes: dict[tuple[RecordKind, str], Record | None]
+    events: tuple[FleetEvent, ...]
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class _Open:
     tickets: list[Ticket] = field(default_factory=list)
 
 
-class Engine:
+class GroupCommit:
     """Feeds commands to the state and batches to the store. ``revision`` is the store's, and ``mark`` that of the last
     batch known to be there; ``name`` is the engine's own, and makes the marks of its batches its own.
     """
@@ -131,7 +131,7 @@ class Engine:
         tables = self.state.tables
         before: dict[str, Record | None] = {}
         for kind, name, old in tables.log:
-            if kind is Kind.REPLICA:
+            if kind is RecordKind.REPLICA:
                 before.setdefault(name, old)
         nodes = tables.books.agents.get(agent, {})
         found = [

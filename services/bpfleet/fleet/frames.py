@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bpfleet.fleet.commands import NodeUsage
-from bpfleet.fleet.records import Event, Node
+from bpfleet.fleet.records import FleetEvent, FleetNode
 from bpfleet.fleet.state import FleetState
 
 __all__ = ["COLUMNS", "LINES_MAX", "Row", "changed_rows", "event_lines", "fleet_rows", "frame"]
@@ -46,7 +46,7 @@ def fleet_rows(state: FleetState) -> list[Row]:
     ]
 
 
-def _row(node: Node, usage: NodeUsage, replicas: int) -> Row:
+def _row(node: FleetNode, usage: NodeUsage, replicas: int) -> Row:
     verdicts = dict(usage.verdicts)
     return (
         node.name,
@@ -61,7 +61,7 @@ def _row(node: Node, usage: NodeUsage, replicas: int) -> Row:
     )
 
 
-def _condition(node: Node) -> str:
+def _condition(node: FleetNode) -> str:
     if not node.ready:
         return "NotReady"
     if node.pressure:
@@ -84,12 +84,12 @@ def changed_rows(before: Sequence[Row], now: Sequence[Row]) -> list[list[Any]] |
     return changed
 
 
-def event_lines(events: Sequence[Event]) -> tuple[list[dict[str, Any]], int]:
+def event_lines(events: Sequence[FleetEvent]) -> tuple[list[dict[str, Any]], int]:
     """At most ``LINES_MAX`` lines for the ticker, oldest first, and how many events are in none of them.
 
     What happened to one workload for one reason within one second is one line: the last event, and their count.
     """
-    groups: dict[tuple[int, str, str, str], tuple[int, Event]] = {}
+    groups: dict[tuple[int, str, str, str], tuple[int, FleetEvent]] = {}
     for event in events:
         key = (event.time_ms // 1000, event.kind, event.workload, event.reason)
         groups[key] = (groups.get(key, (0, event))[0] + 1, event)
@@ -97,7 +97,7 @@ def event_lines(events: Sequence[Event]) -> tuple[list[dict[str, Any]], int]:
     return [_line(*group) for group in newest], len(events) - sum(count for count, _ in newest)
 
 
-def _line(count: int, event: Event) -> dict[str, Any]:
+def _line(count: int, event: FleetEvent) -> dict[str, Any]:
     return {
         "revision": event.revision,
         "time_ms": event.time_ms,
@@ -112,7 +112,7 @@ def _line(count: int, event: Event) -> dict[str, Any]:
 
 
 def frame(
-    before: Sequence[Row] | None, now: Sequence[Row], events: Sequence[Event], missed: int = 0
+    before: Sequence[Row] | None, now: Sequence[Row], events: Sequence[FleetEvent], missed: int = 0
 ) -> dict[str, Any]:
     """One message to a reader that has ``before`` (None: nothing yet) and is to have ``now``.
 

@@ -8,7 +8,7 @@ from bpfleet.fleet.commands import LabelNode, TaintNode
 from bpfleet.fleet.disruption import shed
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind
-from bpfleet.fleet.records import Marks, Node
+from bpfleet.fleet.records import FleetNode, Marks
 from bpfleet.fleet.requests import remember, repeated
 from bpfleet.fleet.transition import Transition
 from bpfleet.workload.spec import TaintEffect
@@ -85,7 +85,7 @@ def taint_node(t: Transition, command: TaintNode) -> None:
     shed(t, t.tables.nodes[node.name])
 
 
-def _change(t: Transition, node: Node, marks: Marks) -> None:
+def _change(t: Transition, node: FleetNode, marks: Marks) -> None:
     changed = replace(node, marks=marks)
     sizes = len(marks.labels), len(marks.taints), len(changed.labels), len(changed.taints)
     if max(sizes) > _MARKS_MAX:

@@ -14,7 +14,7 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.disruption import evict_for_pressure, settle_drain, shed
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind, ReplicaReason
-from bpfleet.fleet.records import Agent, Node, Parted, Replica
+from bpfleet.fleet.records import FleetAgent, FleetNode, Parted, Replica
 from bpfleet.fleet.replicas import hear, lose, restart_now
 from bpfleet.fleet.transition import Transition
 from bpfleet.workload.phase import Phase
@@ -48,7 +48,7 @@ def register_agent(
         raise FleetError(
             Refused.EXHAUSTED, ControlReason.FLEET_FULL, text, limit=t.settings.agents_max
         )
-    agent = Agent(
+    agent = FleetAgent(
         name=command.agent,
         incarnation=command.incarnation,
         address=command.address,
@@ -72,7 +72,7 @@ def register_agent(
     return rejections, strays
 
 
-def _forget_earlier(t: Transition, agent: Agent) -> None:
+def _forget_earlier(t: Transition, agent: FleetAgent) -> None:
     """What an earlier start of the agent had and this one has not."""
     for name in list(t.books.agents.get(agent.name, ())):
         node = t.tables.nodes[name]
@@ -97,7 +97,7 @@ def _rejection(t: Transition, agent: str, announced: NodeAnnouncement) -> Reject
     return None
 
 
-def _take_in(t: Transition, agent: Agent, announced: NodeAnnouncement) -> None:
+def _take_in(t: Transition, agent: FleetAgent, announced: NodeAnnouncement) -> None:
     old = t.tables.nodes.get(announced.name)
     node = _node(t, agent, announced, old)
     if node != old:
@@ -111,11 +111,13 @@ def _take_in(t: Transition, agent: Agent, announced: NodeAnnouncement) -> None:
         shed(t, node)
 
 
-def _node(t: Transition, agent: Agent, announced: NodeAnnouncement, old: Node | None) -> Node:
+def _node(
+    t: Transition, agent: FleetAgent, announced: NodeAnnouncement, old: FleetNode | None
+) -> FleetNode:
     reserved = announced.reserved_bytes
     if not reserved:
         reserved = announced.ram_bytes * t.settings.reserved_percent // 100
-    fresh = Node(
+    fresh = FleetNode(
         name=announced.name,
         agent=agent.name,
         incarnation=agent.incarnation,
@@ -138,7 +140,7 @@ def _node(t: Transition, agent: Agent, announced: NodeAnnouncement, old: Node | 
     )
 
 
-def _as_it_parted(t: Transition, node: Node) -> Node:
+def _as_it_parted(t: Transition, node: FleetNode) -> FleetNode:
     """A node that comes back is as operators left it."""
     parted = t.tables.parted.get(node.name)
     if parted is None:
@@ -147,7 +149,7 @@ def _as_it_parted(t: Transition, node: Node) -> Node:
     return replace(node, marks=parted.marks, cordoned=parted.cordoned, draining=parted.draining)
 
 
-def _keep_for_its_return(t: Transition, node: Node) -> None:
+def _keep_for_its_return(t: Transition, node: FleetNode) -> None:
     if not (node.marks.labels or node.marks.taints or node.cordoned or node.draining):
         return
     t.tables.put(
@@ -208,7 +210,7 @@ def report_nodes(t: Transition, command: ReportNodes) -> list[tuple[str, str]]:
 
 
 def _take_report(
-    t: Transition, node: Node, report: NodeUsage, *, measured: bool
+    t: Transition, node: FleetNode, report: NodeUsage, *, measured: bool
 ) -> list[tuple[str, str]]:
     strays = [
         (report.node, news.replica)
@@ -263,7 +265,7 @@ def lose_agent(t: Transition, name: str) -> int:
     return len(nodes)
 
 
-def _not_ready(t: Transition, node: Node, reason: ReplicaReason) -> None:
+def _not_ready(t: Transition, node: FleetNode, reason: ReplicaReason) -> None:
     t.tables.put(replace(node, ready=False, pressure=False))
     t.changed_nodes[node.name] = None
     t.event(FleetEventKind.NODE_NOT_READY, node=node.name, reason=reason)
@@ -281,7 +283,7 @@ def remove_node(t: Transition, command: RemoveNode) -> None:
     _forget_node(t, node, ReplicaReason.REMOVED)
 
 
-def _forget_node(t: Transition, node: Node, reason: ReplicaReason) -> None:
+def _forget_node(t: Transition, node: FleetNode, reason: ReplicaReason) -> None:
     for replica in list(t.books.nodes[node.name].replicas.values()):
         lose(t, replica, ReplicaReason.REMOVED)
     t.tables.remove(node)

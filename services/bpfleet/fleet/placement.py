@@ -16,8 +16,8 @@ from zlib import crc32
 
 from bpfleet.fleet.books import FleetBooks, NodeBook, Shape, closed_reason
 from bpfleet.fleet.constraints import (
+    Eligibility,
     Refusal,
-    Verdict,
     constraint_key,
     is_node_key,
     judge,
@@ -26,18 +26,18 @@ from bpfleet.fleet.constraints import (
     names_nodes,
 )
 from bpfleet.fleet.reasons import NodeReason
-from bpfleet.fleet.records import Decision, Node, Policy, Replica, Workload
+from bpfleet.fleet.records import Decision, FleetNode, Policy, Replica, Workload
 from bpfleet.workload.phase import Phase
 
 __all__ = [
     "Choice",
+    "EligibilityCache",
     "Estimator",
     "Need",
-    "NodeVerdict",
+    "NodeScore",
     "Preemption",
     "RequestEstimator",
     "Search",
-    "VerdictCache",
     "summary",
 ]
 
@@ -51,7 +51,7 @@ _VERDICTS_MAX: Final = 200_000
 
 # Rank, node, need there, victims.
 _Plan = tuple[tuple[int, int, str], str, "Need", tuple[Replica, ...]]
-VerdictCache = dict[tuple[object, int], Verdict]
+EligibilityCache = dict[tuple[object, int], Eligibility]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Need:
 class Estimator(Protocol):
     """Says what a replica of a workload takes of a node."""
 
-    def need(self, workload: Workload, node: Node) -> Need:
+    def need(self, workload: Workload, node: FleetNode) -> Need:
         """The need on nodes with the profile, CPUs and RAM of ``node``."""
 
 
@@ -82,7 +82,7 @@ class RequestEstimator:
     def __init__(self) -> None:
         self._needs: dict[int, Need] = {}
 
-    def need(self, workload: Workload, node: Node) -> Need:
+    def need(self, workload: Workload, node: FleetNode) -> Need:
         """The memory request, on every node."""
         size_bytes = workload.spec.memory_request_bytes
         need = self._needs.get(size_bytes)
@@ -113,7 +113,7 @@ class Preemption:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeVerdict:
+class NodeScore:
     """One line of an explanation."""
 
     node: str
@@ -137,7 +137,7 @@ class Search:
         *,
         policy: Policy,
         estimator: Estimator,
-        verdicts: VerdictCache,
+        verdicts: EligibilityCache,
         now_ms: int,
     ) -> None:
         self._books = books
@@ -171,16 +171,16 @@ class Search:
         """Counts a replica just bound to ``node`` towards the spread constraint."""
         self._spread.add(self._books.nodes[node].node)
 
-    def admit(self, node: str) -> NodeVerdict:
+    def admit(self, node: str) -> NodeScore:
         """The verdict on one node."""
         return self._verdict(self._books.nodes[node])
 
-    def decide(self, verdict: NodeVerdict) -> Decision:
+    def decide(self, verdict: NodeScore) -> Decision:
         """The decision for a node that was not chosen among others: the only one it could be."""
         assert verdict.refusal is None, f"{verdict.node} was ruled out: {verdict.refusal}"
         return self._decision(verdict.score, 1, {}, verdict.need)
 
-    def explain(self) -> list[NodeVerdict]:
+    def explain(self) -> list[NodeScore]:
         """The verdict on every node: those that qualify by score, then the others by name.
 
         Of equally good ones the next replica's comes first.
@@ -189,7 +189,7 @@ class Search:
         shares = self._policy is not Policy.POWER_OF_TWO_CHOICES
         chosen = self.choose(self._next_replica()).node if shares else None
 
-        def rank(verdict: NodeVerdict) -> tuple[bool, float, int, bool, str]:
+        def rank(verdict: NodeScore) -> tuple[bool, float, int, bool, str]:
             tie = _tie(self._policy, self._books.nodes[verdict.node])
             name = verdict.node
             return verdict.refusal is not None, -verdict.score, tie, name != chosen, name
@@ -333,7 +333,7 @@ class Search:
 
     # -- what one node says
 
-    def _verdict(self, book: NodeBook) -> NodeVerdict:
+    def _verdict(self, book: NodeBook) -> NodeScore:
         node = book.node
         number = book.shapes[0].number if book.shapes else 0
         judged = self._judge(node, number)
@@ -342,9 +342,9 @@ class Search:
         score = 0.0
         if refusal is None:
             score = self._final(_score(self._policy, book, need) + judged.bonus)
-        return NodeVerdict(node.name, score, need, book.free_bytes, refusal)
+        return NodeScore(node.name, score, need, book.free_bytes, refusal)
 
-    def _standing_refusal(self, book: NodeBook, judged: Verdict, need: Need) -> Refusal | None:
+    def _standing_refusal(self, book: NodeBook, judged: Eligibility, need: Need) -> Refusal | None:
         if not book.node.schedulable:
             reason = closed_reason(book.node)
             return Refusal(reason, _CLOSED_TEXT[reason])
@@ -378,7 +378,7 @@ class Search:
                 return Refusal(NodeReason.MEMLOCK_HEADROOM, text)
         return self._spread.refusal(book.node)
 
-    def _judge(self, node: Node, number: int) -> Verdict:
+    def _judge(self, node: FleetNode, number: int) -> Eligibility:
         if not number:
             return judge(self._workload, node)
         key = (self._key, number)
@@ -389,7 +389,7 @@ class Search:
             verdict = self._verdicts[key] = judge(self._workload, node)
         return verdict
 
-    def _need(self, node: Node) -> Need:
+    def _need(self, node: FleetNode) -> Need:
         return self._estimator.need(self._workload, node)
 
     def _final(self, score: float) -> float:
@@ -538,7 +538,7 @@ class _Spreading:
             if replica.node and replica.phase is not Phase.STOPPING:
                 self.add(books.nodes[replica.node].node)
 
-    def add(self, node: Node) -> None:
+    def add(self, node: FleetNode) -> None:
         """Counts one more replica in the node's domain."""
         domain = self._domain(node)
         if domain is None:
@@ -548,7 +548,7 @@ class _Spreading:
         self._counts[domain] = self._counts.get(domain, 0) + 1
         self._fewest_known = None
 
-    def refusal(self, node: Node) -> Refusal | None:
+    def refusal(self, node: FleetNode) -> Refusal | None:
         """Why one more replica on ``node`` would make the domains too unequal; None if it would not."""
         if self._spread is None or self._relaxed:
             return None
@@ -593,7 +593,7 @@ class _Spreading:
             self._fewest_known = min(self._counts.values(), default=0)
         return self._fewest_known
 
-    def _domain(self, node: Node) -> str | None:
+    def _domain(self, node: FleetNode) -> str | None:
         return label_of(node, self._spread.topology_key) if self._spread is not None else None
 
 

@@ -15,7 +15,7 @@ from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.fleet.constraints import Refusal
 from bpfleet.fleet.placement import Need
 from bpfleet.fleet.reasons import NodeReason
-from bpfleet.fleet.records import Node, Workload
+from bpfleet.fleet.records import FleetNode, Workload
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.profile import KernelProfile, profile_named
 from bpfleet.runtime.replica import ReplicaRun
@@ -61,7 +61,7 @@ class KernelEstimator:
         self._subjects: OrderedDict[int, _Subject] = OrderedDict()
         self._trials: OrderedDict[tuple[object, ...], Trial] = OrderedDict()
 
-    def need(self, workload: Workload, node: Node) -> Need:
+    def need(self, workload: Workload, node: FleetNode) -> Need:
         """What is booked is the larger of the request and the RAM the trial took."""
         trial = self._trial(workload.spec, node)
         spec, profile = workload.spec, profile_named(node.profile)
@@ -74,7 +74,7 @@ class KernelEstimator:
             refusal=trial.refusal or _over_limit(spec, trial, limit_bytes),
         )
 
-    def _trial(self, spec: WorkloadSpec, node: Node) -> Trial:
+    def _trial(self, spec: WorkloadSpec, node: FleetNode) -> Trial:
         subject = self._subject(spec)
         key = (subject.key, node.profile, node.possible_cpus, node.ram_bytes)
         trial = self._trials.get(key)

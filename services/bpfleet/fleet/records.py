@@ -17,16 +17,16 @@ from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Taint, TaintEffect, WorkloadSpec
 
 __all__ = [
-    "Agent",
     "Decision",
-    "Event",
-    "Kind",
+    "FleetAgent",
+    "FleetEvent",
+    "FleetNode",
     "Marks",
     "Meta",
-    "Node",
     "Parted",
     "Policy",
     "Record",
+    "RecordKind",
     "Replica",
     "RequestRecord",
     "Retired",
@@ -40,7 +40,7 @@ PROFILE_LABEL: Final = "bpfleet/profile"
 CPUS_LABEL: Final = "bpfleet/cpus"
 
 
-class Kind(StrEnum):
+class RecordKind(StrEnum):
     """Tables of the fleet's state; the value prefixes the keys in the store."""
 
     META = "meta"
@@ -103,7 +103,7 @@ class Meta(Struct, frozen=True, kw_only=True, array_like=True):
     revision: int = 0
 
 
-class Agent(Struct, frozen=True, kw_only=True, array_like=True):
+class FleetAgent(Struct, frozen=True, kw_only=True, array_like=True):
     """A node agent: where it is reached, and which start of it is registered."""
 
     name: str
@@ -113,7 +113,7 @@ class Agent(Struct, frozen=True, kw_only=True, array_like=True):
     alive: bool = True
 
 
-class Node(Struct, frozen=True, kw_only=True, array_like=True):
+class FleetNode(Struct, frozen=True, kw_only=True, array_like=True):
     """A node as its agent announced it, and what the coordinator decided about it.
 
     ``incarnation`` is that of the agent's start which announced it last. Its bookings are not here: they are the sum
@@ -253,7 +253,7 @@ class Parted(Struct, frozen=True, kw_only=True, array_like=True):
     serial: int = 0
 
 
-class Event(Struct, frozen=True, kw_only=True, array_like=True):
+class FleetEvent(Struct, frozen=True, kw_only=True, array_like=True):
     """Something that happened, for watchers and the event list."""
 
     revision: int
@@ -266,33 +266,33 @@ class Event(Struct, frozen=True, kw_only=True, array_like=True):
     message: str = ""
 
 
-Record = Meta | Agent | Node | Workload | Replica | RequestRecord | Retired | Parted
+Record = Meta | FleetAgent | FleetNode | Workload | Replica | RequestRecord | Retired | Parted
 
 
-def encode(record: Record | Event) -> str:
+def encode(record: Record | FleetEvent) -> str:
     """The record as one line of JSON, for the store: its fields by position."""
     return _encode(record).decode()
 
 
-def decode(kind: Kind, text: str) -> Record:
+def decode(kind: RecordKind, text: str) -> Record:
     """The record the store kept under a key of ``kind``. Raises ``msgspec.ValidationError`` naming the field."""
     return _DECODERS[kind].decode(text)
 
 
-def decode_event(text: str) -> Event:
+def decode_event(text: str) -> FleetEvent:
     """The event the store kept."""
     return _EVENTS.decode(text)
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_DECODERS: Final[Mapping[Kind, msgspec.json.Decoder[Record]]] = {
-    Kind.META: msgspec.json.Decoder(Meta),
-    Kind.AGENT: msgspec.json.Decoder(Agent),
-    Kind.NODE: msgspec.json.Decoder(Node),
-    Kind.WORKLOAD: msgspec.json.Decoder(Workload),
-    Kind.REPLICA: msgspec.json.Decoder(Replica),
-    Kind.REQUEST: msgspec.json.Decoder(RequestRecord),
-    Kind.RETIRED: msgspec.json.Decoder(Retired),
-    Kind.PARTED: msgspec.json.Decoder(Parted),
+_DECODERS: Final[Mapping[RecordKind, msgspec.json.Decoder[Record]]] = {
+    RecordKind.META: msgspec.json.Decoder(Meta),
+    RecordKind.AGENT: msgspec.json.Decoder(FleetAgent),
+    RecordKind.NODE: msgspec.json.Decoder(FleetNode),
+    RecordKind.WORKLOAD: msgspec.json.Decoder(Workload),
+    RecordKind.REPLICA: msgspec.json.Decoder(Replica),
+    RecordKind.REQUEST: msgspec.json.Decoder(RequestRecord),
+    RecordKind.RETIRED: msgspec.json.Decoder(Retired),
+    RecordKind.PARTED: msgspec.json.Decoder(Parted),
 }
-_EVENTS: Final = msgspec.json.Decoder(Event)
+_EVENTS: Final = msgspec.json.Decoder(FleetEvent)

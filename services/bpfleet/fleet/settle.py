@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from bpfleet.fleet.constraints import executes, judge, named_nodes_allow
 from bpfleet.fleet.placement import Search
 from bpfleet.fleet.reasons import FleetEventKind, NodeReason, ReplicaReason
-from bpfleet.fleet.records import Decision, Node, Replica, Retired, Workload
+from bpfleet.fleet.records import Decision, FleetNode, Replica, Retired, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop, waits_because
 from bpfleet.fleet.rollout import roll_out
 from bpfleet.fleet.transition import Transition
@@ -129,11 +129,11 @@ def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str |
                 stop(t, replica, ReplicaReason.NODE_DOES_NOT_QUALIFY)
 
 
-def _welcome(workload: Workload, node: Node) -> bool:
+def _welcome(workload: Workload, node: FleetNode) -> bool:
     return named_nodes_allow(workload, node.name) and judge(workload, node).refusal is None
 
 
-def _may_stay(workload: Workload, node: Node) -> bool:
+def _may_stay(workload: Workload, node: FleetNode) -> bool:
     """As a DaemonSet's pods: labels count while they run, of the taints only NoExecute does."""
     refusal = judge(workload, node).refusal
     stays = refusal is None or (

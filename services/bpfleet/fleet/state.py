@@ -29,14 +29,14 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.disruption import settle_drain
 from bpfleet.fleet.errors import FleetError
 from bpfleet.fleet.placement import (
+    EligibilityCache,
     Estimator,
-    NodeVerdict,
+    NodeScore,
     Preemption,
     RequestEstimator,
     Search,
-    VerdictCache,
 )
-from bpfleet.fleet.records import Event, Meta, Policy, Record, Workload
+from bpfleet.fleet.records import FleetEvent, Meta, Policy, Record, Workload
 from bpfleet.fleet.replicas import start_due
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.settle import place_waiting, settle
@@ -59,8 +59,8 @@ class FleetState:
         self.estimator: Estimator = estimator or RequestEstimator()
         self.tables = Tables()
         self.soft = Soft()
-        self.events: list[Event] = []
-        self._verdicts: VerdictCache = {}
+        self.events: list[FleetEvent] = []
+        self._verdicts: EligibilityCache = {}
 
     def load(self, records: Iterable[Record]) -> None:
         """Takes over what the store has; the state must be new."""
@@ -92,7 +92,7 @@ class FleetState:
 
     def explain(
         self, workload: Workload, policy: Policy, now_ms: int
-    ) -> tuple[list[NodeVerdict], Preemption | None]:
+    ) -> tuple[list[NodeScore], Preemption | None]:
         """Every node's verdict on one more replica of ``workload``, which need not exist; best first.
 
         The second part tells whom it would have to preempt if no node qualifies.

@@ -6,12 +6,12 @@ from typing import Any, Final, TypeVar
 
 from bpfleet.fleet.books import FleetBooks
 from bpfleet.fleet.records import (
-    Agent,
-    Kind,
+    FleetAgent,
+    FleetNode,
     Meta,
-    Node,
     Parted,
     Record,
+    RecordKind,
     Replica,
     RequestRecord,
     Retired,
@@ -21,7 +21,7 @@ from bpfleet.fleet.records import (
 __all__ = ["Change", "Tables", "address"]
 
 # (kind, key, record before the change or None)
-Change = tuple[Kind, str, Record | None]
+Change = tuple[RecordKind, str, Record | None]
 _META_KEY: Final = "fleet"
 
 R = TypeVar("R", bound=Record)
@@ -32,8 +32,8 @@ class Tables:
 
     def __init__(self) -> None:
         self.books = FleetBooks()
-        self.agents: dict[str, Agent] = {}
-        self.nodes: dict[str, Node] = {}
+        self.agents: dict[str, FleetAgent] = {}
+        self.nodes: dict[str, FleetNode] = {}
         self.workloads: dict[str, Workload] = {}
         self.replicas: dict[str, Replica] = {}
         self.requests: dict[str, RequestRecord] = {}
@@ -43,15 +43,15 @@ class Tables:
         self.metas: dict[str, Meta] = {_META_KEY: Meta()}
         self.log: list[Change] = []
         # Any: a table is chosen by kind, its records' type goes with it.
-        self._tables: dict[Kind, dict[str, Any]] = {
-            Kind.META: self.metas,
-            Kind.AGENT: self.agents,
-            Kind.NODE: self.nodes,
-            Kind.WORKLOAD: self.workloads,
-            Kind.REPLICA: self.replicas,
-            Kind.REQUEST: self.requests,
-            Kind.RETIRED: self.retired,
-            Kind.PARTED: self.parted,
+        self._tables: dict[RecordKind, dict[str, Any]] = {
+            RecordKind.META: self.metas,
+            RecordKind.AGENT: self.agents,
+            RecordKind.NODE: self.nodes,
+            RecordKind.WORKLOAD: self.workloads,
+            RecordKind.REPLICA: self.replicas,
+            RecordKind.REQUEST: self.requests,
+            RecordKind.RETIRED: self.retired,
+            RecordKind.PARTED: self.parted,
         }
         self.on_spec_change: Callable[[str], None] = lambda name: None
 
@@ -72,7 +72,7 @@ class Tables:
         self.log.append((kind, key, self._tables[kind][key]))
         self._set(kind, key, None)
 
-    def get(self, kind: Kind, key: str) -> Record | None:
+    def get(self, kind: RecordKind, key: str) -> Record | None:
         """The record now."""
         record: Record | None = self._tables[kind].get(key)
         return record
@@ -104,7 +104,7 @@ class Tables:
         table.clear()
         table.update(kept)
 
-    def _set(self, kind: Kind, key: str, new: Record | None) -> None:
+    def _set(self, kind: RecordKind, key: str, new: Record | None) -> None:
         table = self._tables[kind]
         old = table.get(key)
         if new is None:
@@ -112,11 +112,11 @@ class Tables:
                 del table[key]
         else:
             table[key] = new
-        if kind is Kind.REPLICA:
+        if kind is RecordKind.REPLICA:
             self.books.set_replica(old, new)  # type: ignore[arg-type]  # kind says so
-        elif kind is Kind.NODE:
+        elif kind is RecordKind.NODE:
             self.books.set_node(old, new)  # type: ignore[arg-type]  # kind says so
-        elif kind is Kind.WORKLOAD:
+        elif kind is RecordKind.WORKLOAD:
             self._follow_workload(key, old, new)  # type: ignore[arg-type]  # kind says so
 
     def _follow_workload(self, key: str, old: Workload | None, new: Workload | None) -> None:
@@ -128,22 +128,22 @@ class Tables:
             self.per_node.pop(key, None)
 
 
-def address(record: Record) -> tuple[Kind, str]:
-    """Kind and key of a record."""
+def address(record: Record) -> tuple[RecordKind, str]:
+    """RecordKind and key of a record."""
     match record:
         case Replica():
-            return Kind.REPLICA, record.name
-        case Node():
-            return Kind.NODE, record.name
+            return RecordKind.REPLICA, record.name
+        case FleetNode():
+            return RecordKind.NODE, record.name
         case Workload():
-            return Kind.WORKLOAD, record.name
-        case Agent():
-            return Kind.AGENT, record.name
+            return RecordKind.WORKLOAD, record.name
+        case FleetAgent():
+            return RecordKind.AGENT, record.name
         case Meta():
-            return Kind.META, _META_KEY
+            return RecordKind.META, _META_KEY
         case RequestRecord():
-            return Kind.REQUEST, record.request_id
+            return RecordKind.REQUEST, record.request_id
         case Retired():
-            return Kind.RETIRED, record.name
+            return RecordKind.RETIRED, record.name
         case Parted():
-            return Kind.PARTED, record.name
+            return RecordKind.PARTED, record.name

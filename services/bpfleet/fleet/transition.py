@@ -6,9 +6,9 @@ from typing import Final
 from bpfleet.fleet.books import FleetBooks, WorkloadBook
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.placement import Estimator, RequestEstimator, Search, VerdictCache
+from bpfleet.fleet.placement import EligibilityCache, Estimator, RequestEstimator, Search
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind
-from bpfleet.fleet.records import Event, Node, Policy, Replica, Workload
+from bpfleet.fleet.records import FleetEvent, FleetNode, Policy, Replica, Workload
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.tables import Tables
 
@@ -47,7 +47,7 @@ class Transition:
         settings: FleetSettings,
         *,
         estimator: Estimator,
-        verdicts: VerdictCache,
+        verdicts: EligibilityCache,
         soft: Soft,
         now_ms: int,
     ) -> None:
@@ -56,7 +56,7 @@ class Transition:
         self.estimator = estimator
         self.soft = soft
         self.now_ms = now_ms
-        self.events: list[Event] = []
+        self.events: list[FleetEvent] = []
         self.dirty: dict[str, None] = {}
         self.changed_nodes: dict[str, None] = {}
         self._verdicts = verdicts
@@ -85,7 +85,7 @@ class Transition:
         """Leaves an event."""
         self._revision += 1
         self.events.append(
-            Event(
+            FleetEvent(
                 revision=self._revision,
                 time_ms=self.now_ms,
                 kind=kind,
@@ -115,7 +115,7 @@ class Transition:
             message=message,
         )
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> FleetNode:
         """The node. Raises ``FleetError``."""
         node = self.tables.nodes.get(name)
         if node is None:

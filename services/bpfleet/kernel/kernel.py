@@ -113,7 +113,7 @@ class Kernel:
             self.leave,
             seed=seed,
         )
-        self._control_files: Final = cgroup_files.Host(self.cgroups, self.timeline, self)
+        self._control_files: Final = cgroup_files.FileHost(self.cgroups, self.timeline, self)
         self._wire()
 
     def _wire(self) -> None:

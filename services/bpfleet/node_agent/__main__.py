@@ -9,8 +9,8 @@ import click
 
 from bpfleet import __version__
 from bpfleet.kernel import PROFILES, KernelProfile
-from bpfleet.node_agent.config import Settings
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.config import AgentSettings
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
 from bpfleet.node_agent.server import NodeAgent
 from bpfleet.rpc.logs import configure_logging
@@ -164,15 +164,15 @@ def main(**flags: Any) -> None:  # click passes values of every type
         sys.exit(1)
 
 
-def _settings(flags: dict[str, Any]) -> Settings:
+def _settings(flags: dict[str, Any]) -> AgentSettings:
     ram_bytes = flags["ram"]
     if not RAM_BYTES_MIN <= ram_bytes <= RAM_BYTES_MAX:
         raise SettingsError(f"--ram: {ram_bytes} bytes is out of range; use 64M to 16T")
     targets = [target.strip() for target in flags["coordinator"].split(",") if target.strip()]
-    return Settings(
+    return AgentSettings(
         agent_id=flags["agent_id"],
         server=server_options(flags["listen"], flags),
-        shape=NodeShape(
+        shape=NodeBoot(
             profile=flags["profile"],
             ram_bytes=ram_bytes,
             possible_cpus=flags["cpus"],
@@ -187,7 +187,7 @@ def _settings(flags: dict[str, Any]) -> Settings:
     )
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: AgentSettings) -> None:
     agent = NodeAgent(settings)
     await agent.start()
     await agent.run_until_signal()

@@ -8,7 +8,7 @@ import grpc
 
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.proc.task import Task
-from bpfleet.node_agent.node import HostedNode, NodeShape
+from bpfleet.node_agent.node import HostedNode, NodeBoot
 from bpfleet.rpc import names
 from bpfleet.rpc.errors import ApiError
 from bpfleet.v1 import bpf_pb2
@@ -38,7 +38,7 @@ class Agent:
         """The ids of all nodes, sorted."""
         return self._ids
 
-    def create(self, node_id: str, shape: NodeShape) -> HostedNode:
+    def create(self, node_id: str, shape: NodeBoot) -> HostedNode:
         """Boots a node. Raises ``ApiError`` where the id is taken or the agent is full."""
         if node_id in self._nodes:
             raise ApiError(

@@ -4,15 +4,11 @@ from typing import Any, Final
 
 from grpc import aio
 
-from bpfleet.abi.errno import Errno
-from bpfleet.kernel import KernelError
-from bpfleet.kernel.cgroup.tree import Cgroup
-from bpfleet.kernel.kernel import Kernel
 from bpfleet.node_agent.agent import Agent
-from bpfleet.rpc import names
 from bpfleet.rpc.convert import short
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key
+from bpfleet.rpc.views import cgroup_message, memory_stat
 from bpfleet.v1 import cgroup_service_pb2 as pb
 from bpfleet.v1 import cgroup_service_pb2_grpc as pb_grpc
 from bpfleet.verbs import table as verbs
@@ -38,7 +34,7 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
         with node.guard() as kernel:
             verbs.MKDIR(kernel, short(request.path, "path"))
             cgroup = kernel.cgroup(request.path)
-            return pb.CreateCgroupResponse(cgroup=_message(kernel, cgroup))
+            return pb.CreateCgroupResponse(cgroup=cgroup_message(kernel, cgroup))
 
     async def GetCgroup(
         self, request: pb.GetCgroupRequest, context: _Context
@@ -47,8 +43,8 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
         node = self._agent.named(request.node, "node")
         with node.guard() as kernel:
             cgroup = kernel.cgroup(short(request.path, "path"))
-            message = _message(kernel, cgroup)
-            message.usage.stat.update(_stat(kernel, cgroup.path))
+            message = cgroup_message(kernel, cgroup)
+            message.usage.stat.update(memory_stat(kernel, cgroup.path))
             return pb.GetCgroupResponse(cgroup=message)
 
     async def ListCgroups(
@@ -63,7 +59,7 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
                 requested_size=request.page_size,
                 token=request.page_token,
             )
-            cgroups = [_message(kernel, kernel.cgroup(path)) for path in paths]
+            cgroups = [cgroup_message(kernel, kernel.cgroup(path)) for path in paths]
             return pb.ListCgroupsResponse(cgroups=cgroups, next_page_token=token)
 
     async def DeleteCgroup(
@@ -96,53 +92,3 @@ class CgroupServicer(pb_grpc.CgroupServiceServicer):
             path, file = short(request.path, "path"), short(request.file, "file")
             verbs.WRITE_FILE(kernel, path, file, request.content)
             return pb.WriteControlFileResponse()
-
-
-def _message(kernel: Kernel, cgroup: Cgroup) -> pb.Cgroup:
-    path = cgroup.path
-    limits = pb.MemoryLimits(
-        max_bytes=_limit(kernel, path, "memory.max"),
-        high_bytes=_limit(kernel, path, "memory.high"),
-        low_bytes=_limit(kernel, path, "memory.low") or 0,
-        min_bytes=_limit(kernel, path, "memory.min") or 0,
-    )
-    usage = pb.MemoryUsage(
-        current_bytes=cgroup.memcg.usage_bytes,
-        peak_bytes=_limit(kernel, path, "memory.peak") or 0,
-    )
-    counts = {
-        f"{name}_count": count for name, count in _table(kernel, path, "memory.events").items()
-    }
-    return pb.Cgroup(
-        node=names.node_name(kernel.node),
-        path=path,
-        limits=limits,
-        usage=usage,
-        events=pb.MemoryEvents(**counts),
-        pids=sorted(cgroup.pids),
-        child_count=len(cgroup.children),
-    )
-
-
-def _limit(kernel: Kernel, path: str, file: str) -> int | None:
-    text = _text(kernel, path, file).strip()
-    return int(text) if text.isdigit() else None
-
-
-def _stat(kernel: Kernel, path: str) -> dict[str, int]:
-    return _table(kernel, path, "memory.stat")
-
-
-def _table(kernel: Kernel, path: str, file: str) -> dict[str, int]:
-    pairs = (line.split() for line in _text(kernel, path, file).splitlines())
-    return {name: int(value) for name, value in pairs}
-
-
-def _text(kernel: Kernel, path: str, file: str) -> str:
-    """The text of a file; "" where this cgroup (the root) or this kernel has no such file."""
-    try:
-        return kernel.read_file(path, file)
-    except KernelError as error:
-        if error.errno is Errno.ENOENT:
-            return ""
-        raise

@@ -3,19 +3,19 @@
 import socket
 from dataclasses import dataclass
 
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.rpc import names
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import ApiError
 from bpfleet.rpc.server import ServerOptions, SettingsError, parse_address
 
-__all__ = ["Settings"]
+__all__ = ["AgentSettings"]
 
 WILDCARDS = frozenset({"0.0.0.0", "::"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class AgentSettings:
     """What an agent is started with.
 
     ``shape`` is that of the ``nodes`` it boots at its start; node number n has seed ``shape.seed + n``. ``call_ns`` is
@@ -25,7 +25,7 @@ class Settings:
 
     agent_id: str
     server: ServerOptions
-    shape: NodeShape
+    shape: NodeBoot
     nodes: int
     advertise: str = ""
     coordinators: tuple[ChannelOptions, ...] = ()

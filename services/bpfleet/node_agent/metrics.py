@@ -15,7 +15,7 @@ from bpfleet.node_agent.replicas import Replicas
 from bpfleet.rpc.server import ListenError, parse_address
 from bpfleet.workload.phase import Phase
 
-__all__ = ["Metrics"]
+__all__ = ["AgentMetrics"]
 
 REFRESH_SECONDS: Final = 2.0
 _NODES_PER_TURN: Final = 500
@@ -30,7 +30,7 @@ class _Snapshot:
 
 
 @final
-class Metrics(Collector):
+class AgentMetrics(Collector):
     """Nodes by profile and phase, verdicts by profile and errno, bytes charged for BPF by class, replicas by state."""
 
     def __init__(self, agent: Agent, replicas: Replicas) -> None:

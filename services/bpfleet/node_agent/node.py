@@ -19,14 +19,14 @@ from bpfleet.node_agent.requests import AnswerLog
 from bpfleet.node_agent.sleep import ROUNDS_NEW, ROUNDS_WOKEN, freeze, thaw
 from bpfleet.rpc.errors import ApiError
 
-__all__ = ["HostedNode", "NodeShape"]
+__all__ = ["HostedNode", "NodeBoot"]
 
 _BPF_OWNERS: Final = frozenset({"map", "prog", "btf"})
 _log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeShape:
+class NodeBoot:
     """What a node is booted with: kernel, memory, possible CPUs, seed."""
 
     profile: KernelProfile
@@ -61,7 +61,7 @@ class HostedNode:
         "watches",
     )
 
-    def __init__(self, node_id: str, shape: NodeShape, *, call_ns: int, dirty: set[str]) -> None:
+    def __init__(self, node_id: str, shape: NodeBoot, *, call_ns: int, dirty: set[str]) -> None:
         self.node_id: Final = node_id
         self.shape: Final = shape
         self.call_ns: Final = call_ns

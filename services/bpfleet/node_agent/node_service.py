@@ -11,13 +11,14 @@ from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.kernel.views.ledger import LedgerLine
 from bpfleet.kernel.views.orphans import Orphan
 from bpfleet.node_agent.agent import Agent
-from bpfleet.node_agent.node import HostedNode, NodeShape
+from bpfleet.node_agent.node import HostedNode, NodeBoot
 from bpfleet.node_agent.replicas import Replicas
 from bpfleet.node_agent.watch import Watches, compacted
 from bpfleet.rpc import names
 from bpfleet.rpc.convert import event_kinds, event_message, profile_message, within
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key, page_key, page_position, page_size, page_token
+from bpfleet.rpc.views import ledger_line_message, orphan_message, tool_view_message
 from bpfleet.v1 import node_service_pb2 as pb
 from bpfleet.v1 import node_service_pb2_grpc as pb_grpc
 
@@ -35,9 +36,9 @@ ADVANCE_NS_MAX: Final = 365 * 86_400 * 10**9
 _ADVANCE_STEP_NS: Final = 60 * 10**9
 
 
-def node_shape(spec: pb.NodeSpec, field: str = "spec") -> NodeShape:
+def node_shape(spec: pb.NodeSpec, field: str = "spec") -> NodeBoot:
     """What a node is booted with. Raises ``ApiError`` naming the field and what it accepts."""
-    return NodeShape(
+    return NodeBoot(
         profile=_profile(spec, field),
         ram_bytes=within(spec.ram_bytes, f"{field}.ram_bytes", RAM_BYTES_MIN, RAM_BYTES_MAX),
         possible_cpus=within(spec.possible_cpus, f"{field}.possible_cpus", 1, CPUS_MAX),
@@ -172,17 +173,9 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             requested_size=request.page_size,
             token=request.page_token,
         )
-        lines = [
-            pb.LedgerLine(
-                cgroup=line.cgroup,
-                owner=line.owner,
-                kind=line.kind,
-                size_bytes=line.bytes,
-                block_count=line.count,
-            )
-            for line in page
-        ]
-        return pb.ListLedgerLinesResponse(lines=lines, next_page_token=token)
+        return pb.ListLedgerLinesResponse(
+            lines=[ledger_line_message(line) for line in page], next_page_token=token
+        )
 
     async def ListOrphans(
         self, request: pb.ListOrphansRequest, context: _Context
@@ -196,21 +189,9 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
             requested_size=request.page_size,
             token=request.page_token,
         )
-        orphans = [
-            pb.Orphan(
-                map_id=orphan.map_id,
-                map_name=orphan.name,
-                map_type=orphan.map_type,
-                why=orphan.why,
-                created_in=orphan.created_in,
-                charged_to=orphan.charged_to,
-                charged_bytes=orphan.charged_bytes,
-                memlock_bytes=orphan.memlock_bytes,
-                pinned_paths=orphan.pinned_paths,
-            )
-            for orphan in page
-        ]
-        return pb.ListOrphansResponse(orphans=orphans, next_page_token=token)
+        return pb.ListOrphansResponse(
+            orphans=[orphan_message(orphan) for orphan in page], next_page_token=token
+        )
 
     async def GetToolViews(
         self, request: pb.GetToolViewsRequest, context: _Context
@@ -218,14 +199,7 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
         """What each tool would say about one cgroup."""
         with self._agent.named(request.name).guard(calls=0) as kernel:
             views = kernel.tool_views(request.path or "/")
-        return pb.GetToolViewsResponse(
-            views=[
-                pb.ToolView(
-                    tool=view.tool, field=view.field, size_bytes=view.bytes, counts=view.counts
-                )
-                for view in views
-            ]
-        )
+        return pb.GetToolViewsResponse(views=[tool_view_message(view) for view in views])
 
     async def ListKernelProfiles(
         self, request: pb.ListKernelProfilesRequest, context: _Context

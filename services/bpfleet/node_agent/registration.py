@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 from grpc import aio
 
 from bpfleet import __version__
+from bpfleet.fleet.commands import NodeAnnouncement, NodeUsage
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.agent import Agent
@@ -19,6 +20,7 @@ from bpfleet.node_agent.node import HostedNode
 from bpfleet.node_agent.replicas import Attempt, Key, Replicas
 from bpfleet.rpc.channel import ChannelOptions, aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
+from bpfleet.rpc.fleet import announcement_message, usage_message
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
 
@@ -149,12 +151,12 @@ class Registration:
         self._deleted = (self._deleted | (self._announced - now)) - now
         self._announced = now
 
-    async def _announce(self, nodes: list[pb.RegisteredNode], *, partial: bool = False) -> pb.Lease:
+    async def _announce(self, nodes: list[NodeAnnouncement], *, partial: bool = False) -> pb.Lease:
         request = pb.RegisterAgentRequest(
             agent=self._agent.agent_id,
             incarnation=self._incarnation,
             address=self._address,
-            nodes=nodes,
+            nodes=map(announcement_message, nodes),
             version=__version__,
             partial=partial,
         )
@@ -168,14 +170,14 @@ class Registration:
             )
         return response.lease
 
-    def _announcement(self, node: HostedNode, attempts: list[Attempt]) -> pb.RegisteredNode:
+    def _announcement(self, node: HostedNode, attempts: list[Attempt]) -> NodeAnnouncement:
         shape = node.shape
-        return pb.RegisteredNode(
-            node=node.node_id,
+        return NodeAnnouncement(
+            name=node.node_id,
             profile=shape.profile.name,
             possible_cpus=shape.possible_cpus,
             ram_bytes=shape.ram_bytes,
-            replicas=[self._replicas.status(attempt) for attempt in attempts],
+            replicas=tuple(self._replicas.news_of(attempt) for attempt in attempts),
         )
 
     def _by_node(self) -> dict[str, list[Attempt]]:
@@ -253,11 +255,11 @@ class Registration:
                 self._replicas.changed.update(key for key in keys if self._replicas.find(key))
                 raise
 
-    async def _send(self, reports: list[pb.NodeReport], *, removed: Sequence[str] = ()) -> None:
+    async def _send(self, reports: list[NodeUsage], *, removed: Sequence[str] = ()) -> None:
         request = pb.ReportNodesRequest(
             agent=self._agent.agent_id,
             incarnation=self._incarnation,
-            reports=reports,
+            reports=map(usage_message, reports),
             removed_nodes=removed,
         )
         try:
@@ -271,17 +273,18 @@ class Registration:
             _log.info("event=unknown_replica_stopped replica=%s node=%s", key.replica, key.node)
             self._replicas.stop(key)
 
-    def _report_node(self, node: HostedNode, keys: list[Key]) -> pb.NodeReport:
+    def _report_node(self, node: HostedNode, keys: list[Key]) -> NodeUsage:
         kernel = node.wake()
         found = [self._replicas.find(key) for key in keys]
-        return pb.NodeReport(
+        return NodeUsage(
             node=node.node_id,
             memory_used_bytes=node.used_bytes,
             bpf_charged_bytes=node.bpf_charged_bytes,
             locked_bytes=bytes_of(sum(user.locked_vm_pages for user in kernel.users.all())),
-            verdicts=node.all_verdicts(),
-            last_revision=kernel.events.revision,
-            replicas=[self._replicas.status(attempt) for attempt in found if attempt is not None],
+            verdicts=tuple(node.all_verdicts().items()),
+            replicas=tuple(
+                self._replicas.news_of(attempt) for attempt in found if attempt is not None
+            ),
             crashed=bool(node.crash_message),
         )
 

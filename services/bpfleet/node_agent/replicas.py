@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, final
 
 from bpfleet.abi.errno import Errno
+from bpfleet.fleet.commands import ReplicaNews
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.rpc.errors import ApiError
-from bpfleet.rpc.replicas import status_message
+from bpfleet.rpc.replicas import news_record, status_message
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.lifecycle import ALIVE, News, after
 from bpfleet.v1 import replica_pb2 as pb
@@ -280,6 +281,10 @@ class Replicas:
         return phase in ALIVE
 
     # -- views -------------------------------------------------------------------------------------------------------
+
+    def news_of(self, attempt: Attempt) -> ReplicaNews:
+        """What a coordinator is told about an attempt."""
+        return news_record(self.status(attempt))
 
     def status(self, attempt: Attempt) -> pb.ReplicaStatus:
         """What an attempt is doing."""

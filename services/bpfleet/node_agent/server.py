@@ -13,8 +13,8 @@ from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.bpf_service import BpfServicer
 from bpfleet.node_agent.cgroup_service import CgroupServicer
 from bpfleet.node_agent.commands import CommandOrder
-from bpfleet.node_agent.config import Settings
-from bpfleet.node_agent.metrics import Metrics
+from bpfleet.node_agent.config import AgentSettings
+from bpfleet.node_agent.metrics import AgentMetrics
 from bpfleet.node_agent.node_service import NodeServicer
 from bpfleet.node_agent.process_service import ProcessServicer
 from bpfleet.node_agent.registration import Registration
@@ -47,7 +47,7 @@ _NODES_PER_TURN: Final = 100
 class NodeAgent:
     """An agent from its start to its stop: ``start``, then ``run_until_signal`` or ``stop``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         self.settings: Final = settings
         self.agent: Final = Agent(settings.agent_id, call_ns=settings.call_ns)
         self.replicas: Final = Replicas(self.agent, churn_share=settings.churn_share)
@@ -75,7 +75,7 @@ class NodeAgent:
         """Listens, boots the nodes, then registers; returns the port. Raises ``ListenError`` or ``SettingsError``."""
         settings = self.settings
         if settings.metrics:
-            metrics = Metrics(self.agent, self.replicas)
+            metrics = AgentMetrics(self.agent, self.replicas)
             metrics.serve(settings.metrics)
             self._spawn(metrics.refresh())
         port = await self.server.start(serving=False)

@@ -11,7 +11,7 @@ from bpfleet.abi.bpf import F_MMAPABLE, F_NO_PREALLOC, MapType, ProgType
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind, NodeReason, ReplicaReason
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.cost import How
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.registry import MAP_CLASSES
@@ -339,7 +339,7 @@ def _create(kernel: Kernel, task: Task, map_type: MapType) -> BpfMap:
         inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
         attr = MapAttr(map_type, key, value, entries, flags, inner_map_fd=inner)
     elif map_type in _STORAGE:
-        types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, value))
+        types = (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, value))
         btf = kernel.bpf.btf_load(task, types)
         attr = MapAttr(
             map_type, key, value, entries, flags, btf_fd=btf, btf_key_type_id=1, btf_value_type_id=2

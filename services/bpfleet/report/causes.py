@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from bpfleet.report.results import ABSENT, KILLED, SUCCESS, Verdict
+from bpfleet.report.results import ABSENT, KILLED, SUCCESS, ModelAnswer
 
 __all__ = ["and_list", "cause_of"]
 
@@ -26,7 +26,7 @@ _WORST_FIRST: Final = (KILLED, "EPERM", "ENOMEM", "E2BIG")
 _ERRNO_NAMES: Final = {KILLED: "OOM kill"}
 
 
-def cause_of(verdicts: Mapping[str, Verdict]) -> str:
+def cause_of(verdicts: Mapping[str, ModelAnswer]) -> str:
     """The cause of a divergence: a clause for every way the call failed, the worst for the application first.
 
     A clause starts with the models that failed this way, so that equal causes under different models stay apart.
@@ -52,7 +52,7 @@ def _severity(errno: str) -> tuple[int, str]:
     return _WORST_FIRST.index(errno) if known else len(_WORST_FIRST), errno
 
 
-def _why(verdict: Verdict, verdicts: Mapping[str, Verdict]) -> str:
+def _why(verdict: ModelAnswer, verdicts: Mapping[str, ModelAnswer]) -> str:
     if verdict.errno == KILLED:
         return f"heap, maps and programs count against one memory.max and exceed it{_contrast(verdicts)}"
     if verdict.reason == _LIMIT:
@@ -62,7 +62,7 @@ def _why(verdict: Verdict, verdicts: Mapping[str, Verdict]) -> str:
     return _SENTENCES.get(verdict.reason, verdict.detail or verdict.reason)
 
 
-def _contrast(verdicts: Mapping[str, Verdict]) -> str:
+def _contrast(verdicts: Mapping[str, ModelAnswer]) -> str:
     """What the models where the call went through do with the same memory.
 
     Another memcg model went through: then this one charges the container with more. Else those that went through

@@ -14,7 +14,7 @@ from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.causes import cause_of
 from bpfleet.report.observe import ModelObserver, counters_at, counters_of
 from bpfleet.report.placing import NodePlan
-from bpfleet.report.results import ABSENT, KILLED, SUCCESS, Divergence, NodeResult, Verdict
+from bpfleet.report.results import ABSENT, KILLED, SUCCESS, Divergence, ModelAnswer, NodeResult
 from bpfleet.runtime import Outcome, ReplicaRun, Supervisor
 from bpfleet.workload.churn import ChurnStream
 from bpfleet.workload.ops import Operation
@@ -217,7 +217,7 @@ class _Node:
         failure = lane.replicas[index].last_failure
         return KILLED if failure is not None and failure.oom_killed else ABSENT
 
-    def _verdict(self, lane: _Lane, index: int, errno: str, outcome: Outcome | None) -> Verdict:
+    def _verdict(self, lane: _Lane, index: int, errno: str, outcome: Outcome | None) -> ModelAnswer:
         replica = lane.replicas[index]
         error = outcome.error if outcome is not None else None
         now = counters_of(lane.kernel, replica.spec, replica.run)
@@ -225,8 +225,8 @@ class _Node:
         if error is None:
             failure = replica.last_failure if errno == KILLED else None
             detail = failure.detail if failure is not None else ""
-            return Verdict(errno=errno, detail=detail, counters=counters)
-        return Verdict(
+            return ModelAnswer(errno=errno, detail=detail, counters=counters)
+        return ModelAnswer(
             errno=errno,
             reason=str(error.reason),
             detail=error.detail,

@@ -14,7 +14,7 @@ from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of, pages_for
-from bpfleet.report.results import Counters, ModelOnNode, OomKill, ReplicaResult, Sample
+from bpfleet.report.results import ChargeSample, Counters, ModelOnNode, OomKill, ReplicaResult
 from bpfleet.runtime import ReplicaRun, Supervisor
 from bpfleet.workload.spec import Failure, ReplicaSpec
 
@@ -75,7 +75,7 @@ class ModelObserver:
     def __init__(self, kernel: Kernel, replicas: Sequence[Supervisor]) -> None:
         self._kernel: Final = kernel
         self._replicas: Final = replicas
-        self._samples: Final[list[Sample]] = []
+        self._samples: Final[list[ChargeSample]] = []
         self._kills: Final[list[OomKill]] = []
         self._revision = 0
         self._peaks: Final = [0] * len(replicas)
@@ -85,7 +85,7 @@ class ModelObserver:
         """Takes note of the end of a step."""
         by_class, by_workload = self._charges()
         self._samples.append(
-            Sample(
+            ChargeSample(
                 step=step,
                 charged_bytes=sum(by_class.values()),
                 by_class=dict(sorted(by_class.items())),

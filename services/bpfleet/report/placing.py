@@ -16,16 +16,16 @@ from bpfleet.fleet.commands import (
     ReportNodes,
     Tick,
 )
-from bpfleet.fleet.records import Agent, Node, Replica
+from bpfleet.fleet.records import FleetAgent, FleetNode, Replica
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.scenario import FleetNode, Scenario
+from bpfleet.workload.scenario import Scenario, ScenarioNode
 from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = ["Assignment", "NodePlan", "Placement", "place"]
 
-_AGENT: Final = Agent(name="compare", incarnation="1", address="")
+_AGENT: Final = FleetAgent(name="compare", incarnation="1", address="")
 # The models run on the same hardware; the profile is not known to placement.
 _ANY_PROFILE: Final = "any"
 _NOW_MS: Final = 1
@@ -51,7 +51,7 @@ class NodePlan:
     """One node and what was placed on it, in the scenario's order. ``index`` counts the fleet's nodes."""
 
     index: int
-    node: FleetNode
+    node: ScenarioNode
     assignments: tuple[Assignment, ...]
 
 
@@ -130,8 +130,8 @@ def _reasons(replica: Replica) -> str:
     return ", ".join(f"{reason} on {n}" for reason, n in replica.decision.rejections)
 
 
-def _record(node: FleetNode) -> Node:
-    return Node(
+def _record(node: ScenarioNode) -> FleetNode:
+    return FleetNode(
         name=node.name,
         agent=_AGENT.name,
         profile=_ANY_PROFILE,

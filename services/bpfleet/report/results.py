@@ -16,14 +16,14 @@ from bpfleet.workload.spec import KILLED
 
 __all__ = [
     "KILLED",
+    "ChargeSample",
     "Counters",
     "Divergence",
+    "ModelAnswer",
     "ModelOnNode",
     "NodeResult",
     "OomKill",
     "ReplicaResult",
-    "Sample",
-    "Verdict",
 ]
 
 # JSON values of any type.
@@ -50,7 +50,7 @@ class Counters(Record, frozen=True, kw_only=True):
     node_free_bytes: int
 
 
-class Verdict(Record, frozen=True, kw_only=True):
+class ModelAnswer(Record, frozen=True, kw_only=True):
     """What one model answered at a call: ``errno`` is ``ok``, an errno's name, ``SIGKILL`` or ``not
     running``.
     """
@@ -76,7 +76,7 @@ class Divergence(Record, frozen=True, kw_only=True):
     attempt: int
     call: str
     object: str
-    verdicts: Mapping[str, Verdict]
+    verdicts: Mapping[str, ModelAnswer]
     cause: str
     position: tuple[int, int, int, int]
 
@@ -92,7 +92,7 @@ class OomKill(Record, frozen=True, kw_only=True):
     fields: Mapping[str, int | str] = field(default_factory=dict)
 
 
-class Sample(Record, frozen=True, kw_only=True):
+class ChargeSample(Record, frozen=True, kw_only=True):
     """Charged bytes at the end of a step, by class of allocation and by workload, and in all."""
 
     step: int
@@ -138,7 +138,7 @@ class ModelOnNode(Record, frozen=True, kw_only=True):
     replicas: tuple[ReplicaResult, ...]
     refused: Mapping[str, int]
     oom_kills: tuple[OomKill, ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[ChargeSample, ...]
     estimate_bytes: int
     charged_bytes: int
     taken_bytes: int

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from bpfleet.report.compare import Comparison, ModelTotals
 from bpfleet.report.findings import findings
-from bpfleet.report.results import Counters, Divergence, Verdict
+from bpfleet.report.results import Counters, Divergence, ModelAnswer
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = [
@@ -83,7 +83,7 @@ def divergence_lines(divergence: Divergence) -> list[str]:
     return lines
 
 
-def _answer(verdict: Verdict) -> str:
+def _answer(verdict: ModelAnswer) -> str:
     text = verdict.errno
     if verdict.reason:
         text += f" ({verdict.reason})"

@@ -19,8 +19,8 @@ from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import EventAction, Scenario, ScenarioEvent
 
 __all__ = [
-    "Change",
     "Fate",
+    "UpgradeChange",
     "UpgradeLine",
     "arrow",
     "fate_of",
@@ -35,7 +35,7 @@ __all__ = [
 Plain = Any
 
 
-class Change(StrEnum):
+class UpgradeChange(StrEnum):
     """What the upgrade means for one workload, the worst first."""
 
     NEW_OOM = "newly OOM-killed"
@@ -75,7 +75,7 @@ class UpgradeLine:
     replicas: int
     before: Fate
     after: Fate
-    change: Change
+    change: UpgradeChange
     first_start: tuple[str, str]
     restart: tuple[str, str]
     limit_bytes: int | None
@@ -105,7 +105,7 @@ def upgrade_lines(
         for old, new in pairs:
             grouped.setdefault((old.workload, node.group), []).append((old, new))
     lines = [_line(key, pairs, advised) for key, pairs in grouped.items()]
-    order = list(Change)
+    order = list(UpgradeChange)
     return sorted(lines, key=lambda line: (order.index(line.change), line.workload, line.group))
 
 
@@ -118,7 +118,7 @@ def _line(
     new = [pair[1] for pair in pairs]
     before, after = _worst(old), _worst(new)
     change = _change(before, after)
-    if change is Change.UNCHANGED:
+    if change is UpgradeChange.UNCHANGED:
         change = _restarts_change(_failed_restarts(old), _failed_restarts(new))
     limit = new[0].limit_bytes
     return UpgradeLine(
@@ -176,23 +176,23 @@ def _worst(replicas: Sequence[ReplicaResult]) -> Fate:
     return min((fate_of(replica) for replica in replicas), key=_WORST_FIRST.index)
 
 
-def _change(before: Fate, after: Fate) -> Change:
+def _change(before: Fate, after: Fate) -> UpgradeChange:
     if before is after:
-        return Change.UNCHANGED if after is Fate.RUNS else Change.STILL_FAILS
+        return UpgradeChange.UNCHANGED if after is Fate.RUNS else UpgradeChange.STILL_FAILS
     if after is Fate.RUNS:
-        return Change.FIXED
+        return UpgradeChange.FIXED
     return {
-        Fate.OOM: Change.NEW_OOM,
-        Fate.ENOMEM: Change.NEW_ENOMEM,
-        Fate.REFUSED: Change.NEW_REFUSALS,
-    }.get(after, Change.NEW_OTHER)
+        Fate.OOM: UpgradeChange.NEW_OOM,
+        Fate.ENOMEM: UpgradeChange.NEW_ENOMEM,
+        Fate.REFUSED: UpgradeChange.NEW_REFUSALS,
+    }.get(after, UpgradeChange.NEW_OTHER)
 
 
-def _restarts_change(before: int, after: int) -> Change:
+def _restarts_change(before: int, after: int) -> UpgradeChange:
     """Of a workload that runs before and after: whether its restarts came through at once."""
     if bool(before) is bool(after):
-        return Change.UNCHANGED
-    return Change.NEW_RESTARTS if after else Change.FIXED_RESTARTS
+        return UpgradeChange.UNCHANGED
+    return UpgradeChange.NEW_RESTARTS if after else UpgradeChange.FIXED_RESTARTS
 
 
 def _failed_restarts(replicas: Sequence[ReplicaResult]) -> int:

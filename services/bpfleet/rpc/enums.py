@@ -46,9 +46,13 @@ class EnumPair(Generic[Member]):
         """Every member's value, as files and options spell it."""
         return tuple(member.value for member in self._numbers)
 
+    def word(self, number: int) -> str:
+        """How files and options spell the member with this number; "" for 0."""
+        return self._members[number].value if number else ""
+
     def word_message(self, word: str) -> Any:
-        """The number of the member that files and options spell ``word``."""
-        return next(number for member, number in self._numbers.items() if member.value == word)
+        """The number of the member that files and options spell ``word``; 0 for ""."""
+        return next((n for member, n in self._numbers.items() if member.value == word), 0)
 
     def message(self, member: Member | None) -> Any:
         """The number of a member, 0 for None."""

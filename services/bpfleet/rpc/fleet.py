@@ -9,15 +9,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bpfleet.fleet.commands import LabelNode, NodeAnnouncement, NodeUsage, TaintNode
 from bpfleet.fleet.constraints import is_node_key
-from bpfleet.fleet.placement import NodeVerdict, summary
-from bpfleet.fleet.records import Event, Node, Replica, Workload
+from bpfleet.fleet.placement import NodeScore, summary
+from bpfleet.fleet.records import FleetEvent, FleetNode, Replica, Workload
 from bpfleet.fleet.state import FleetState
 from bpfleet.kernel.profile import kernel_of
 from bpfleet.rpc.convert import within
 from bpfleet.rpc.enums import POLICIES, TAINT_EFFECTS
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.names import label_key, label_value, node_id, node_name, workload_name
-from bpfleet.rpc.replicas import errno_message, news_record, phase_message
+from bpfleet.rpc.replicas import errno_message, news_message, news_record, phase_message
 from bpfleet.rpc.workloads import (
     spec_message,
 )
@@ -33,6 +33,7 @@ from bpfleet.workload.spec import (
 
 __all__ = [
     "announcement",
+    "announcement_message",
     "event_message",
     "fingerprint",
     "label_command",
@@ -40,6 +41,8 @@ __all__ = [
     "replica_message",
     "score_message",
     "taint_command",
+    "taint_message",
+    "usage_message",
     "usage_record",
     "workload_message",
 ]
@@ -77,6 +80,28 @@ def _taint(message: workload_pb2.Taint, path: str) -> Taint:
     effect = TAINT_EFFECTS.record(message.effect, f"{path}.effect", TaintEffect.NO_SCHEDULE)
     key, value = label_key(message.key, f"{path}.key"), label_value(message.value, f"{path}.value")
     return Taint(key, value, effect)
+
+
+def announcement_message(record: NodeAnnouncement) -> registry_service_pb2.RegisteredNode:
+    """A node as its agent announces it."""
+    return registry_service_pb2.RegisteredNode(
+        node=record.name,
+        profile=record.profile,
+        possible_cpus=record.possible_cpus,
+        ram_bytes=record.ram_bytes,
+        reserved_bytes=record.reserved_bytes,
+        labels=dict(record.labels),
+        taints=[taint_message(taint) for taint in record.taints],
+        max_replicas=record.max_replicas,
+        replicas=[news_message(news) for news in record.replicas],
+    )
+
+
+def taint_message(record: Taint) -> workload_pb2.Taint:
+    """A taint."""
+    return workload_pb2.Taint(
+        key=record.key, value=record.value, effect=TAINT_EFFECTS.message(record.effect)
+    )
 
 
 def label_command(message: fleet_service_pb2.LabelNodeRequest) -> LabelNode:
@@ -136,6 +161,19 @@ def usage_record(message: registry_service_pb2.NodeReport) -> NodeUsage:
         verdicts=tuple(sorted(message.verdicts.items())[:LABELS_MAX]),
         crashed=message.crashed,
         replicas=tuple(news_record(status) for status in message.replicas),
+    )
+
+
+def usage_message(record: NodeUsage) -> registry_service_pb2.NodeReport:
+    """What an agent reports about a node."""
+    return registry_service_pb2.NodeReport(
+        node=record.node,
+        memory_used_bytes=record.memory_used_bytes,
+        bpf_charged_bytes=record.bpf_charged_bytes,
+        locked_bytes=record.locked_bytes,
+        verdicts=dict(record.verdicts),
+        crashed=record.crashed,
+        replicas=[news_message(news) for news in record.replicas],
     )
 
 
@@ -228,7 +266,9 @@ def replica_message(state: FleetState, replica: Replica) -> fleet_service_pb2.Re
     return message
 
 
-def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_service_pb2.FleetNode:
+def node_message(
+    state: FleetState, node: FleetNode, *, replicas: bool
+) -> fleet_service_pb2.FleetNode:
     """The node with its bookings and its last report; with its replicas if asked for."""
     book = state.tables.books.nodes[node.name]
     usage = state.soft.usage.get(node.name, NodeUsage(node=node.name))
@@ -242,10 +282,7 @@ def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_serv
         allocatable_bytes=node.allocatable_bytes,
         booked_bytes=book.booked_bytes,
         labels=dict(node.labels),
-        taints=[
-            workload_pb2.Taint(key=t.key, value=t.value, effect=TAINT_EFFECTS.message(t.effect))
-            for t in node.taints
-        ],
+        taints=[taint_message(taint) for taint in node.taints],
         ready=node.ready,
         cordoned=node.cordoned,
         draining=node.draining,
@@ -264,7 +301,7 @@ def node_message(state: FleetState, node: Node, *, replicas: bool) -> fleet_serv
     return message
 
 
-def score_message(verdict: NodeVerdict) -> fleet_service_pb2.NodeScore:
+def score_message(verdict: NodeScore) -> fleet_service_pb2.NodeScore:
     """One line of an explanation."""
     refusal = verdict.refusal
     return fleet_service_pb2.NodeScore(
@@ -279,7 +316,7 @@ def score_message(verdict: NodeVerdict) -> fleet_service_pb2.NodeScore:
     )
 
 
-def event_message(event: Event) -> fleet_service_pb2.FleetEvent:
+def event_message(event: FleetEvent) -> fleet_service_pb2.FleetEvent:
     """One event."""
     return fleet_service_pb2.FleetEvent(
         revision=event.revision,

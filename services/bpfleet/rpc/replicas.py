@@ -13,6 +13,7 @@ from bpfleet.workload.phase import Phase
 __all__ = [
     "errno_message",
     "errno_record",
+    "news_message",
     "news_record",
     "phase_message",
     "phase_record",
@@ -95,6 +96,20 @@ def _sentence(status: pb.ReplicaStatus, detail: str) -> str:
     errno = f" {errno_record(status.errno)}" if status.errno else ""
     about = f" of {status.object}" if status.object else ""
     return f"{status.call}{about}:{errno} {status.reason}: {detail}"
+
+
+def news_message(news: ReplicaNews) -> pb.ReplicaStatus:
+    """What an agent says about a replica, for a coordinator."""
+    return pb.ReplicaStatus(
+        replica=news.replica,
+        attempt=news.attempt,
+        phase=phase_message(news.phase),
+        reason=news.reason,
+        errno=errno_message(news.errno),
+        message=news.message,
+        charged_bytes=news.charged_bytes,
+        rss_bytes=news.rss_bytes,
+    )
 
 
 def news_record(message: pb.ReplicaStatus) -> ReplicaNews:

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bpfleet.sim.fleet import Outcome, World
+from bpfleet.sim.fleet import SeedOutcome, World
 from bpfleet.sim.loop import VirtualLoop, run
 from bpfleet.sim.seeds import run_seeds, silence
 
@@ -54,7 +54,7 @@ def main(
         _trace(seed, trace)
         return
     chosen = [seed] if seed is not None else range(first, first + seeds)
-    outcomes: list[Outcome] = []
+    outcomes: list[SeedOutcome] = []
     console = Console(stderr=True)
     bar = (
         TextColumn("{task.description}"),
@@ -65,7 +65,7 @@ def main(
     with Progress(*bar, console=console) as progress:
         task = progress.add_task("seeds", total=len(chosen))
 
-        def passed(outcome: Outcome) -> None:
+        def passed(outcome: SeedOutcome) -> None:
             outcomes.append(outcome)
             if as_json:
                 click.echo(json.dumps(asdict(outcome)))

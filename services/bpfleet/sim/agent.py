@@ -11,16 +11,16 @@ from bpfleet.fleet.records import Workload
 from bpfleet.kernel import profile_named
 from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
-from bpfleet.node_agent.node import NodeShape
+from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.registration import Registration
 from bpfleet.node_agent.replicas import Attempt, Replicas
 from bpfleet.node_agent.runtime_service import RuntimeServicer
 from bpfleet.rpc.channel import ChannelOptions
-from bpfleet.sim.network import Network, Process, Unreachable
+from bpfleet.sim.network import Network, SimProcess, Unreachable
 from bpfleet.sim.transport import Link, Stub, opened
 from bpfleet.workload.phase import Phase
 
-__all__ = ["NodePlan", "SimAgent", "SimAgents", "Witness"]
+__all__ = ["AgentWitness", "SimAgent", "SimAgents", "SimNode"]
 
 _CALL_NS: Final = 1_000
 _CHURN_SHARE: Final = 0.5
@@ -28,7 +28,7 @@ _CPUS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class NodePlan:
+class SimNode:
     """What a simulated node is like. Its zone is the operator's business: agents announce no labels."""
 
     name: str
@@ -37,7 +37,7 @@ class NodePlan:
     zone: str
 
 
-class Witness(Protocol):
+class AgentWitness(Protocol):
     """Who hears what agents do and say."""
 
     def taken(self, attempt: Attempt) -> None:
@@ -61,22 +61,22 @@ class Witness(Protocol):
 
 
 # Name to the process of a coordinator, and how to find its registry service.
-Coordinators = Mapping[str, tuple[Process, Callable[[], object]]]
+Coordinators = Mapping[str, tuple[SimProcess, Callable[[], object]]]
 
 
-class SimAgent(Process):
+class SimAgent(SimProcess):
     """A few nodes and what runs on them. A crash loses both; the next life starts empty, as a new incarnation."""
 
     def __init__(
         self,
         name: str,
-        plans: list[NodePlan],
+        plans: list[SimNode],
         network: Network,
         random: Random,
         *,
         clock: Callable[[], float],
         coordinators: Coordinators,
-        witness: Witness,
+        witness: AgentWitness,
     ) -> None:
         super().__init__(name, random)
         self.plans: Final = plans
@@ -93,7 +93,7 @@ class SimAgent(Process):
         self.start()
         self.nodes = Agent(self.name, call_ns=_CALL_NS)
         for plan in self.plans:
-            shape = NodeShape(
+            shape = NodeBoot(
                 profile=profile_named(plan.profile),
                 ram_bytes=plan.ram_bytes,
                 possible_cpus=_CPUS,
@@ -189,7 +189,11 @@ class SimAgents:
     """How one coordinator reaches the agents: the production client over a simulated link."""
 
     def __init__(
-        self, owner: Process, network: Network, agents: Mapping[str, SimAgent], witness: Witness
+        self,
+        owner: SimProcess,
+        network: Network,
+        agents: Mapping[str, SimAgent],
+        witness: AgentWitness,
     ) -> None:
         self._owner: Final = owner
         self._network: Final = network

@@ -11,7 +11,15 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from bpfleet.fleet.records import Kind, Node, Record, Replica, Workload, decode, decode_event
+from bpfleet.fleet.records import (
+    FleetNode,
+    Record,
+    RecordKind,
+    Replica,
+    Workload,
+    decode,
+    decode_event,
+)
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.fleet.store import Batch
@@ -23,7 +31,7 @@ from bpfleet.workload.resolve import inventory_of
 from bpfleet.workload.spec import NodeShape
 
 __all__ = [
-    "Acknowledged",
+    "AcknowledgedIsStored",
     "AgentsWord",
     "Books",
     "OneLife",
@@ -361,7 +369,7 @@ class _Expected:
         return self.asked[self.first :]
 
 
-class Acknowledged:
+class AcknowledgedIsStored:
     """*every acknowledged command visible for ever*: only what was acknowledged, or asked for and not yet
     answered, may be stored, and read.
     """
@@ -396,11 +404,11 @@ class Acknowledged:
         """A batch was stored."""
         for key in batch.removals:
             kind, name = _address(key)
-            if kind is Kind.WORKLOAD:
+            if kind is RecordKind.WORKLOAD:
                 self._check(name, None)
         for key, text in batch.puts.items():
             kind, name = _address(key)
-            if kind is Kind.WORKLOAD:
+            if kind is RecordKind.WORKLOAD:
                 workload = _decode(kind, text)
                 assert isinstance(workload, Workload), "the key says so"
                 self._check(name, workload)
@@ -463,9 +471,9 @@ class OperatorsMarks:
         """A batch was stored."""
         for key, text in batch.puts.items():
             kind, name = _address(key)
-            if kind is Kind.NODE:
+            if kind is RecordKind.NODE:
                 node = _decode(kind, text)
-                assert isinstance(node, Node), "the key says so"
+                assert isinstance(node, FleetNode), "the key says so"
                 taints = {taint.key: taint.value for taint in node.taints}
                 self._check(name, {**dict(node.labels), **taints})
 
@@ -503,11 +511,11 @@ class WatchedEvents:
 
 
 @lru_cache(maxsize=4096)
-def _decode(kind: Kind, text: str) -> Record:
+def _decode(kind: RecordKind, text: str) -> Record:
     """Several checkers look at each record; records are frozen."""
     return decode(kind, text)
 
 
-def _address(key: str) -> tuple[Kind, str]:
+def _address(key: str) -> tuple[RecordKind, str]:
     kind, _, name = key.partition("/")
-    return Kind(kind), name
+    return RecordKind(kind), name

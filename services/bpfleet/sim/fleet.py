@@ -19,15 +19,15 @@ from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet.prediction import KernelEstimator
-from bpfleet.fleet.records import Node, Policy
+from bpfleet.fleet.records import FleetNode, Policy
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch
 from bpfleet.kernel.profile import Use, used_by
 from bpfleet.node_agent.replicas import Attempt
 from bpfleet.runtime.lifecycle import BackOff
-from bpfleet.sim.agent import NodePlan, SimAgent, SimAgents
+from bpfleet.sim.agent import SimAgent, SimAgents, SimNode
 from bpfleet.sim.checkers import (
-    Acknowledged,
+    AcknowledgedIsStored,
     AgentsWord,
     Books,
     OneLife,
@@ -41,13 +41,13 @@ from bpfleet.sim.checkers import (
 )
 from bpfleet.sim.loop import VirtualLoop, run
 from bpfleet.sim.mix import KINDS, SLOT_BYTES
-from bpfleet.sim.network import LATE_SECONDS, Faults, Network, Process, Unreachable
+from bpfleet.sim.network import LATE_SECONDS, Network, NetworkFaults, SimProcess, Unreachable
 from bpfleet.sim.store import SimStore
 from bpfleet.sim.users import Users
 from bpfleet.v1 import registry_service_pb2
 from bpfleet.workload.phase import Phase
 
-__all__ = ["Outcome", "Violation", "simulate"]
+__all__ = ["SeedOutcome", "Violation", "simulate"]
 
 MIB: Final = 1 << 20
 _TIMING: Final = Timing(
@@ -86,7 +86,7 @@ _ESTIMATOR: Final = KernelEstimator()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SeedOutcome:
     """What one seed did. Equal seeds give equal digests."""
 
     seed: int
@@ -97,7 +97,7 @@ class Outcome:
     crashes: int
 
 
-class SimCoordinator(Process):
+class SimCoordinator(SimProcess):
     """A coordinator that can crash: every life is a new ``Coordinator`` with nothing but the store."""
 
     def __init__(self, name: str, world: "World") -> None:
@@ -150,7 +150,7 @@ class SimCoordinator(Process):
             self._world.fail(error)
 
     @property
-    def process(self) -> Process:
+    def process(self) -> SimProcess:
         """What can crash."""
         return self
 
@@ -185,7 +185,7 @@ class World:
         self.random = Random(seed)
         self.network = Network(self.random)
         self.memory = MemoryStore(loop.now_ms)
-        self.store_server = Process("store", self.random)
+        self.store_server = SimProcess("store", self.random)
         self.settings = FleetSettings(
             policy=self.random.choice(list(Policy)),
             back_off_ms=BackOff(first=500, longest=4_000, reset=8_000),
@@ -198,7 +198,7 @@ class World:
         self.orders = OrderNumbers()
         self.word = AgentsWord()
         self.books = Books(self.settings, self.word)
-        self.promises = Acknowledged()
+        self.promises = AcknowledgedIsStored()
         self.marks = OperatorsMarks()
         self.events = WatchedEvents()
         self.agents: dict[str, SimAgent] = {}
@@ -238,7 +238,7 @@ class World:
             for _ in range(2):
                 profile = self.random.choice(_PROFILES)
                 ram_bytes = self.random.randint(4, 6) * SLOT_BYTES
-                plans.append(NodePlan(f"n{number}", profile, ram_bytes, f"z{number % 2}"))
+                plans.append(SimNode(f"n{number}", profile, ram_bytes, f"z{number % 2}"))
                 number += 1
             self.agents[name] = SimAgent(
                 name,
@@ -328,7 +328,7 @@ class World:
 
     # -- the run
 
-    async def run(self, seed: int) -> Outcome:
+    async def run(self, seed: int) -> SeedOutcome:
         """Faults, then healing, then the final look. Raises ``Violation`` or whatever broke."""
         self.loop.set_exception_handler(lambda loop, context: self._uncaught(context))
         self.store_server.start()
@@ -344,7 +344,7 @@ class World:
         await self._rest()
         await self._miss_one()
         self._check_end()
-        return Outcome(
+        return SeedOutcome(
             seed,
             self._digest.hexdigest(),
             self.batches,
@@ -359,12 +359,12 @@ class World:
         if isinstance(error, AssertionError):
             self.fail(error)
 
-    def _weather(self) -> Faults:
+    def _weather(self) -> NetworkFaults:
         """How bad the network is while there are faults; some seeds have good weather."""
         if self._starved:
-            return Faults()
+            return NetworkFaults()
         grade = self.random.random()
-        return Faults(
+        return NetworkFaults(
             loss=0.05 * grade,
             duplication=0.2 * grade,
             delay_max_s=0.01 + 0.1 * grade,
@@ -425,7 +425,7 @@ class World:
                 await self._hold(process)
                 return
 
-    async def _hold(self, process: Process) -> None:
+    async def _hold(self, process: SimProcess) -> None:
         seconds = self.random.random() * _HELD_LEASES * self.timing.leader_ttl_ms / 1000
         self._note(f"hold {process.name} {seconds}")
         process.hold(seconds)
@@ -566,7 +566,7 @@ class World:
         agent.boot()
         await self._rest()
 
-    def _nodes_of(self, agent: SimAgent) -> list[Node]:
+    def _nodes_of(self, agent: SimAgent) -> list[FleetNode]:
         nodes = self.books.shadow.tables.nodes.values()
         return [node for node in nodes if node.agent == agent.name]
 
@@ -642,7 +642,7 @@ class World:
             agent.check()
 
 
-def simulate(seed: int) -> Outcome:
+def simulate(seed: int) -> SeedOutcome:
     """Runs one seed. Raises what went wrong; the caller says how to repeat it."""
     loop = VirtualLoop()
     world = World(seed, loop)

@@ -7,7 +7,7 @@ from typing import Final
 from bpfleet.sim.checkers import Promise
 from bpfleet.v1 import bpf_pb2, workload_pb2
 
-__all__ = ["KINDS", "Kind", "spec_of"]
+__all__ = ["KINDS", "WorkloadKind", "spec_of"]
 
 MIB: Final = 1 << 20
 SLOT_BYTES: Final = 256 * MIB
@@ -16,7 +16,7 @@ _USER: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class WorkloadKind:
     """``certain``: in the end all its replicas run, whatever else is wanted. ``replicas_max`` 0: one per node."""
 
     name: str
@@ -25,21 +25,21 @@ class Kind:
     certain: bool = True
 
 
-KINDS: Final[Mapping[str, Kind]] = {
+KINDS: Final[Mapping[str, WorkloadKind]] = {
     kind.name: kind
     for kind in (
-        Kind("plain", 3, 1),
-        Kind("spread", 2, 0),
-        Kind("gang", 2, 2),
+        WorkloadKind("plain", 3, 1),
+        WorkloadKind("spread", 2, 0),
+        WorkloadKind("gang", 2, 2),
         # A catalogue application under limits of every sort.
-        Kind("probe", 2, 1),
-        Kind("daemon", 0, 3),
+        WorkloadKind("probe", 2, 1),
+        WorkloadKind("daemon", 0, 3),
         # Cannot start on 5.10, where its user may lock too little.
-        Kind("frail", 2, -1, certain=False),
+        WorkloadKind("frail", 2, -1, certain=False),
         # Never starts and is not started again.
-        Kind("once", 2, -1, certain=False),
+        WorkloadKind("once", 2, -1, certain=False),
         # Takes what is left, and makes room for everybody else.
-        Kind("filler", 14, -2, certain=False),
+        WorkloadKind("filler", 14, -2, certain=False),
     )
 }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, TypeVar
 
-__all__ = ["LATE_SECONDS", "Faults", "Network", "Process", "Unreachable"]
+__all__ = ["LATE_SECONDS", "Network", "NetworkFaults", "SimProcess", "Unreachable"]
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ class Unreachable(Exception):
 
 
 @dataclass(slots=True)
-class Faults:
+class NetworkFaults:
     """How bad the network is: shares of calls, and seconds."""
 
     loss: float = 0.0
@@ -30,7 +30,7 @@ class Faults:
     slow_max_s: float = 2.0
 
 
-class Process:
+class SimProcess:
     """Something that can crash: all its tasks end at once, and calls to it fail until it is up again.
 
     It can also be held up, whole (stopped, or in one long turn of its event loop) or at every step for want of CPU:
@@ -88,7 +88,7 @@ class Network:
     """All links between processes. Links are named by the two processes, in either order."""
 
     def __init__(self, random: Random) -> None:
-        self.faults = Faults()
+        self.faults = NetworkFaults()
         self._random = random
         self._cut: dict[tuple[str, str], None] = {}
         self.calls = 0
@@ -104,12 +104,12 @@ class Network:
     def heal(self) -> None:
         """Every link works, and the network is fast and faithful."""
         self._cut.clear()
-        self.faults = Faults()
+        self.faults = NetworkFaults()
 
     async def call(
         self,
-        source: Process,
-        target: Process,
+        source: SimProcess,
+        target: SimProcess,
         work: Callable[[], Awaitable[T]],
         *,
         once: bool = False,
@@ -133,7 +133,7 @@ class Network:
         except TimeoutError:
             raise Unreachable(f"{target.name} did not answer in time") from None
 
-    async def _carry_out(self, target: Process, work: Callable[[], Awaitable[T]]) -> T:
+    async def _carry_out(self, target: SimProcess, work: Callable[[], Awaitable[T]]) -> T:
         """Runs at the target: it goes on when the caller has given up, and ends with the target."""
 
         async def at_target() -> T:
@@ -151,7 +151,7 @@ class Network:
         answer: T = task.result()
         return answer
 
-    async def _travel(self, source: Process, target: Process, life: int) -> None:
+    async def _travel(self, source: SimProcess, target: SimProcess, life: int) -> None:
         faults = self.faults
         delay_s = self._random.random() * faults.delay_max_s
         if self._random.random() < faults.slow_share:
@@ -163,12 +163,12 @@ class Network:
         if not self._passes(source, target, life):
             raise Unreachable(f"no way from {source.name} to {target.name}")
 
-    def _passes(self, source: Process, target: Process, life: int) -> bool:
+    def _passes(self, source: SimProcess, target: SimProcess, life: int) -> bool:
         link = min(source.name, target.name), max(source.name, target.name)
         return target.up and target.life == life and link not in self._cut
 
     async def _arrive_late(
-        self, source: Process, target: Process, life: int, work: Callable[[], Awaitable[Any]]
+        self, source: SimProcess, target: SimProcess, life: int, work: Callable[[], Awaitable[Any]]
     ) -> None:
         await asyncio.sleep(self._random.random() * LATE_SECONDS)
         if self._passes(source, target, life):

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bpfleet.sim.fleet import Outcome, simulate
+from bpfleet.sim.fleet import SeedOutcome, simulate
 
 __all__ = ["FailedSeed", "repeat_command", "run_seeds", "silence"]
 
@@ -31,7 +31,7 @@ def repeat_command(seed: int) -> str:
 
 def run_seeds(
     seeds: Iterable[int],
-    progress: Callable[[Outcome], None] = lambda outcome: None,
+    progress: Callable[[SeedOutcome], None] = lambda outcome: None,
     *,
     jobs: int = 1,
 ) -> FailedSeed | None:
@@ -50,7 +50,7 @@ def run_seeds(
 
 
 def _first_failure(
-    results: Iterable[Outcome | FailedSeed], progress: Callable[[Outcome], None]
+    results: Iterable[SeedOutcome | FailedSeed], progress: Callable[[SeedOutcome], None]
 ) -> FailedSeed | None:
     for result in results:
         if isinstance(result, FailedSeed):
@@ -59,7 +59,7 @@ def _first_failure(
     return None
 
 
-def _run(seed: int) -> Outcome | FailedSeed:
+def _run(seed: int) -> SeedOutcome | FailedSeed:
     try:
         return simulate(seed)
     except Exception as error:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet.store import Batch, Leadership, News, Snapshot, StoreUnavailable
-from bpfleet.sim.network import Network, Process, Unreachable
+from bpfleet.sim.network import Network, SimProcess, Unreachable
 
 __all__ = ["SimStore"]
 
@@ -24,8 +24,8 @@ class SimStore:
         memory: MemoryStore,
         network: Network,
         *,
-        owner: Process,
-        server: Process,
+        owner: SimProcess,
+        server: SimProcess,
         on_write: Callable[[str, Batch], None],
         on_elect: Callable[[Leadership], None],
     ) -> None:

@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from bpfleet.kernel.errors import KernelError
 from bpfleet.rpc.errors import ApiError, status_of
-from bpfleet.sim.network import Network, Process, Unreachable
+from bpfleet.sim.network import Network, SimProcess, Unreachable
 
 __all__ = ["CallContext", "Link", "Stub", "opened"]
 
@@ -45,8 +45,8 @@ class Link:
     def __init__(
         self,
         network: Network,
-        source: Process,
-        target: Process,
+        source: SimProcess,
+        target: SimProcess,
         serves: Callable[[], object],
         *,
         hears: Hearing = lambda request, answer: None,

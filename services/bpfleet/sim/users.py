@@ -10,7 +10,7 @@ from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.rpc.errors import ApiError
 from bpfleet.rpc.revision import highest_revision, revision_metadata
 from bpfleet.sim.checkers import (
-    Acknowledged,
+    AcknowledgedIsStored,
     OperatorsMarks,
     Progress,
     Promise,
@@ -18,7 +18,7 @@ from bpfleet.sim.checkers import (
     WatchedEvents,
 )
 from bpfleet.sim.mix import KINDS, spec_of
-from bpfleet.sim.network import Network, Process, Unreachable
+from bpfleet.sim.network import Network, SimProcess, Unreachable
 from bpfleet.sim.transport import CallContext
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
@@ -34,7 +34,7 @@ class Server(Protocol):
     """A coordinator as its users see it."""
 
     @property
-    def process(self) -> Process:
+    def process(self) -> SimProcess:
         """What can crash."""
 
     @property
@@ -42,7 +42,7 @@ class Server(Protocol):
         """What users call. Raises ``Unreachable``."""
 
 
-class Users(Process):
+class Users(SimProcess):
     """``answered`` counts acknowledged commands; ``behind`` says which watcher has not seen every event."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Users(Process):
         servers: Mapping[str, Server],
         *,
         nodes: Mapping[str, str],
-        promises: Acknowledged,
+        promises: AcknowledgedIsStored,
         marks: OperatorsMarks,
         progress: Progress,
         now_ms: Callable[[], int],

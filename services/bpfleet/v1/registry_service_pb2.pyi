@@ -133,7 +133,6 @@ class NodeReport(_message.Message):
     BPF_CHARGED_BYTES_FIELD_NUMBER: _builtins.int
     LOCKED_BYTES_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
-    LAST_REVISION_FIELD_NUMBER: _builtins.int
     REPLICAS_FIELD_NUMBER: _builtins.int
     CRASHED_FIELD_NUMBER: _builtins.int
     node: _builtins.str
@@ -144,8 +143,6 @@ class NodeReport(_message.Message):
     """Bytes charged for BPF objects."""
     locked_bytes: _builtins.int
     """Bytes the rlimit model counts as locked, over all users."""
-    last_revision: _builtins.int
-    """Revision of the last event of the node."""
     crashed: _builtins.bool
     """True if the node can run nothing more (its kernel stopped)."""
     @_builtins.property
@@ -164,13 +161,12 @@ class NodeReport(_message.Message):
         bpf_charged_bytes: _builtins.int = ...,
         locked_bytes: _builtins.int = ...,
         verdicts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
-        last_revision: _builtins.int = ...,
         replicas: _abc.Iterable[_replica_pb2.ReplicaStatus] | None = ...,
         crashed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bpf_charged_bytes", b"bpf_charged_bytes", "crashed", b"crashed", "last_revision", b"last_revision", "locked_bytes", b"locked_bytes", "memory_used_bytes", b"memory_used_bytes", "node", b"node", "replicas", b"replicas", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bpf_charged_bytes", b"bpf_charged_bytes", "crashed", b"crashed", "locked_bytes", b"locked_bytes", "memory_used_bytes", b"memory_used_bytes", "node", b"node", "replicas", b"replicas", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

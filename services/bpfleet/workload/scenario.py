@@ -22,10 +22,10 @@ from bpfleet.workload.spec import NodeShape, Taint, WorkloadSpec
 
 __all__ = [
     "NODES_MAX",
-    "FleetNode",
     "NodeGroup",
     "Scenario",
     "ScenarioEvent",
+    "ScenarioNode",
     "builtin_scenario",
     "builtin_scenarios",
     "scenario_from_toml",
@@ -74,7 +74,7 @@ class NodeGroup(Record, frozen=True, kw_only=True):
         return NodeShape(possible_cpus=self.possible_cpus, ram_bytes=self.ram_bytes)
 
 
-class FleetNode(Record, frozen=True, kw_only=True):
+class ScenarioNode(Record, frozen=True, kw_only=True):
     """One node of a scenario. ``labels`` hold the group's and ``node``, ``group``, ``cpus``."""
 
     name: str
@@ -142,10 +142,10 @@ class Scenario(Record, frozen=True, kw_only=True):
         for shape in {group.shape for group in self.nodes}:
             inventory_for(workload.application, shape, workload.options)
 
-    def fleet(self) -> tuple[FleetNode, ...]:
+    def fleet(self) -> tuple[ScenarioNode, ...]:
         """Every node by name: ``GROUP-0001`` onwards, in the order of the groups."""
         return tuple(
-            FleetNode(
+            ScenarioNode(
                 name=f"{group.name}-{ordinal:04d}",
                 group=group.name,
                 shape=group.shape,

@@ -15,9 +15,9 @@ from bpfleet.fleet.commands import (
     UpdateWorkload,
 )
 from bpfleet.fleet.dispatch import Dispatch
-from bpfleet.fleet.engine import Engine
+from bpfleet.fleet.engine import GroupCommit
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.records import Kind, decode, encode
+from bpfleet.fleet.records import RecordKind, decode, encode
 from bpfleet.fleet.state import FleetState
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Scheduling, Spread, WorkloadSpec
@@ -33,7 +33,7 @@ class Bench:
         for name in "ab":
             self.small.node(name)
         self.state = self.small.state
-        self.engine = Engine(self.state, epoch=3, revision=7)
+        self.engine = GroupCommit(self.state, epoch=3, revision=7)
         self.engine.seal()
         self.engine.committed()
         self.heard: list[str] = []
@@ -141,7 +141,7 @@ def test_orders_are_repeated_until_the_truth_follows():
     dispatch.retry(again)
     assert dispatch.take(agent, 101) is not None
     (replica,) = bench.small.replicas("one")
-    running = {(Kind.REPLICA, replica.name): None}
+    running = {(RecordKind.REPLICA, replica.name): None}
     dispatch.follow(running)
     assert dispatch.take(agent, 10_000) is None
 
@@ -241,14 +241,14 @@ def test_a_restart_from_the_store_gives_the_same_fleet(commands):
     stored = [
         (kind, encode(record))
         for kind, table in (
-            (Kind.META, tables.metas),
-            (Kind.AGENT, tables.agents),
-            (Kind.REPLICA, tables.replicas),
-            (Kind.NODE, tables.nodes),
-            (Kind.WORKLOAD, tables.workloads),
-            (Kind.REQUEST, tables.requests),
-            (Kind.RETIRED, tables.retired),
-            (Kind.PARTED, tables.parted),
+            (RecordKind.META, tables.metas),
+            (RecordKind.AGENT, tables.agents),
+            (RecordKind.REPLICA, tables.replicas),
+            (RecordKind.NODE, tables.nodes),
+            (RecordKind.WORKLOAD, tables.workloads),
+            (RecordKind.REQUEST, tables.requests),
+            (RecordKind.RETIRED, tables.retired),
+            (RecordKind.PARTED, tables.parted),
         )
         for record in table.values()
     ]

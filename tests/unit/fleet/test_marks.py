@@ -13,7 +13,7 @@ from bpfleet.fleet.commands import (
     UnregisterAgent,
 )
 from bpfleet.fleet.errors import FleetError
-from bpfleet.fleet.records import Kind, decode, encode
+from bpfleet.fleet.records import RecordKind, decode, encode
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Spread, Taint, TaintEffect, Toleration
@@ -175,7 +175,7 @@ def test_marks_come_back_from_the_store(small):
     label(small, "a", tier="gold", removed=("zone",))
     taint(small, "a", Taint("repair", "x", NO_EXECUTE))
     node = small.state.tables.nodes["a"]
-    assert decode(Kind.NODE, encode(node)) == node
+    assert decode(RecordKind.NODE, encode(node)) == node
 
 
 # -- pods that are replaced

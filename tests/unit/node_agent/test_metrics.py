@@ -6,7 +6,7 @@ from bpfleet.abi.bpf import MapType
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.node_agent.node import HostedNode, NodeShape
+from bpfleet.node_agent.node import HostedNode, NodeBoot
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from bpfleet.node_agent.node import HostedNode, NodeShape
     ],
 )
 def test_charges_are_told_by_class_and_add_up(profile, classes):
-    shape = NodeShape(profile=profile_named(profile), ram_bytes=1 << 30, possible_cpus=2, seed=3)
+    shape = NodeBoot(profile=profile_named(profile), ram_bytes=1 << 30, possible_cpus=2, seed=3)
     node = HostedNode("n1", shape, call_ns=1000, dirty=set())
     kernel = node.wake()
     kernel.mkdir("/one")

@@ -8,7 +8,7 @@ from bpfleet.kernel import KernelError, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.node_agent.node import HostedNode, NodeShape
+from bpfleet.node_agent.node import HostedNode, NodeBoot
 from bpfleet.node_agent.sleep import ELEMENTS_MAX, freeze, thaw
 
 PROFILES = ["5.10", "5.11", "6.1", "6.12", "6.18", "6.12:nobpf"]
@@ -24,7 +24,7 @@ TYPES = (
 
 
 def hosted(profile: str) -> HostedNode:
-    shape = NodeShape(profile=profile_named(profile), ram_bytes=1 << 30, possible_cpus=2, seed=3)
+    shape = NodeBoot(profile=profile_named(profile), ram_bytes=1 << 30, possible_cpus=2, seed=3)
     node = HostedNode("n1", shape, call_ns=1000, dirty=set())
     kernel = node.wake()
     kernel.mkdir("/pods")

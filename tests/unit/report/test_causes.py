@@ -1,10 +1,10 @@
 """A cause is one true sentence: who failed how, and what the models that went through do instead."""
 
 from bpfleet.report.causes import cause_of
-from bpfleet.report.results import Counters, Verdict
+from bpfleet.report.results import Counters, ModelAnswer
 
 
-def _verdict(kind: str, errno: str = "ok", reason: str = "") -> Verdict:
+def _verdict(kind: str, errno: str = "ok", reason: str = "") -> ModelAnswer:
     counters = Counters(
         model=kind,
         uid=0,
@@ -15,7 +15,7 @@ def _verdict(kind: str, errno: str = "ok", reason: str = "") -> Verdict:
         limit_bytes=None,
         node_free_bytes=0,
     )
-    return Verdict(errno=errno, reason=reason, counters=counters)
+    return ModelAnswer(errno=errno, reason=reason, counters=counters)
 
 
 LIMIT = ("ENOMEM", "MEMCG_LIMIT_EXCEEDED")

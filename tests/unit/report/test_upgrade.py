@@ -8,8 +8,8 @@ from bpfleet.cli.inputs import read_scenario
 from bpfleet.report.compare import compare
 from bpfleet.report.limits import advise_all
 from bpfleet.report.upgrade import (
-    Change,
     Fate,
+    UpgradeChange,
     UpgradeLine,
     upgrade_data,
     upgrade_lines,
@@ -28,7 +28,7 @@ def lines() -> dict[tuple[str, str], UpgradeLine]:
 
 def test_a_memlock_refusal_stops(lines: dict[tuple[str, str], UpgradeLine]) -> None:
     line = lines["bpftrace", "large"]
-    assert (line.before, line.after, line.change) == (Fate.EPERM, Fate.RUNS, Change.FIXED)
+    assert (line.before, line.after, line.change) == (Fate.EPERM, Fate.RUNS, UpgradeChange.FIXED)
     assert line.raise_to_bytes is None
 
 
@@ -36,20 +36,24 @@ def test_a_full_container_is_new_and_comes_with_the_limit_it_needs(
     lines: dict[tuple[str, str], UpgradeLine],
 ) -> None:
     line = lines["falco", "large"]
-    assert (line.before, line.after, line.change) == (Fate.RUNS, Fate.ENOMEM, Change.NEW_ENOMEM)
+    assert (line.before, line.after, line.change) == (
+        Fate.RUNS,
+        Fate.ENOMEM,
+        UpgradeChange.NEW_ENOMEM,
+    )
     assert line.limit_bytes == 320 << 20
     assert line.raise_to_bytes is not None
     assert line.raise_to_bytes > line.limit_bytes
 
 
 def test_a_kill_is_new(lines: dict[tuple[str, str], UpgradeLine]) -> None:
-    assert lines["probe", "small"].change is Change.NEW_OOM
+    assert lines["probe", "small"].change is UpgradeChange.NEW_OOM
 
 
 def test_what_runs_before_and_after_is_unchanged(
     lines: dict[tuple[str, str], UpgradeLine],
 ) -> None:
-    assert lines["falco", "small"].change is Change.UNCHANGED
+    assert lines["falco", "small"].change is UpgradeChange.UNCHANGED
 
 
 def test_first_starts_and_restarts_are_told_apart(
@@ -67,14 +71,14 @@ def test_a_restart_that_fails_once_under_one_kernel_alone_is_a_change() -> None:
     alone = with_rollouts(replace(scenario, workloads=memleak, events=()))
     result = compare(alone, ("5.10", "6.1"))
     (line,) = upgrade_lines(result, "5.10", "6.1", [])
-    assert line.change is Change.FIXED_RESTARTS
+    assert line.change is UpgradeChange.FIXED_RESTARTS
     assert line.restart[0].startswith("6 EPERM")
     assert (line.before, line.after) == (Fate.RUNS, Fate.RUNS)
 
 
 def test_the_worst_changes_come_first(lines: dict[tuple[str, str], UpgradeLine]) -> None:
     changes = [line.change for line in lines.values()]
-    order = list(Change)
+    order = list(UpgradeChange)
     assert changes == sorted(changes, key=order.index)
 
 

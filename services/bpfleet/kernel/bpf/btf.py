@@ -23,7 +23,7 @@ from bpfleet.kernel.profile import KernelProfile
 BTF_MAX_SIZE: Final = 16 << 20
 
 
-class Kind(IntEnum):
+class BtfKind(IntEnum):
     """BTF_KIND_*, those that a map's key or value may have."""
 
     VOID = 0
@@ -36,13 +36,13 @@ class Kind(IntEnum):
 class BtfType:
     """One type. ``members`` counts a struct's members; ``has_spin_lock``: a struct bpf_spin_lock is inside."""
 
-    kind: Kind
+    kind: BtfKind
     size_bytes: int
     members: int = 0
     has_spin_lock: bool = False
 
 
-VOID: Final = BtfType(Kind.VOID, 0)
+VOID: Final = BtfType(BtfKind.VOID, 0)
 
 
 @final
@@ -180,18 +180,18 @@ def _check_for_type(bpf_map: BpfMap, attr: MapAttr, key: BtfType, value: BtfType
     demand = bpf_map.key_btf
     if demand is KeyBtf.REFUSED:
         raise refuse(Errno.ENOTSUPP, "this map type takes no BTF", Reason.OPERATION_UNSUPPORTED)
-    if bpf_map.map_type is MapType.ARRAY and key.kind is Kind.VOID:
-        fits = attr.max_entries == 1 and value.kind is Kind.DATASEC
+    if bpf_map.map_type is MapType.ARRAY and key.kind is BtfKind.VOID:
+        fits = attr.max_entries == 1 and value.kind is BtfKind.DATASEC
     elif demand is KeyBtf.INT:
-        fits = key.kind is Kind.INT and key.size_bytes == 4
+        fits = key.kind is BtfKind.INT and key.size_bytes == 4
     elif demand is KeyBtf.CGROUP:
         isolated = attr.key_size == 16
-        fits = key.kind is (Kind.STRUCT if isolated else Kind.INT)
+        fits = key.kind is (BtfKind.STRUCT if isolated else BtfKind.INT)
         fits = fits and key.members == (2 if isolated else 0)
     elif demand is KeyBtf.STRUCT:
-        fits = key.kind is Kind.STRUCT
+        fits = key.kind is BtfKind.STRUCT
     elif demand is KeyBtf.VOID:
-        fits = key.kind is Kind.VOID
+        fits = key.kind is BtfKind.VOID
     else:
         fits = True
     if not fits:

@@ -43,7 +43,7 @@ class Members(Protocol):
 
 
 @final
-class Host:
+class FileHost:
     """What the files need of their node."""
 
     def __init__(self, tree: CgroupTree, timeline: Timeline, members: Members) -> None:
@@ -63,11 +63,11 @@ class ControlFile:
         """Whether this kernel has the file at all."""
         return True
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         """The file's text. Raises EINVAL for a file that can only be written."""
         raise KernelError(Errno.EINVAL, Reason.OPERATION_UNSUPPORTED, "this file cannot be read")
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         """Takes a value. Raises EINVAL for a file that can only be read."""
         raise KernelError(Errno.EINVAL, Reason.OPERATION_UNSUPPORTED, "this file cannot be written")
 
@@ -79,7 +79,7 @@ class ControlFile:
 class MemoryCurrent(ControlFile):
     """memory.current: charged pages, including what CPUs hold in stock."""
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return f"{cgroup.memcg.usage_bytes}\n"
 
 
@@ -90,10 +90,10 @@ class MemoryPeak(ControlFile):
     def exists(self, profile: KernelProfile) -> bool:
         return profile.has_memory_peak
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return f"{bytes_of(cgroup.memcg.memory.watermark)}\n"
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         if not host.profile.memory_peak_resets:
             super().write(cgroup, text, host)
 
@@ -102,10 +102,10 @@ class MemoryPeak(ControlFile):
 class MemoryMin(ControlFile):
     """memory.min: never reclaimed below this."""
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return page_counter_text(cgroup.memcg.memory.min)
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         cgroup.memcg.memory.min = page_counter_memparse("memory.min", text)
 
 
@@ -113,10 +113,10 @@ class MemoryMin(ControlFile):
 class MemoryLow(ControlFile):
     """memory.low: not reclaimed below this while others have something to give."""
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return page_counter_text(cgroup.memcg.memory.low)
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         cgroup.memcg.memory.low = page_counter_memparse("memory.low", text)
 
 
@@ -124,10 +124,10 @@ class MemoryLow(ControlFile):
 class MemoryHigh(ControlFile):
     """memory.high: throttles tasks that exceed it; a write reclaims down to it and never kills."""
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return page_counter_text(cgroup.memcg.memory.high)
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         pages = page_counter_memparse("memory.high", text)
         host.tree.controller.set_high(cgroup.memcg, pages, _writer())
         _limit_changed(cgroup, host, "memory.high", pages)
@@ -137,10 +137,10 @@ class MemoryHigh(ControlFile):
 class MemoryMax(ControlFile):
     """memory.max: the limit. A write below usage reclaims, then kills; it succeeds even where neither helps."""
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return page_counter_text(cgroup.memcg.memory.max)
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         pages = page_counter_memparse("memory.max", text)
         host.tree.controller.set_max(cgroup.memcg, pages, _writer())
         _limit_changed(cgroup, host, "memory.max", pages)
@@ -150,10 +150,10 @@ class MemoryMax(ControlFile):
 class MemoryOomGroup(ControlFile):
     """memory.oom.group: 1 makes the OOM killer take the whole cgroup."""
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return f"{int(cgroup.memcg.oom_group)}\n"
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         value = kstrtoint("memory.oom.group", text)
         if value not in (0, 1):
             raise invalid("memory.oom.group", strstrip(text), "0 or 1")
@@ -167,7 +167,7 @@ class MemoryEvents(ControlFile):
     def __init__(self, *, local: bool) -> None:
         self._local: Final = local
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         memcg = cgroup.memcg
         counts = memcg.event_counts_local if self._local else memcg.event_counts
         return "".join(
@@ -183,7 +183,7 @@ class MemoryStat(ControlFile):
 
     on_root = True
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return memory_stat_text(cgroup.memcg, host.profile)
 
 
@@ -196,7 +196,7 @@ class MemoryReclaim(ControlFile):
     def exists(self, profile: KernelProfile) -> bool:
         return profile.has_memory_reclaim
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         stripped = strstrip(text)
         size_bytes, rest = memparse(stripped)
         if rest == stripped:
@@ -237,10 +237,10 @@ class MemoryPressure(ControlFile):
     memory = False
     on_root = True
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return pressure_text(cgroup.memcg, host.timeline.now_ns)
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         raise KernelError(
             Errno.EOPNOTSUPP, Reason.OPERATION_UNSUPPORTED, "pressure triggers are not emulated"
         )
@@ -253,11 +253,11 @@ class SwapLimit(ControlFile):
     def __init__(self, *, high: bool) -> None:
         self._high: Final = high
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         memcg = cgroup.memcg
         return page_counter_text(memcg.swap_high_pages if self._high else memcg.swap_max_pages)
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         if self._high:
             cgroup.memcg.swap_high_pages = page_counter_memparse("memory.swap.high", text)
         else:
@@ -273,7 +273,7 @@ class Constant(ControlFile):
         self.memory = memory
         self.on_root = on_root
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return self._text
 
 
@@ -284,10 +284,10 @@ class SwapPeak(ControlFile):
     def exists(self, profile: KernelProfile) -> bool:
         return profile.has_memory_swap_peak
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return "0\n"
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         if not host.profile.memory_peak_resets:
             super().write(cgroup, text, host)
 
@@ -306,10 +306,10 @@ class CgroupProcs(ControlFile):
         self._name: Final = "cgroup.threads" if threads else "cgroup.procs"
         self._threads: Final = threads
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return "".join(f"{pid}\n" for pid in sorted(cgroup.pids))
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         pid = kstrtopid(self._name, text)
         host.members.move(pid, cgroup, thread=self._threads)
 
@@ -321,7 +321,7 @@ class CgroupControllers(ControlFile):
     memory = False
     on_root = True
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return "memory\n" if cgroup.has_memory else ""
 
 
@@ -332,10 +332,10 @@ class CgroupSubtreeControl(ControlFile):
     memory = False
     on_root = True
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return "memory\n" if cgroup.subtree_memory else ""
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         enable: bool | None = None
         for token in strstrip(text).split(" "):
             if not token:
@@ -355,7 +355,7 @@ class CgroupEvents(ControlFile):
 
     memory = False
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         return f"populated {int(cgroup.populated)}\nfrozen 0\n"
 
 
@@ -366,7 +366,7 @@ class CgroupStat(ControlFile):
     memory = False
     on_root = True
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         descendants = sum(1 for _ in cgroup.pre_order()) - 1
         dying = host.tree.dying_below(cgroup)
         lines = [f"nr_descendants {descendants}"]
@@ -390,11 +390,11 @@ class CgroupMaximum(ControlFile):
         self._depth: Final = depth
         self._name: Final = "cgroup.max.depth" if depth else "cgroup.max.descendants"
 
-    def read(self, cgroup: Cgroup, host: Host) -> str:
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
         value = cgroup.max_depth if self._depth else cgroup.max_descendants
         return "max\n" if value == UNLIMITED else f"{value}\n"
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         value = UNLIMITED if strstrip(text) == "max" else kstrtoint(self._name, text)
         if value < 0:
             raise KernelError(
@@ -415,7 +415,7 @@ class CgroupKill(ControlFile):
     def exists(self, profile: KernelProfile) -> bool:
         return profile.has_cgroup_kill
 
-    def write(self, cgroup: Cgroup, text: str, host: Host) -> None:
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         value = kstrtoint("cgroup.kill", text)
         if value != 1:
             raise KernelError(
@@ -456,17 +456,17 @@ CONTROL_FILES: Final[dict[str, ControlFile]] = {
 }
 
 
-def list_files(cgroup: Cgroup, host: Host) -> list[str]:
+def list_files(cgroup: Cgroup, host: FileHost) -> list[str]:
     """The names of the control files this directory has, sorted."""
     return [name for name, file in CONTROL_FILES.items() if _is_there(file, cgroup, host)]
 
 
-def read_file(cgroup: Cgroup, name: str, host: Host) -> str:
+def read_file(cgroup: Cgroup, name: str, host: FileHost) -> str:
     """The exact text of a control file. Raises ENOENT, EINVAL."""
     return _find(cgroup, name, host).read(cgroup, host)
 
 
-def write_file(cgroup: Cgroup, name: str, text: str, host: Host) -> int:
+def write_file(cgroup: Cgroup, name: str, text: str, host: FileHost) -> int:
     """Writes a control file in one write(2). Returns the bytes written; an empty write changes nothing.
 
     Raises ENOENT, EINVAL and what the file itself answers.
@@ -477,7 +477,7 @@ def write_file(cgroup: Cgroup, name: str, text: str, host: Host) -> int:
     return len(text.encode())
 
 
-def _find(cgroup: Cgroup, name: str, host: Host) -> ControlFile:
+def _find(cgroup: Cgroup, name: str, host: FileHost) -> ControlFile:
     file = CONTROL_FILES.get(name)
     if file is None or not _is_there(file, cgroup, host):
         raise KernelError(
@@ -489,7 +489,7 @@ def _find(cgroup: Cgroup, name: str, host: Host) -> ControlFile:
     return file
 
 
-def _is_there(file: ControlFile, cgroup: Cgroup, host: Host) -> bool:
+def _is_there(file: ControlFile, cgroup: Cgroup, host: FileHost) -> bool:
     if cgroup.parent is None and not file.on_root:
         return False
     return file.exists(host.profile) and (cgroup.has_memory or not file.memory)
@@ -500,7 +500,7 @@ def _writer() -> KernelContext:
     return KernelContext(comm="sh", in_task=True)
 
 
-def _limit_changed(cgroup: Cgroup, host: Host, file: str, pages: int) -> None:
+def _limit_changed(cgroup: Cgroup, host: FileHost, file: str, pages: int) -> None:
     memcg: Memcg = cgroup.memcg
     host.timeline.emit(
         EventKind.LIMIT_CHANGED,

@@ -8,7 +8,7 @@ CHARGE: Final = "charge"
 
 
 @final
-class Faults:
+class InjectedFaults:
     """What is going to fail; false while nothing is. Kinds are those of `AllocKind`, or ``charge``."""
 
     __slots__ = ("_asked", "_left", "_one_in", "_seed")

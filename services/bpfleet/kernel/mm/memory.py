@@ -10,7 +10,7 @@ from bpfleet.abi.limits import KMALLOC_MAX_SIZE, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
-from bpfleet.kernel.mm.faults import Faults
+from bpfleet.kernel.mm.faults import InjectedFaults
 from bpfleet.kernel.mm.memcg import ObjCgroup, Stat
 from bpfleet.kernel.mm.memcontrol import MemoryController
 from bpfleet.kernel.mm.page_alloc import NodeMemory
@@ -175,7 +175,7 @@ class Memory:
         self.possible_cpus: Final = possible_cpus
         # The ledger in the order of its lines: a dictionary serves as an ordered set.
         self.accounts: Final[dict[Account, Account]] = {}
-        self.faults: Final = Faults(seed)
+        self.faults: Final = InjectedFaults(seed)
         # Live charges of all accounts; receipts take differences of it.
         self.charged_bytes_total = 0
         self._last_failure: KernelError | None = None

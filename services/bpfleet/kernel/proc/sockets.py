@@ -29,7 +29,7 @@ class Protocol(IntEnum):
     UDP = 17
 
 
-class State(IntEnum):
+class SocketState(IntEnum):
     """TCP states (include/net/tcp_states.h), used by every family."""
 
     ESTABLISHED = 1
@@ -43,7 +43,7 @@ class SocketKind:
 
     family: Family
     protocol: Protocol
-    state: State = State.CLOSE
+    state: SocketState = SocketState.CLOSE
     hashed: bool = False
     reuseport: bool = False
 
@@ -53,9 +53,9 @@ SOCKET_KINDS: Final = {
     "udp_bound": SocketKind(Family.INET, Protocol.UDP, hashed=True),
     "udp_reuse": SocketKind(Family.INET, Protocol.UDP, hashed=True, reuseport=True),
     "tcp": SocketKind(Family.INET, Protocol.TCP),
-    "tcp_listen": SocketKind(Family.INET, Protocol.TCP, State.LISTEN, hashed=True),
-    "tcp_est": SocketKind(Family.INET, Protocol.TCP, State.ESTABLISHED, hashed=True),
-    "unix_pair": SocketKind(Family.UNIX, Protocol.NONE, State.ESTABLISHED),
+    "tcp_listen": SocketKind(Family.INET, Protocol.TCP, SocketState.LISTEN, hashed=True),
+    "tcp_est": SocketKind(Family.INET, Protocol.TCP, SocketState.ESTABLISHED, hashed=True),
+    "unix_pair": SocketKind(Family.UNIX, Protocol.NONE, SocketState.ESTABLISHED),
     "xsk": SocketKind(Family.XDP, Protocol.NONE),
 }
 

@@ -21,7 +21,7 @@ class Use(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kernel:
+class KernelBuild:
     """A row of the known kernels.
 
     ``version`` is its place upstream, with the number of the stable release: it decides which changes it has;

@@ -3,10 +3,10 @@
 from typing import Final
 
 from bpfleet.kernel.profile.builds import v5_10, v5_11, v6_1, v6_6, v6_12, v6_18
-from bpfleet.kernel.profile.kernels import Kernel, Use
+from bpfleet.kernel.profile.kernels import KernelBuild, Use
 from bpfleet.kernel.profile.model import KernelProfile, Provenance
 
-KERNELS: Final[tuple[Kernel, ...]] = (
+KERNELS: Final[tuple[KernelBuild, ...]] = (
     v5_10.KERNEL,
     v5_11.SEED_V5,
     v5_11.KERNEL,

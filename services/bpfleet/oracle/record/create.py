@@ -18,7 +18,7 @@ from bpfleet.oracle.record.live import (
     map_fd_by_id,
     object_info,
 )
-from bpfleet.oracle.record.meter import Meter, Sample
+from bpfleet.oracle.record.meter import MemorySample, Meter
 from bpfleet.oracle.record.ops import fdinfo
 
 __all__ = ["creation_attr", "record_creation"]
@@ -141,7 +141,9 @@ def _measure(
     return _per_map(before, after, fd, copies=int(made))
 
 
-def _per_map(before: Sample, after: Sample, fd: DescriptorCost, *, copies: int) -> dict[str, Any]:
+def _per_map(
+    before: MemorySample, after: MemorySample, fd: DescriptorCost, *, copies: int
+) -> dict[str, Any]:
     kernel = (after.kernel - before.kernel) / copies - fd.kernel
     if after.slab is None or before.slab is None:
         return {"kernel": round(kernel, 1), "res": 4096 * _PAGES_OF_NOISE / copies, "n": copies}

@@ -12,7 +12,7 @@ from typing import Any, Final
 from bpfleet.abi.bpf import Cmd, MapType, ProgType, map_type_from_name
 from bpfleet.oracle.record.create import creation_attr, prerequisites
 from bpfleet.oracle.record.live import ATTR_BYTES, Buffer, bpf, errno_name, prog_load
-from bpfleet.oracle.record.meter import Meter, Sample
+from bpfleet.oracle.record.meter import MemorySample, Meter
 from bpfleet.oracle.record.objects import open_object
 from bpfleet.oracle.record.ops import PER_CPU_TYPES, fdinfo
 
@@ -55,7 +55,7 @@ def _parsed(results: str) -> tuple[list[tuple[str | int, int]], list[int]]:
     return [(errno, done) for errno, done in phases], memlock
 
 
-def _difference(before: Sample, after: Sample) -> list[int | None]:
+def _difference(before: MemorySample, after: MemorySample) -> list[int | None]:
     pairs = (
         (before.slab, after.slab),
         (before.percpu, after.percpu),

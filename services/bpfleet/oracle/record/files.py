@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from bpfleet.oracle.record import create, elements, live, perm
 from bpfleet.oracle.record.meter import Meter, Unmeasurable
-from bpfleet.oracle.record.ops import Session
+from bpfleet.oracle.record.ops import RecordingSession
 
 __all__ = ["RecordingRefused", "kernel_name", "possible_cpus", "record_cases", "record_file"]
 
@@ -177,7 +177,7 @@ def _answer(operations: list[Case], cpus: int, write: int) -> None:
     try:
         os.sched_setaffinity(0, {0})
         with _pin_directory() as pins:
-            answers = Session(possible_cpus=cpus, bpffs=pins).run(operations)
+            answers = RecordingSession(possible_cpus=cpus, bpffs=pins).run(operations)
         with os.fdopen(write, "w") as stream:
             stream.write(json.dumps(answers))
     finally:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Meter", "Sample", "Unmeasurable", "find_memory_cgroup"]
+__all__ = ["MemorySample", "Meter", "Unmeasurable", "find_memory_cgroup"]
 
 _V2_ROOT: Final = Path("/sys/fs/cgroup")
 _V1_ROOT: Final = Path("/sys/fs/cgroup/memory")
@@ -36,7 +36,7 @@ class Unmeasurable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MemorySample:
     """Bytes charged to the cgroup at one moment; None where this kernel has no such number."""
 
     slab: int | None
@@ -111,7 +111,7 @@ class Meter:
         self,
         prepare: Callable[[], None],
         work: Callable[[Callable[[], None]], object],
-    ) -> tuple[list[Sample], str]:
+    ) -> tuple[list[MemorySample], str]:
         """Fork; in the child call ``prepare()`` and then ``work(checkpoint)``.
 
         Returns one sample per ``checkpoint()`` the work called, and ``str`` of what the work returned. Raises
@@ -135,7 +135,7 @@ class Meter:
                 os.close(go)
                 os.waitpid(child, 0)
 
-    def _attend(self, cgroup: Path, at_checkpoint: int, go: int) -> tuple[list[Sample], str]:
+    def _attend(self, cgroup: Path, at_checkpoint: int, go: int) -> tuple[list[MemorySample], str]:
         samples = []
         os.write(go, b"g")
         while kind := os.read(at_checkpoint, 1):
@@ -149,7 +149,7 @@ class Meter:
             return samples, answer
         raise Unmeasurable("the measured process was killed")
 
-    def _settled(self, cgroup: Path) -> Sample:
+    def _settled(self, cgroup: Path) -> MemorySample:
         """What is charged once it no longer changes: earlier frees wait for an RCU grace period."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         sample = self.read(cgroup)
@@ -160,18 +160,18 @@ class Meter:
                 return again
             sample = again
 
-    def read(self, cgroup: Path) -> Sample:
+    def read(self, cgroup: Path) -> MemorySample:
         """What is charged to ``cgroup`` now."""
         self._drain()
         if not self.is_v2:
             kernel = int((cgroup / "memory.kmem.usage_in_bytes").read_text())
-            return Sample(None, None, None, kernel)
+            return MemorySample(None, None, None, kernel)
         (cgroup / "cpu.stat").read_text()  # flushes the statistics of every controller
         stat = _stat(cgroup)
         if "kernel" not in stat:
-            return Sample(None, None, None, int((cgroup / "memory.current").read_text()))
+            return MemorySample(None, None, None, int((cgroup / "memory.current").read_text()))
         slab = stat["slab_reclaimable"] + stat["slab_unreclaimable"]
-        return Sample(slab, stat["percpu"], stat["vmalloc"], stat["kernel"])
+        return MemorySample(slab, stat["percpu"], stat["vmalloc"], stat["kernel"])
 
     def _drain(self) -> None:
         os.write(self._drain_request, b"d")

@@ -22,7 +22,7 @@ from bpfleet.oracle.record.live import (
 )
 from bpfleet.oracle.record.objects import open_object
 
-__all__ = ["Session"]
+__all__ = ["RecordingSession"]
 
 # An operation and its answer are JSON objects of the recording format.
 Operation: TypeAlias = dict[str, Any]
@@ -66,7 +66,7 @@ class _Shape:
     value_size: int = 8
 
 
-class Session:
+class RecordingSession:
     """Named objects of one case. ``possible_cpus`` decides the size of per-CPU values."""
 
     def __init__(self, *, possible_cpus: int, bpffs: str = "/sys/fs/bpf") -> None:

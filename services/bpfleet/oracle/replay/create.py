@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.mm.memory import AllocKind
@@ -80,7 +80,7 @@ def inner_map(kernel: Kernel, task: Task, type_name: str) -> int:
 
 def storage_btf(kernel: Kernel, task: Task, value_bytes: int) -> int:
     """The BTF object of the recordings: a 32-bit integer key and a value struct of ``value_bytes``."""
-    types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, value_bytes, members=1))
+    types = (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, value_bytes, members=1))
     return kernel.bpf.btf.load(task, types)
 
 

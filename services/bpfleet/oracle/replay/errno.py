@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.kernel.bpf.attr import Address, MapAttr, UserBytes
 from bpfleet.kernel.bpf.batch import BatchResult
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
@@ -231,7 +231,7 @@ class CaseReplay:
         elif wanted == "bad":
             fd = _NO_SUCH_FD
         else:
-            types = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, wanted, members=1))
+            types = (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, wanted, members=1))
             fd = verbs.BTF_LOAD(self.kernel, self.task, types)
         return fd, key_id, value_id
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from bpfleet.abi.bpf import AttachType
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
@@ -82,7 +82,7 @@ def _create(kernel: Kernel, task: Task, name: str) -> Any:
 
 
 def _storage_types() -> tuple[BtfType, ...]:
-    return (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, _VALUE_BYTES, members=1))
+    return (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, _VALUE_BYTES, members=1))
 
 
 def _attr(name: str, inner_fd: int | None, btf_fd: int | None) -> MapAttr:

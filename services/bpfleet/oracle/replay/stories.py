@@ -19,7 +19,7 @@ from bpfleet.abi.bpf import ALL_CAPABILITIES, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.prog import RunResult
 from bpfleet.kernel.bpf.program import ProgAttr, ProgOp
 from bpfleet.kernel.events import EventKind
@@ -43,7 +43,7 @@ TEST_ROOT: Final = "/test"  # the recorder's own cgroup: its "/" is not the root
 INNER_UID: Final = 65_534  # inner maps are made by somebody else, whose budget does not count
 STEP_NS: Final = 200_000  # how long a step takes where the recorder did not wait
 RECREATE_NS: Final = 1_000_000  # between a close and the creation after it
-BTF_TYPES: Final = (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, 8))
+BTF_TYPES: Final = (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, 8))
 PAGES_TOLERANCE: Final = 3
 FILL_TOLERANCE: Final = 0.01
 HIGH_EVENTS_TOLERANCE: Final = (

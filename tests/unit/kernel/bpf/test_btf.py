@@ -5,14 +5,14 @@ import pytest
 from bpfleet.abi.bpf import F_NO_PREALLOC, F_RDONLY_PROG, F_WRONLY_PROG, Capability, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BTF_MAX_SIZE, BtfType, Kind
+from bpfleet.kernel.bpf.btf import BTF_MAX_SIZE, BtfKind, BtfType
 from tests.kernels import ALL, boot, refused, settle
 
-INT4, INT8 = BtfType(Kind.INT, 4), BtfType(Kind.INT, 8)
-LOCKED = BtfType(Kind.STRUCT, 8, 2, has_spin_lock=True)
-STRUCT8 = BtfType(Kind.STRUCT, 8, 2)
-STRUCT16 = BtfType(Kind.STRUCT, 16, 2)
-SECTION = BtfType(Kind.DATASEC, 8)
+INT4, INT8 = BtfType(BtfKind.INT, 4), BtfType(BtfKind.INT, 8)
+LOCKED = BtfType(BtfKind.STRUCT, 8, 2, has_spin_lock=True)
+STRUCT8 = BtfType(BtfKind.STRUCT, 8, 2)
+STRUCT16 = BtfType(BtfKind.STRUCT, 16, 2)
+SECTION = BtfType(BtfKind.DATASEC, 8)
 
 
 def _create(kernel, task, map_type, key, value, *, key_type=INT4, value_type=INT8, **changes):
@@ -57,7 +57,7 @@ def test_a_map_keeps_its_btf(profile):
         (MapType.HASH, 8, 8, {}, Errno.EINVAL),  # the key's type has another size
         (MapType.HASH, 4, 16, {}, Errno.EINVAL),
         (MapType.HASH, 4, 8, {"btf_value_type_id": 9}, Errno.EINVAL),
-        (MapType.ARRAY, 4, 8, {"key_type": BtfType(Kind.STRUCT, 4)}, Errno.EINVAL),
+        (MapType.ARRAY, 4, 8, {"key_type": BtfType(BtfKind.STRUCT, 4)}, Errno.EINVAL),
         (MapType.ARRAY, 4, 8, {"value_type": SECTION, "btf_key_type_id": 0}, Errno.EINVAL),
         (
             MapType.ARRAY,

@@ -5,7 +5,7 @@ import pytest
 from bpfleet.abi.bpf import F_MMAPABLE, F_NO_COMMON_LRU, F_NO_PREALLOC, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.bpf.map_create import class_of
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.verbs.stage import answer_of
@@ -69,7 +69,9 @@ def _prepared(profile, attr):
     if attr.map_type in NESTED:
         inner = kernel.bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
     if attr.map_type in STORAGES:
-        btf = kernel.bpf.btf_load(task, (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, 8, members=1)))
+        btf = kernel.bpf.btf_load(
+            task, (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, 8, members=1))
+        )
     return (
         kernel,
         task,

@@ -6,7 +6,7 @@ from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import PROFILES
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfType, Kind
+from bpfleet.kernel.bpf.btf import BtfKind, BtfType
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.mm.memory import AllocKind
 from tests.kernels import boot, charged, refused, settle
@@ -27,7 +27,7 @@ PAIRS = [
 
 
 def _create(kernel, task, map_type, value=8, **changes):
-    btf = kernel.bpf.btf_load(task, (BtfType(Kind.INT, 4), BtfType(Kind.STRUCT, value)))
+    btf = kernel.bpf.btf_load(task, (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, value)))
     fields = {"key_size": 4, "value_size": value, "map_flags": F_NO_PREALLOC, **changes}
     attr = MapAttr(map_type, **fields, btf_fd=btf, btf_key_type_id=1, btf_value_type_id=2)
     return kernel.bpf.map_create(task, attr).fd

@@ -29,7 +29,7 @@ from bpfleet.kernel.profile import KernelProfile
 SLOT_BYTES: Final = 8
 
 
-class Held(Protocol):
+class HeldObject(Protocol):
     """What a slot refers to, as far as the array cares."""
 
     @property
@@ -40,7 +40,7 @@ class Held(Protocol):
     def put(self) -> None: ...
 
 
-class Program(Held, Protocol):
+class Program(HeldObject, Protocol):
     """A program, as far as tail calls through an array care."""
 
     @property
@@ -50,7 +50,7 @@ class Program(Held, Protocol):
     def jited(self) -> bool: ...
 
 
-class FdArrayMap(SlotMap[Held]):
+class FdArrayMap(SlotMap[HeldObject]):
     """Slots that take a descriptor and hold what it refers to."""
 
     holds_fds = True
@@ -81,11 +81,11 @@ class FdArrayMap(SlotMap[Held]):
         """array_map_mem_usage."""
         return fd_array_bytes(profile, attr.max_entries)
 
-    def acquire(self, fd: int, context: OpContext) -> Held:
+    def acquire(self, fd: int, context: OpContext) -> HeldObject:
         """What descriptor ``fd`` of the caller refers to, with a reference taken. Raises EBADF, EINVAL."""
         raise NotImplementedError
 
-    def dispose(self, held: Held, *, deferred: bool) -> None:
+    def dispose(self, held: HeldObject, *, deferred: bool) -> None:
         """Drops the reference of a slot."""
         held.put()
 
@@ -108,7 +108,7 @@ class FdArrayMap(SlotMap[Held]):
         if old is not None:
             self.dispose(old, deferred=True)
 
-    def let_go(self, entry: Held, context: OpContext) -> None:
+    def let_go(self, entry: HeldObject, context: OpContext) -> None:
         """Drops the reference of a deleted slot."""
         self.dispose(entry, deferred=True)
 
@@ -143,7 +143,7 @@ class ProgArrayMap(FdArrayMap):
         )
         return CostPlan(array.estimate_bytes, (aux, *array.allocations), 1)
 
-    def acquire(self, fd: int, context: OpContext) -> Held:
+    def acquire(self, fd: int, context: OpContext) -> HeldObject:
         """A program of the array's kind. Raises EBADF, EINVAL."""
         file = context.task.file(fd)
         if file.kind != "bpf-prog":
@@ -196,7 +196,7 @@ class PerfEventArrayMap(FdArrayMap):
 
     key_btf = KeyBtf.REFUSED
 
-    def acquire(self, fd: int, context: OpContext) -> Held:
+    def acquire(self, fd: int, context: OpContext) -> HeldObject:
         """A perf event. Raises EBADF for anything else, ENOMEM."""
         file = context.task.file(fd)
         if file.kind != "perf-event":
@@ -206,7 +206,7 @@ class PerfEventArrayMap(FdArrayMap):
         file.refs += 1
         return _EventEntry(file, context.map_file, block)
 
-    def dispose(self, held: Held, *, deferred: bool) -> None:
+    def dispose(self, held: HeldObject, *, deferred: bool) -> None:
         """Frees the entry after a grace period, with its hold on the event's file."""
         assert isinstance(held, _EventEntry)
         self.site.timeline.defer(RCU_GRACE_NS, lambda: self._free_entry(held))
@@ -254,7 +254,7 @@ class CgroupArrayMap(FdArrayMap):
 
     key_btf = KeyBtf.REFUSED
 
-    def acquire(self, fd: int, context: OpContext) -> Held:
+    def acquire(self, fd: int, context: OpContext) -> HeldObject:
         """A cgroup directory. Raises EBADF for anything else."""
         file = context.task.file(fd)
         if file.kind != "cgroup":

@@ -22,7 +22,7 @@ from bpfleet.kernel.bpf.maps.base import (
     KeyBtf,
     SpinLocks,
 )
-from bpfleet.kernel.bpf.maps.fd_array import FdArrayMap, Held, check_fd_array
+from bpfleet.kernel.bpf.maps.fd_array import FdArrayMap, HeldObject, check_fd_array
 from bpfleet.kernel.bpf.maps.hash import HashMap, check_hash
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
@@ -110,11 +110,11 @@ class ArrayOfMaps(FdArrayMap):
         """Keeps the shape of the inner map given at creation."""
         self.template = InnerTemplate(inner_model(self.attr, task))
 
-    def acquire(self, fd: int, context: OpContext) -> Held:
+    def acquire(self, fd: int, context: OpContext) -> HeldObject:
         """A map like the template. Raises EBADF, EINVAL."""
         return acquire_inner(self.template, fd, context)
 
-    def dispose(self, held: Held, *, deferred: bool) -> None:
+    def dispose(self, held: HeldObject, *, deferred: bool) -> None:
         """Lets an inner map go."""
         assert isinstance(held, BpfMap)
         release_inner(held, deferred=deferred)

@@ -32,7 +32,7 @@ from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
-from bpfleet.kernel.proc.sockets import Family, Protocol, Socket, State, socket_of
+from bpfleet.kernel.proc.sockets import Family, Protocol, Socket, SocketState, socket_of
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import round_up_8, roundup_pow_of_two
@@ -72,10 +72,10 @@ def _suitable(sock: Socket, profile: KernelProfile) -> bool:
 def _state_allowed(sock: Socket) -> bool:
     kind = sock.kind
     if kind.protocol is Protocol.TCP:
-        return kind.state in (State.ESTABLISHED, State.LISTEN)
+        return kind.state in (SocketState.ESTABLISHED, SocketState.LISTEN)
     if kind.protocol is Protocol.UDP:
         return kind.hashed
-    return kind.state is State.ESTABLISHED
+    return kind.state is SocketState.ESTABLISHED
 
 
 class _SockMapBase(BpfMap):

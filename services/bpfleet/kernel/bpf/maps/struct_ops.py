@@ -44,7 +44,7 @@ class OpsTable:
 OPS_TABLES: Final = {1: OpsTable("tcp_congestion_ops", 256, 18, 13)}
 
 
-class State(IntEnum):
+class StructOpsState(IntEnum):
     """enum bpf_struct_ops_state."""
 
     INIT = 0
@@ -129,14 +129,14 @@ class StructOpsMap(BpfMap):
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
-        self._state = State.INIT
+        self._state = StructOpsState.INIT
         self._value = bytes(attr.value_size)
 
     def lookup(self, key: bytes, context: OpContext) -> bytes:
         """The value with its state, zeros before registration. Raises ENOENT for another key."""
         if slot_of(key):
             raise not_found("key 0 is the only one")
-        if self._state is State.INIT:
+        if self._state is StructOpsState.INIT:
             return bytes(self.value_size)
         holders = max(self.refs - self.user_refs, 0)
         return struct.pack("<II", holders, self._state) + self._value[8:]
@@ -149,14 +149,14 @@ class StructOpsMap(BpfMap):
             raise slot_out_of_range(slot_of(key), 1)
         if any(value[:8]) or not any(value[VALUE_HEADER_BYTES:]):
             raise refuse(Errno.EINVAL, "state and reference count must be 0, functions must be set")
-        if self._state is not State.INIT:
+        if self._state is not StructOpsState.INIT:
             raise refuse(Errno.EBUSY, "the table is registered", Reason.OBJECT_BUSY)
         self._value = value
         if self.map_flags & F_LINK:
-            self._state = State.READY
+            self._state = StructOpsState.READY
             return
         self.get()
-        self._state = State.INUSE
+        self._state = StructOpsState.INUSE
 
     def delete(self, key: bytes, context: OpContext) -> None:
         """Unregisters the table. Raises ENOENT before registration, EINPROGRESS afterwards, EOPNOTSUPP for links."""
@@ -164,11 +164,11 @@ class StructOpsMap(BpfMap):
             raise refuse(
                 Errno.EOPNOTSUPP, "a link unregisters this table", Reason.OPERATION_UNSUPPORTED
             )
-        if self._state is State.TOBEFREE:
+        if self._state is StructOpsState.TOBEFREE:
             raise refuse(Errno.EINPROGRESS, "the table is being freed", Reason.OBJECT_BUSY)
-        if self._state is not State.INUSE:
+        if self._state is not StructOpsState.INUSE:
             raise not_found("the table is not registered")
-        self._state = State.TOBEFREE
+        self._state = StructOpsState.TOBEFREE
         self.put()
 
     def next_key(self, key: bytes | None) -> bytes:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bpfleet.kernel.profile.kernels import Kernel, Use
+from bpfleet.kernel.profile.kernels import KernelBuild, Use
 from bpfleet.kernel.profile.model import Provenance, StructSizes
 
 _STRUCTS: Final = StructSizes(
@@ -15,7 +15,7 @@ _STRUCTS: Final = StructSizes(
     inode=568,
 )  # fmt: skip
 
-KERNEL: Final = Kernel(
+KERNEL: Final = KernelBuild(
     name="5.10",
     version="5.10.262",
     provenance=Provenance.RECORDED,

@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Final
 
 from bpfleet.kernel.profile.builds import v5_10
-from bpfleet.kernel.profile.kernels import Kernel, Use
+from bpfleet.kernel.profile.kernels import KernelBuild, Use
 from bpfleet.kernel.profile.model import Payer, Provenance
 
 _STRUCTS: Final = replace(v5_10.KERNEL.structs, bpf_array_aux=96, bpf_htab=704, bpf_prog_aux=640)
 
-KERNEL: Final = Kernel(
+KERNEL: Final = KernelBuild(
     name="5.11",
     version="5.11.14",
     provenance=Provenance.DERIVED,

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bpfleet.kernel.profile.kernels import Kernel, Use
+from bpfleet.kernel.profile.kernels import KernelBuild, Use
 from bpfleet.kernel.profile.model import Provenance, StructSizes
 
 _STRUCTS: Final = StructSizes(
@@ -14,7 +14,7 @@ _STRUCTS: Final = StructSizes(
     bpf_prog=96, bpf_prog_aux=1304, bpf_prog_stats=32, file=192, bpf_lru_locallist=32,
 )  # fmt: skip
 
-KERNEL: Final = Kernel(
+KERNEL: Final = KernelBuild(
     name="6.18",
     version="6.18.44",
     provenance=Provenance.RECORDED,

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bpfleet.kernel.profile.kernels import Kernel, Use
+from bpfleet.kernel.profile.kernels import KernelBuild, Use
 from bpfleet.kernel.profile.model import Provenance, StructSizes
 
 _STRUCTS: Final = StructSizes(
@@ -14,7 +14,7 @@ _STRUCTS: Final = StructSizes(
     bpf_prog=72, bpf_prog_aux=1064, bpf_prog_stats=32, file=256,
 )  # fmt: skip
 
-KERNEL: Final = Kernel(
+KERNEL: Final = KernelBuild(
     name="6.6",
     version="6.6.150",
     provenance=Provenance.RECORDED,
