@@ -25,6 +25,7 @@ from bpfleet.fleet.constraints import (
     named_nodes_allow,
     names_nodes,
 )
+from bpfleet.fleet.invariant import require
 from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import Decision, FleetNode, Policy, Replica, Workload
 from bpfleet.workload.phase import Phase
@@ -177,7 +178,7 @@ class Search:
 
     def decide(self, verdict: NodeScore) -> Decision:
         """The decision for a node that was not chosen among others: the only one it could be."""
-        assert verdict.refusal is None, f"{verdict.node} was ruled out: {verdict.refusal}"
+        require(verdict.refusal is None, f"{verdict.node} was ruled out: {verdict.refusal}")
         return self._decision(verdict.score, 1, {}, verdict.need)
 
     def explain(self) -> list[NodeScore]:
