@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
+from bpfleet.fleet.records import PROFILE_LABEL
 from bpfleet.v1.bpf_service_pb2 import Syscall
 from bpfleet.workload.churn import ChurnStream, targets_of
 from bpfleet.workload.ops import (
@@ -38,6 +39,7 @@ __all__ = [
     "fleet_steps",
     "open_and_close",
     "rolling_restarts",
+    "selector_of",
 ]
 
 _BATCH_BYTES_MAX: Final = 1 << 20
@@ -156,6 +158,13 @@ class FleetStep:
     workload: int = 0
     replicas: int = 0
     application: str = ""
+
+
+def selector_of(step: FleetStep, pin: Sequence[str]) -> dict[str, str]:
+    """Which nodes a step's workload wants. With ``pin``, one workload after the other goes to each of these models, so
+    that they are compared under the same load.
+    """
+    return {PROFILE_LABEL: pin[step.workload % len(pin)]} if pin else {}
 
 
 def fleet_steps(seed: int, applications: Sequence[str]) -> Iterator[FleetStep]:

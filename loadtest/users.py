@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.v1 import workload_pb2
 from loadtest.grpc_user import LoadUser, ScriptUser
 from loadtest.run import FLEET, LoadRun, run_of
-from loadtest.scripts import FleetDo, FleetStep, fleet_steps
+from loadtest.scripts import FleetDo, FleetStep, fleet_steps, selector_of
 from loadtest.seats import Seat
 
 __all__ = [
@@ -148,7 +148,7 @@ class FleetUser(LoadUser):
         name = self._name(step.workload)
         if step.do is FleetDo.SUBMIT:
             self._made.append(name)
-            spec = _workload(name, step)
+            spec = _workload(name, step, self.load.options.pin)
             self._timed(step.do, lambda: self._fleet.create_workload(spec))
         elif step.do is FleetDo.DELETE:
             self._made.remove(name)
@@ -217,11 +217,12 @@ class FleetUser(LoadUser):
         return answer
 
 
-def _workload(name: str, step: FleetStep) -> workload_pb2.WorkloadSpec:
+def _workload(name: str, step: FleetStep, pin: Sequence[str]) -> workload_pb2.WorkloadSpec:
     return workload_pb2.WorkloadSpec(
         name=name,
         replicas=step.replicas,
         application=step.application,
         memory_request_bytes=16 << 20,
         memory_limit_bytes=256 << 20,
+        node_selector=selector_of(step, pin),
     )
