@@ -38,6 +38,7 @@ __all__ = [
     "OneWriter",
     "OperatorsMarks",
     "OrderNumbers",
+    "OrdersTaken",
     "Progress",
     "Promise",
     "Violation",
@@ -113,6 +114,19 @@ class OrderNumbers:
         if message.sequence <= last:
             raise Violation(f"order {message.sequence} to {agent} follows order {last}")
         self._last[key] = message.sequence
+
+
+class OrdersTaken:
+    """*an order is carried out once* by one start of an agent, however often it arrives."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str, int, int], None] = {}
+
+    def admitted(self, life: str, epoch: int, sequence: int) -> None:
+        """A start of an agent carries an order out."""
+        if (life, epoch, sequence) in self._taken:
+            raise Violation(f"{life} carries out order {sequence} of term {epoch} again")
+        self._taken[life, epoch, sequence] = None
 
 
 class AgentsWord:

@@ -34,6 +34,7 @@ from bpfleet.sim.checkers import (
     OneWriter,
     OperatorsMarks,
     OrderNumbers,
+    OrdersTaken,
     Progress,
     Violation,
     WatchedEvents,
@@ -130,7 +131,8 @@ class SimCoordinator(SimProcess):
             random=world.random,
             sleep=self.sleep,
         )
-        self._now = coordinator, FleetServicer(coordinator), RegistryServicer(coordinator)
+        registry = _HeardRegistry(coordinator, world)
+        self._now = coordinator, FleetServicer(coordinator), registry
         self.spawn(self._run(coordinator))
 
     def jump(self, by_ms: int) -> None:
@@ -175,6 +177,25 @@ class SimCoordinator(SimProcess):
         return self._now
 
 
+class _HeardRegistry(RegistryServicer):
+    """*a lease that has run out is not renewed*: the agent has to register, for what ran there may run elsewhere."""
+
+    def __init__(self, coordinator: Coordinator, world: "World") -> None:
+        super().__init__(coordinator)
+        self._leases: Final = coordinator.leases
+        self._world: Final = world
+
+    # Any: no context in a simulated call.
+    async def RenewLease(
+        self, request: registry_service_pb2.RenewLeaseRequest, context: Any
+    ) -> registry_service_pb2.RenewLeaseResponse:
+        over = request.agent in self._leases.expired(self._world.loop.now_ms())
+        answer = await super().RenewLease(request, context)
+        if over:
+            self._world.fail(Violation(f"the lease of {request.agent} is over, and is renewed"))
+        return answer
+
+
 class World:
     """Everything there is under one seed. ``timing`` is that of its coordinators."""
 
@@ -196,6 +217,7 @@ class World:
         self.one_life = OneLife()
         self.one_writer = OneWriter()
         self.orders = OrderNumbers()
+        self.orders_taken = OrdersTaken()
         self.word = AgentsWord()
         self.books = Books(self.settings, self.word)
         self.promises = AcknowledgedIsStored()
@@ -313,6 +335,13 @@ class World:
         """A coordinator sent this order to an agent."""
         try:
             self.orders.sent(agent, message)
+        except Violation as violation:
+            self.fail(violation)
+
+    def admitted(self, life: str, epoch: int, sequence: int) -> None:
+        """A start of an agent carries an order out."""
+        try:
+            self.orders_taken.admitted(life, epoch, sequence)
         except Violation as violation:
             self.fail(violation)
 
