@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
-from bpfleet.fleet.records import PROFILE_LABEL
 from bpfleet.v1.bpf_service_pb2 import Syscall
 from bpfleet.workload.churn import ChurnStream, targets_of
 from bpfleet.workload.ops import (
@@ -160,11 +159,15 @@ class FleetStep:
     application: str = ""
 
 
+# The label that every node has of its model; load tests know what users know.
+_PROFILE_LABEL: Final = "bpfleet/profile"
+
+
 def selector_of(step: FleetStep, pin: Sequence[str]) -> dict[str, str]:
     """Which nodes a step's workload wants. With ``pin``, one workload after the other goes to each of these models, so
     that they are compared under the same load.
     """
-    return {PROFILE_LABEL: pin[step.workload % len(pin)]} if pin else {}
+    return {_PROFILE_LABEL: pin[step.workload % len(pin)]} if pin else {}
 
 
 def fleet_steps(seed: int, applications: Sequence[str]) -> Iterator[FleetStep]:
