@@ -210,6 +210,7 @@ class Bench:
 
     def start_coordinator(self, number: int) -> None:
         command = [sys.executable, "-m", "bpfleet.coordinator", "--listen", self.targets[number]]
+        command += ["--leader-ttl", "1.5"]
         command += ["--redis", f"redis://127.0.0.1:{self.redis_port}/0", "--lease", "30"]
         self._spawn(f"coordinator-{number}", [*command, "--policy", self.policy])
 

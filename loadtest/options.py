@@ -49,6 +49,7 @@ class LoadOptions:
     agents: tuple[str, ...]
     coordinators: tuple[str, ...]
     models: tuple[str, ...]
+    pin: tuple[str, ...]
     applications: tuple[str, ...]
     seed: int
     batch: int
@@ -77,6 +78,7 @@ class LoadOptions:
             agents=_words(options.bpfleet_agents),
             coordinators=_words(options.bpfleet_coordinator),
             models=_words(options.models),
+            pin=_words(options.pin),
             applications=applications,
             seed=_number("--seed", options.seed, 0, 2**63 - 1),
             batch=_number("--batch", options.batch, 1, _BATCH_MAX),
@@ -130,6 +132,7 @@ _OPTIONS: Final = (
     _Option("bpfleet-agents", "", "Node agents, host:port, separated by commas"),
     _Option("bpfleet-coordinator", "127.0.0.1:7070", "Coordinators; asked for the agents if none"),
     _Option("models", "", "Only these kernel profiles (all)"),
+    _Option("pin", "", "Bind workloads that are submitted to these kernel profiles in turn"),
     _Option("applications", "katran,falco,bcc-execsnoop,tetragon", "Applications whose maps churn"),
     _Option("seed", 1, "Seed of all operations"),
     _Option("batch", 256, f"Calls in one message, up to {_BATCH_MAX}"),

@@ -38,6 +38,7 @@ __all__ = [
     "fleet_steps",
     "open_and_close",
     "rolling_restarts",
+    "selector_of",
 ]
 
 _BATCH_BYTES_MAX: Final = 1 << 20
@@ -156,6 +157,17 @@ class FleetStep:
     workload: int = 0
     replicas: int = 0
     application: str = ""
+
+
+# The label that every node has of its model; load tests know what users know.
+_PROFILE_LABEL: Final = "bpfleet/profile"
+
+
+def selector_of(step: FleetStep, pin: Sequence[str]) -> dict[str, str]:
+    """Which nodes a step's workload wants. With ``pin``, one workload after the other goes to each of these models, so
+    that they are compared under the same load.
+    """
+    return {_PROFILE_LABEL: pin[step.workload % len(pin)]} if pin else {}
 
 
 def fleet_steps(seed: int, applications: Sequence[str]) -> Iterator[FleetStep]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -13,12 +13,12 @@ from grpc import StatusCode
 from locust import tag, task
 from locust.exception import StopUser
 
-from bpfleet.client.fleet import FleetClient
+from bpfleet.client.fleet import FleetClient, SeenRevision
 from bpfleet.client.session import CallError, Session, channel_from_environment
 from bpfleet.v1 import workload_pb2
 from loadtest.grpc_user import LoadUser, ScriptUser
 from loadtest.run import FLEET, LoadRun, run_of
-from loadtest.scripts import FleetDo, FleetStep, fleet_steps
+from loadtest.scripts import FleetDo, FleetStep, fleet_steps, selector_of
 from loadtest.seats import Seat
 
 __all__ = [
@@ -112,6 +112,7 @@ class FleetUser(LoadUser):
         self.load: LoadRun = run_of(environment)
         self._coordinator = 0
         self._connected: FleetClient | None = None
+        self._seen = SeenRevision()
         self._lane: Seat | None = None
         self._steps: Iterator[FleetStep] = iter(())
         self._made: list[str] = []
@@ -147,7 +148,7 @@ class FleetUser(LoadUser):
         name = self._name(step.workload)
         if step.do is FleetDo.SUBMIT:
             self._made.append(name)
-            spec = _workload(name, step)
+            spec = _workload(name, step, self.load.options.pin)
             self._timed(step.do, lambda: self._fleet.create_workload(spec))
         elif step.do is FleetDo.DELETE:
             self._made.remove(name)
@@ -177,7 +178,8 @@ class FleetUser(LoadUser):
             target = self.load.coordinator(self._coordinator)
             if target is None:
                 raise StopUser
-            self._connected = FleetClient(Session(channel_from_environment(target)))
+            session = Session(channel_from_environment(target))
+            self._connected = FleetClient(session, self._seen)
         return self._connected
 
     def _ask_another(self) -> None:
@@ -215,11 +217,12 @@ class FleetUser(LoadUser):
         return answer
 
 
-def _workload(name: str, step: FleetStep) -> workload_pb2.WorkloadSpec:
+def _workload(name: str, step: FleetStep, pin: Sequence[str]) -> workload_pb2.WorkloadSpec:
     return workload_pb2.WorkloadSpec(
         name=name,
         replicas=step.replicas,
         application=step.application,
         memory_request_bytes=16 << 20,
         memory_limit_bytes=256 << 20,
+        node_selector=selector_of(step, pin),
     )

@@ -1,6 +1,7 @@
 """Real coordinator processes for tests, and waiting with a deadline instead of sleeping."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,16 @@ class CoordinatorProcess:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit status."""

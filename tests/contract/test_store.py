@@ -8,7 +8,7 @@ from redis_server import HAS_REDIS, RedisServer
 
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.coordinator.store.redis import RedisStore
-from bpfleet.fleet.store import EVENTS_KEPT, Batch, Conflict, Fenced, Store
+from bpfleet.fleet.store import CHANGES_KEPT, EVENTS_KEPT, Batch, Conflict, Fenced, Store
 
 Body = Callable[[Store], Coroutine[object, object, None]]
 
@@ -153,6 +153,90 @@ def test_a_silent_leader_is_followed_after_its_time(run):
         while (held := await store.acquire("b", 10_000)).holder == "a":
             await asyncio.sleep(0.005)
         assert (held.holder, held.epoch) == ("b", 2)
+
+    run(body)
+
+
+def test_a_term_outlives_a_late_renewal_while_nobody_else_leads(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 1)
+        while (await store.leader()).holder:
+            await asyncio.sleep(0.001)
+        assert not (await store.leader()).free
+        await store.save(batch(1, puts={"node/1": "x"}))
+        late = await store.acquire("a", 10_000)
+        assert (late.holder, late.epoch) == ("a", 1)
+
+    run(body)
+
+
+def test_who_leads_is_told_without_changing_it(run):
+    async def body(store: Store) -> None:
+        nobody = await store.leader()
+        assert (nobody.holder, nobody.epoch, nobody.free) == ("", 0, True)
+        await store.acquire("a", 10_000)
+        seen = await store.leader()
+        assert (seen.holder, seen.epoch, seen.free) == ("a", 1, False)
+        await store.resign("a")
+        assert (await store.leader()).free
+
+    run(body)
+
+
+def test_who_resigned_leads_again_in_a_new_term(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.resign("a")
+        assert (await store.acquire("a", 10_000)).epoch == 2
+
+    run(body)
+
+
+def test_what_is_newer_than_a_batch_is_told_alone(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1, mark="m1", puts={"node/1": "x", "node/2": "y"}, events=("e1",)))
+        await store.save(batch(2, mark="m2", puts={"node/3": "z"}, removals=("node/1",)))
+        await store.save(batch(3, mark="m3", puts={"node/3": "zz"}, events=("e2", "e3")))
+        news = await store.newer(1, "m1", 1)
+        assert news is not None
+        assert (news.revision, news.mark, news.epoch) == (3, "m3", 1)
+        assert news.changes == {"node/3": "zz", "node/1": None}
+        assert (news.events, news.event_count) == (("e2", "e3"), 3)
+        same = await store.newer(3, "m3", 3)
+        assert same is not None
+        assert (same.changes, same.events) == ({}, ())
+        whole = await store.newer(0, "", 0)
+        assert whole is not None
+        assert whole.changes == {"node/1": None, "node/2": "y", "node/3": "zz"}
+
+    run(body)
+
+
+def test_a_batch_that_the_store_has_not_is_no_start(run):
+    """A failover may lose batches; others then have their revisions."""
+
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1, mark="m1", events=("e1",)))
+        assert await store.newer(1, "lost", 1) is None
+        assert await store.newer(2, "m2", 1) is None
+        assert await store.newer(1, "m1", 2) is None
+
+    run(body)
+
+
+@pytest.mark.slow
+def test_what_is_too_old_is_no_start(run):
+    async def body(store: Store) -> None:
+        await store.acquire("a", 10_000)
+        await store.save(batch(1, mark="m1", puts={"node/1": "x"}))
+        puts = {f"replica/{number}": "" for number in range(CHANGES_KEPT)}
+        await store.save(batch(2, mark="m2", puts=puts))
+        assert await store.newer(0, "", 0) is None
+        news = await store.newer(1, "m1", 0)
+        assert news is not None
+        assert news.changes == puts
 
     run(body)
 

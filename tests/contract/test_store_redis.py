@@ -92,7 +92,7 @@ def test_a_password_is_needed_where_redis_asks_for_one(tmp_path):
 
 @pytest.mark.slow
 def test_an_acl_user_with_the_documented_rights_is_enough(tmp_path):
-    rights = "on >secret ~bpfleet:* +@read +@write +@scripting +@connection"
+    rights = "on >secret ~{bpfleet}:* +@read +@write +@scripting +@connection"
 
     async def body() -> None:
         with RedisServer(tmp_path, "--user", "bpfleet", *rights.split()) as server:

@@ -12,6 +12,9 @@ from coordinator_process import until
 from grpc import aio
 from obedient_agent import GIB, ObedientAgent, nodes_named
 
+from bpfleet.client.fleet import FleetClient, SeenRevision
+from bpfleet.client.session import CallError, Session
+from bpfleet.coordinator.clock import wall_clock_ms
 from bpfleet.coordinator.config import Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.node_client import GrpcAgents
@@ -23,6 +26,7 @@ from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch, Store, StoreUnavailable
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import decode_rpc_error
+from bpfleet.rpc.revision import highest_revision, revision_metadata
 from bpfleet.rpc.server import RpcServer, ServerOptions
 from bpfleet.runtime.lifecycle import BackOff
 from bpfleet.v1 import fleet_service_pb2 as pb
@@ -35,7 +39,7 @@ from bpfleet.v1.registry_service_pb2_grpc import (
 )
 
 # Short times, so that back-off, leases and drains pass within a test; nothing asserts how long anything took.
-TIMING = Timing(lease_ms=2_000, leader_ttl_ms=60_000, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
+TIMING = Timing(lease_ms=2_000, leader_ttl_ms=1_500, tick_ms=20, leader_poll_ms=20, repeat_ms=500)
 SETTINGS = FleetSettings(
     back_off_ms=BackOff(first=50, longest=200, reset=600_000), failures_before_move=1_000
 )
@@ -75,7 +79,12 @@ class Bench:
 Body = Callable[[Bench], Coroutine[object, object, None]]
 
 
-def serve(body: Body, settings: FleetSettings = SETTINGS, store: Store | None = None) -> None:
+def serve(
+    body: Body,
+    settings: FleetSettings = SETTINGS,
+    store: Store | None = None,
+    wall_ms: Callable[[], int] = wall_clock_ms,
+) -> None:
     async def main() -> None:
         coordinator = Coordinator(
             store or MemoryStore(),
@@ -84,6 +93,7 @@ def serve(body: Body, settings: FleetSettings = SETTINGS, store: Store | None = 
             fleet=settings,
             timing=TIMING,
             estimator=RequestEstimator(),
+            wall_ms=wall_ms,
         )
         server = RpcServer(
             ServerOptions(),
@@ -628,3 +638,128 @@ def test_verdicts_that_are_no_errnos_are_not_kept() -> None:
         assert dict(node.verdicts) == {"ENOMEM": 3, "OOM_KILL": 2}
 
     serve(body)
+
+
+class HoldsBatches(MemoryStore):
+    """Stores nothing while it is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def save(self, batch: Batch) -> None:
+        await self.free.wait()
+        await super().save(batch)
+
+
+def test_a_read_shows_nothing_that_is_not_stored():
+    store = HoldsBatches()
+
+    async def body(bench: Bench) -> None:
+        await bench.register("a", nodes_named(["n1"]))
+        await bench.create("before")
+        store.free.clear()
+        write = asyncio.ensure_future(bench.create("web"))
+        await until(lambda: _decided(bench, "web"))
+        for read in (
+            bench.fleet.GetWorkload(pb.GetWorkloadRequest(name="web")),
+            bench.fleet.ListWorkloads(pb.ListWorkloadsRequest()),
+        ):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await read
+        store.free.set()
+        await write
+        assert (await bench.get("web")).name == "workloads/web"
+
+    serve(body, store=store)
+
+
+async def _decided(bench: Bench, name: str) -> bool:
+    return name in bench.coordinator.state.tables.workloads
+
+
+def test_a_client_that_has_seen_more_is_not_answered():
+    async def body(bench: Bench) -> None:
+        await bench.create("web")
+        asked = pb.GetWorkloadRequest(name="web")
+        call = bench.fleet.GetWorkload(asked)
+        await call
+        told = highest_revision(await call.trailing_metadata())
+        assert told >= 1
+        await bench.fleet.GetWorkload(asked, metadata=revision_metadata(told))
+        for request in (asked, pb.GetWorkloadRequest(name="none")):
+            refusal = await refused(
+                bench.fleet.GetWorkload(request, metadata=revision_metadata(told + 1))
+            )
+            assert (refusal.code, refusal.reason) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "REVISION_BEHIND",
+            )
+
+    serve(body)
+
+
+def test_a_client_carries_the_revision_it_saw_to_the_next_coordinator():
+    async def body(bench: Bench) -> None:
+        seen = SeenRevision()
+
+        def calls() -> None:
+            with Session(bench.target) as session:
+                FleetClient(session, seen).status()
+            first = seen.revision
+            seen.revision += 1_000_000
+            with Session(bench.target) as session, pytest.raises(CallError) as refusal:
+                FleetClient(session, seen).workload("web")
+            assert refusal.value.reason == "REVISION_BEHIND"
+            assert first >= 1
+
+        await bench.create("web")
+        await asyncio.to_thread(calls)
+
+    serve(body)
+
+
+def test_a_watch_ends_with_the_term_and_leads_to_the_new_leader():
+    store = MemoryStore()
+
+    async def body(bench: Bench) -> None:
+        await bench.create("web")
+        watch = bench.fleet.WatchFleet(pb.WatchFleetRequest(start_revision=1))
+        await watch.read()
+        await store.resign("test")
+        await store.acquire("other#1", 60_000)
+
+        async def to_the_end() -> None:
+            while await watch.read() is not aio.EOF:
+                pass
+
+        told = await refused(to_the_end())
+        assert (told.code, told.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_LEADER")
+        for call in (
+            bench.fleet.GetFleetStatus(pb.GetFleetStatusRequest()),
+            bench.fleet.GetWorkload(pb.GetWorkloadRequest(name="none")),
+            bench.fleet.WatchFleet(pb.WatchFleetRequest()).read(),
+        ):
+            told = await refused(call)
+            assert (told.reason, told.metadata["leader"]) == ("NOT_LEADER", "other#1")
+
+    serve(body, store=store)
+
+
+def test_a_jump_of_the_wall_clock_ends_no_lease():
+    wrong_ms = [0]
+
+    async def body(bench: Bench) -> None:
+        await bench.register("a", nodes_named(["n1"]))
+        for jump_ms in (3_600_000, -7_200_000):
+            wrong_ms[0] += jump_ms
+            before = bench.coordinator.log.last_revision
+            await bench.registry.RenewLease(registry.RenewLeaseRequest(agent="a", incarnation="1"))
+            await bench.create(f"web{jump_ms < 0:d}")
+            events = bench.coordinator.log.since(before + 1)
+            assert "AGENT_LOST" not in {event.kind for event in events}
+            assert bench.coordinator.state.tables.nodes["n1"].ready
+
+    serve(body, wall_ms=lambda: wall_clock_ms() + wrong_ms[0])

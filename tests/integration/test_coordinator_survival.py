@@ -16,7 +16,7 @@ from bpfleet.v1 import workload_pb2
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow, needs_redis]
 
-ARGUMENTS = ("--lease", "3", "--leader-ttl", "1")
+ARGUMENTS = ("--lease", "3", "--leader-ttl", "1.5")
 
 
 def run(body: Callable[[], Coroutine[object, object, None]]) -> None:
@@ -217,3 +217,63 @@ async def _refusal(fleet: Fleet):
         told = decode_rpc_error(error)
         return told if told.metadata.get("leader") else None
     return None
+
+
+def test_a_leader_that_wakes_up_denies_nothing_that_another_acknowledged(tmp_path):
+    async def body() -> None:
+        with RedisServer(tmp_path) as redis:
+            processes = [
+                CoordinatorProcess(tmp_path, "--redis", redis.url, *ARGUMENTS) for _ in range(2)
+            ]
+            for process in processes:
+                process.start()
+            both = Fleet(*(process.target for process in processes))
+            alone = [Fleet(process.target) for process in processes]
+            try:
+                for round_ in range(4):
+                    await both.call("CreateWorkload", workload(f"before-{round_}"))
+                    leader = await until(lambda: _leader(alone))
+                    sleeper, other = processes[leader], alone[1 - leader]
+                    sleeper.pause()
+                    name = f"while-asleep-{round_}"
+                    await other.call("CreateWorkload", workload(name))
+                    asked = pb.GetWorkloadRequest(name=name)
+                    queued = [
+                        asyncio.ensure_future(alone[leader].first.GetWorkload(asked, timeout=20))
+                        for _ in range(5)
+                    ]
+                    await asyncio.sleep(0)
+                    sleeper.resume()
+                    answers = await asyncio.gather(*queued, return_exceptions=True)
+                    for answer in answers:
+                        if isinstance(answer, aio.AioRpcError):
+                            told = decode_rpc_error(answer)
+                            assert told.code is grpc.StatusCode.UNAVAILABLE, told
+                        else:
+                            assert answer.workload.name == f"workloads/{name}"
+            finally:
+                for fleet in (both, *alone):
+                    await fleet.close()
+                for process in processes:
+                    process.resume()
+                    process.kill()
+
+    run(body)
+
+
+async def _leader(alone: list[Fleet]) -> int | None:
+    """Which of them leads; 0 counts as an answer by its place in a list."""
+    for number, fleet in enumerate(alone):
+        try:
+            await fleet.first.GetFleetStatus(pb.GetFleetStatusRequest(), timeout=5)
+        except aio.AioRpcError:
+            continue
+        return _Place(number)
+    return None
+
+
+class _Place(int):
+    """A number that is true."""
+
+    def __bool__(self) -> bool:
+        return True

@@ -6,17 +6,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from node_agents import running, until
 
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import Session
 from bpfleet.fleet.reasons import ControlReason
+from bpfleet.node_agent.server import READY_SERVICE
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import ApiError, api_status
+from bpfleet.v1 import (
+    node_service_pb2,
+    node_service_pb2_grpc,
+    replica_pb2,
+    runtime_service_pb2,
+    runtime_service_pb2_grpc,
+    workload_pb2,
+)
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
-from bpfleet.v1 import replica_pb2, runtime_service_pb2, runtime_service_pb2_grpc, workload_pb2
 
 
 class Registry(pb_grpc.RegistryServiceServicer):
@@ -26,7 +35,7 @@ class Registry(pb_grpc.RegistryServiceServicer):
         self.lock = threading.Lock()
         self.registered, self.renewed, self.reports, self.left = [], 0, [], []
         self.expired = False
-        self.unknown = []
+        self.unknown, self.removed = [], []
 
     def RegisterAgent(self, request, context):
         with self.lock:
@@ -46,6 +55,7 @@ class Registry(pb_grpc.RegistryServiceServicer):
     def ReportNodes(self, request, context):
         with self.lock:
             self.reports.extend(request.reports)
+            self.removed.extend(request.removed_nodes)
             unknown, self.unknown = self.unknown, []
         return pb.ReportNodesResponse(unknown_replicas=unknown)
 
@@ -219,3 +229,33 @@ def test_a_node_created_later_is_announced(coordinator):
         until(lambda: len(registry.registered) == 2, "the new node was announced")
     assert [node.node for node in registry.registered[1].nodes] == ["extra"]
     assert registry.registered[0].incarnation == registry.registered[1].incarnation
+
+
+def test_a_node_that_was_deleted_is_reported_until_the_coordinator_has_heard(coordinator):
+    registry = coordinator.registry
+    with running(coordinators=(coordinator.options,), nodes=2) as agent:
+        until(lambda: registry.renewed, "the agent is registered")
+        gone = registry.registered[0].nodes[1].node
+        with Session(agent.target) as session:
+            stub = node_service_pb2_grpc.NodeServiceStub(session.channel)
+            stub.DeleteNode(node_service_pb2.DeleteNodeRequest(name=f"nodes/{gone}"), timeout=10)
+        until(lambda: registry.removed, "the deletion was reported")
+    assert registry.removed == [gone]
+    assert not registry.registered[0].partial
+
+
+def test_an_agent_is_ready_once_a_coordinator_knows_it(coordinator):
+    with running(coordinators=(ChannelOptions(target="127.0.0.1:1"),)) as agent:
+        assert health(agent.target, "") == health_pb2.HealthCheckResponse.SERVING
+        assert health(agent.target, READY_SERVICE) == health_pb2.HealthCheckResponse.NOT_SERVING
+    with running(coordinators=(coordinator.options,)) as agent:
+        serving = health_pb2.HealthCheckResponse.SERVING
+        until(lambda: health(agent.target, READY_SERVICE) == serving, "the agent is ready")
+        coordinator.stop()
+        assert health(agent.target, READY_SERVICE) == serving, "what runs there runs on"
+
+
+def health(target, service):
+    with grpc.insecure_channel(target) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status

@@ -13,6 +13,7 @@ from loadtest.options import (
     memlock_of,
     memory_max_of,
 )
+from loadtest.scripts import FleetDo, FleetStep, selector_of
 
 
 class _LocustParser:
@@ -98,3 +99,12 @@ def test_the_shape_is_known_before_locust_parses(monkeypatch) -> None:
     assert early_shape([]) == "soak"
     with pytest.raises(OptionError, match="use one of burst, ramp"):
         early_shape(["--load-shape", "zigzag"])
+
+
+def test_workloads_are_bound_to_the_models_named_in_turn() -> None:
+    assert _parsed().pin == ()
+    pin = _parsed("--pin", "5.10,6.12").pin
+    steps = [FleetStep(FleetDo.SUBMIT, number, 1, "falco") for number in range(3)]
+    chosen = [selector_of(step, pin)["bpfleet/profile"] for step in steps]
+    assert chosen == ["5.10", "6.12", "5.10"]
+    assert not selector_of(steps[0], ())

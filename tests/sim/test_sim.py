@@ -21,7 +21,7 @@ def test_nothing_breaks_under_a_few_hundred_seeds():
     outcomes = []
     failed = run_seeds(range(SEEDS), outcomes.append)
     assert failed is None, str(failed)
-    assert sum(outcome.crashes for outcome in outcomes) > 5 * SEEDS
+    assert sum(outcome.crashes for outcome in outcomes) > 3 * SEEDS
     assert sum(outcome.acknowledged for outcome in outcomes) > 20 * SEEDS
 
 

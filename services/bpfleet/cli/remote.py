@@ -31,7 +31,7 @@ EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 # How long to look for the coordinator that leads; a take-over is done by then.
-_LEADER_SECONDS: Final = 5.0
+_LEADER_SECONDS: Final = 20.0
 _LEADER_POLL_SECONDS: Final = 0.2
 
 

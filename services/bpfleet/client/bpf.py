@@ -511,5 +511,6 @@ class SyscallStream:
             answer = next(self._answers)
         except grpc.RpcError as error:
             raise_typed(error)
-        assert answer.sequence == self._sequence, (answer.sequence, self._sequence)
+        if answer.sequence != self._sequence:
+            raise RuntimeError(f"answer {answer.sequence} to message {self._sequence}")
         return answer

@@ -1,24 +1,73 @@
 """Handles for what a coordinator knows: workloads, nodes, decisions, events."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import grpc
 
 from bpfleet.client.session import Session, new_request_id, raise_typed
 from bpfleet.rpc import names
+from bpfleet.rpc.revision import highest_revision, revision_metadata
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import fleet_service_pb2_grpc, workload_pb2
 
-__all__ = ["FleetClient"]
+__all__ = ["FleetClient", "SeenRevision"]
+
+
+class SeenRevision(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """The highest revision that coordinators told this client, carried with every call.
+
+    Clients that turn from one coordinator to another share one, and never go back in time.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 0
+
+    # Any: grpc's interceptors are typed for one pair of messages.
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Adds the revision, and takes the answer's."""
+        call = continuation(self._with_revision(details), request)
+        self.revision = max(self.revision, highest_revision(call.trailing_metadata()))
+        return call
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Adds the revision."""
+        return continuation(self._with_revision(details), request)
+
+    def _with_revision(self, details: Any) -> Any:
+        metadata = [*(details.metadata or ()), *revision_metadata(self.revision)]
+        return _Details(
+            details.method,
+            details.timeout,
+            metadata,
+            details.credentials,
+            getattr(details, "wait_for_ready", None),
+            getattr(details, "compression", None),
+        )
+
+
+class _Details(NamedTuple):
+    """What a call is made with, as grpc names it."""
+
+    method: str
+    timeout: float | None
+    metadata: list[tuple[str, str | bytes]]
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: Any  # grpc.Compression or None
 
 
 class FleetClient:
-    """Calls to a coordinator. Writes carry a request id, so they may be repeated after a lost answer."""
+    """Calls to a coordinator. Writes carry a request id, so they may be repeated after a lost answer.
 
-    def __init__(self, session: Session) -> None:
+    ``seen`` is shared by clients that must not go back in time from one to the next.
+    """
+
+    def __init__(self, session: Session, seen: SeenRevision | None = None) -> None:
         self.session: Final = session
-        self.stub: Final = fleet_service_pb2_grpc.FleetServiceStub(session.channel)
+        self.seen: Final = seen or SeenRevision()
+        channel = grpc.intercept_channel(session.channel, self.seen)
+        self.stub: Final = fleet_service_pb2_grpc.FleetServiceStub(channel)
 
     # -- workloads
 

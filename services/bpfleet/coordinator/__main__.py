@@ -1,7 +1,6 @@
 """Starts a coordinator: ``python -m bpfleet.coordinator``."""
 
 import asyncio
-import contextlib
 import gc
 import importlib
 import logging
@@ -27,11 +26,12 @@ from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.coordinator.store.redis import RedisStore
+from bpfleet.coordinator.store.redis_url import with_password
 from bpfleet.fleet.disruption import EVICTION_RULES
 from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import BACK_OFF_MS, FleetSettings
-from bpfleet.fleet.store import Store, StoreError
+from bpfleet.fleet.store import Store, StoreError, StoreUnavailable
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.environment import check_environment
 from bpfleet.rpc.logs import configure_logging
@@ -85,7 +85,16 @@ Examples:
     "redis_url",
     default="",
     envvar="BPFLEET_REDIS",
-    help="redis://host:port/db; without it the fleet is kept in memory.",
+    help="redis://host:port/db, redis+sentinel://host:port,host:port/service or redis+cluster://host:port "
+    "(rediss: with TLS; valkey means the same); without it the fleet is kept in memory.",
+)
+@click.option(
+    "--redis-replicas",
+    type=click.IntRange(0, 16),
+    default=0,
+    envvar="BPFLEET_REDIS_REPLICAS",
+    show_default=True,
+    help="Replicas of Redis that must have a change before it is acknowledged (WAIT).",
 )
 @click.option(
     "--redis-password-file",
@@ -118,10 +127,11 @@ Examples:
 )
 @click.option(
     "--leader-ttl",
+    type=click.FloatRange(1.5, 3600),
+    default=15.0,
     envvar="BPFLEET_LEADER_TTL",
-    default=1.5,
     show_default=True,
-    help="Seconds before a standby replaces a silent leader.",
+    help="Seconds before a standby replaces a silent leader; one that is stopped by SIGTERM hands over at once.",
 )
 @click.option(
     "--back-off",
@@ -227,6 +237,7 @@ def _settings(options: dict[str, Any]) -> CoordinatorSettings:
         agent_channel=partial(_agent_channel, options, server.tokens),
         redis_url=_redis_url(options),
         redis_wait_seconds=options["redis_wait"],
+        redis_replicas=options["redis_replicas"],
         advertise=options["advertise"],
         metrics=options["metrics"],
         live=options["live"],
@@ -258,18 +269,15 @@ def _agent_channel(
 
 def _redis_url(options: dict[str, Any]) -> str:
     url: str = options["redis_url"]
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise SettingsError("--redis: that is not a URL; write redis://host:port/db")
     if ":" in url.partition("://")[2].rpartition("@")[0] and _typed("redis_url"):
         text = "a password on the command line is for everybody to see (ps)"
         raise SettingsError(f"--redis: {text}; put it into a file: --redis-password-file")
+    if url.startswith(("redis+cluster://", "rediss+cluster://")) and options["redis_replicas"]:
+        raise SettingsError("--redis-replicas: a cluster has no WAIT for replicas; leave it out")
     secret = options["redis_password_file"]
     if secret is None or not url:
         return url
-    scheme, _, rest = url.partition("://")
-    user, _, host = rest.rpartition("@")
-    password = read_secret(secret).decode().strip()
-    return f"{scheme}://{user.partition(':')[0]}:{password}@{host}"
+    return with_password(url, read_secret(secret).decode().strip())
 
 
 def _typed(option: str) -> bool:
@@ -339,23 +347,28 @@ async def _open_store(settings: CoordinatorSettings) -> Store:
     """The store, once it has answered. Raises ``StoreError`` in one sentence."""
     if not settings.redis_url:
         return MemoryStore()
-    store = RedisStore(settings.redis_url)
+    try:
+        store = RedisStore(settings.redis_url, replicas=settings.redis_replicas)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     await _answers(store, settings.redis_wait_seconds)
-    with contextlib.suppress(StoreError):
+    try:
         gap = await store.durability_gap()
-        if gap:
-            _log.warning("event=not_durable reason=%r", gap)
+    except StoreError as error:
+        gap = f"unknown: {error}"
+    if gap:
+        _log.warning("event=not_durable reason=%r", gap)
     return store
 
 
-async def _answers(store: Store, wait_seconds: float) -> None:
-    """Returns once the store answers. Raises ``StoreError`` where it does not in time."""
+async def _answers(store: RedisStore, wait_seconds: float) -> None:
+    """Returns once the store answers. Raises ``StoreError`` where it does not in time, at once where it never will."""
     give_up_at = time.monotonic() + wait_seconds
     while True:
         try:
-            await store.revision()
+            await store.check()
             return
-        except StoreError as error:
+        except StoreUnavailable as error:
             if time.monotonic() >= give_up_at:
                 raise
             _log.warning("event=waiting_for_store reason=%r", str(error))

@@ -14,14 +14,14 @@ class Timing:
     """Intervals in milliseconds.
 
     An agent's lease lasts ``lease_ms`` and is to be renewed three times in it. A leader that does not
-    renew within ``leader_ttl_ms`` is followed by a standby, which asks every ``leader_poll_ms`` and
+    renew within ``leader_ttl_ms`` (client-go's) is followed by a standby, which asks every ``leader_poll_ms`` and
     reads the store ahead every ``warm_ms``.
     """
 
     lease_ms: int = 10_000
-    leader_ttl_ms: int = 1_500
+    leader_ttl_ms: int = 15_000
     leader_poll_ms: int = 250
-    warm_ms: int = 5_000
+    warm_ms: int = 2_000
     tick_ms: int = 200
     repeat_ms: int = 5_000
     store_retry_ms: int = 500
@@ -40,6 +40,7 @@ class CoordinatorSettings:
     agent_channel: AgentChannel
     redis_url: str = ""
     redis_wait_seconds: float = 0.0
+    redis_replicas: int = 0
     advertise: str = ""
     metrics: str = ""
     live: str = ""

@@ -1,9 +1,11 @@
 """FleetService: the fleet as its users see it."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
 from typing import Any, Final
 
+import grpc
 from google.protobuf.message import Message
 from grpc import aio
 from msgspec.structs import replace
@@ -28,11 +30,12 @@ from bpfleet.fleet.state import FleetState
 from bpfleet.rpc import fleet as messages
 from bpfleet.rpc.convert import within
 from bpfleet.rpc.enums import POLICIES
-from bpfleet.rpc.errors import invalid
+from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.rpc.listing import listed
 from bpfleet.rpc.names import node_id, workload_id
 from bpfleet.rpc.paging import PAGE_SIZE_MAX, page_by_key, page_key, page_size, page_token
 from bpfleet.rpc.refusals import api_errors
+from bpfleet.rpc.revision import highest_revision, revision_metadata
 from bpfleet.rpc.workloads import spec_message, spec_record
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
@@ -48,14 +51,50 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _Context = aio.ServicerContext[Any, Any]
 
 
+# Refusals that tell something of the fleet: they must be as true as any answer.
+_SAYS_HOW_IT_IS: Final = frozenset(
+    {
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+    }
+)
+# Any: decorates methods of every request and answer.
+_Method = Callable[[Any, Any, _Context], Awaitable[Any]]
+
+
+def _true(method: _Method) -> _Method:
+    """Lets an answer out once all it may show is stored, and never to a client that has seen more."""
+
+    @wraps(method)
+    async def answer(servicer: "FleetServicer", request: Any, context: _Context) -> Any:
+        seen = highest_revision(context.invocation_metadata())
+        try:
+            response = await method(servicer, request, context)
+        except ApiError as error:
+            if error.code in _SAYS_HOW_IT_IS:
+                with api_errors():
+                    await servicer.coordinator.seen(seen)
+            raise
+        with api_errors():
+            revision = await servicer.coordinator.seen(seen)
+        context.set_trailing_metadata(revision_metadata(revision))
+        return response
+
+    return answer
+
+
 class FleetServicer(FleetServiceServicer):
     """One method per RPC: parse, one command or one look at the state, format."""
 
     def __init__(self, coordinator: Coordinator) -> None:
-        self._coordinator = coordinator
+        self.coordinator: Final = coordinator
 
     # -- workloads
 
+    @_true
     async def CreateWorkload(
         self, request: pb.CreateWorkloadRequest, context: _Context
     ) -> pb.CreateWorkloadResponse:
@@ -67,15 +106,16 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
         with api_errors():
-            await self._coordinator.submit(command)
+            await self.coordinator.submit(command)
             return pb.CreateWorkloadResponse(workload=self._workload(spec.name))
 
+    @_true
     async def GetWorkload(
         self, request: pb.GetWorkloadRequest, context: _Context
     ) -> pb.GetWorkloadResponse:
         """One workload with a page of its replicas."""
         with api_errors():
-            state = self._coordinator.state
+            state = self.coordinator.state
             workload = self._known(workload_id(request.name))
             page, token = page_by_key(
                 _by_age(state, workload),
@@ -88,12 +128,13 @@ class FleetServicer(FleetServiceServicer):
                 next_page_token=token,
             )
 
+    @_true
     async def ListWorkloads(
         self, request: pb.ListWorkloadsRequest, context: _Context
     ) -> pb.ListWorkloadsResponse:
         """Workloads in name order."""
         with api_errors():
-            state = self._coordinator.state
+            state = self.coordinator.state
             workloads = state.tables.workloads
             found = listed(
                 [workloads[name] for name in sorted(workloads)],
@@ -107,6 +148,7 @@ class FleetServicer(FleetServiceServicer):
                 total_size=found.total,
             )
 
+    @_true
     async def UpdateWorkload(
         self, request: pb.UpdateWorkloadRequest, context: _Context
     ) -> pb.UpdateWorkloadResponse:
@@ -128,7 +170,7 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
         with api_errors():
-            await self._coordinator.submit(command)
+            await self.coordinator.submit(command)
             return pb.UpdateWorkloadResponse(workload=self._workload(name))
 
     def _new_spec(self, name: str, request: pb.UpdateWorkloadRequest) -> WorkloadSpec:
@@ -154,6 +196,7 @@ class FleetServicer(FleetServiceServicer):
             merged.MergeFrom(part)
         return _spec_named(name, merged)
 
+    @_true
     async def DeleteWorkload(
         self, request: pb.DeleteWorkloadRequest, context: _Context
     ) -> pb.DeleteWorkloadResponse:
@@ -164,17 +207,18 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
         with api_errors():
-            await self._coordinator.submit(command)
+            await self.coordinator.submit(command)
         return pb.DeleteWorkloadResponse()
 
     # -- nodes
 
+    @_true
     async def GetFleetNode(
         self, request: pb.GetFleetNodeRequest, context: _Context
     ) -> pb.GetFleetNodeResponse:
         """One node with a page of its replicas."""
         with api_errors():
-            state = self._coordinator.state
+            state = self.coordinator.state
             node = self._known_node(node_id(request.name, "name"))
             page, token = page_by_key(
                 _by_name(state, node),
@@ -186,12 +230,13 @@ class FleetServicer(FleetServiceServicer):
                 node=messages.node_message(state, node, replicas=page), next_page_token=token
             )
 
+    @_true
     async def ListFleetNodes(
         self, request: pb.ListFleetNodesRequest, context: _Context
     ) -> pb.ListFleetNodesResponse:
         """Nodes in name order."""
         with api_errors():
-            state = self._coordinator.state
+            state = self.coordinator.state
             nodes = state.tables.nodes
             found = listed(
                 [nodes[name] for name in sorted(nodes)],
@@ -205,34 +250,38 @@ class FleetServicer(FleetServiceServicer):
                 total_size=found.total,
             )
 
+    @_true
     async def CordonNode(
         self, request: pb.CordonNodeRequest, context: _Context
     ) -> pb.CordonNodeResponse:
         """Places nothing new on a node."""
         name = node_id(request.name, "name")
         with api_errors():
-            await self._coordinator.submit(CordonNode(name))
+            await self.coordinator.submit(CordonNode(name))
             return pb.CordonNodeResponse(node=self._node(name))
 
+    @_true
     async def UncordonNode(
         self, request: pb.UncordonNodeRequest, context: _Context
     ) -> pb.UncordonNodeResponse:
         """Allows placing on a node again."""
         name = node_id(request.name, "name")
         with api_errors():
-            await self._coordinator.submit(UncordonNode(name))
+            await self.coordinator.submit(UncordonNode(name))
             return pb.UncordonNodeResponse(node=self._node(name))
 
+    @_true
     async def DrainNode(
         self, request: pb.DrainNodeRequest, context: _Context
     ) -> pb.DrainNodeResponse:
         """Moves a node's replicas away."""
         name = node_id(request.name, "name")
         with api_errors():
-            await self._coordinator.submit(DrainNode(name))
+            await self.coordinator.submit(DrainNode(name))
             node = self._node(name)
             return pb.DrainNodeResponse(node=node, remaining_count=node.replica_count)
 
+    @_true
     async def LabelNode(
         self, request: pb.LabelNodeRequest, context: _Context
     ) -> pb.LabelNodeResponse:
@@ -243,9 +292,10 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
         with api_errors():
-            await self._coordinator.submit(command)
+            await self.coordinator.submit(command)
             return pb.LabelNodeResponse(node=self._node(command.name))
 
+    @_true
     async def TaintNode(
         self, request: pb.TaintNodeRequest, context: _Context
     ) -> pb.TaintNodeResponse:
@@ -256,32 +306,32 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
         with api_errors():
-            await self._coordinator.submit(command)
+            await self.coordinator.submit(command)
             return pb.TaintNodeResponse(node=self._node(command.name))
 
+    @_true
     async def RemoveNode(
         self, request: pb.RemoveNodeRequest, context: _Context
     ) -> pb.RemoveNodeResponse:
         """Forgets a node."""
         with api_errors():
-            await self._coordinator.submit(RemoveNode(node_id(request.name, "name"), request.force))
+            await self.coordinator.submit(RemoveNode(node_id(request.name, "name"), request.force))
         return pb.RemoveNodeResponse()
 
     # -- decisions
 
+    @_true
     async def ExplainPlacement(
         self, request: pb.ExplainPlacementRequest, context: _Context
     ) -> pb.ExplainPlacementResponse:
         """Where the next replica would go, and why."""
         with api_errors():
-            coordinator = self._coordinator
+            coordinator = self.coordinator
             workload = self._asked(request)
             policy = POLICIES.record(request.policy, "policy", coordinator.fleet.policy)
             size = page_size(request.page_size)
             offset = _offset(request.page_token)
-            verdicts, preemption = coordinator.state.explain(
-                workload, policy, coordinator.clock_ms()
-            )
+            verdicts, preemption = coordinator.state.explain(workload, policy, coordinator.now_ms())
             page = verdicts[offset : offset + size]
             chosen = preemption.node if preemption is not None else _best(verdicts)
             return pb.ExplainPlacementResponse(
@@ -308,12 +358,13 @@ class FleetServicer(FleetServiceServicer):
 
     # -- the whole
 
+    @_true
     async def GetFleetStatus(
         self, request: pb.GetFleetStatusRequest, context: _Context
     ) -> pb.GetFleetStatusResponse:
         """The fleet in numbers."""
         with api_errors():
-            coordinator = self._coordinator
+            coordinator = self.coordinator
             tables = coordinator.state.tables
             books = tables.books
             counts = dict.fromkeys((phase.value for phase in Phase), 0)
@@ -336,13 +387,14 @@ class FleetServicer(FleetServiceServicer):
                 version=bpfleet.__version__,
             )
 
+    @_true
     async def ListFleetEvents(
         self, request: pb.ListFleetEventsRequest, context: _Context
     ) -> pb.ListFleetEventsResponse:
         """Past events, oldest first."""
         with api_errors():
-            _ = self._coordinator.state
-            log = self._coordinator.log
+            _ = self.coordinator.state
+            log = self.coordinator.log
             after = _offset(request.page_token) or _revision(
                 request.after_revision, "after_revision"
             )
@@ -373,8 +425,8 @@ class FleetServicer(FleetServiceServicer):
         if request.HasField("start_revision"):
             start = max(1, _revision(request.start_revision, "start_revision"))
         with api_errors():
-            _ = self._coordinator.state
-            stream = self._coordinator.log.watch(start, _wanted(request.workload, request.node))
+            await self.coordinator.seen(highest_revision(context.invocation_metadata()))
+            stream = self.coordinator.log.watch(start, _wanted(request.workload, request.node))
             async for revision, events in stream:
                 yield pb.WatchFleetResponse(
                     revision=revision,
@@ -383,24 +435,24 @@ class FleetServicer(FleetServiceServicer):
 
     def _workload(self, name: str) -> pb.Workload:
         """A workload with as many of its replicas as one answer surely holds."""
-        state, workload = self._coordinator.state, self._known(name)
+        state, workload = self.coordinator.state, self._known(name)
         replicas = _by_age(state, workload)[:PAGE_SIZE_MAX]
         return messages.workload_message(state, workload, replicas=replicas)
 
     def _known(self, name: str) -> Workload:
-        workload = self._coordinator.state.tables.workloads.get(name)
+        workload = self.coordinator.state.tables.workloads.get(name)
         if workload is None:
             text = f"workload {name!r} does not exist; ListWorkloads lists those that do"
             raise FleetError(Refused.NOT_FOUND, ControlReason.WORKLOAD_UNKNOWN, text, workload=name)
         return workload
 
     def _node(self, name: str) -> pb.FleetNode:
-        state, node = self._coordinator.state, self._known_node(name)
+        state, node = self.coordinator.state, self._known_node(name)
         replicas = _by_name(state, node)[:PAGE_SIZE_MAX]
         return messages.node_message(state, node, replicas=replicas)
 
     def _known_node(self, name: str) -> FleetNode:
-        node = self._coordinator.state.tables.nodes.get(name)
+        node = self.coordinator.state.tables.nodes.get(name)
         if node is None:
             text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
             raise FleetError(Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, text, node=name)

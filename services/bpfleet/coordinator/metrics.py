@@ -7,6 +7,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from bpfleet.coordinator.lead import Lead
 from bpfleet.coordinator.watch import FleetEventLog
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.engine import Commit
@@ -65,6 +66,20 @@ class CoordinatorMetrics:
             f"{_PREFIX}_orders", "Orders agents took", ["order"], registry=registry
         )
         self._leading = Gauge(f"{_PREFIX}_leading", "1 on the leader", registry=registry)
+        self._epoch = Gauge(f"{_PREFIX}_epoch", "The term led last", registry=registry)
+        self._deposed = Counter(
+            f"{_PREFIX}_deposed",
+            "Terms that ended because another coordinator took the lead",
+            registry=registry,
+        )
+        self._renewals = Gauge(
+            f"{_PREFIX}_lead_renewals", "Renewals of the lead that succeeded", registry=registry
+        )
+        self._late = Gauge(
+            f"{_PREFIX}_lead_renewals_late",
+            "Renewals of the lead that came after its lease had run out",
+            registry=registry,
+        )
         self._nodes = Gauge(f"{_PREFIX}_nodes", "Nodes by state", ["state"], registry=registry)
         self._replicas = Gauge(
             f"{_PREFIX}_replicas", "Replicas by phase", ["phase"], registry=registry
@@ -92,6 +107,19 @@ class CoordinatorMetrics:
     def leads(self, leading: bool) -> None:
         """Notes whether this coordinator leads."""
         self._leading.set(leading)
+
+    def term(self, epoch: int) -> None:
+        """Notes that a term begins."""
+        self._epoch.set(epoch)
+
+    def deposed(self) -> None:
+        """Counts a term that another coordinator ended."""
+        self._deposed.inc()
+
+    def renewed(self, lead: Lead) -> None:
+        """Takes over how often the lead was renewed, and how often late."""
+        self._renewals.set(lead.renewals)
+        self._late.set(lead.late)
 
     @contextmanager
     def deciding(self, command: str) -> Iterator[None]:

@@ -6,11 +6,13 @@ The only place with clocks and tasks. All decisions are the engine's; this modul
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
-from time import time_ns
+from collections.abc import Awaitable, Callable, Coroutine
+from random import Random
 from typing import Any, Final
 
+from bpfleet.coordinator.clock import FleetClock, monotonic_ms, wall_clock_ms
 from bpfleet.coordinator.config import Timing
+from bpfleet.coordinator.lead import Lead, Patience
 from bpfleet.coordinator.metrics import CoordinatorMetrics
 from bpfleet.coordinator.node_client import Agents, AgentUnreachable
 from bpfleet.coordinator.warm import WarmCopy
@@ -29,15 +31,12 @@ from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.leases import Leases
 from bpfleet.fleet.placement import Estimator
 from bpfleet.fleet.reasons import ControlReason
-from bpfleet.fleet.records import decode_event
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.state import FleetState
 from bpfleet.fleet.store import (
     Batch,
     Conflict,
     Fenced,
-    Leadership,
-    Snapshot,
     Store,
     StoreError,
     StoreUnavailable,
@@ -45,15 +44,10 @@ from bpfleet.fleet.store import (
 from bpfleet.rpc.orders import last_command
 from bpfleet.workload.phase import Phase
 
-__all__ = ["Coordinator", "wall_clock_ms"]
+__all__ = ["Coordinator"]
 
 _log: Final = logging.getLogger(__name__)
 _OPEN_TICKETS_MAX: Final = 20_000
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time_ns() // 1_000_000
 
 
 class Coordinator:
@@ -72,7 +66,10 @@ class Coordinator:
         timing: Timing,
         estimator: Estimator,
         metrics: CoordinatorMetrics | None = None,
-        clock_ms: Callable[[], int] = wall_clock_ms,
+        clock_ms: Callable[[], int] = monotonic_ms,
+        wall_ms: Callable[[], int] = wall_clock_ms,
+        random: Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.identity: Final = identity
         self.timing: Final = timing
@@ -81,9 +78,16 @@ class Coordinator:
         self.log: Final = FleetEventLog()
         self.leases: Final = Leases(timing.lease_ms)
         self.metrics: Final = metrics or CoordinatorMetrics()
-        self.clock_ms: Final = clock_ms
-        self.leader = ""
+        self.lead: Final = Lead(
+            store, identity=identity, ttl_ms=timing.leader_ttl_ms, clock_ms=clock_ms, sleep=sleep
+        )
         self.leading = asyncio.Event()
+        self._clock_ms: Final = clock_ms
+        self._wall_ms: Final = wall_ms
+        self._sleep: Final = sleep
+        self._fleet_clock: FleetClock | None = None
+        self._random: Final = random or Random()
+        self._patience: Final = Patience(timing.leader_ttl_ms, self._random)
         self._agents: Final = agents
         self._estimator: Final = estimator
         self._engine: GroupCommit | None = None
@@ -93,21 +97,28 @@ class Coordinator:
         self._orders = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._store_ok = True
-        self._certain_until_ms = 0
         self._warm = WarmCopy()
         self._warm_due_ms = 0
+        self._event_count = 0
 
     # -- what servicers need
 
     @property
     def state(self) -> FleetState:
-        """The fleet. Raises ``FleetError`` (UNAVAILABLE) on a standby."""
+        """The fleet. Raises ``FleetError`` (UNAVAILABLE) on a standby.
+
+        What is read here may not be stored yet, and another one may lead: let it out after ``seen``.
+        """
         return self._leading_engine().state
 
     @property
     def epoch(self) -> int:
         """Term of this leader. Raises ``FleetError`` on a standby."""
         return self._leading_engine().epoch
+
+    def now_ms(self) -> int:
+        """The fleet's time: what its records carry."""
+        return self._fleet_clock.now_ms() if self._fleet_clock is not None else self._wall_ms()
 
     @property
     def store_available(self) -> bool:
@@ -128,16 +139,45 @@ class Coordinator:
         with self.metrics.deciding(type(command).__name__):
             at_once = engine.submit(
                 command,
-                self.clock_ms(),
+                self.now_ms(),
                 lambda result: None if answer.done() else answer.set_result(result),
                 lambda error: None if answer.done() else answer.set_exception(error),
             )
-        if at_once and self.clock_ms() >= self._certain_until_ms:
-            # What the store did not confirm may come from a state that a new leader has left behind.
-            answer.exception()
-            raise self._not_leading()
         self._dirty.set()
+        if at_once:
+            # What the store did not confirm may come from a state that a new leader has left behind.
+            try:
+                await self._confirm(engine)
+            except FleetError:
+                answer.exception()
+                raise
         return await answer
+
+    async def seen(self, revision: int = 0) -> int:
+        """Returns once all that a reader may have seen by now is stored: the revision it is built on.
+
+        Raises ``FleetError``, also where the reader has seen a later ``revision`` elsewhere.
+        """
+        engine = self._leading_engine()
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        engine.read(
+            lambda result: None if answer.done() else answer.set_result(result),
+            lambda error: None if answer.done() else answer.set_exception(error),
+        )
+        self._dirty.set()
+        await answer
+        await self._confirm(engine)
+        reached = engine.stored_revision
+        if reached < revision:
+            text = f"this coordinator has revision {reached}, the client has seen {revision}"
+            raise FleetError(
+                Refused.UNAVAILABLE,
+                ControlReason.REVISION_BEHIND,
+                f"{text}; ask again, or another coordinator",
+                revision=reached,
+                retryAfterMs=self.timing.leader_poll_ms,
+            )
+        return reached
 
     def registered(self, agent: str, incarnation: str, strays: list[tuple[str, str]]) -> int:
         """An agent has registered: grants its lease and renews its orders.
@@ -146,9 +186,10 @@ class Coordinator:
         would start what has moved elsewhere since.
         """
         self._leading_engine()
-        assert self._dispatch is not None, "a leader has a dispatch"
+        if self._dispatch is None:
+            raise self._not_leading()
         void = last_command(self._dispatch.given)
-        self.leases.grant(agent, incarnation, self.clock_ms())
+        self.leases.grant(agent, incarnation, self._clock_ms())
         self._reset_orders(agent)
         self.stray(agent, strays)
         return void
@@ -168,7 +209,7 @@ class Coordinator:
     def renew(self, agent: str, incarnation: str) -> None:
         """Renews a lease. Raises ``FleetError`` (LEASE_EXPIRED) if the agent must register."""
         self._leading_engine()
-        if not self.leases.renew(agent, incarnation, self.clock_ms()):
+        if not self.leases.renew(agent, incarnation, self._clock_ms()):
             text = f"agent {agent!r} has no lease under this incarnation; register again"
             raise FleetError(Refused.NOT_FOUND, ControlReason.LEASE_EXPIRED, text, agent=agent)
 
@@ -176,82 +217,100 @@ class Coordinator:
 
     async def run(self) -> None:
         """Leads whenever it can, until cancelled."""
-        while True:
+        while not self.lead.given_up:
             try:
-                leadership = await self._acquire()
+                epoch = await self._seek()
                 self._store_ok = True
-                if leadership.holder == self.identity:
-                    await self._lead(leadership.epoch)
+                if epoch is not None:
+                    await self._lead(epoch)
                 else:
                     await self._keep_warm()
             except StoreError as error:
                 self._store_away(error)
-            await asyncio.sleep(self.timing.leader_poll_ms / 1000)
+            await self._sleep(self.timing.leader_poll_ms / 1000)
 
     async def close(self) -> None:
         """Gives the lead away and lets go of connections."""
         self.log.close()
         for task in list(self._busy.values()):
             task.cancel()
-        if self.leading.is_set():
-            with contextlib.suppress(StoreError):
-                await self.store.resign(self.identity)
+        with contextlib.suppress(StoreError):
+            await self.lead.give_up()
         await self._agents.close()
         await self.store.close()
 
-    async def _acquire(self) -> Leadership:
-        """Leads or learns who does. Until its time is over nobody else can lead: the store counts it
-        from later on than this process does.
-        """
-        asked_ms = self.clock_ms()
-        held = await self.store.acquire(self.identity, self.timing.leader_ttl_ms)
-        self.leader = held.holder
-        if held.holder == self.identity:
-            self._certain_until_ms = asked_ms + self.timing.leader_ttl_ms
-        return held
+    async def _seek(self) -> int | None:
+        """Asks for the lead, unless it is to be left to others; the term, if this one leads."""
+        now_ms = self._clock_ms()
+        if self._patience.applies(now_ms):
+            seen = await self.lead.look()
+            if not self._patience.over(seen, self._clock_ms()):
+                return None
+        held = await self.lead.acquire()
+        return held.epoch if held.holder == self.identity else None
 
     async def _lead(self, epoch: int) -> None:
-        """One term: from loading the state to losing the lead."""
-        await self._take_over(epoch)
+        """One term: from loading the state to losing the lead. The lease is kept while the state is being read."""
+        began_ms = self._clock_ms()
+        self.metrics.term(epoch)
         try:
-            await _first_to_end(self._commit(), self._renew(epoch), self._tick(), self._deliver())
+            await _first_to_end(self.lead.keep(epoch), self._term(epoch))
         except (Fenced, Conflict) as error:
             _log.warning("event=deposed identity=%s reason=%s", self.identity, error)
+            if isinstance(error, Fenced):
+                now_ms = self._clock_ms()
+                self._patience.deposed(now_ms, led_ms=now_ms - began_ms)
+                self.lead.lost()
+                self.metrics.deposed()
         finally:
             self._step_down()
 
+    async def _term(self, epoch: int) -> None:
+        await self._take_over(epoch)
+        await _first_to_end(self._commit(), self._tick(), self._deliver())
+
     async def _keep_warm(self) -> None:
-        """Reads ahead what a take-over would have to read, every few seconds if it changed."""
-        now_ms = self.clock_ms()
-        if now_ms < self._warm_due_ms:
-            return
-        self._warm_due_ms = now_ms + self.timing.warm_ms
-        if await self.store.revision() != self._warm.revision:
-            await self._warm.read(await self.store.load())
+        """Reads ahead what a take-over would have to read, every few seconds."""
+        now_ms = self._clock_ms()
+        if now_ms >= self._warm_due_ms:
+            self._warm_due_ms = now_ms + self.timing.warm_ms
+            await self._warm.follow(self.store)
 
     async def _take_over(self, epoch: int) -> None:
-        snapshot = await self.store.load()
-        await self._warm.read(snapshot)
+        await self._warm.follow(self.store)
+        revision, mark = self._warm.revision, self._warm.mark
+        events = list(self._warm.events)
+        self._event_count = self._warm.event_count
         state = FleetState(self.fleet, self._estimator)
         state.load(self._warm.take())
-        self._engine = GroupCommit(state, epoch=epoch, revision=snapshot.revision)
-        self._begin(state, snapshot)
+        self._fleet_clock = FleetClock(
+            self._clock_ms,
+            wall_ms=self._wall_ms(),
+            stored_ms=events[-1].time_ms if events else 0,
+        )
+        self._engine = GroupCommit(
+            state,
+            epoch=epoch,
+            revision=revision,
+            mark=mark,
+            name=f"{self._random.getrandbits(64):x}",
+        )
+        self.log.restart(events, state.tables.meta.revision)
+        self._begin(state)
         _log.info(
             "event=leading identity=%s epoch=%d revision=%d nodes=%d replicas=%d",
             self.identity,
             epoch,
-            snapshot.revision,
+            revision,
             len(state.tables.nodes),
             len(state.tables.replicas),
         )
 
-    def _begin(self, state: FleetState, snapshot: Snapshot) -> None:
-        events = [decode_event(text) for text in snapshot.events]
-        self.log.restart(events, state.tables.meta.revision)
+    def _begin(self, state: FleetState) -> None:
         self._dispatch = Dispatch(
             state.tables.nodes, repeat_ms=self.timing.repeat_ms, given=self._orders_given
         )
-        now_ms = self.clock_ms()
+        now_ms = self._clock_ms()
         for agent in state.tables.agents.values():
             if agent.alive:
                 self.leases.grant(agent.name, agent.incarnation, now_ms)
@@ -261,8 +320,8 @@ class Coordinator:
         self.leading.set()
 
     def _reset_orders(self, agent: str) -> None:
-        assert self._dispatch is not None, "a leader has a dispatch"
-        self._dispatch.reset(agent, self._leading_engine().stored_replicas(agent))
+        if self._dispatch is not None:
+            self._dispatch.reset(agent, self._leading_engine().stored_replicas(agent))
 
     def _step_down(self) -> None:
         engine, self._engine = self._engine, None
@@ -276,19 +335,17 @@ class Coordinator:
         for task in list(self._busy.values()):
             task.cancel()
         self._busy.clear()
+        self.log.end_watches(self._not_leading())
         if engine is not None:
             engine.failed(self._not_leading())
-
-    async def _renew(self, epoch: int) -> None:
-        """Keeps the lead; returns when somebody else has it."""
-        while True:
-            await asyncio.sleep(self.timing.leader_ttl_ms / 3000)
-            try:
-                held = await self._acquire()
-            except StoreUnavailable:
-                continue
-            if held.holder != self.identity or held.epoch != epoch:
-                raise Fenced(f"{held.holder} leads epoch {held.epoch}")
+            # What may have been stored besides is newer than this, and will be read.
+            self._warm.fill(
+                engine.state.tables.records(),
+                revision=engine.revision,
+                mark=engine.mark,
+                events=self.log.all(),
+                event_count=self._event_count,
+            )
 
     # -- group commit
 
@@ -315,18 +372,18 @@ class Coordinator:
                 self._dirty.set()
 
     def _stored(self, commit: Commit) -> None:
-        assert self._dispatch is not None, "a leader has a dispatch"
+        self._event_count += len(commit.events)
         self.metrics.stored(commit)
         self.log.extend(commit.events)
-        if self._dispatch.follow(commit.changes):
+        if self._dispatch is not None and self._dispatch.follow(commit.changes):
             self._orders.set()
 
     async def _recover(self, batch: Batch) -> bool:
         """Waits for the store; True if the batch was not stored, so that the state still agrees."""
         while True:
-            await asyncio.sleep(self.timing.store_retry_ms / 1000)
+            await self._sleep(self.timing.store_retry_ms / 1000)
             try:
-                held = await self._acquire()
+                held = await self.lead.acquire()
                 if held.holder != self.identity or held.epoch != batch.epoch:
                     raise Fenced(f"{held.holder} leads epoch {held.epoch}")
                 revision = await self.store.revision()
@@ -339,8 +396,8 @@ class Coordinator:
 
     def _spare_agents(self) -> None:
         """While the store was away nobody could be declared lost, so nobody is for that time."""
-        now_ms = self.clock_ms()
-        for agent in self.state.tables.agents.values():
+        now_ms = self._clock_ms()
+        for agent in self._leading_engine().state.tables.agents.values():
             if agent.alive:
                 self.leases.grant(agent.name, agent.incarnation, now_ms)
 
@@ -348,15 +405,16 @@ class Coordinator:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(self.timing.tick_ms / 1000)
+            await self._sleep(self.timing.tick_ms / 1000)
             if not self._store_ok:
                 continue
             with contextlib.suppress(FleetError):
-                for agent in self.leases.expired(self.clock_ms()):
+                for agent in self.leases.expired(self._clock_ms()):
                     await self._lose(agent)
                 await self.submit(Tick())
             self._orders.set()
-            self.metrics.observe(self.state, self.leases, self.log)
+            self.metrics.observe(self._leading_engine().state, self.leases, self.log)
+            self.metrics.renewed(self.lead)
 
     async def _lose(self, agent: str) -> None:
         _log.warning("event=lease_expired agent=%s", agent)
@@ -373,7 +431,7 @@ class Coordinator:
             dispatch = self._dispatch
             if dispatch is None:
                 return
-            now_ms = self.clock_ms()
+            now_ms = self._clock_ms()
             held = set(self.leases.holders())
             for agent in dispatch.agents():
                 if agent in self._busy or agent not in held:
@@ -402,7 +460,7 @@ class Coordinator:
             )
         except AgentUnreachable as error:
             _log.warning("event=agent_unreachable agent=%s reason=%s", orders.agent, error)
-            await asyncio.sleep(self.timing.store_retry_ms / 1000)
+            await self._sleep(self.timing.store_retry_ms / 1000)
             dispatch.retry(orders)
             return
         self.metrics.delivered(orders)
@@ -427,15 +485,31 @@ class Coordinator:
             raise self._not_leading()
         return self._engine
 
+    async def _confirm(self, engine: GroupCommit) -> None:
+        """Returns where nobody else had written when this was called."""
+        try:
+            leads = await self.lead.confirm(engine.epoch)
+        except StoreError:
+            raise self._store_away() from None
+        if not leads or engine is not self._engine:
+            raise self._not_leading()
+
     def _not_leading(self) -> FleetError:
         if not self._store_ok:
             return self._store_away()
-        where = f"{self.leader} leads" if self.leader else "nobody leads yet"
+        leader = self.lead.holder
+        if leader == self.identity:
+            leader = ""
+            text = "this coordinator has yet to hear from the store that it leads; try again"
+        elif leader:
+            text = f"this coordinator is a standby, {leader} leads; call that one or try again"
+        else:
+            text = "this coordinator is a standby, nobody leads yet; try again"
         return FleetError(
             Refused.UNAVAILABLE,
             ControlReason.NOT_LEADER,
-            f"this coordinator is a standby, {where}; call that one or try again",
-            leader=self.leader,
+            text,
+            leader=leader,
             retryAfterMs=self.timing.leader_poll_ms,
         )
 

@@ -78,7 +78,8 @@ class RegistryServicer(RegistryServiceServicer):
             announcement(node, f"nodes[{position}]")
             for position, node in enumerate(_bounded(request.nodes, "nodes"))
         )
-        parts = [replace(command, nodes=part) for part in _parts(nodes)] or [command]
+        parts = [replace(command, nodes=part, partial=True) for part in _parts(nodes)] or [command]
+        parts[-1] = replace(parts[-1], partial=request.partial)
         with api_errors():
             answers = await self._submit(parts)
             rejections = [rejection for rejected, _ in answers for rejection in rejected]
@@ -111,6 +112,8 @@ class RegistryServicer(RegistryServiceServicer):
         command = ReportNodes(agent=agent, incarnation=request.incarnation, reports=())
         records = tuple(usage_record(report) for report in reports)
         parts = [replace(command, reports=part) for part in _parts(records)] or [command]
+        removed = tuple(_bounded(request.removed_nodes, "removed_nodes"))
+        parts[-1] = replace(parts[-1], removed=removed)
         with api_errors():
             strays = [stray for strange in await self._submit(parts) for stray in strange]
             self._coordinator.stray(agent, strays)

@@ -26,6 +26,9 @@ class FleetEventLog:
         self._news = asyncio.Event()
         self._watches = 0
         self._closed = False
+        # A stream belongs to a term of this coordinator, and ends with it.
+        self._term = 0
+        self._end: FleetError | None = None
 
     @property
     def last_revision(self) -> int:
@@ -52,8 +55,18 @@ class FleetEventLog:
     def restart(self, events: Iterable[FleetEvent], revision: int) -> None:
         """Starts over from the store after a change of leader."""
         self._events.clear()
+        self._last = 0
         self.extend(events)
         self._last = max(self._last, revision)
+
+    def all(self) -> list[FleetEvent]:
+        """The events kept, oldest first."""
+        return list(self._events)
+
+    def end_watches(self, error: FleetError) -> None:
+        """Ends every watch with ``error``: what happens next happens elsewhere."""
+        self._term, self._end = self._term + 1, error
+        self._wake()
 
     def close(self) -> None:
         """Ends every watch."""
@@ -89,10 +102,13 @@ class FleetEventLog:
             raise FleetError(Refused.OUT_OF_RANGE, ControlReason.REVISION_UNKNOWN, text)
         if after < self._last:
             self.since(after + 1, 0)
+        term = self._term
         self._watches += 1
         try:
             yield after, []
             while not self._closed:
+                if term != self._term and self._end is not None:
+                    raise self._end
                 if after >= self._last:
                     if not await self._wait():
                         yield after, []

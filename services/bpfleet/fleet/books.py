@@ -10,6 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
+from bpfleet.fleet.invariant import require
 from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import FleetNode, Replica
 from bpfleet.workload.phase import Phase
@@ -213,8 +214,9 @@ class FleetBooks:
             if not self.agents[old.agent]:
                 del self.agents[old.agent]
         if new is None:
-            assert old is not None, "a change has a record before or after"
-            assert not self.nodes[old.name].replicas, f"{old.name} goes while replicas are bound"
+            if old is None:
+                return
+            require(not self.nodes[old.name].replicas, f"{old.name} goes while replicas are bound")
             del self.nodes[old.name]
             return
         book = self.nodes.get(new.name)

@@ -129,13 +129,16 @@ class NodeAnnouncement(Struct, frozen=True, kw_only=True):
 
 
 class RegisterAgent(Struct, frozen=True, kw_only=True):
-    """An agent with its nodes. Calls of one incarnation add nodes."""
+    """An agent with its nodes. Calls of one incarnation add nodes; the first that is not ``partial`` ends the
+    registration: what an earlier incarnation had besides is gone.
+    """
 
     agent: str
     incarnation: str
     address: str
     version: str = ""
     nodes: tuple[NodeAnnouncement, ...] = ()
+    partial: bool = False
 
 
 class NodeUsage(Struct, frozen=True, kw_only=True):
@@ -151,12 +154,15 @@ class NodeUsage(Struct, frozen=True, kw_only=True):
 
 
 class ReportNodes(Struct, frozen=True, kw_only=True):
-    """Reports of an agent. ``measured`` False: only replicas are told about, usage is not."""
+    """Reports of an agent. ``measured`` False: only replicas are told about, usage is not. ``removed`` names nodes
+    that were deleted there.
+    """
 
     agent: str
     incarnation: str
     reports: tuple[NodeUsage, ...]
     measured: bool = True
+    removed: tuple[str, ...] = ()
 
 
 class UnregisterAgent(Struct, frozen=True):

@@ -56,12 +56,19 @@ class _Open:
 
 
 class GroupCommit:
-    """Feeds commands to the state and batches to the store. ``revision`` is the store's."""
+    """Feeds commands to the state and batches to the store. ``revision`` is the store's, and ``mark`` that of the last
+    batch known to be there; ``name`` is the engine's own, and makes the marks of its batches its own.
+    """
 
-    def __init__(self, state: FleetState, *, epoch: int, revision: int) -> None:
+    def __init__(
+        self, state: FleetState, *, epoch: int, revision: int, mark: str = "", name: str = ""
+    ) -> None:
         self.state = state
         self.epoch = epoch
         self.revision = revision
+        self.mark = mark
+        self._name = name
+        self._sealed = 0
         self._open = _Open()
         self._flight: _Flight | None = None
 
@@ -74,6 +81,11 @@ class GroupCommit:
     def in_flight(self) -> bool:
         """Whether a batch is under way."""
         return self._flight is not None
+
+    @property
+    def stored_revision(self) -> int:
+        """The revision the store is known to have."""
+        return self.revision - (self._flight is not None)
 
     @property
     def open_tickets(self) -> int:
@@ -98,13 +110,19 @@ class GroupCommit:
         except FleetError as error:
             refused(error)
             return True
-        ticket = Ticket(result, done, refused)
+        return self._wait(Ticket(result, done, refused))
+
+    def read(self, done: Callable[[Any], None], refused: Callable[[FleetError], None]) -> bool:
+        """``done`` is called once all that can be seen now is stored. Returns whether it is already."""
+        return self._wait(Ticket(None, done, refused))
+
+    def _wait(self, ticket: Ticket) -> bool:
         if len(self.state.tables.log) > self._flight_log_length():
             self._open.tickets.append(ticket)
         elif self._flight is not None:
             self._flight.tickets.append(ticket)
         else:
-            done(result)
+            ticket.done(ticket.result)
             return True
         return False
 
@@ -134,10 +152,12 @@ class GroupCommit:
         changes = {(kind, key): tables.get(kind, key) for kind, key in touched}
         events = tuple(self.state.events)
         self.revision += 1
+        self._sealed += 1
         batch = Batch(
             epoch=self.epoch,
             expected_revision=self.revision - 1,
             revision=self.revision,
+            mark=f"{self._name}.{self._sealed}",
             puts={f"{kind}/{key}": encode(r) for (kind, key), r in changes.items() if r},
             removals=tuple(f"{kind}/{key}" for (kind, key), r in changes.items() if r is None),
             events=tuple(encode(event) for event in events),
@@ -150,8 +170,10 @@ class GroupCommit:
     def committed(self) -> Commit:
         """The batch under way is stored: acknowledges its commands and returns what it changed."""
         flight = self._flight
-        assert flight is not None, "no batch is under way"
+        if flight is None:
+            raise RuntimeError("no batch is under way")
         self._flight = None
+        self.mark = flight.batch.mark
         del self.state.tables.log[: flight.log_length]
         del self.state.events[: flight.event_count]
         for ticket in flight.tickets:

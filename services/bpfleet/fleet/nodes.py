@@ -14,7 +14,7 @@ from bpfleet.fleet.commands import (
 from bpfleet.fleet.disruption import evict_for_pressure, settle_drain, shed
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind, ReplicaReason
-from bpfleet.fleet.records import FleetAgent, FleetNode, Replica
+from bpfleet.fleet.records import FleetAgent, FleetNode, Parted, Replica
 from bpfleet.fleet.replicas import hear, lose, restart_now
 from bpfleet.fleet.transition import Transition
 from bpfleet.workload.phase import Phase
@@ -65,9 +65,19 @@ def register_agent(
         if rejection is not None:
             rejections.append(rejection)
             continue
-        _take_in(t, command.agent, announced)
+        _take_in(t, agent, announced)
         strays.extend(_compare(t, announced))
+    if not command.partial:
+        _forget_earlier(t, agent)
     return rejections, strays
+
+
+def _forget_earlier(t: Transition, agent: FleetAgent) -> None:
+    """What an earlier start of the agent had and this one has not."""
+    for name in list(t.books.agents.get(agent.name, ())):
+        node = t.tables.nodes[name]
+        if node.incarnation != agent.incarnation:
+            _forget_node(t, node, ReplicaReason.REMOVED)
 
 
 def _rejection(t: Transition, agent: str, announced: NodeAnnouncement) -> Rejection | None:
@@ -87,29 +97,30 @@ def _rejection(t: Transition, agent: str, announced: NodeAnnouncement) -> Reject
     return None
 
 
-def _take_in(t: Transition, agent: str, announced: NodeAnnouncement) -> None:
+def _take_in(t: Transition, agent: FleetAgent, announced: NodeAnnouncement) -> None:
     old = t.tables.nodes.get(announced.name)
     node = _node(t, agent, announced, old)
     if node != old:
         t.tables.put(node)
         t.changed_nodes[node.name] = None
     if old is None:
-        t.event(FleetEventKind.NODE_REGISTERED, node=node.name, message=f"by agent {agent}")
+        t.event(FleetEventKind.NODE_REGISTERED, node=node.name, message=f"by agent {agent.name}")
     elif not old.ready:
-        t.event(FleetEventKind.NODE_READY, node=node.name, message=f"back with agent {agent}")
+        t.event(FleetEventKind.NODE_READY, node=node.name, message=f"back with agent {agent.name}")
     if old is not None and old != node:
         shed(t, node)
 
 
 def _node(
-    t: Transition, agent: str, announced: NodeAnnouncement, old: FleetNode | None
+    t: Transition, agent: FleetAgent, announced: NodeAnnouncement, old: FleetNode | None
 ) -> FleetNode:
     reserved = announced.reserved_bytes
     if not reserved:
         reserved = announced.ram_bytes * t.settings.reserved_percent // 100
     fresh = FleetNode(
         name=announced.name,
-        agent=agent,
+        agent=agent.name,
+        incarnation=agent.incarnation,
         profile=announced.profile,
         possible_cpus=announced.possible_cpus,
         ram_bytes=announced.ram_bytes,
@@ -119,7 +130,7 @@ def _node(
         max_replicas=announced.max_replicas or t.settings.max_replicas_per_node,
     )
     if old is None:
-        return fresh
+        return _as_it_parted(t, fresh)
     return replace(
         fresh,
         marks=old.marks,
@@ -127,6 +138,31 @@ def _node(
         draining=old.draining,
         pressure=old.pressure,
     )
+
+
+def _as_it_parted(t: Transition, node: FleetNode) -> FleetNode:
+    """A node that comes back is as operators left it."""
+    parted = t.tables.parted.get(node.name)
+    if parted is None:
+        return node
+    t.tables.remove(parted)
+    return replace(node, marks=parted.marks, cordoned=parted.cordoned, draining=parted.draining)
+
+
+def _keep_for_its_return(t: Transition, node: FleetNode) -> None:
+    if not (node.marks.labels or node.marks.taints or node.cordoned or node.draining):
+        return
+    t.tables.put(
+        Parted(
+            name=node.name,
+            marks=node.marks,
+            cordoned=node.cordoned,
+            draining=node.draining,
+            serial=t.revision,
+        )
+    )
+    if len(t.tables.parted) > t.settings.parted_max:
+        t.tables.remove(next(iter(t.tables.parted.values())))
 
 
 def _compare(t: Transition, announced: NodeAnnouncement) -> list[tuple[str, str]]:
@@ -166,6 +202,10 @@ def report_nodes(t: Transition, command: ReportNodes) -> list[tuple[str, str]]:
             strays.extend((report.node, news.replica) for news in report.replicas)
             continue
         strays.extend(_take_report(t, node, report, measured=command.measured))
+    for name in command.removed:
+        node = t.tables.nodes.get(name)
+        if node is not None and node.agent == command.agent:
+            _forget_node(t, node, ReplicaReason.REMOVED)
     return strays
 
 
@@ -204,6 +244,7 @@ def unregister_agent(t: Transition, command: UnregisterAgent) -> int:
         raise FleetError(Refused.NOT_FOUND, ControlReason.AGENT_UNKNOWN, text, agent=command.agent)
     names = list(t.books.agents.get(command.agent, ()))
     for name in names:
+        _keep_for_its_return(t, t.tables.nodes[name])
         _forget_node(t, t.tables.nodes[name], ReplicaReason.UNREGISTERED)
     t.tables.remove(agent)
     t.event(FleetEventKind.AGENT_UNREGISTERED, message=command.agent)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from itertools import chain, islice
 from typing import Final, Protocol
+from zlib import crc32
 
 from bpfleet.fleet.books import FleetBooks, NodeBook, Shape, closed_reason
 from bpfleet.fleet.constraints import (
@@ -24,6 +25,7 @@ from bpfleet.fleet.constraints import (
     named_nodes_allow,
     names_nodes,
 )
+from bpfleet.fleet.invariant import require
 from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import Decision, FleetNode, Policy, Replica, Workload
 from bpfleet.workload.phase import Phase
@@ -153,7 +155,8 @@ class Search:
         self._by_name = names_nodes(workload)
 
     def choose(self, replica: str) -> Choice:
-        """The best node for one more replica; ``replica`` seeds the draws of power-of-two-choices.
+        """The best node for one more replica; ``replica`` seeds the draws of power-of-two-choices, and shares equally
+        good nodes out.
 
         Nodes where the workload kept failing are taken only if no other qualifies.
         """
@@ -177,18 +180,27 @@ class Search:
 
     def decide(self, verdict: NodeScore) -> Decision:
         """The decision for a node that was not chosen among others: the only one it could be."""
-        assert verdict.refusal is None, f"{verdict.node} was ruled out: {verdict.refusal}"
+        require(verdict.refusal is None, f"{verdict.node} was ruled out: {verdict.refusal}")
         return self._decision(verdict.score, 1, {}, verdict.need)
 
     def explain(self) -> list[NodeScore]:
-        """The verdict on every node: those that qualify by score, then the others by name."""
-        verdicts = [self._verdict(book) for book in self._books.nodes.values()]
+        """The verdict on every node: those that qualify by score, then the others by name.
 
-        def rank(verdict: NodeScore) -> tuple[bool, float, int, str]:
+        Of equally good ones the next replica's comes first.
+        """
+        verdicts = [self._verdict(book) for book in self._books.nodes.values()]
+        shares = self._policy is not Policy.POWER_OF_TWO_CHOICES
+        chosen = self.choose(self._next_replica()).node if shares else None
+
+        def rank(verdict: NodeScore) -> tuple[bool, float, int, bool, str]:
             tie = _tie(self._policy, self._books.nodes[verdict.node])
-            return verdict.refusal is not None, -verdict.score, tie, verdict.node
+            name = verdict.node
+            return verdict.refusal is not None, -verdict.score, tie, name != chosen, name
 
         return sorted(verdicts, key=rank)
+
+    def _next_replica(self) -> str:
+        return f"{self._workload.name}-{self._workload.next_serial}"
 
     def preempt(self) -> Preemption | None:
         """The node where the least important replicas would have to go, or None.
@@ -216,10 +228,10 @@ class Search:
 
     def _choose(self, replica: str) -> Choice:
         rejections: dict[NodeReason, int] = dict(self._books.closed)
-        lanes: list[tuple[float, int, str, int, _Lane]] = []
+        lanes: list[tuple[float, int, int, str, int, _Lane]] = []
         feasible = 0
         for shape in self._shapes.values():
-            lane = self._lane(shape, rejections)
+            lane = self._lane(shape, rejections, replica)
             if lane is None:
                 continue
             feasible += lane.fitting
@@ -227,12 +239,12 @@ class Search:
             if entry is not None:
                 lanes.append((*entry, shape.number, lane))
         if self._policy is Policy.POWER_OF_TWO_CHOICES:
-            drawn = self._draw(replica, [lane for *_, lane in sorted(lanes, key=lambda e: e[:3])])
+            drawn = self._draw(replica, [lane for *_, lane in sorted(lanes, key=_by_name)])
             if drawn is not None:
                 return self._chosen(*drawn, feasible=feasible, rejections=rejections)
         heapify(lanes)
         while lanes:
-            score, _, name, number, lane = lanes[0]
+            score, _, _, name, number, lane = lanes[0]
             refusal = self._refusal(self._books.nodes[name], lane.need)
             if refusal is None:
                 return self._chosen(
@@ -271,7 +283,9 @@ class Search:
             predicted_bytes=need.predicted_bytes,
         )
 
-    def _lane(self, shape: Shape, rejections: dict[NodeReason, int]) -> "_Lane | None":
+    def _lane(
+        self, shape: Shape, rejections: dict[NodeReason, int], replica: str
+    ) -> "_Lane | None":
         """The shape's candidates in order of preference; None, counting why, if there are none."""
         verdict = self._judge(shape.sample, shape.number)
         need = self._need(shape.sample)
@@ -290,7 +304,15 @@ class Search:
             )
         if start == len(shape.order):
             return None
-        return _Lane(self._books, shape, need, start, policy=self._policy, bonus=verdict.bonus)
+        return _Lane(
+            self._books,
+            shape,
+            need,
+            start,
+            policy=self._policy,
+            bonus=verdict.bonus,
+            seed=crc32(replica.encode()),
+        )
 
     def _draw(self, replica: str, lanes: list["_Lane"]) -> tuple[str, float, Need] | None:
         """The emptier of two nodes drawn by the replica's name, where both draws can be had."""
@@ -302,7 +324,7 @@ class Search:
                 if position < lane.fitting:
                     break
                 position -= lane.fitting
-            score, tie, name = lane.at(position)
+            score, tie, _, name = lane.at(position)
             if self._refusal(self._books.nodes[name], lane.need) is None:
                 drawn.append((score, tie, name, lane.need))
             if len(drawn) == 2:
@@ -411,9 +433,19 @@ class Search:
 
 
 class _Lane:
-    """The nodes of one shape that fit, best first."""
+    """The nodes of one shape that fit, best first; equally good ones in an order of ``seed``'s own."""
 
-    __slots__ = ("_books", "_iterator", "_policy", "_shape", "_start", "bonus", "fitting", "need")
+    __slots__ = (
+        "_books",
+        "_iterator",
+        "_policy",
+        "_seed",
+        "_shape",
+        "_start",
+        "bonus",
+        "fitting",
+        "need",
+    )
 
     def __init__(
         self,
@@ -424,7 +456,9 @@ class _Lane:
         *,
         policy: Policy,
         bonus: float,
+        seed: int,
     ) -> None:
+        self._seed = seed
         self._books = books
         self._shape = shape
         self._start = start
@@ -434,24 +468,24 @@ class _Lane:
         self.fitting = len(shape.order) - start
         self._iterator: Iterator[int] = iter(self._positions())
 
-    def next(self) -> tuple[float, int, str] | None:
-        """The next candidate as (negated score, tie, name); None after the last."""
+    def next(self) -> tuple[float, int, int, str] | None:
+        """The next candidate as (negated score, tie, share, name); None after the last."""
         for position in self._iterator:
             return self.at(position - self._start)
         return None
 
-    def at(self, offset: int) -> tuple[float, int, str]:
+    def at(self, offset: int) -> tuple[float, int, int, str]:
         """The candidate at an offset among those that fit."""
         *_, name = self._shape.order[self._start + offset]
         book = self._books.nodes[name]
         score = _score(self._policy, book, self.need) + self.bonus
-        return -score, _tie(self._policy, book), name
+        return -score, _tie(self._policy, book), crc32(name.encode(), self._seed), name
 
     def _positions(self) -> Iterable[int]:
         end = len(self._shape.order)
         if self._policy in _PACKING:
-            return range(self._start, end)
-        downwards = range(end - 1, self._start - 1, -1)
+            return self._upwards()
+        downwards = self._downwards()
         if self._policy is Policy.BALANCED:
             # The order by memory says nothing about slots: score a sample, as kube-scheduler does on large fleets.
             step = max(1, self.fitting // _SAMPLE_MAX)
@@ -459,6 +493,28 @@ class _Lane:
             best = sorted(sample, key=lambda position: self.at(position - self._start))
             return chain(best, (p for p in downwards if (p - self._start) % step))
         return downwards
+
+    def _upwards(self) -> Iterator[int]:
+        order, first = self._shape.order, self._start
+        while first < len(order):
+            free_bytes, slots, _ = order[first]
+            end = bisect_left(order, (free_bytes, slots + 1, ""))
+            yield from self._turned(first, end)
+            first = end
+
+    def _downwards(self) -> Iterator[int]:
+        order, end = self._shape.order, len(self._shape.order)
+        while end > self._start:
+            free_bytes, slots, _ = order[end - 1]
+            first = max(self._start, bisect_left(order, (free_bytes, slots, "")))
+            yield from self._turned(first, end)
+            end = first
+
+    def _turned(self, first: int, end: int) -> Iterator[int]:
+        """Positions of nodes that are alike, from one on that the seed picks."""
+        count = end - first
+        begin = self._seed % count
+        return chain(range(first + begin, end), range(first, first + begin))
 
 
 _NO_DOMAIN: Final = Refusal(
@@ -613,6 +669,12 @@ def _victims(book: NodeBook, need: Need, priority: int) -> tuple[Replica, ...]:
             free_bytes -= replica.booked_bytes
             slots -= 1
     return tuple(chosen)
+
+
+def _by_name(entry: tuple[float, int, int, str, int, _Lane]) -> tuple[float, int, str]:
+    """Score, tie and name: the order of lanes for draws."""
+    score, tie, _, name, _, _ = entry
+    return score, tie, name
 
 
 def _hash(text: str, salt: int) -> int:

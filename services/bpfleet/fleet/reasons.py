@@ -62,6 +62,10 @@ class ControlReason(_Word):
         "RESPONSE_TOO_LARGE",
         "the answer would be larger than a message may be; ask for less",
     )
+    REVISION_BEHIND = (
+        "REVISION_BEHIND",
+        "this coordinator has less than the client has seen (`revision`); ask again, or another one",
+    )
     REVISION_COMPACTED = (
         "REVISION_COMPACTED",
         "the revision is no longer kept; list, then watch from there",

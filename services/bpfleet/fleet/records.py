@@ -23,6 +23,7 @@ __all__ = [
     "FleetNode",
     "Marks",
     "Meta",
+    "Parted",
     "Policy",
     "Record",
     "RecordKind",
@@ -49,6 +50,7 @@ class RecordKind(StrEnum):
     REPLICA = "replica"
     REQUEST = "request"
     RETIRED = "retired"
+    PARTED = "parted"
 
 
 class Policy(StrEnum):
@@ -114,7 +116,8 @@ class FleetAgent(Struct, frozen=True, kw_only=True, array_like=True):
 class FleetNode(Struct, frozen=True, kw_only=True, array_like=True):
     """A node as its agent announced it, and what the coordinator decided about it.
 
-    Its bookings are not here: they are the sum of its replicas (invariant *one book*).
+    ``incarnation`` is that of the agent's start which announced it last. Its bookings are not here: they are the sum
+    of its replicas (invariant *one book*).
     """
 
     name: str
@@ -131,6 +134,7 @@ class FleetNode(Struct, frozen=True, kw_only=True, array_like=True):
     cordoned: bool = False
     draining: bool = False
     pressure: bool = False
+    incarnation: str = ""
 
     @property
     def labels(self) -> tuple[tuple[str, str], ...]:
@@ -239,6 +243,16 @@ class Retired(Struct, frozen=True, kw_only=True, array_like=True):
     serial: int = 0
 
 
+class Parted(Struct, frozen=True, kw_only=True, array_like=True):
+    """What an operator decided about a node whose agent has unregistered: kept for its return."""
+
+    name: str
+    marks: Marks = _NO_MARKS
+    cordoned: bool = False
+    draining: bool = False
+    serial: int = 0
+
+
 class FleetEvent(Struct, frozen=True, kw_only=True, array_like=True):
     """Something that happened, for watchers and the event list."""
 
@@ -252,7 +266,7 @@ class FleetEvent(Struct, frozen=True, kw_only=True, array_like=True):
     message: str = ""
 
 
-Record = Meta | FleetAgent | FleetNode | Workload | Replica | RequestRecord | Retired
+Record = Meta | FleetAgent | FleetNode | Workload | Replica | RequestRecord | Retired | Parted
 
 
 def encode(record: Record | FleetEvent) -> str:
@@ -279,5 +293,6 @@ _DECODERS: Final[Mapping[RecordKind, msgspec.json.Decoder[Record]]] = {
     RecordKind.REPLICA: msgspec.json.Decoder(Replica),
     RecordKind.REQUEST: msgspec.json.Decoder(RequestRecord),
     RecordKind.RETIRED: msgspec.json.Decoder(Retired),
+    RecordKind.PARTED: msgspec.json.Decoder(Parted),
 }
 _EVENTS: Final = msgspec.json.Decoder(FleetEvent)

@@ -8,6 +8,7 @@ from heapq import heappush
 from msgspec.structs import replace
 
 from bpfleet.fleet.commands import ReplicaNews
+from bpfleet.fleet.invariant import BrokenInvariantError
 from bpfleet.fleet.placement import Need, summary
 from bpfleet.fleet.reasons import FleetEventKind, ReplicaReason
 from bpfleet.fleet.records import Decision, Replica, Workload
@@ -203,7 +204,8 @@ def _start_again(t: Transition, replica: Replica, news: News, reason: str) -> No
 
 def _next(replica: Replica, news: News) -> Phase:
     following = after(replica.phase, news)
-    assert following is not None, f"{replica.name} is {replica.phase}: {news.name} means nothing"
+    if following is None:
+        raise BrokenInvariantError(f"{replica.name} is {replica.phase}: {news.name} means nothing")
     return following
 
 

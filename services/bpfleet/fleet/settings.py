@@ -42,6 +42,7 @@ class FleetSettings:
     replicas_max: int = 1_000_000
     requests_max: int = 10_000
     retired_max: int = 10_000
+    parted_max: int = 10_000
     waiting_tried_per_tick: int = 256
     placements_per_tick: int = 2_000
     replicas_added_at_once: int = 5_000

@@ -6,6 +6,7 @@ from itertools import chain, islice
 from msgspec.structs import replace
 
 from bpfleet.fleet.constraints import executes, judge, named_nodes_allow
+from bpfleet.fleet.invariant import require
 from bpfleet.fleet.placement import Search
 from bpfleet.fleet.reasons import FleetEventKind, NodeReason, ReplicaReason
 from bpfleet.fleet.records import Decision, FleetNode, Replica, Retired, Workload
@@ -31,7 +32,7 @@ def settle(t: Transition) -> None:
         name = next(iter(t.dirty))
         del t.dirty[name]
         rounds[name] = rounds.get(name, 0) + 1
-        assert rounds[name] < _ROUNDS_MAX, f"workload {name} does not settle"
+        require(rounds[name] < _ROUNDS_MAX, f"workload {name} does not settle")
         _settle_workload(t, name)
 
 

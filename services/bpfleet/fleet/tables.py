@@ -1,6 +1,7 @@
 """All records of the fleet, with an undo log: what a decision changed can be taken back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 from bpfleet.fleet.books import FleetBooks
@@ -8,6 +9,7 @@ from bpfleet.fleet.records import (
     FleetAgent,
     FleetNode,
     Meta,
+    Parted,
     Record,
     RecordKind,
     Replica,
@@ -16,7 +18,7 @@ from bpfleet.fleet.records import (
     Workload,
 )
 
-__all__ = ["Change", "Tables"]
+__all__ = ["Change", "Tables", "address"]
 
 # (kind, key, record before the change or None)
 Change = tuple[RecordKind, str, Record | None]
@@ -36,6 +38,7 @@ class Tables:
         self.replicas: dict[str, Replica] = {}
         self.requests: dict[str, RequestRecord] = {}
         self.retired: dict[str, Retired] = {}
+        self.parted: dict[str, Parted] = {}
         self.per_node: dict[str, None] = {}
         self.metas: dict[str, Meta] = {_META_KEY: Meta()}
         self.log: list[Change] = []
@@ -48,6 +51,7 @@ class Tables:
             RecordKind.REPLICA: self.replicas,
             RecordKind.REQUEST: self.requests,
             RecordKind.RETIRED: self.retired,
+            RecordKind.PARTED: self.parted,
         }
         self.on_spec_change: Callable[[str], None] = lambda name: None
 
@@ -58,13 +62,13 @@ class Tables:
 
     def put(self, record: Record) -> None:
         """Writes a record in place of the one with its kind and key."""
-        kind, key = _address(record)
+        kind, key = address(record)
         self.log.append((kind, key, self._tables[kind].get(key)))
         self._set(kind, key, record)
 
     def remove(self, record: Record) -> None:
         """Removes a record."""
-        kind, key = _address(record)
+        kind, key = address(record)
         self.log.append((kind, key, self._tables[kind][key]))
         self._set(kind, key, None)
 
@@ -79,15 +83,20 @@ class Tables:
             kind, key, old = self.log.pop()
             self._set(kind, key, old)
 
+    def records(self) -> Iterator[Record]:
+        """Every record there is."""
+        return chain.from_iterable(table.values() for table in self._tables.values())
+
     def load(self, records: Iterable[Record]) -> None:
         """Fills empty tables from the store; nothing is logged."""
         for record in records:
-            kind, key = _address(record)
+            kind, key = address(record)
             self._tables[kind][key] = record
         self.books.load(self.nodes.values(), self.replicas.values())
         self.per_node = {w.name: None for w in self.workloads.values() if w.spec.per_node}
         self._order(self.requests)
         self._order(self.retired)
+        self._order(self.parted)
 
     def _order(self, table: dict[str, Any]) -> None:
         """Oldest first, as they were before the restart: the oldest is forgotten first."""
@@ -119,7 +128,8 @@ class Tables:
             self.per_node.pop(key, None)
 
 
-def _address(record: Record) -> tuple[RecordKind, str]:
+def address(record: Record) -> tuple[RecordKind, str]:
+    """RecordKind and key of a record."""
     match record:
         case Replica():
             return RecordKind.REPLICA, record.name
@@ -135,3 +145,5 @@ def _address(record: Record) -> tuple[RecordKind, str]:
             return RecordKind.REQUEST, record.request_id
         case Retired():
             return RecordKind.RETIRED, record.name
+        case Parted():
+            return RecordKind.PARTED, record.name

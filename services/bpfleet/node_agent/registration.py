@@ -91,6 +91,9 @@ class Registration:
         self._incarnation: Final = incarnation or uuid.uuid4().hex
         self._stub: RegistryServiceAsyncStub | None = None
         self._announced: frozenset[str] = frozenset()
+        # Nodes the coordinator has yet to hear are deleted.
+        self._deleted: set[str] = set()
+        self.registered = asyncio.Event()
         self._leaving = False
 
     async def run(self) -> None:
@@ -105,6 +108,7 @@ class Registration:
                     before = self._commands.position
                     lease = await self._register()
                     registered = True
+                    self.registered.set()
                     self._commands.registered(lease.leader_epoch, lease.void_sequence, since=before)
                     _log.info(
                         "event=registered coordinator=%s nodes=%d",
@@ -141,20 +145,26 @@ class Registration:
         lease = pb.Lease()
         for part in _parts(nodes, NODES_PER_CALL):
             announced = [self._announcement(node, running.get(node.node_id, [])) for node in part]
-            lease = await self._announce(announced)
+            lease = await self._announce(announced, partial=part[-1] is not nodes[-1])
         if not nodes:
             lease = await self._announce([])
-        self._announced = frozenset(node.node_id for node in nodes)
+        self._note_announced(nodes)
         self._agent.dirty.update(self._announced)
         return lease
 
-    async def _announce(self, nodes: list[NodeAnnouncement]) -> pb.Lease:
+    def _note_announced(self, nodes: Sequence[HostedNode]) -> None:
+        now = frozenset(node.node_id for node in nodes)
+        self._deleted = (self._deleted | (self._announced - now)) - now
+        self._announced = now
+
+    async def _announce(self, nodes: list[NodeAnnouncement], *, partial: bool = False) -> pb.Lease:
         request = pb.RegisterAgentRequest(
             agent=self._agent.agent_id,
             incarnation=self._incarnation,
             address=self._address,
             nodes=map(announcement_message, nodes),
             version=__version__,
+            partial=partial,
         )
         response = await self._connected.RegisterAgent(request, timeout=CALL_SECONDS)
         for rejected in response.rejected_nodes:
@@ -217,13 +227,17 @@ class Registration:
         return response.lease
 
     async def _announce_new(self) -> None:
-        """Nodes that were created since the registration."""
-        if len(self._announced) == len(self._agent.node_ids):
-            return
-        fresh = [node for node in self._agent.all() if node.node_id not in self._announced]
+        """Nodes that were created since the registration, and those that were deleted."""
+        nodes = self._agent.all()
+        fresh = [node for node in nodes if node.node_id not in self._announced]
         for part in _parts(fresh, NODES_PER_CALL):
-            await self._announce([self._announcement(node, []) for node in part])
-        self._announced = frozenset(self._agent.node_ids)
+            await self._announce([self._announcement(node, []) for node in part], partial=True)
+        self._note_announced(nodes)
+        if self._deleted:
+            deleted = sorted(self._deleted)
+            for gone in _parts(deleted, NODES_PER_CALL):
+                await self._send([], removed=gone)
+            self._deleted.difference_update(deleted)
 
     async def _report(self, *, everything: bool) -> None:
         """Reports replicas whose phase changed; with ``everything`` also the nodes that were called."""
@@ -247,11 +261,12 @@ class Registration:
                 self._replicas.changed.update(key for key in keys if self._replicas.find(key))
                 raise
 
-    async def _send(self, reports: list[NodeUsage]) -> None:
+    async def _send(self, reports: list[NodeUsage], *, removed: Sequence[str] = ()) -> None:
         request = pb.ReportNodesRequest(
             agent=self._agent.agent_id,
             incarnation=self._incarnation,
             reports=map(usage_message, reports),
+            removed_nodes=removed,
         )
         try:
             response = await self._connected.ReportNodes(request, timeout=CALL_SECONDS)

@@ -42,6 +42,8 @@ _log: Final = logging.getLogger(__name__)
 SERVICES: Final = tuple(
     f"bpfleet.v1.{name}Service" for name in ("Bpf", "Cgroup", "Node", "Process", "Runtime")
 )
+# Coordinators call it, so it serves once one of them knows the agent: what a readiness probe asks for.
+READY_SERVICE: Final = "bpfleet.v1.RuntimeService"
 _NODES_PER_TURN: Final = 100
 
 
@@ -103,6 +105,7 @@ class NodeAgent:
         port = await self.server.start(serving=False)
         await self._boot()
         await self.server.announce()
+        await self.server.set_serving(READY_SERVICE, not settings.coordinators)
         self._spawn(self.replicas.pump())
         self._spawn(sleep_when_idle(self._idle_nodes))
         if settings.coordinators:
@@ -116,6 +119,7 @@ class NodeAgent:
                 connect=over_grpc(RpcMetrics(self._registry, "client").ended),
             )
             self._spawn(self._registration.run())
+            self._spawn(self._follow_registration(self._registration))
         _log.info(
             "event=serving agent=%s address=%s port=%d profile=%s nodes=%d seed=%d",
             settings.agent_id,
@@ -126,6 +130,11 @@ class NodeAgent:
             settings.shape.seed,
         )
         return port
+
+    async def _follow_registration(self, registration: Registration) -> None:
+        """An agent is ready once a coordinator knows it; it stays so while coordinators are away."""
+        await registration.registered.wait()
+        await self.server.set_serving(READY_SERVICE, True)
 
     async def _boot(self) -> None:
         shape = self.settings.shape

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -56,6 +57,9 @@ class AgentWitness(Protocol):
     def ordered(self, coordinator: str, agent: str, message: Any) -> None:
         """A coordinator sent this order to an agent."""
 
+    def admitted(self, life: str, epoch: int, sequence: int) -> None:
+        """A start of an agent carries an order out."""
+
     def fail(self, error: BaseException) -> None:
         """Something broke."""
 
@@ -78,10 +82,9 @@ class SimAgent(SimProcess):
         coordinators: Coordinators,
         witness: AgentWitness,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, random)
         self.plans: Final = plans
         self._network: Final = network
-        self._random: Final = random
         self._clock: Final = clock
         self._coordinators: Final = coordinators
         self._witness: Final = witness
@@ -104,8 +107,10 @@ class SimAgent(SimProcess):
         self.replicas = Replicas(
             self.nodes, churn_share=_CHURN_SHARE, clock=self._clock, listener=self._heard
         )
-        commands = CommandOrder()
-        self._servicer = RuntimeServicer(self.nodes, self.replicas, commands)
+        commands, life = CommandOrder(), f"{self.name}#{self.life}"
+        self._servicer = _HeardRuntime(
+            self.nodes, self.replicas, commands, partial(self._witness.admitted, life)
+        )
         names = list(self._coordinators)
         self._random.shuffle(names)
         registration = Registration(
@@ -115,7 +120,7 @@ class SimAgent(SimProcess):
             [ChannelOptions(target=f"{name}:1") for name in names],
             address=f"{self.name}:1",
             connect=lambda options: opened(self._to(options.target.partition(":")[0])),
-            incarnation=f"{self.name}#{self.life}",
+            incarnation=life,
         )
         self.spawn(self._carry_on(self.replicas.pump))
         self.spawn(self._carry_on(registration.run))
@@ -184,6 +189,31 @@ class SimAgent(SimProcess):
             hears=self._hears,
             fails=self._witness.fail,
         )
+
+
+class _HeardRuntime(RuntimeServicer):
+    """Tells which orders a start of an agent carries out."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        replicas: Replicas,
+        commands: CommandOrder,
+        admitted: Callable[[int, int], None],
+    ) -> None:
+        super().__init__(agent, replicas, commands)
+        self._admitted: Final = admitted
+
+    # Any: requests and answers, and no context in a simulated call.
+    async def RunReplicas(self, request: Any, context: Any) -> Any:
+        answer = await super().RunReplicas(request, context)
+        self._admitted(request.leader_epoch, request.sequence)
+        return answer
+
+    async def StopReplicas(self, request: Any, context: Any) -> Any:
+        answer = await super().StopReplicas(request, context)
+        self._admitted(request.leader_epoch, request.sequence)
+        return answer
 
 
 class SimAgents:

@@ -38,6 +38,8 @@ __all__ = [
     "OneWriter",
     "OperatorsMarks",
     "OrderNumbers",
+    "OrdersTaken",
+    "Progress",
     "Promise",
     "Violation",
     "WatchedEvents",
@@ -112,6 +114,19 @@ class OrderNumbers:
         if message.sequence <= last:
             raise Violation(f"order {message.sequence} to {agent} follows order {last}")
         self._last[key] = message.sequence
+
+
+class OrdersTaken:
+    """*an order is carried out once* by one start of an agent, however often it arrives."""
+
+    def __init__(self) -> None:
+        self._taken: dict[tuple[str, int, int], None] = {}
+
+    def admitted(self, life: str, epoch: int, sequence: int) -> None:
+        """A start of an agent carries an order out."""
+        if (life, epoch, sequence) in self._taken:
+            raise Violation(f"{life} carries out order {sequence} of term {epoch} again")
+        self._taken[life, epoch, sequence] = None
 
 
 class AgentsWord:
@@ -358,25 +373,46 @@ class Promise:
 
 @dataclass(slots=True)
 class _Expected:
-    allowed: list[Promise | None] = field(default_factory=lambda: [None])
+    """All that was ever asked for, and the first of it that may still be true."""
+
+    asked: list[Promise | None] = field(default_factory=lambda: [None])
+    first: int = 0
+
+    @property
+    def allowed(self) -> list[Promise | None]:
+        return self.asked[self.first :]
 
 
 class AcknowledgedIsStored:
     """*every acknowledged command visible for ever*: only what was acknowledged, or asked for and not yet
-    answered, may be stored.
+    answered, may be stored, and read.
     """
 
     def __init__(self) -> None:
         self._expected: dict[str, _Expected] = {}
+        self._read: dict[tuple[str, str], int] = {}
 
     def asked(self, name: str, wanted: Promise | None) -> None:
         """A client asks for a change; both the old and the new state are right until the answer."""
-        self._expected.setdefault(name, _Expected()).allowed.append(wanted)
+        self._expected.setdefault(name, _Expected()).asked.append(wanted)
 
     def acknowledged(self, name: str) -> None:
         """The client has its answer: only the new state is right from now on."""
         expected = self._expected[name]
-        expected.allowed = expected.allowed[-1:]
+        expected.first = len(expected.asked) - 1
+
+    def begin_read(self, name: str) -> int:
+        """A client begins to read; give what this returns to ``read``."""
+        return self._expected.setdefault(name, _Expected()).first
+
+    def read(self, client: str, name: str, found: Promise | None, began: int) -> None:
+        """A read has its answer: something that was true since it began, and nothing older than this client saw."""
+        asked = self._expected[name].asked
+        since = max(began, self._read.get((client, name), 0))
+        places = [place for place in range(since, len(asked)) if asked[place] == found]
+        if not places:
+            raise Violation(f"{client} reads {name} as {found}, true since was {asked[since:]}")
+        self._read[client, name] = places[0]
 
     def stored(self, batch: Batch) -> None:
         """A batch was stored."""
@@ -409,6 +445,26 @@ class AcknowledgedIsStored:
             found = Promise(workload.spec.replicas, version)
         if found not in allowed:
             raise Violation(f"workload {name} is stored as {found}, clients may expect {allowed}")
+
+
+class Progress:
+    """*some write is acknowledged* every so often while a majority of parts is up."""
+
+    def __init__(self, within_ms: int) -> None:
+        self._within_ms: Final = within_ms
+        self._since_ms: int | None = None
+
+    def acknowledged(self, now_ms: int) -> None:
+        """Some client has its answer."""
+        self._since_ms = now_ms
+
+    def look(self, now_ms: int, *, up: bool) -> None:
+        """Whether the parts that a write needs are up now."""
+        if not up or self._since_ms is None:
+            self._since_ms = now_ms
+        waited_ms = now_ms - self._since_ms
+        if waited_ms > self._within_ms:
+            raise Violation(f"no write was acknowledged for {waited_ms} ms, and everything is up")
 
 
 class OperatorsMarks:

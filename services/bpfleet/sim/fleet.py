@@ -34,6 +34,8 @@ from bpfleet.sim.checkers import (
     OneWriter,
     OperatorsMarks,
     OrderNumbers,
+    OrdersTaken,
+    Progress,
     Violation,
     WatchedEvents,
     what_runs_is_what_was_asked,
@@ -60,6 +62,13 @@ _TIMING: Final = Timing(
 _FAULT_SECONDS: Final = 16.0
 _REST_SECONDS: Final = 120.0
 _QUIET_SHARE: Final = 0.2
+_STARVED_SHARE: Final = 0.1
+_STARVED_SECONDS: Final = 60.0
+# Some write is acknowledged in so many leases of a leader while a majority of parts is up.
+_PROGRESS_LEASES: Final = 12
+# The longest a process is stopped, or a turn of its event loop lasts, in leases of a leader.
+_HELD_LEASES: Final = 3
+_HOUR_MS: Final = 3_600_000
 # From the end of a lease until the loss is stored, on a healthy network: two ticks and a commit.
 _LOSS_MS: Final = 1_000
 _LEASE_REQUESTS: Final = (
@@ -93,8 +102,10 @@ class SimCoordinator(SimProcess):
     """A coordinator that can crash: every life is a new ``Coordinator`` with nothing but the store."""
 
     def __init__(self, name: str, world: "World") -> None:
-        super().__init__(name)
+        super().__init__(name, world.random)
         self._world = world
+        # What its wall clock is wrong by.
+        self._wrong_ms = 0
         self._now: tuple[Coordinator, FleetServicer, RegistryServicer] | None = None
 
     def boot(self) -> None:
@@ -116,9 +127,23 @@ class SimCoordinator(SimProcess):
             timing=world.timing,
             estimator=_ESTIMATOR,
             clock_ms=world.loop.now_ms,
+            wall_ms=lambda: world.loop.now_ms() + self._wrong_ms,
+            random=world.random,
+            sleep=self.sleep,
         )
-        self._now = coordinator, FleetServicer(coordinator), RegistryServicer(coordinator)
+        registry = _HeardRegistry(coordinator, world)
+        self._now = coordinator, FleetServicer(coordinator), registry
         self.spawn(self._run(coordinator))
+
+    def jump(self, by_ms: int) -> None:
+        """Its wall clock jumps."""
+        self._wrong_ms += by_ms
+
+    async def restart(self) -> None:
+        """Ends as by SIGTERM, and starts again."""
+        await self.coordinator.close()
+        self.crash()
+        self.boot()
 
     async def _run(self, coordinator: Coordinator) -> None:
         try:
@@ -152,6 +177,25 @@ class SimCoordinator(SimProcess):
         return self._now
 
 
+class _HeardRegistry(RegistryServicer):
+    """*a lease that has run out is not renewed*: the agent has to register, for what ran there may run elsewhere."""
+
+    def __init__(self, coordinator: Coordinator, world: "World") -> None:
+        super().__init__(coordinator)
+        self._leases: Final = coordinator.leases
+        self._world: Final = world
+
+    # Any: no context in a simulated call.
+    async def RenewLease(
+        self, request: registry_service_pb2.RenewLeaseRequest, context: Any
+    ) -> registry_service_pb2.RenewLeaseResponse:
+        over = request.agent in self._leases.expired(self._world.loop.now_ms())
+        answer = await super().RenewLease(request, context)
+        if over:
+            self._world.fail(Violation(f"the lease of {request.agent} is over, and is renewed"))
+        return answer
+
+
 class World:
     """Everything there is under one seed. ``timing`` is that of its coordinators."""
 
@@ -162,7 +206,7 @@ class World:
         self.random = Random(seed)
         self.network = Network(self.random)
         self.memory = MemoryStore(loop.now_ms)
-        self.store_server = SimProcess("store")
+        self.store_server = SimProcess("store", self.random)
         self.settings = FleetSettings(
             policy=self.random.choice(list(Policy)),
             back_off_ms=BackOff(first=500, longest=4_000, reset=8_000),
@@ -173,6 +217,7 @@ class World:
         self.one_life = OneLife()
         self.one_writer = OneWriter()
         self.orders = OrderNumbers()
+        self.orders_taken = OrdersTaken()
         self.word = AgentsWord()
         self.books = Books(self.settings, self.word)
         self.promises = AcknowledgedIsStored()
@@ -184,6 +229,9 @@ class World:
         self._healed_s = 0.0
         # Some mistakes show only where nothing else happens that would uncover a coordinator that is behind.
         self._quiet = self.random.random() < _QUIET_SHARE
+        # Others show only where nothing fails, and there is too little CPU for everything.
+        self._starved = not self._quiet and self.random.random() < _STARVED_SHARE
+        self.progress = Progress(_PROGRESS_LEASES * self.timing.leader_ttl_ms)
         self.trace: Callable[[str], None] = lambda line: None
         self._failure: BaseException | None = None
         self._digest = hashlib.blake2b(digest_size=8)
@@ -198,6 +246,8 @@ class World:
             nodes={plan.name: plan.zone for agent in self.agents.values() for plan in agent.plans},
             promises=self.promises,
             marks=self.marks,
+            progress=self.progress,
+            now_ms=loop.now_ms,
             events=self.events,
             exists=lambda name: f"workload/{name}" in self.memory.snapshot().records,
             fails=self.fail,
@@ -288,6 +338,13 @@ class World:
         except Violation as violation:
             self.fail(violation)
 
+    def admitted(self, life: str, epoch: int, sequence: int) -> None:
+        """A start of an agent carries an order out."""
+        try:
+            self.orders_taken.admitted(life, epoch, sequence)
+        except Violation as violation:
+            self.fail(violation)
+
     def fail(self, error: BaseException) -> None:
         """The first thing that went wrong is what the run reports."""
         if self._failure is None and not isinstance(error, asyncio.CancelledError):
@@ -333,6 +390,8 @@ class World:
 
     def _weather(self) -> NetworkFaults:
         """How bad the network is while there are faults; some seeds have good weather."""
+        if self._starved:
+            return NetworkFaults()
         grade = self.random.random()
         return NetworkFaults(
             loss=0.05 * grade,
@@ -343,8 +402,16 @@ class World:
 
     async def _trouble(self) -> None:
         end_s = self.loop.time() + _FAULT_SECONDS
+        if self._starved:
+            await self._starve()
+            return
         troubles = [
             self._crash_coordinator,
+            self._restart_coordinator,
+            self._hold_process,
+            self._hold_leader,
+            self._slow_store,
+            self._jump_clock,
             self._crash_agent,
             self._crash_agent,
             self._crash_store,
@@ -353,11 +420,63 @@ class World:
             self._kill_process,
         ]
         if self._quiet:
-            troubles = [self._cut_leader]
+            troubles = [self._cut_leader, self._hold_leader]
         while self.loop.time() < end_s:
             await asyncio.sleep(0.2 + 1.4 * self.random.random())
             self._raise_failure()
             self.users.spawn(self.random.choice(troubles)())
+
+    async def _starve(self) -> None:
+        """Every step of everybody comes late, and the store answers late; nothing else fails, so somebody writes."""
+        ttl_s = self.timing.leader_ttl_ms / 1000
+        late_s = ttl_s * (0.1 + 0.6 * self.random.random())
+        beating = self.users.spawn(self.users.keep_marking("n0"))
+        everybody = [*self.coordinators.values(), *self.agents.values(), self.store_server]
+        for process in everybody:
+            process.slow_s = late_s
+        self._note(f"starve {late_s}")
+        end_s = self.loop.time() + _STARVED_SECONDS
+        while self.loop.time() < end_s:
+            await asyncio.sleep(0.25)
+            self._raise_failure()
+            self.progress.look(self.loop.now_ms(), up=True)
+        for process in everybody:
+            process.slow_s = 0.0
+        beating.cancel()
+
+    async def _hold_process(self) -> None:
+        await self._hold(self.random.choice([*self.coordinators.values(), *self.agents.values()]))
+
+    async def _hold_leader(self) -> None:
+        """The leader is stopped for longer than its lease, and wakes up as if nothing had happened."""
+        for process in self.coordinators.values():
+            if process.up and process.coordinator.leading.is_set():
+                await self._hold(process)
+                return
+
+    async def _hold(self, process: SimProcess) -> None:
+        seconds = self.random.random() * _HELD_LEASES * self.timing.leader_ttl_ms / 1000
+        self._note(f"hold {process.name} {seconds}")
+        process.hold(seconds)
+
+    async def _slow_store(self) -> None:
+        """Every answer of the store takes longer than a third of a lease, for a while."""
+        self._note("slow store")
+        self.store_server.slow_s = self.random.random() * self.timing.leader_ttl_ms / 1000
+        await asyncio.sleep(5 * self.random.random())
+        self.store_server.slow_s = 0.0
+
+    async def _restart_coordinator(self) -> None:
+        process = self.random.choice(list(self.coordinators.values()))
+        if process.up:
+            self._note(f"restart {process.name}")
+            await process.restart()
+
+    async def _jump_clock(self) -> None:
+        process = self.random.choice(list(self.coordinators.values()))
+        by_ms = round((2 * self.random.random() - 1) * _HOUR_MS)
+        self._note(f"jump {process.name} {by_ms}")
+        process.jump(by_ms)
 
     async def _crash_coordinator(self) -> None:
         await self._crash_for_a_while(self.random.choice(list(self.coordinators.values())))
@@ -422,6 +541,7 @@ class World:
     def _heal(self) -> None:
         self._healed_s = self.loop.time()
         self.network.heal()
+        self.store_server.slow_s = 0.0
         if not self.store_server.up:
             self.store_server.start()
         processes: list[SimCoordinator | SimAgent] = [

@@ -31,18 +31,26 @@ class NetworkFaults:
 
 
 class SimProcess:
-    """Something that can crash: all its tasks end at once, and calls to it fail until it is up again."""
+    """Something that can crash: all its tasks end at once, and calls to it fail until it is up again.
 
-    def __init__(self, name: str) -> None:
+    It can also be held up, whole (stopped, or in one long turn of its event loop) or at every step for want of CPU:
+    then whatever reaches it, and its own timers, wait. ``slow_s`` is how long a step waits at most.
+    """
+
+    def __init__(self, name: str, random: Random) -> None:
         self.name = name
         self.life = 0
         self.up = False
+        self.slow_s = 0.0
+        self._held_until_s = 0.0
+        self._random: Final = random
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def start(self) -> None:
         """Comes up, as a new life."""
         self.life += 1
         self.up = True
+        self._held_until_s = 0.0
 
     def crash(self) -> None:
         """Ends everything that runs in it."""
@@ -50,6 +58,22 @@ class SimProcess:
         for task in list(self._tasks):
             task.cancel()
         self._tasks.clear()
+
+    def hold(self, seconds: float) -> None:
+        """Nothing happens in it for so long."""
+        self._held_until_s = asyncio.get_running_loop().time() + seconds
+
+    async def its_turn(self) -> None:
+        """Waits until the process gets to what is due now."""
+        if self.slow_s:
+            await asyncio.sleep(self._random.random() * self.slow_s)
+        while (left_s := self._held_until_s - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(left_s)
+
+    async def sleep(self, seconds: float) -> None:
+        """A timer of its event loop."""
+        await asyncio.sleep(seconds)
+        await self.its_turn()
 
     # The coroutine's result is its caller's business.
     def spawn(self, work: Any) -> asyncio.Task[Any]:
@@ -104,6 +128,7 @@ class Network:
                 await self._travel(source, target, life)
                 answer = await self._carry_out(target, work)
                 await self._travel(target, source, source.life)
+                await source.its_turn()
                 return answer
         except TimeoutError:
             raise Unreachable(f"{target.name} did not answer in time") from None
@@ -112,6 +137,7 @@ class Network:
         """Runs at the target: it goes on when the caller has given up, and ends with the target."""
 
         async def at_target() -> T:
+            await target.its_turn()
             return await work()
 
         task = target.spawn(at_target())

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 from bpfleet.coordinator.store.memory import MemoryStore
-from bpfleet.fleet.store import Batch, Leadership, Snapshot, StoreUnavailable
+from bpfleet.fleet.store import Batch, Leadership, News, Snapshot, StoreUnavailable
 from bpfleet.sim.network import Network, SimProcess, Unreachable
 
 __all__ = ["SimStore"]
@@ -40,6 +40,10 @@ class SimStore:
         """All records."""
         return await self._ask(self._memory.load)
 
+    async def newer(self, revision: int, mark: str, event_count: int) -> News | None:
+        """What was saved after a batch."""
+        return await self._ask(lambda: self._memory.newer(revision, mark, event_count))
+
     async def revision(self) -> int:
         """The revision saved last."""
         return await self._ask(self._memory.revision)
@@ -71,6 +75,13 @@ class SimStore:
             return held
 
         return await self._ask(elect)
+
+    async def leader(self) -> Leadership:
+        """Who leads now."""
+        return await self._ask(self._memory.leader)
+
+    def twin(self) -> None:
+        """Virtual time has one thread."""
 
     async def resign(self, candidate: str) -> None:
         """Lets the next one lead at once."""

@@ -17,10 +17,26 @@ from bpfleet.kernel.errors import KernelError
 from bpfleet.rpc.errors import ApiError, status_of
 from bpfleet.sim.network import Network, SimProcess, Unreachable
 
-__all__ = ["Link", "Stub", "opened"]
+__all__ = ["CallContext", "Link", "Stub", "opened"]
 
 # Hears a request when it leaves, and its answer when it has come back (None at first).
 Hearing = Callable[[Message, Message | None], None]
+
+
+class CallContext:
+    """What a servicer sees of a call: the metadata, in both directions."""
+
+    def __init__(self, sent: tuple[tuple[str, str], ...] = ()) -> None:
+        self._sent: Final = sent
+        self.told: tuple[tuple[str, str], ...] = ()
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the client sent along."""
+        return self._sent
+
+    def set_trailing_metadata(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        """What the server sends along."""
+        self.told = metadata
 
 
 class Link:

@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from itertools import count
 from random import Random
 from typing import Any, Final, Protocol
 
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.rpc.errors import ApiError
+from bpfleet.rpc.revision import highest_revision, revision_metadata
 from bpfleet.sim.checkers import (
     AcknowledgedIsStored,
     OperatorsMarks,
+    Progress,
     Promise,
     Violation,
     WatchedEvents,
 )
 from bpfleet.sim.mix import KINDS, spec_of
 from bpfleet.sim.network import Network, SimProcess, Unreachable
+from bpfleet.sim.transport import CallContext
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 
@@ -50,27 +54,33 @@ class Users(SimProcess):
         nodes: Mapping[str, str],
         promises: AcknowledgedIsStored,
         marks: OperatorsMarks,
+        progress: Progress,
+        now_ms: Callable[[], int],
         events: WatchedEvents,
         exists: Callable[[str], bool],
         fails: Callable[[BaseException], None],
     ) -> None:
-        super().__init__("users")
+        super().__init__("users", random)
         self.answered = 0
-        self._random: Final = random
         self._network: Final = network
         self._servers: Final = list(servers.values())
         self._nodes: Final = nodes
         self._promises: Final = promises
         self._marks: Final = marks
+        self._progress: Final = progress
+        self._now_ms: Final = now_ms
         self._events: Final = events
         self._exists: Final = exists
         self._fails: Final = fails
         self._requests = 0
         self._watched: dict[int, int] = {}
+        # The highest revision each client was told.
+        self._seen: dict[str, int] = {}
 
     def begin(self, *, quiet: bool) -> list[asyncio.Task[Any]]:
         """Starts everybody; the tasks returned come to an end, watchers do not. ``quiet``: hardly anything is asked."""
         self.start()
+        self.spawn(self._read("reader"))
         if quiet:
             return [self.spawn(self._client("plain", 1)), self.spawn(self._toggle())]
         for number in range(2):
@@ -107,6 +117,8 @@ class Users(SimProcess):
             else:
                 await self._update(name, wanted)
                 exists = wanted
+            if random.random() < 0.5:
+                await self._look("client", name)
 
     async def _create(self, name: str, wanted: Promise) -> None:
         self._promises.asked(name, wanted)
@@ -128,7 +140,7 @@ class Users(SimProcess):
         request = pb.DeleteWorkloadRequest(name=name, request_id=self._request_id())
         await self._insist("DeleteWorkload", request)
         self._promises.acknowledged(name)
-        self.answered += 1
+        self._answer()
         again = pb.UpdateWorkloadRequest(name=name, spec=spec_of(name, Promise(1, 0)))
         refusals = ("NOT_FOUND", "FAILED_PRECONDITION")
         if await self._insist("UpdateWorkload", again, refusals, once=True) is not None:
@@ -136,10 +148,30 @@ class Users(SimProcess):
         while self._exists(name):
             await asyncio.sleep(0.5)
 
+    async def _read(self, client: str) -> None:
+        """Reads one workload after the other, of whichever coordinator answers."""
+        try:
+            while True:
+                await self._look(client, self._random.choice(list(KINDS)))
+                await asyncio.sleep(self._random.random())
+        except Violation as violation:
+            self._fails(violation)
+
+    async def _look(self, client: str, name: str) -> None:
+        """*reads tell the truth*."""
+        began = self._promises.begin_read(name)
+        request = pb.GetWorkloadRequest(name=name)
+        response = await self._insist("GetWorkload", request, once=True, client=client)
+        found = None
+        if response is not None and not response.workload.deleting:
+            spec = response.workload.spec
+            found = Promise(spec.replicas, int(spec.labels["version"]))
+        self._promises.read(client, name, found, began)
+
     # Any: a response that carries the workload.
     def _acknowledged(self, name: str, wanted: Promise, response: Any) -> None:
         self._promises.acknowledged(name)
-        self.answered += 1
+        self._answer()
         if response is None:
             raise Violation(f"{name} is not found, and nobody deleted it")
         spec = response.workload.spec
@@ -147,13 +179,23 @@ class Users(SimProcess):
         if told != wanted:
             raise Violation(f"{name} was to be {wanted}, the answer says {told}")
 
+    def _answer(self) -> None:
+        self.answered += 1
+        self._progress.acknowledged(self._now_ms())
+
     def _request_id(self) -> str:
         self._requests += 1
         return f"request-{self._requests}"
 
     # Any: the request's type depends on the method.
     async def _insist(
-        self, method: str, request: Any, refusals: tuple[str, ...] = _GONE, *, once: bool = False
+        self,
+        method: str,
+        request: Any,
+        refusals: tuple[str, ...] = _GONE,
+        *,
+        once: bool = False,
+        client: str = "",
     ) -> Any:
         """Repeats a request on one coordinator after the other until it is answered; None for an expected refusal.
 
@@ -163,11 +205,16 @@ class Users(SimProcess):
         while True:
             server = self._servers[turn % len(self._servers)]
 
-            async def work(server: Server = server) -> Any:
-                return await getattr(server.fleet, method)(request, None)
+            context = CallContext(revision_metadata(self._seen.get(client, 0)))
+
+            async def work(server: Server = server, context: CallContext = context) -> Any:
+                return await getattr(server.fleet, method)(request, context)
 
             try:
-                return await self._network.call(self, server.process, work, once=once)
+                answer = await self._network.call(self, server.process, work, once=once)
+                told = highest_revision(context.told)
+                self._seen[client] = max(self._seen.get(client, 0), told)
+                return answer
             except Unreachable:
                 turn += 1
             except ApiError as error:
@@ -224,6 +271,13 @@ class Users(SimProcess):
         while await self._insist(method, request) is None:
             await asyncio.sleep(0.5)  # the node has yet to register
         self._marks.acknowledged(node, mark)
+        self._answer()
+
+    async def keep_marking(self, node: str) -> None:
+        """Writes all the time."""
+        for number in count():
+            await self._label(node, "beat", str(number))
+            await asyncio.sleep(0.2)
 
     async def _toggle(self) -> None:
         """Sets a label and takes that back at once, without request ids: of two that both think they lead, the one
@@ -238,6 +292,7 @@ class Users(SimProcess):
                 while await self._insist("LabelNode", request, once=True) is None:
                     await asyncio.sleep(0.5)
                 self._marks.acknowledged(node, "toggle")
+                self._answer()
 
     # -- watchers
 
@@ -247,7 +302,7 @@ class Users(SimProcess):
         while True:
             server = self._random.choice(self._servers)
             request = pb.WatchFleetRequest(start_revision=self._watched[number] + 1)
-            context: Any = None  # no method looks at it
+            context: Any = CallContext()
             try:
                 async with asyncio.timeout(0.5 + 4 * self._random.random()):
                     async for response in server.fleet.WatchFleet(request, context):

@@ -253,6 +253,7 @@ class RegisterAgentRequest(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PARTIAL_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Agent id: letters, digits, '-', '.', at most 63."""
     incarnation: _builtins.str
@@ -261,6 +262,10 @@ class RegisterAgentRequest(_message.Message):
     """host:port where the coordinator reaches its RuntimeService."""
     version: _builtins.str
     """Version of the agent's program."""
+    partial: _builtins.bool
+    """True where these are not all its nodes, or not the last of them: others of an earlier start stay. Without it, nodes
+    that an earlier start announced and this one did not are removed.
+    """
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisteredNode]:
         """Its nodes; at most 5,000 a call."""
@@ -273,10 +278,11 @@ class RegisterAgentRequest(_message.Message):
         address: _builtins.str = ...,
         nodes: _abc.Iterable[Global___RegisteredNode] | None = ...,
         version: _builtins.str = ...,
+        partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent", b"agent", "incarnation", b"incarnation", "nodes", b"nodes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent", b"agent", "incarnation", b"incarnation", "nodes", b"nodes", "partial", b"partial", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -375,6 +381,7 @@ class ReportNodesRequest(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
+    REMOVED_NODES_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """The agent."""
     incarnation: _builtins.str
@@ -383,16 +390,21 @@ class ReportNodesRequest(_message.Message):
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeReport]:
         """Reports; at most 5,000 a call."""
 
+    @_builtins.property
+    def removed_nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that were deleted on the agent: they leave the fleet, and what ran there is placed elsewhere."""
+
     def __init__(
         self,
         *,
         agent: _builtins.str = ...,
         incarnation: _builtins.str = ...,
         reports: _abc.Iterable[Global___NodeReport] | None = ...,
+        removed_nodes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "incarnation", b"incarnation", "reports", b"reports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "incarnation", b"incarnation", "removed_nodes", b"removed_nodes", "reports", b"reports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

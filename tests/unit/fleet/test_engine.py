@@ -248,6 +248,7 @@ def test_a_restart_from_the_store_gives_the_same_fleet(commands):
             (RecordKind.WORKLOAD, tables.workloads),
             (RecordKind.REQUEST, tables.requests),
             (RecordKind.RETIRED, tables.retired),
+            (RecordKind.PARTED, tables.parted),
         )
         for record in table.values()
     ]

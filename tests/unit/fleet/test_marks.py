@@ -3,9 +3,18 @@
 import pytest
 from small_fleet import SmallFleet
 
-from bpfleet.fleet.commands import LabelNode, TaintNode
+from bpfleet.fleet.commands import (
+    CordonNode,
+    LabelNode,
+    RegisterAgent,
+    RemoveNode,
+    ReportNodes,
+    TaintNode,
+    UnregisterAgent,
+)
 from bpfleet.fleet.errors import FleetError
 from bpfleet.fleet.records import RecordKind, decode, encode
+from bpfleet.fleet.settings import FleetSettings
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import Spread, Taint, TaintEffect, Toleration
 
@@ -167,3 +176,64 @@ def test_marks_come_back_from_the_store(small):
     taint(small, "a", Taint("repair", "x", NO_EXECUTE))
     node = small.state.tables.nodes["a"]
     assert decode(RecordKind.NODE, encode(node)) == node
+
+
+# -- pods that are replaced
+
+
+def unregister(small, node):
+    small.apply(UnregisterAgent(agent=f"agent-{node}", incarnation="1"))
+
+
+def test_marks_and_a_cordon_survive_a_graceful_replacement_of_the_agent(small):
+    label(small, "a", tier="gold", removed=("zone",))
+    taint(small, "a", Taint("repair", "yes", NO_SCHEDULE))
+    small.apply(CordonNode("a"))
+    unregister(small, "a")
+    assert "a" not in small.state.tables.nodes
+    small.node("a", labels={"zone": "1"}, incarnation="2")
+    assert labels(small, "a") == {"tier": "gold"}
+    assert taints(small, "a") == [("repair", "yes", NO_SCHEDULE)]
+    assert small.state.tables.nodes["a"].cordoned
+    assert not small.state.tables.parted
+    unregister(small, "b")
+    assert not small.state.tables.parted, "nobody decided anything about b"
+
+
+def test_a_node_that_an_operator_removes_takes_its_marks_along(small):
+    label(small, "a", tier="gold")
+    small.apply(RemoveNode("a", force=True))
+    small.node("a", incarnation="2")
+    assert labels(small, "a") == {}
+
+
+def test_only_so_many_marks_are_kept_and_the_oldest_go_first():
+    small = SmallFleet(FleetSettings(parted_max=2))
+    for name in ("a", "b", "c"):
+        small.node(name)
+        small.apply(CordonNode(name))
+    for name in ("b", "a", "c"):
+        unregister(small, name)
+    assert set(small.state.tables.parted) == {"a", "c"}
+
+
+# -- nodes that are no more
+
+
+def test_a_node_deleted_on_its_agent_leaves_the_fleet_and_its_replicas_go_elsewhere(small):
+    small.create("web", replicas=2)
+    small.apply(ReportNodes(agent="agent-b", incarnation="1", reports=(), removed=("a", "b")))
+    assert set(small.state.tables.nodes) == {"a"}, "b is its own, a is not"
+    assert set(small.where("web")) <= {"a", ""}
+
+
+def test_what_a_new_start_of_an_agent_does_not_announce_is_removed():
+    small = SmallFleet()
+    for name in ("a", "b", "c"):
+        small.node(name, agent="one")
+    small.apply(
+        RegisterAgent(agent="one", incarnation="2", address="127.0.0.1:1", nodes=(), partial=True)
+    )
+    assert set(small.state.tables.nodes) == {"a", "b", "c"}, "more may follow"
+    small.node("b", agent="one", incarnation="2")
+    assert set(small.state.tables.nodes) == {"b"}

@@ -295,3 +295,32 @@ def test_the_choice_is_the_first_line_of_the_explanation(sizes, policy):
             assert chosen.score == best.score
         else:
             assert not replica.node
+
+
+@pytest.mark.parametrize("policy", [p for p in Policy if p is not Policy.POWER_OF_TWO_CHOICES])
+@pytest.mark.parametrize("profiles", [("6.12",), ("5.10", "6.1", "6.12", "seed-v5")])
+def test_equally_good_nodes_share_by_the_replicas_name(policy, profiles):
+    small = SmallFleet(FleetSettings(policy=policy))
+    for number in range(8):
+        small.node(f"n{number}", profile=profiles[number % len(profiles)])
+    taken = set()
+    for number in range(40):
+        small.create(f"w{number}", memory_request_bytes=0)
+        small.settle()
+        taken.update(small.where(f"w{number}"))
+        small.delete(f"w{number}")
+        small.settle()
+    assert len(taken) >= 4
+
+
+def test_the_share_does_not_depend_on_the_order_of_registration():
+    found = []
+    for order in (range(8), reversed(range(8))):
+        small = SmallFleet()
+        for number in order:
+            small.node(f"n{number}", profile=("5.10", "6.12")[number % 2])
+        for number in range(12):
+            small.create(f"w{number}", memory_request_bytes=GIB // 4)
+        small.settle()
+        found.append([small.where(f"w{number}") for number in range(12)])
+    assert found[0] == found[1]

@@ -32,7 +32,7 @@ def _broken(survey: Survey, told: Acknowledged = TOLD) -> dict[str, str]:
 
 def test_a_cluster_that_is_well_passes() -> None:
     assert _broken(WELL) == {}
-    assert len(check_all(WELL, TOLD)) == 6
+    assert len(check_all(WELL, TOLD)) == 7
 
 
 def test_a_survey_survives_being_written_down() -> None:
@@ -91,3 +91,7 @@ def test_a_write_without_an_answer_may_have_happened_or_not() -> None:
 def test_a_long_list_of_damage_is_cut() -> None:
     survey = replace(WELL, nodes_not_ready=[f"n{n}" for n in range(10)])
     assert _broken(survey)["nodes came back"].endswith("n2 is not ready and 7 more")
+
+
+def test_a_client_that_waits_too_long_breaks_progress() -> None:
+    assert "writes go on" in _broken(WELL, replace(TOLD, longest_wait_seconds=61.0))

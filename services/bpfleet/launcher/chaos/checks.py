@@ -12,6 +12,8 @@ from bpfleet.workload.phase import Phase
 
 __all__ = ["Acknowledged", "Check", "check_all"]
 
+# Some write is acknowledged in so long while faults come and go: four leases of a leader.
+WAIT_SECONDS_MAX: Final = 60.0
 _SHOWN: Final = 3
 # Where a replica should be with an agent: in these phases and no others.
 _PLACED: Final = frozenset({Phase.ASSIGNED, Phase.RUNNING, Phase.STOPPING})
@@ -22,13 +24,15 @@ _ENDED: Final = frozenset({Phase.STOPPED, Phase.FAILED, Phase.SUCCEEDED})
 class Acknowledged:
     """What a client was told had been done: replicas of each workload, and what was deleted.
 
-    ``unsure`` holds workloads whose last write got no answer: either outcome is right for them.
+    ``unsure`` holds workloads whose last write got no answer: either outcome is right for them. A client waited
+    ``longest_wait_seconds`` at most for one acknowledgement.
     """
 
     replicas: dict[str, int] = field(default_factory=dict)
     deleted: set[str] = field(default_factory=set)
     unsure: set[str] = field(default_factory=set)
     writes: int = 0
+    longest_wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,12 @@ def _acknowledged_is_visible(survey: Survey, told: Acknowledged) -> _Findings:
         if name in survey.workloads
     ]
     return problems, f"{told.writes} acknowledged writes, {len(told.unsure)} without an answer"
+
+
+def _writes_go_on(survey: Survey, told: Acknowledged) -> _Findings:
+    waited = f"a client waited {told.longest_wait_seconds:.1f} s at most"
+    problems = [waited] if told.longest_wait_seconds > WAIT_SECONDS_MAX else []
+    return problems, waited
 
 
 def _no_replica_lost(survey: Survey, told: Acknowledged) -> _Findings:
@@ -122,6 +132,7 @@ def _nodes_came_back(survey: Survey, told: Acknowledged) -> _Findings:
 _CHECKS: Final[dict[str, Callable[[Survey, Acknowledged], _Findings]]] = {
     "one leader": _one_leader,
     "acknowledged is visible": _acknowledged_is_visible,
+    "writes go on": _writes_go_on,
     "no replica lost": _no_replica_lost,
     "no replica doubled": _no_replica_doubled,
     "ledgers conserved": _ledgers_conserved,

@@ -8,16 +8,16 @@ from uuid import uuid4
 
 import grpc
 
-from bpfleet.client.fleet import FleetClient
+from bpfleet.client.fleet import FleetClient, SeenRevision
 from bpfleet.client.session import CallError, Session, channel_from_environment
-from bpfleet.launcher.chaos.checks import Acknowledged
+from bpfleet.launcher.chaos.checks import WAIT_SECONDS_MAX, Acknowledged
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import rlimit_pb2, workload_pb2
 from bpfleet.workload.seeding import SplitMix64
 
 __all__ = ["Witness"]
 
-PATIENCE_SECONDS: Final = 20.0
+PATIENCE_SECONDS: Final = 2 * WAIT_SECONDS_MAX
 WORKLOADS_MAX: Final = 20
 REPLICAS_MAX: Final = 4
 _CALL_SECONDS: Final = 3.0
@@ -45,6 +45,7 @@ class Witness:
         self._ends: Final = threading.Event()
         self._thread: Final = threading.Thread(target=self._run, name="witness", daemon=True)
         self._session: Session | None = None
+        self._seen: Final = SeenRevision()
         self._turn = 0
         self._made = 0
 
@@ -112,20 +113,27 @@ class Witness:
 
     def _write(self, name: str, method_of: _MethodOf, request: Any) -> bool:
         """True once it was acknowledged. Without an answer nobody can know: ``name`` is unsure."""
-        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        began = time.monotonic()
+        give_up_at = began + PATIENCE_SECONDS
         while time.monotonic() < give_up_at:
             try:
                 session = self._connected()
-                session.call(method_of(FleetClient(session)), request)
+                session.call(method_of(FleetClient(session, self._seen)), request)
             except CallError as error:
                 if error.code not in _AGAIN:
                     break
                 self._turn_to_the_next()
             else:
                 self.told.writes += 1
+                self._note_wait(began)
                 return True
         self.told.unsure.add(name)
+        self._note_wait(began)
         return False
+
+    def _note_wait(self, began: float) -> None:
+        waited = time.monotonic() - began
+        self.told.longest_wait_seconds = max(self.told.longest_wait_seconds, waited)
 
     def _connected(self) -> Session:
         if self._session is None:

@@ -5,6 +5,7 @@ import pytest
 from bpfleet.abi.bpf import AttachType, Capability, MapType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.errors import Reason
 from bpfleet.kernel.mm.memory import AllocKind
@@ -192,3 +193,22 @@ def test_xskmap_nodes_are_forced_over_the_limit(profile):
     memcg = kernel.cgroup("/a").memcg
     assert memcg.usage_bytes > memcg.limit_bytes
     settle(kernel)
+
+
+def test_fdinfo_of_an_xskmap_counts_its_sockets():
+    """xsk_map_mem_usage: the table, and a node for each entry."""
+    kernel, task = boot("6.12")
+    fd = kernel.bpf.map_create(task, MapAttr(MapType.XSKMAP, 4, 4, 8)).fd
+    empty = _memlock(kernel, task, fd)
+    for number in range(2):
+        sock = kernel.objects.socket(task, "xsk")
+        kernel.bpf.map_update_elem(task, fd, _key(number), _key(sock))
+    node_bytes = kernel.profile.structs.xsk_map_node
+    assert node_bytes
+    assert _memlock(kernel, task, fd) - empty == 2 * node_bytes
+
+
+def _memlock(kernel, task, fd):
+    text = fdinfo_text(task.fds.get(fd), kernel.profile)
+    lines = dict(line.split(":\t") for line in text.splitlines())
+    return int(lines["memlock"])

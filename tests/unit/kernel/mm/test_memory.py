@@ -126,3 +126,12 @@ def test_recharging_moves_every_kind_of_charge_and_nothing_when_it_does_not_fit(
     memory.recharge(OWNER, kernel.cgroup("/b").memcg.objcg, task)
     kernel.check()
     assert {line.cgroup for line in kernel.ledger() if line.owner == repr(OWNER)} == {"/b"}
+
+
+def test_an_object_over_the_limit_takes_nothing_of_the_node() -> None:
+    kernel, task = node(limit="64K")
+    used = kernel.ram.used_bytes
+    with pytest.raises(KernelError):
+        kernel.memory.kmalloc(1 << 20, GFP.GFP_KERNEL | GFP.RETRY_MAYFAIL, task.objcg, task, OWNER)
+    assert kernel.ram.used_bytes == used
+    kernel.check()
