@@ -167,6 +167,7 @@ class KernelProfile:
     bloom_value_size_checked: bool
     queue_size_checked: bool
     arena_tracks_free_ranges: bool
+    arena_usage_counts_pages: bool
     arena_has_scratch_page: bool
     stack_map_entries_checked: bool
     stack_map_over_allocates: bool

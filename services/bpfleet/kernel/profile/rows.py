@@ -237,6 +237,7 @@ ALLOCATION: Final = (
     _flag("queue_size_checked", False, _since("7.3", "E2BIG for a queue or stack over the limit of a vmalloc")),
     _flag("arena_tracks_free_ranges", False,
           _since("7.0", "the arena's tree of free ranges is charged: a node of 64 bytes at creation")),
+    _flag("arena_usage_counts_pages", False, _since("7.3", "arena_map_mem_usage answers its pages, 0 before")),
     _flag("arena_has_scratch_page", False, _since("7.2", "a page that faults of programs fall on")),
     _flag("stack_map_entries_checked", False,
           _since("6.9", "bpf: Fix stackmap overflow check on 32-bit arches",

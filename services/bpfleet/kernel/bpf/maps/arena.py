@@ -21,6 +21,7 @@ from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.units import bytes_of
 
 RANGE_MAX_BYTES: Final = 4 << 30
 FLAGS: Final = F_SEGV_ON_FAULT | F_MMAPABLE | F_NO_USER_CONV
@@ -83,8 +84,12 @@ class ArenaMap(BpfMap):
     def mem_usage(
         cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, entries: int
     ) -> int:
-        """arena_map_mem_usage: 0, always."""
-        return 0
+        """arena_map_mem_usage: 0, from 7.3 on its pages."""
+        return bytes_of(entries) if profile.arena_usage_counts_pages else 0
+
+    def entries(self) -> int:
+        """Pages that are there."""
+        return len(self._pages)
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
