@@ -13,13 +13,8 @@ from bpfleet.fleet.store import CHANGES_KEPT, EVENTS_KEPT, Batch, Conflict, Fenc
 Body = Callable[[Store], Coroutine[object, object, None]]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
-        yield running
-
-
 @pytest.fixture(
+    scope="module",
     params=[
         "memory",
         pytest.param(
@@ -31,18 +26,27 @@ def server(tmp_path_factory):
                 ),
             ],
         ),
-    ]
+    ],
 )
-def run(request):
+def url(request, tmp_path_factory):
+    """Where a store is to be found, empty for the one in memory; a server lives for all tests of this file."""
+    if request.param == "memory":
+        yield ""
+        return
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running.url
+
+
+@pytest.fixture
+def run(url, request):
     """Runs a test's body on a fresh store of each kind."""
     counter = iter(range(1_000))
 
     def go(body: Body) -> None:
         async def main() -> None:
-            if request.param == "memory":
+            if not url:
                 store: Store = MemoryStore()
             else:
-                url = request.getfixturevalue("server").url
                 store = RedisStore(url, prefix=f"{request.node.name}-{next(counter)}")
             try:
                 async with asyncio.timeout(20):
@@ -52,8 +56,6 @@ def run(request):
 
         asyncio.run(main())
 
-    if request.param == "redis":
-        request.getfixturevalue("server")
     return go
 
 

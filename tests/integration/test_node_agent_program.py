@@ -119,7 +119,7 @@ def test_a_used_port_is_one_line_and_exit_status_1():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model", "7.99"], "unknown kernel profile '7.99'; known: 5.10"),
+        (["--model", "7.99"], "unknown kernel profile '7.99'; nearest is 7.3"),
         (["--ram", "lots"], "'lots': not a size"),
         (["--ram", "1K"], "--ram: 1024 bytes is out of range; use 64M to 16T"),
         (["--nodes", "-1"], "'--nodes': -1 is not in the range"),

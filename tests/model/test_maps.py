@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from bpfleet.abi.bpf import F_NO_COMMON_LRU, F_NO_PREALLOC, F_ZERO_SEED, MapType
 from bpfleet.abi.errno import Errno
@@ -40,7 +46,12 @@ class _Machine(RuleBasedStateMachine):
         self.kernel, self.task = boot(self.profile, cpus=CPUS)
         self.fd = self.kernel.bpf.map_create(self.task, self.attr).fd
         self.map = self.kernel.bpf.maps()[-1]
+        # From 7.0 on per-CPU maps look only for flags beyond BPF_F_ALL_CPUS.
+        self.takes_both = self.map.percpu_values and self.kernel.profile.has_cpu_flags
         self.per_cpu = self.map.user_value_size // 8 if self.map.percpu_values else 1
+
+    def unknown(self, flags: int) -> bool:
+        return flags > 2 and not (flags == 3 and self.takes_both)
 
     def value_of(self, number: int) -> bytes:
         if self.map.percpu_values:
@@ -78,7 +89,7 @@ class _HashMachine(_Machine):
         self.model: dict[bytes, bytes] = {}
 
     def expect_update(self, key: bytes, flags: int) -> Errno | None:
-        if flags > 2:
+        if self.unknown(flags):
             return Errno.EINVAL
         if flags == 1 and key in self.model:
             return Errno.EEXIST
@@ -131,6 +142,7 @@ class _HashMachine(_Machine):
         assert key == Errno.ENOENT
         assert keys == expected
 
+    @precondition(lambda self: self.kernel.profile.has_batch)
     @rule(numbers=st.lists(KEYS, max_size=8), value=VALUES)
     def update_batch(self, numbers: list[int], value: int) -> None:
         stored = self.value_of(value)
@@ -147,6 +159,7 @@ class _HashMachine(_Machine):
         )
         assert (found.count, found.errno) == (expected, errno)
 
+    @precondition(lambda self: self.kernel.profile.has_batch)
     @rule(numbers=st.lists(KEYS, max_size=4))
     def delete_batch(self, numbers: list[int]) -> None:
         expected, errno = 0, 0
@@ -159,6 +172,7 @@ class _HashMachine(_Machine):
         found = self.kernel.bpf.map_delete_batch(self.task, self.fd, keys, len(numbers))
         assert (found.count, found.errno) == (expected, errno)
 
+    @precondition(lambda self: self.kernel.profile.has_batch)
     @rule(room=st.integers(1, 8), delete=st.booleans())
     def read_in_batches(self, room: int, delete: bool) -> None:
         """Whole buckets in walking order; ENOSPC when the first does not fit, ENOENT at the end."""
@@ -213,7 +227,7 @@ class _LruMachine(_Machine):
         key, stored = key_of(number), self.value_of(value)
         found = self.answer(self.kernel.bpf.map_update_elem, key, stored, flags)
         after = self.present()
-        if flags > 2:
+        if self.unknown(flags):
             assert found == Errno.EINVAL
         elif flags == 2 and key not in before:
             assert found == Errno.ENOENT
@@ -254,11 +268,11 @@ class _ArrayMachine(_Machine):
         found = self.answer(
             self.kernel.bpf.map_update_elem, key_of(number), self.value_of(value), flags
         )
-        if flags > 2:
+        if self.unknown(flags):
             assert found == Errno.EINVAL
         elif number >= ENTRIES:
             assert found == Errno.E2BIG
-        elif flags == 1:
+        elif flags & 1:
             assert found == Errno.EEXIST
         else:
             assert found is None

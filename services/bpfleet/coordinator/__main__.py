@@ -269,7 +269,9 @@ def _agent_channel(
 
 def _redis_url(options: dict[str, Any]) -> str:
     url: str = options["redis_url"]
-    if ":" in url.partition("://")[2].rpartition("@")[0] and _typed("redis_url"):
+    scheme, _, rest = url.partition("://")
+    known = scheme.startswith(("redis", "valkey"))
+    if known and ":" in rest.rpartition("@")[0] and _typed("redis_url"):
         text = "a password on the command line is for everybody to see (ps)"
         raise SettingsError(f"--redis: {text}; put it into a file: --redis-password-file")
     if url.startswith(("redis+cluster://", "rediss+cluster://")) and options["redis_replicas"]:

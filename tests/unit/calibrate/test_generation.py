@@ -13,8 +13,8 @@ CASES = Path(__file__).parents[1] / "capture" / "listings"
 @pytest.mark.parametrize(
     ("name", "kernels", "cpus"),
     [
-        ("listing-2cpus.json", ["5.11", "6.1"], 2),
-        ("listing-5.10-192cpus.json", ["5.10"], 192),
+        ("listing-2cpus.json", ["5.11", "5.15", "6.1"], 2),
+        ("listing-5.10-192cpus.json", ["5.4", "5.10"], 192),
     ],
 )
 def test_a_listing_tells_kernel_and_cpus(name: str, kernels: list[str], cpus: int) -> None:
