@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from redis import exceptions
 
-from bpfleet.coordinator.store.redis_url import connect
+from bpfleet.coordinator.store.redis_url import close_connections, connect
 from bpfleet.fleet.store import (
     CHANGES_KEPT,
     EVENTS_KEPT,
@@ -275,7 +275,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._redis.aclose()
+        await close_connections(self._redis)
 
     async def _read_counters(self) -> Snapshot:
         """Everything but the records."""

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 __all__ = ["connect", "shown", "with_password"]
@@ -123,3 +123,12 @@ def _host(text: str) -> tuple[str, int]:
     if not port.isdigit() or not host:
         raise ValueError("a sentinel is host:port")
     return host, int(port)
+
+
+async def close_connections(client: Redis) -> None:
+    """Closes a client's connections, also those to the sentinels that it asks."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)  # a cluster's client has a pool for each node
+    if isinstance(pool, SentinelConnectionPool):
+        for each in pool.sentinel_manager.sentinels:
+            await each.aclose()
