@@ -19,6 +19,7 @@ from bpfleet.sim.checkers import Promise
 from bpfleet.sim.fleet import SeedOutcome, World
 from bpfleet.sim.loop import VirtualLoop, run
 from bpfleet.sim.mix import spec_of
+from bpfleet.sim.transport import CallContext
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 
@@ -165,7 +166,9 @@ class Day(World):
     async def _ask(self, method: str, request: Any) -> None:
         coordinator = self.coordinators["c1"]
         await self.network.call(
-            self.users, coordinator, lambda: getattr(coordinator.fleet, method)(request, None)
+            self.users,
+            coordinator,
+            lambda: getattr(coordinator.fleet, method)(request, CallContext()),
         )
         self._asked += 1
 
