@@ -1,8 +1,7 @@
 """The road of ``bpfleet compare`` for captured hosts: read documents, emulate today and after, answer per container."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -10,12 +9,12 @@ from typing import Final
 import click
 import msgspec
 from msgspec.structs import replace as changed
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
 from bpfleet.capture.document import SCHEMA, BtfFacts, Document, read_document
 from bpfleet.capture.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_table, write_file
+from bpfleet.cli.progress import progress
 from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.oracle.capture import capture_btf
@@ -77,7 +76,7 @@ def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
         raise click.UsageError("no capture could be read")
     profiles: _Profiles = {}
     cases = [_case(source, document, target, options, profiles) for source, document in documents]
-    with _progress("hosts", len(cases)) as advance:
+    with progress("hosts", len(cases)) as advance:
         answer = answer_for(cases, grouping=options.grouping, on_host=advance)
     _write(answer, options)
     if options.as_json:
@@ -89,7 +88,7 @@ def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
 
 
 def _documents(files: Sequence[Path], *, skip_bad: bool) -> Iterator[tuple[str, Document]]:
-    with _progress("captures", len(files)) as advance:
+    with progress("captures", len(files)) as advance:
         for path in files:
             try:
                 yield str(path), read_document(path.read_bytes(), str(path))
@@ -209,21 +208,3 @@ def _print(answer: Answer) -> None:
     out.print(f"{good} of {len(answer.calibrations)} containers reproduced", markup=False)
     for kind, text in answer.assumptions:
         out.print(f"assumed: {kind}: {text}", markup=False)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, only where that is a terminal."""
-    screen = console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=screen,
-        disable=not screen.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)

@@ -5,19 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 from msgspec.structs import replace
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.capture.collect import uses_bpf
@@ -33,11 +25,12 @@ from bpfleet.cli.inputs import (
     with_limits,
 )
 from bpfleet.cli.output import console, print_json, print_table, tell_kernels, write_file
+from bpfleet.cli.progress import progress
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.limits import advise_all
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
-from bpfleet.report.results import NodeResult, as_plain
+from bpfleet.report.results import as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.sections import study
 from bpfleet.report.summary import (
@@ -407,37 +400,8 @@ def _changed(
 
 def _run(scenario: Scenario, models: list[str], jobs: int, folder: Path | None) -> Comparison:
     kept = None if folder is None else ResultFolder(folder, scenario, models)
-    with _progress(sum(group.count for group in scenario.nodes)) as advance:
-        return compare(scenario, models, jobs=jobs, on_node=advance, kept=kept)
-
-
-@final
-class _Advance:
-    """Moves the bar on by one node."""
-
-    def __init__(self, bar: Progress, task: TaskID) -> None:
-        self._bar = bar
-        self._task = task
-
-    def __call__(self, result: NodeResult) -> None:
-        self._bar.advance(self._task)
-
-
-@contextmanager
-def _progress(nodes: int) -> Iterator[_Advance]:
-    """A bar on standard error, only where that is a terminal."""
-    screen = console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=screen,
-        disable=not screen.is_terminal,
-        transient=True,
-    )
-    with bar:
-        yield _Advance(bar, bar.add_task("nodes", total=nodes))
+    with progress("nodes", sum(group.count for group in scenario.nodes)) as advance:
+        return compare(scenario, models, jobs=jobs, on_node=lambda _: advance(), kept=kept)
 
 
 @contextmanager
