@@ -237,3 +237,17 @@ BPF_OBJ_NAME_LEN: Final = 16
 def map_type_from_name(name: str) -> MapType:
     """The map type bpftool prints as ``name``. Raises ``KeyError`` for a name it does not know."""
     return MapType[name.upper()]
+
+
+def creation_flags(map_type: MapType, shown: int) -> int:
+    """The map_flags that a map's maker passed, of those that the kernel shows: it sets some itself and refuses them.
+
+    >>> creation_flags(MapType.DEVMAP, F_RDONLY_PROG), creation_flags(MapType.HASH, F_NO_PREALLOC | F_INNER_MAP)
+    (0, 1)
+    """
+    if map_type in (MapType.DEVMAP, MapType.DEVMAP_HASH):
+        return shown & ~F_RDONLY_PROG
+    if map_type is not MapType.ARRAY:
+        return shown & ~F_INNER_MAP
+    both = F_RDONLY_PROG | F_WRONLY_PROG
+    return shown & ~F_WRONLY_PROG if shown & both == both else shown

@@ -13,12 +13,10 @@ from msgspec.structs import replace
 
 from bpfleet.abi.bpf import (
     BPF_OBJ_NAME_LEN,
-    F_INNER_MAP,
-    F_RDONLY_PROG,
-    F_WRONLY_PROG,
     Capability,
     MapType,
     ProgType,
+    creation_flags,
 )
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.capture.document import Cgroup, Document, Map, Payer, Process, Program
@@ -299,7 +297,7 @@ def _declared(
             key_size=each.key_size,
             value_size=each.value_size,
             max_entries=each.max_entries,
-            map_flags=_creatable(kind, each.flags),
+            map_flags=creation_flags(kind, each.flags),
             map_extra=each.extra,
             inner=inner,
             inner_count=count,
@@ -317,16 +315,6 @@ def _object_name(each: Map | Program) -> str:
     """Its name. Pinned ones are pinned by it again, and bpffs admits no dots."""
     name = each.name[: BPF_OBJ_NAME_LEN - 1]
     return name.replace(".", "_") if each.pinned else name
-
-
-def _creatable(kind: MapType, flags: int) -> int:
-    """The flags its maker passed: the kernel shows some that it set itself."""
-    if kind in (MapType.DEVMAP, MapType.DEVMAP_HASH):
-        return flags & ~F_RDONLY_PROG
-    if kind is not MapType.ARRAY:
-        return flags & ~F_INNER_MAP
-    both = F_RDONLY_PROG | F_WRONLY_PROG
-    return flags & ~F_WRONLY_PROG if flags & both == both else flags
 
 
 def _program(

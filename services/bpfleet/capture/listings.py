@@ -18,12 +18,10 @@ from msgspec.structs import replace
 
 from bpfleet.abi.bpf import (
     BPF_OBJ_NAME_LEN,
-    F_INNER_MAP,
     F_NO_USER_CONV,
-    F_RDONLY_PROG,
-    F_WRONLY_PROG,
     MapType,
     ProgType,
+    creation_flags,
 )
 from bpfleet.abi.limits import U32_MAX
 from bpfleet.workload.errors import SpecError
@@ -436,7 +434,7 @@ def _map(
             key_size=size["bytes_key"],
             value_size=size["bytes_value"],
             max_entries=size["max_entries"],
-            map_flags=_creatable(kind, flags & _KNOWN_FLAGS),
+            map_flags=creation_flags(kind, flags & _KNOWN_FLAGS),
             inner=_INNER if holds_maps else None,
             inner_count=_number(entry, "inner_maps", source, path, high=U32_MAX, missing=0)
             if holds_maps
@@ -455,18 +453,6 @@ def _as_listed(error: SpecError, names: Mapping[str, str]) -> SpecError:
     """The same error about the field as the listing calls it."""
     field = names.get(error.field, error.field)
     return SpecError(error.source, field, error.value, error.problem, error.remedy)
-
-
-def _creatable(kind: MapType, flags: int) -> int:
-    """The flags a creator passes: devmaps get RDONLY_PROG from the kernel, which refuses it as
-    input.
-    """
-    if kind in (MapType.DEVMAP, MapType.DEVMAP_HASH):
-        return flags & ~F_RDONLY_PROG
-    if kind is not MapType.ARRAY:
-        return flags & ~F_INNER_MAP
-    both = F_RDONLY_PROG | F_WRONLY_PROG
-    return flags & ~F_WRONLY_PROG if flags & both == both else flags
 
 
 def _map_type(entry: Mapping[str, Plain], source: str, path: str) -> MapType | None:
