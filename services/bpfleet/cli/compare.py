@@ -21,10 +21,11 @@ from bpfleet.cli.inputs import (
     default_jobs,
     read_listings,
     read_scenario,
+    tell_kernels,
     with_inventories,
     with_limits,
 )
-from bpfleet.cli.output import console, print_json, print_table, tell_kernels, write_file
+from bpfleet.cli.output import console, print_json, print_table, write_file
 from bpfleet.cli.progress import progress
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.limits import advise_all

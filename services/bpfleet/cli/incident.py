@@ -6,8 +6,9 @@ from typing import Final
 
 import click
 
+from bpfleet.cli.inputs import tell_kernels
 from bpfleet.cli.listing import Column, listing
-from bpfleet.cli.output import print_json, print_table, tell_kernels
+from bpfleet.cli.output import print_json, print_table
 from bpfleet.oracle.incidents.files import (
     Finding,
     Incident,

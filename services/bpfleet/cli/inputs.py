@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
 from bpfleet.capture.listings import TEXT_LENGTH_MAX, Listing, read_listing
+from bpfleet.kernel.profile import profile_named, says
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import parse_limit
 from bpfleet.workload.scenario import (
@@ -31,6 +32,7 @@ __all__ = [
     "read_listings",
     "read_scenario",
     "read_text",
+    "tell_kernels",
     "with_inventories",
     "with_limits",
 ]
@@ -270,3 +272,18 @@ def _name_of(path: Path, taken: list[str]) -> str:
     if name not in taken:
         return name
     return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)
+
+
+def tell_kernels(names: Iterable[str]) -> None:
+    """Says on standard error what each name that is not a kernel's own was taken for, and how sure that is.
+
+    Raises ``ValueError`` for an unknown one.
+    """
+    for name in names:
+        if name.endswith(".toml") or "/" in name:
+            continue
+        profile = profile_named(name)
+        if profile.name != name:
+            click.echo(says(name), err=True)
+        if profile.verifier_memory_charged:
+            click.echo(f"{name}: what verifying programs takes is not counted", err=True)

@@ -11,8 +11,6 @@ import click
 from rich.cells import cell_len
 from rich.console import Console
 
-from bpfleet.kernel.profile import profile_named, says
-
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -21,7 +19,6 @@ __all__ = [
     "message_data",
     "print_json",
     "print_table",
-    "tell_kernels",
     "word",
     "write_file",
 ]
@@ -38,21 +35,6 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
 def print_json(value: Plain) -> None:
     """One JSON document, keys as given, a newline at the end."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def tell_kernels(names: Iterable[str]) -> None:
-    """Says on standard error what each name that is not a kernel's own was taken for, and how sure that is.
-
-    Raises ``ValueError`` for an unknown one.
-    """
-    for name in names:
-        if name.endswith(".toml") or "/" in name:
-            continue
-        profile = profile_named(name)
-        if profile.name != name:
-            click.echo(says(name), err=True)
-        if profile.verifier_memory_charged:
-            click.echo(f"{name}: what verifying programs takes is not counted", err=True)
 
 
 def message_data(message: "Message") -> Plain:

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings
-from bpfleet.cli.output import console, print_json, print_table, tell_kernels
+from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings, tell_kernels
+from bpfleet.cli.output import console, print_json, print_table
 from bpfleet.kernel.profile import KernelProfile, Use, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
