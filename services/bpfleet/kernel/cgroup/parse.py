@@ -40,7 +40,7 @@ def memparse(text: str) -> tuple[int, str]:
     """A number with an optional suffix k m g t p e, as unsigned 64-bit that wraps; and the rest of the text.
 
     >>> memparse("64M"), memparse("0x10k!"), memparse("max")
-    ((67108864, ''), (16384, '!'), (0, 'max'))
+    ((67108864, ''), (16384, '!'), (0, 'ax'))
     """
     base, start = _base_of(text)
     end = start

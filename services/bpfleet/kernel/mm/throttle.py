@@ -26,7 +26,7 @@ def delay_jiffies(max_overage: int, pages: int, batch_pages: int) -> int:
     """How long a task that charged ``pages`` sleeps, at most 2 s [calculate_high_delay].
 
     >>> delay_jiffies(overage(110, 100), 64, 64), delay_jiffies(overage(200, 100), 64, 64)
-    (160, 500)
+    (159, 500)
     """
     penalty = max_overage * max_overage * HZ >> PRECISION_SHIFT >> SCALING_SHIFT
     return min(penalty * pages // batch_pages, MAX_DELAY_JIFFIES)
