@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bpfleet.abi.bpf import MapType
 from bpfleet.cli.main import cli
 from bpfleet.kernel import PROFILES
 from bpfleet.kernel.profile import Memlock, kernel_of, nearest_profile
@@ -212,3 +213,42 @@ def test_this_hosts_own_btf_gives_a_profile():
     assert profile.structs.bpf_map > 200
     assert profile.structs.htab_elem == 48
     assert len(profile.map_types) > 20
+
+
+def _blob(*members, functions=()):
+    blob = Blob()
+    blob.integer()
+    blob.struct("bpf_map", 256, **dict.fromkeys(members, 1))
+    blob.enum("BPF_MAP_TYPE_UNSPEC", "BPF_MAP_TYPE_HASH", "BPF_MAP_TYPE_TASK_STORAGE")
+    for name in functions:
+        blob.add(name, 12, 1)
+    return blob.done()
+
+
+@pytest.mark.parametrize(
+    ("release", "member", "base"),
+    [
+        ("4.18.0-553", "memcg", "el8.10"),
+        ("5.4.0-custom", "memcg", "5.11"),
+        ("5.10.0-custom", "objcg", "5.11"),
+        ("5.10.0-custom", "memory", "5.10"),
+        ("4.19.0-custom", "user", "5.4"),
+        ("5.15.0-custom", "memory", "5.10"),
+        ("5.15.0-custom", "memcg", "5.15"),
+    ],
+)
+def test_what_a_map_holds_decides_before_the_name_of_the_kernel(release, member, base):
+    assert profile_from_toml(capture(_blob(member), release)).name == f"{base}@{release}"
+
+
+def test_a_type_needs_its_allocator_where_functions_are_listed():
+    """Headers of distributions name types that their code does not have."""
+    known = [
+        MapType.TASK_STORAGE in profile_from_toml(capture(blob, "5.15.0")).map_types
+        for blob in (
+            _blob("memcg"),
+            _blob("memcg", functions=["htab_map_alloc"]),
+            _blob("memcg", functions=["htab_map_alloc", "task_storage_map_alloc"]),
+        )
+    ]
+    assert known == [True, False, True]
