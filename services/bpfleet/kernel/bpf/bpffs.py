@@ -29,9 +29,9 @@ class Pinnable(Protocol):
 class _Pin:
     __slots__ = ("blocks", "target")
 
-    def __init__(self, target: Pinnable) -> None:
+    def __init__(self, target: Pinnable, blocks: tuple[Block, ...]) -> None:
         self.target: Final = target
-        self.blocks: Final[list[Block]] = []
+        self.blocks: Final = blocks
 
 
 @final
@@ -66,17 +66,10 @@ class BpfFs:
     def pin(self, task: Task, path: str, target: Pinnable) -> None:
         """Names ``target``. Raises EEXIST, ENOENT, EPERM (a dot in the name), ENAMETOOLONG, ENOMEM."""
         name = self._new_name(path)
-        pin = _Pin(target)
-        owner = Owner("pin", 0, name)
-        objcg = task.objcg
-        try:
-            for size in self._sizes:
-                account = self._memory.account(owner, size.kind, objcg)
-                pin.blocks.append(self._memory.take_block(account, size, GFP.GFP_KERNEL, task))
-        except KernelError:
-            self._free(pin, task.cpu)
-            raise
-        self._pins[name] = pin
+        blocks = self._memory.take_objects(
+            self._sizes, GFP.GFP_KERNEL, task.objcg, task, Owner("pin", 0, name)
+        )
+        self._pins[name] = _Pin(target, blocks)
         target.pinned_paths += (name,)
 
     def find(self, path: str) -> Pinnable:
@@ -100,7 +93,7 @@ class BpfFs:
                 raise KernelError(Errno.EISDIR, Reason.BAD_ATTRIBUTE, f"{path!r} is a directory")
             raise _no_entry(path)
         pin.target.pinned_paths = tuple(each for each in pin.target.pinned_paths if each != name)
-        self._free(pin, cpu)
+        self._memory.free_blocks(pin.blocks, cpu)
         return pin.target
 
     def _new_name(self, path: str) -> str:
@@ -120,10 +113,6 @@ class BpfFs:
         if name in self._pins or name in self._directories:
             raise KernelError(Errno.EEXIST, Reason.OBJECT_EXISTS, f"{path!r} exists", path=name)
         return name
-
-    def _free(self, pin: _Pin, cpu: int) -> None:
-        while pin.blocks:
-            self._memory.free(pin.blocks.pop(), cpu)
 
 
 def _normal(path: str) -> str:

@@ -4,7 +4,6 @@ A mapping holds the map's open file, so the map lives until it is unmapped. Mapp
 touching an arena's pages charges them, and page tables to the process that touches them.
 """
 
-from collections.abc import Iterable
 from typing import Final, final
 
 from bpfleet.abi.bpf import F_MMAPABLE, F_RDONLY_PROG, MapType
@@ -16,7 +15,7 @@ from bpfleet.kernel.bpf.maps.base import BpfMap, unsupported
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.memory import AllocKind, Block, Memory, Owner
+from bpfleet.kernel.mm.memory import Block, Memory, Owner
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.units import pages_for, round_up, round_up_8
@@ -36,14 +35,20 @@ class Mapping:
     __slots__ = ("address", "blocks", "file", "length", "map", "tables", "writable")
 
     def __init__(
-        self, bpf_map: BpfMap, file: File, address: int, length: int, writable: bool
+        self,
+        bpf_map: BpfMap,
+        file: File,
+        address: int,
+        length: int,
+        writable: bool,
+        blocks: tuple[Block, ...],
     ) -> None:
         self.map: Final = bpf_map
         self.file: Final = file
         self.address: Final = address
         self.length: Final = length
         self.writable: Final = writable
-        self.blocks: Final[list[Block]] = []
+        self.blocks: Final = blocks
         self.tables: Final[dict[int, Block]] = {}
 
 
@@ -91,13 +96,12 @@ class Mappings:
         try:
             _check_type(bpf_map, length, offset // PAGE_SIZE, start, writable=writable)
         except KernelError:
-            self._free(blocks, task.cpu)
+            self._memory.free_blocks(blocks, task.cpu)
             raise
         if writable:
             bpf_map.write_mappings += 1
         file.refs += 1
-        mapping = Mapping(bpf_map, file, start, length, writable)
-        mapping.blocks.extend(blocks)
+        mapping = Mapping(bpf_map, file, start, length, writable, blocks)
         self._mappings.setdefault(task, {})[start] = mapping
         return start
 
@@ -138,26 +142,12 @@ class Mappings:
                 1, GFP.GFP_KERNEL, task.objcg, task, owner
             )
 
-    def _vm_area(self, task: Task) -> list[Block]:
+    def _vm_area(self, task: Task) -> tuple[Block, ...]:
         """vm_area_alloc for a file. Raises ENOMEM, leaving nothing."""
-        blocks: list[Block] = []
-        memory, owner = self._memory, Owner("mm", task.pid)
-        try:
-            for size in memory.profile.file_vma_slab_bytes:
-                account = memory.account(owner, AllocKind.SLAB, task.objcg)
-                blocks.append(
-                    memory.take_block(
-                        account, memory.cache_size(size), GFP.GFP_KERNEL_ACCOUNT, task
-                    )
-                )
-        except KernelError:
-            self._free(blocks, task.cpu)
-            raise
-        return blocks
-
-    def _free(self, blocks: Iterable[Block], cpu: int) -> None:
-        for block in blocks:
-            self._memory.free(block, cpu)
+        memory = self._memory
+        sizes = map(memory.cache_size, memory.profile.file_vma_slab_bytes)
+        owner = Owner("mm", task.pid)
+        return memory.take_objects(sizes, GFP.GFP_KERNEL_ACCOUNT, task.objcg, task, owner)
 
     def _free_range(self, length: int) -> int:
         """An address whose range does not cross 4 GiB, as arenas need."""
@@ -168,7 +158,7 @@ class Mappings:
         return start
 
     def _drop(self, mapping: Mapping, cpu: int) -> None:
-        self._free((*mapping.tables.values(), *mapping.blocks), cpu)
+        self._memory.free_blocks((*mapping.blocks, *mapping.tables.values()), cpu)
         if mapping.writable:
             mapping.map.write_mappings -= 1
         mapping.file.put(self._memory, cpu)

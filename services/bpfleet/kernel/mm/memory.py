@@ -1,6 +1,6 @@
 """Allocation with its charge: every byte the kernel hands out is in exactly one account until it is given back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, final
@@ -316,6 +316,30 @@ class Memory:
         """`take`, remembered in a Block."""
         self.take(account, size, gfp, current, count)
         return Block(account, size, count)
+
+    def free_blocks(self, blocks: Sequence[Block], cpu: int) -> None:
+        """Gives blocks back, the last one taken first."""
+        for block in reversed(blocks):
+            self.free(block, cpu)
+
+    def take_objects(
+        self,
+        sizes: Iterable[AllocSize],
+        gfp: int,
+        objcg: ObjCgroup | None,
+        current: Current,
+        owner: Owner,
+    ) -> tuple[Block, ...]:
+        """One object of each size; all or none. Raises KernelError(ENOMEM)."""
+        blocks: list[Block] = []
+        try:
+            for size in sizes:
+                account = self.account(owner, size.kind, objcg)
+                blocks.append(self.take_block(account, size, gfp, current))
+        except KernelError:
+            self.free_blocks(blocks, current.cpu)
+            raise
+        return tuple(blocks)
 
     def free(self, block: Block, cpu: int = 0) -> None:
         """Gives all objects of a block back and uncharges its payer."""

@@ -2,7 +2,6 @@
 
 from typing import Final, final
 
-from bpfleet.kernel.errors import KernelError
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup, Stat
@@ -38,7 +37,7 @@ class AddressSpace:
         # Empty until the first fault: most processes of a fleet only hold descriptors.
         self._segments: Final[dict[AllocKind, list[Account]]] = {}
         self._tables: Final[list[Block]] = []  # runs of tables with one payer, oldest first
-        self._vma: Final[dict[AllocKind, list[Block]]] = {}
+        self._vma: Final[dict[AllocKind, tuple[Block, ...]]] = {}
         self.anon_pages = 0  # resident anonymous pages
         self.shmem_pages = 0  # resident shared pages that this process brought in
         self.pgtable_pages = 0  # page tables beyond those every process starts with
@@ -97,22 +96,11 @@ class AddressSpace:
             self.shmem_pages += pages
         self.peak_pages = max(self.peak_pages, self.rss_pages)
 
-    def _map(self, objcg: ObjCgroup | None, current: Current) -> list[Block]:
+    def _map(self, objcg: ObjCgroup | None, current: Current) -> tuple[Block, ...]:
         """mmap(2) of a new area: its structures. Raises KernelError(ENOMEM), leaving nothing."""
         memory = self._memory
-        blocks: list[Block] = []
-        try:
-            for size in memory.profile.vma_slab_bytes:
-                account = memory.account(self.owner, AllocKind.SLAB, objcg)
-                blocks.append(
-                    memory.take_block(
-                        account, memory.cache_size(size), GFP.GFP_KERNEL_ACCOUNT, current
-                    )
-                )
-        except KernelError:
-            self._free(blocks, current.cpu)
-            raise
-        return blocks
+        sizes = map(memory.cache_size, memory.profile.vma_slab_bytes)
+        return memory.take_objects(sizes, GFP.GFP_KERNEL_ACCOUNT, objcg, current, self.owner)
 
     def _add_table(self, objcg: ObjCgroup | None, current: Current) -> bool:
         """A page table for the next 512 pages; False when the allocation fails (`Memory.failure` says why)."""
@@ -167,8 +155,5 @@ class AddressSpace:
             self.release(kind, self.rss_pages, cpu)
         self._free_tables(self.pgtable_pages, cpu)
         for blocks in self._vma.values():
-            self._free(blocks, cpu)
-
-    def _free(self, blocks: list[Block], cpu: int) -> None:
-        while blocks:
-            self._memory.free(blocks.pop(), cpu)
+            self._memory.free_blocks(blocks, cpu)
+        self._vma.clear()

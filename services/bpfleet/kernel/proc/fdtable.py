@@ -27,23 +27,23 @@ class FileTable:
         structs = memory.profile.structs
         self._memory: Final = memory
         self._timeline: Final = timeline
-        self._file_size: Final = memory.cache_size(structs.file)
-        self._dentry_size: Final = memory.cache_size(structs.dentry, AllocKind.SLAB_RECLAIMABLE)
+        self._sizes: Final = (
+            memory.cache_size(structs.dentry, AllocKind.SLAB_RECLAIMABLE),
+            memory.cache_size(structs.file),
+        )
 
     def open(self, task: Task, file: File, owner: Owner) -> int:
         """Charges the file to ``task`` and gives it a descriptor. Raises EMFILE or ENOMEM, then nothing is left.
 
         The caller still holds what the file refers to and must drop it when this raises.
         """
-        memory, objcg = self._memory, task.objcg
         fd = self._install(task, file)
         try:
-            for size in (self._dentry_size, self._file_size):
-                account = memory.account(owner, size.kind, objcg)
-                file.blocks += (memory.take_block(account, size, GFP.GFP_KERNEL, task),)
+            file.blocks = self._memory.take_objects(
+                self._sizes, GFP.GFP_KERNEL, task.objcg, task, owner
+            )
         except KernelError:
             task.uninstall(fd)
-            file.free_blocks(memory, task.cpu)
             raise
         return fd
 
@@ -54,7 +54,7 @@ class FileTable:
     def release(self, task: Task) -> None:
         """Frees the table of a task that has closed everything."""
         blocks, task.fdtable = task.fdtable, ()
-        self._free_table(blocks, task.cpu)
+        self._memory.free_blocks(blocks, task.cpu)
 
     def _install(self, task: Task, file: File) -> int:
         fd = task.install(file)
@@ -78,16 +78,12 @@ class FileTable:
             for size in (slots * 8, max(2 * longs * 8 + -(-longs // 64) * 8, LINE_BYTES)):
                 blocks += (memory.kvmalloc(size, GFP.GFP_KERNEL_ACCOUNT, objcg, task, owner),)
         except KernelError:
-            self._free_table(blocks, task.cpu)
+            self._memory.free_blocks(blocks, task.cpu)
             raise
         old, task.fdtable, task.max_fds = task.fdtable, blocks, slots
         if old:
             cpu = task.cpu
-            self._timeline.defer(RCU_GRACE_NS, lambda: self._free_table(old, cpu))
-
-    def _free_table(self, blocks: tuple[Block, ...], cpu: int) -> None:
-        for block in reversed(blocks):
-            self._memory.free(block, cpu)
+            self._timeline.defer(RCU_GRACE_NS, lambda: self._memory.free_blocks(old, cpu))
 
     def close(self, task: Task, fd: int) -> None:
         """Closes a descriptor; the last one releases the file. Raises EBADF."""

@@ -46,5 +46,4 @@ class File:
     def free_blocks(self, memory: Memory, cpu: int) -> None:
         """Gives struct file and dentry back."""
         blocks, self.blocks = self.blocks, ()
-        for block in reversed(blocks):
-            memory.free(block, cpu)
+        memory.free_blocks(blocks, cpu)
