@@ -69,13 +69,3 @@ class CostPlan:
 def struct_how(profile: KernelProfile) -> How:
     """How a map's struct is allocated: bpf_map_area_alloc since "bpf: Use bpf_map_area_alloc consistently" (6.1)."""
     return How.AREA if profile.map_structs_by_area_alloc else How.KZALLOC
-
-
-def flush_lists_bytes(profile: KernelProfile, possible_cpus: int) -> int:
-    """What redirect maps up to 5.5 precharge beside their slots: a list head per CPU [sizeof(struct list_head)]."""
-    return 16 * possible_cpus if profile.redirect_flush_lists_charged else 0
-
-
-def redirect_value_sizes(profile: KernelProfile) -> tuple[int, ...]:
-    """Value sizes of devmaps and cpumaps: a number, and from 5.8 on a program's descriptor behind it."""
-    return (4, 8) if profile.redirect_value_holds_prog else (4,)

@@ -6,7 +6,7 @@ from typing import Final
 
 from bpfleet.kernel.profile.known import PROFILES
 from bpfleet.kernel.profile.model import KernelProfile, Memlock, Model, Payer
-from bpfleet.kernel.profile.rows import series_of
+from bpfleet.kernel.profile.rows import patch_of, series_of
 
 
 def _nobpf(profile: KernelProfile) -> KernelProfile:
@@ -49,9 +49,8 @@ DISTRIBUTIONS: Final[dict[str, str]] = {
 }  # fmt: skip
 _RED_HAT: Final = re.compile(r"\d+\.\d+(?:\.\d+-(\d+))?.*[-.](el\d+)(?:[_.].*)?")
 _RELEASE: Final = re.compile(r"v?(\d+\.\d+)(\.\d+)?(?:[-+.].*)?")
-_EL8_MEMCG_BUILD: Final = (
-    348  # 4.18.0-348 is that of el8.5; those before account by rlimit and are not known
-)
+# 4.18.0-348 is that of el8.5. Those before account by rlimit and are not known.
+_EL8_MEMCG_BUILD: Final = 348
 
 
 def known_name(name: str) -> str:
@@ -75,19 +74,21 @@ def known_name(name: str) -> str:
 
 
 def _in_series(series: str, patch: str) -> str:
-    """The build of a series that is newest without being newer; the series' own name where none is said, or older."""
-    builds = [each for each in PROFILES if each == series or each.startswith(series + ".")]
-    if series not in builds:
+    """The build of a series that is newest without being newer, else its oldest; empty for an unknown series.
+
+    Without a number it is the one that has the series' name.
+    """
+    if series not in PROFILES:
         return ""
-    number = int(patch[1:] or 0)
-    older = [each for each in builds if 0 < _patch(PROFILES[each].release) <= number]
-    if older:
-        return max(older, key=lambda each: _patch(PROFILES[each].release))
-    return series if not number else min(builds, key=lambda each: _patch(PROFILES[each].release))
-
-
-def _patch(release: str) -> int:
-    return int(release.split("-")[0].split(".")[2])
+    if not patch.strip(".0"):
+        return series
+    numbers = {
+        patch_of(PROFILES[each].release): each
+        for each in PROFILES
+        if each == series or each.startswith(series + ".")
+    }
+    older = [number for number in numbers if number <= int(patch[1:])]
+    return numbers[max(older, default=min(numbers))]
 
 
 def says(name: str) -> str:
@@ -97,11 +98,8 @@ def says(name: str) -> str:
     'debian-12: 6.1, recorded (6.1.192)'
     """
     profile = profile_named(name)
-    base = profile.name.partition(":")[0]
-    build = f"{profile.provenance} ({profile.release})"
-    if name.partition(":")[0] == base:
-        return f"{name}: {build}"
-    return f"{name}: {profile.name}, {build}"
+    taken_for = "" if profile.name == name else f"{profile.name}, "
+    return f"{name}: {taken_for}{profile.provenance} ({profile.release})"
 
 
 def profile_named(name: str) -> KernelProfile:

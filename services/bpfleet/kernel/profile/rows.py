@@ -5,10 +5,11 @@ distribution's kernels by one of its own releases (``backports``). Where only a 
 one is named: a profile of an older one needs a look first. The subjects are those of Linux' commits.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.kernel.profile.memory_stat import STAT_5_10, STAT_5_11, STAT_6_1, STAT_6_12
@@ -16,6 +17,7 @@ from bpfleet.kernel.profile.model import Memlock, Model, Payer
 
 # A value of any flag: the fields of KernelProfile say which type.
 Value = Any
+_Type = TypeVar("_Type", bound=IntEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,9 @@ class Change:
         firsts = [first for brand, first in map(_distribution, self.backports) if brand == name]
         if name and firsts:
             return minor >= min(firsts)
-        major_minor, patch = series_of(version), _patch(version)
+        major_minor, patch = series_of(version), patch_of(version)
         return major_minor >= series_of(self.since) or any(
-            series_of(first) == major_minor and _patch(first) <= patch for first in self.stable
+            series_of(first) == major_minor and patch_of(first) <= patch for first in self.stable
         )
 
 
@@ -86,7 +88,8 @@ def series_of(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _patch(version: str) -> int:
+def patch_of(version: str) -> int:
+    """The number of a stable release, 0 where there is none."""
     numbers = version.split(".")
     return int("".join(takewhile(str.isdigit, numbers[2])) or 0) if len(numbers) > 2 else 0
 
@@ -418,19 +421,20 @@ def flags() -> Iterator[Flag]:
 
 def map_types_of(version: str, distribution: str) -> frozenset[MapType]:
     """The types that maps of a kernel can have."""
-    return frozenset(
-        each
-        for each in MapType
-        if each is not MapType.UNSPEC
-        and (each not in MAP_TYPES or MAP_TYPES[each].is_in(version, distribution))
-    )
+    return _types_of(MapType, MAP_TYPES, version, distribution)
 
 
 def prog_types_of(version: str, distribution: str) -> frozenset[ProgType]:
     """The types that programs of a kernel can have."""
+    return _types_of(ProgType, PROG_TYPES, version, distribution)
+
+
+def _types_of(
+    kinds: type[_Type], newer: Mapping[_Type, Change], version: str, distribution: str
+) -> frozenset[_Type]:
+    """All but UNSPEC, which is 0, and those that came later."""
     return frozenset(
         each
-        for each in ProgType
-        if each is not ProgType.UNSPEC
-        and (each not in PROG_TYPES or PROG_TYPES[each].is_in(version, distribution))
+        for each in kinds
+        if each and (each not in newer or newer[each].is_in(version, distribution))
     )

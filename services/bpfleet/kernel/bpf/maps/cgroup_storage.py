@@ -261,7 +261,7 @@ class PercpuCgroupStorageMap(CgroupStorageMap):
 
     def update(self, key: bytes, value: bytes, flags: int, context: OpContext) -> None:
         """Replaces the values of an existing storage. Raises EINVAL, ENOENT."""
-        one_cpu = self.host.profile.has_cpu_flags and takes_one_value(self, flags)
+        one_cpu = takes_one_value(self, flags)
         if not one_cpu and flags not in (BPF_ANY, BPF_EXIST):
             raise refuse(Errno.EINVAL, f"update flags {flags:#x} are unknown")
         storage = self._find(key)

@@ -12,18 +12,16 @@ from typing import ClassVar, Final, final
 from bpfleet.abi.bpf import BPF_NOEXIST, F_NUMA_NODE, AttachType, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import (
-    Allocation,
-    CostPlan,
-    Creation,
-    How,
-    flush_lists_bytes,
-    redirect_value_sizes,
-    struct_how,
-)
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.base import KeyBtf
-from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
+from bpfleet.kernel.bpf.maps.slot import (
+    SlotMap,
+    empty_slot,
+    flush_lists_bytes,
+    redirect_value_sizes,
+    slot_of,
+)
 from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
 from bpfleet.kernel.bpf.refusals import key_exists, refuse, require_bpf
 from bpfleet.kernel.deferred import RCU_GRACE_NS

@@ -22,19 +22,17 @@ from bpfleet.abi.bpf import (
 )
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import (
-    Allocation,
-    CostPlan,
-    Creation,
-    How,
-    flush_lists_bytes,
-    redirect_value_sizes,
-    struct_how,
-)
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, struct_how
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.base import KeyBtf
 from bpfleet.kernel.bpf.maps.hlist import HashLists
-from bpfleet.kernel.bpf.maps.slot import SlotMap, empty_slot, slot_of
+from bpfleet.kernel.bpf.maps.slot import (
+    SlotMap,
+    empty_slot,
+    flush_lists_bytes,
+    redirect_value_sizes,
+    slot_of,
+)
 from bpfleet.kernel.bpf.program import BpfProg, xdp_prog_for
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_net_admin
 from bpfleet.kernel.bpf.site import AllocSite

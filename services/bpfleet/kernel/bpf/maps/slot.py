@@ -11,6 +11,7 @@ from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.kernel.profile import KernelProfile
 
 Entry = TypeVar("Entry")
 
@@ -92,3 +93,13 @@ def slot_out_of_range(index: int, max_entries: int, errno: Errno = Errno.E2BIG) 
         f"slot {index} is beyond max_entries {max_entries}",
         max_entries=max_entries,
     )
+
+
+def flush_lists_bytes(profile: KernelProfile, possible_cpus: int) -> int:
+    """What redirect maps up to 5.5 precharge beside their slots: a list head per CPU [sizeof(struct list_head)]."""
+    return 16 * possible_cpus if profile.redirect_flush_lists_charged else 0
+
+
+def redirect_value_sizes(profile: KernelProfile) -> tuple[int, ...]:
+    """Value sizes of devmaps and cpumaps: a number, and from 5.8 on a program's descriptor behind it."""
+    return (4, 8) if profile.redirect_value_holds_prog else (4,)

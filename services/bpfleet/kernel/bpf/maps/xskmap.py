@@ -11,10 +11,10 @@ from typing import ClassVar, Final, final
 from bpfleet.abi.bpf import BPF_EXIST, BPF_NOEXIST, F_NUMA_NODE, F_RDONLY, F_WRONLY, Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How, flush_lists_bytes
+from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.maps.base import KeyBtf
-from bpfleet.kernel.bpf.maps.slot import SlotMap, slot_of
+from bpfleet.kernel.bpf.maps.slot import SlotMap, flush_lists_bytes, slot_of
 from bpfleet.kernel.bpf.refusals import key_exists, not_found, refuse, require_net_admin
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.deferred import RCU_GRACE_NS
