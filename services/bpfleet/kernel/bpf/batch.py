@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from bpfleet.abi.bpf import BPF_F_CPU, BPF_F_LOCK
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.attr import Address, UserBytes
 from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.base import (
     CPU_FLAGS,
     BpfMap,
-    check_cpu_flags,
-    check_value_lock,
+    check_op_flags,
     given_value_size,
     of_cpu,
 )
@@ -54,7 +52,7 @@ def update_batch(
     context: OpContext,
 ) -> BatchResult:
     """generic_map_update_batch: in order, up to the first error."""
-    check_elem_flags(bpf_map, elem_flags, CPU_FLAGS)
+    check_op_flags(bpf_map, elem_flags, BPF_F_LOCK | CPU_FLAGS)
     if not count:
         return BatchResult(0)
     if not isinstance(keys, bytes) or not isinstance(values, bytes):
@@ -69,7 +67,7 @@ def delete_batch(
     bpf_map: BpfMap, keys: UserBytes, count: int, elem_flags: int, context: OpContext
 ) -> BatchResult:
     """generic_map_delete_batch: in order, up to the first error."""
-    check_elem_flags(bpf_map, elem_flags)
+    check_op_flags(bpf_map, elem_flags, BPF_F_LOCK)
     if not count:
         return BatchResult(0)
     if not isinstance(keys, bytes):
@@ -107,7 +105,7 @@ def _lookup_keys(
     out: Address,
 ) -> BatchResult:
     """generic_map_lookup_batch: the cursor is the last key."""
-    check_elem_flags(bpf_map, elem_flags, BPF_F_CPU)
+    check_op_flags(bpf_map, elem_flags, BPF_F_LOCK | BPF_F_CPU)
     if not count:
         return BatchResult(0)
     if in_batch is Address.BAD:
@@ -150,7 +148,7 @@ def _lookup_buckets(
     out: Address,
 ) -> BatchResult:
     """__htab_map_lookup_and_delete_batch: whole buckets; the cursor is the next bucket's number."""
-    check_elem_flags(table, elem_flags, BPF_F_CPU)
+    check_op_flags(table, elem_flags, BPF_F_LOCK | BPF_F_CPU)
     if flags:
         raise refuse(Errno.EINVAL, f"batch flags {flags:#x} are not valid for hash lookups")
     if not count:
@@ -186,18 +184,6 @@ def _lookup_buckets(
         b"".join(values),
         following.to_bytes(4, "little"),
     )
-
-
-def check_elem_flags(bpf_map: BpfMap, elem_flags: int, cpu_flags: int = 0) -> None:
-    """BPF_F_LOCK is known, only with a lock in the value, and from 7.0 on ``cpu_flags``. Raises EINVAL, ERANGE."""
-    if not elem_flags:
-        return
-    with_cpu = bpf_map.host.profile.has_cpu_flags
-    lower = elem_flags & U32_MAX if with_cpu else elem_flags
-    if lower & ~(BPF_F_LOCK | cpu_flags if with_cpu else BPF_F_LOCK):
-        raise refuse(Errno.EINVAL, f"element flags {elem_flags:#x} are not valid in a batch")
-    check_value_lock(bpf_map, elem_flags)
-    check_cpu_flags(bpf_map, elem_flags)
 
 
 def split(blob: bytes, width: int, count: int, what: str) -> list[bytes]:

@@ -31,7 +31,7 @@ from bpfleet.kernel.bpf.map_create import (
 from bpfleet.kernel.bpf.maps.base import (
     CPU_SHIFT,
     BpfMap,
-    check_cpu_flags,
+    check_op_flags,
     check_value_lock,
     given_value_size,
     of_cpu,
@@ -159,8 +159,7 @@ class BpfSyscalls(ObjectSyscalls):
         if not file.readable:
             raise _access(fd, "read")
         if flags:
-            check_value_lock(bpf_map, flags)
-            check_cpu_flags(bpf_map, flags)
+            check_op_flags(bpf_map, flags, BPF_F_LOCK | BPF_F_CPU)
         copied = _copy_key(bpf_map, key)
         if isinstance(bpf_map, BloomFilterMap):
             # A value that was not given reads as zeros, of which only a sane number is made.
@@ -184,11 +183,11 @@ class BpfSyscalls(ObjectSyscalls):
         bpf_map, file = self._map_and_file(task, fd)
         self._check_writable(bpf_map, file, fd)
         size = bpf_map.user_value_size
-        if flags:
+        if flags and self.host.profile.has_cpu_flags:
+            check_op_flags(bpf_map, flags, U32_MAX)
+            size = given_value_size(bpf_map, flags)
+        elif flags:
             check_value_lock(bpf_map, flags)
-            if self.host.profile.has_cpu_flags:
-                check_cpu_flags(bpf_map, flags)
-                size = given_value_size(bpf_map, flags)
         copied = _copy_key(bpf_map, key)
         given = _copy_value(size, value)
         bpf_map.update(copied, given, flags, OpContext(task, map_file=file))

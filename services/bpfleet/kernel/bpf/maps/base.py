@@ -347,8 +347,22 @@ def check_value_lock(bpf_map: BpfMap, flags: int) -> None:
         raise refuse(Errno.EINVAL, "BPF_F_LOCK needs a bpf_spin_lock in the value's BTF")
 
 
-def check_cpu_flags(bpf_map: BpfMap, flags: int) -> None:
-    """The part of bpf_map_check_op_flags that came with them (7.0). Raises EINVAL, ERANGE for no such CPU."""
+def check_op_flags(bpf_map: BpfMap, flags: int, allowed: int) -> None:
+    """bpf_map_check_op_flags: BPF_F_LOCK needs its lock; CPU flags, which only later kernels allow, a per-CPU map.
+
+    ``allowed`` are flags of the lower half; the upper one is BPF_F_CPU's CPU. Raises EINVAL, ERANGE for no such CPU.
+    """
+    with_cpus = bpf_map.host.profile.has_cpu_flags
+    lower = flags & U32_MAX if with_cpus else flags
+    if lower & ~(allowed if with_cpus else allowed & ~CPU_FLAGS):
+        raise refuse(Errno.EINVAL, f"flags {flags:#x} are not valid here")
+    check_value_lock(bpf_map, flags)
+    if with_cpus:
+        _check_cpu_flags(bpf_map, flags)
+
+
+def _check_cpu_flags(bpf_map: BpfMap, flags: int) -> None:
+    """The part that came with BPF_F_CPU and BPF_F_ALL_CPUS (7.0)."""
     if not flags & BPF_F_CPU and flags >> CPU_SHIFT:
         raise refuse(Errno.EINVAL, f"flags {flags:#x} name a CPU without BPF_F_CPU")
     if not flags & CPU_FLAGS:

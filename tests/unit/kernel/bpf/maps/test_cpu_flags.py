@@ -1,0 +1,68 @@
+"""BPF_F_CPU and BPF_F_ALL_CPUS: values of one CPU in per-CPU maps, from 7.0 on."""
+
+import pytest
+
+from bpfleet.abi.bpf import BPF_F_ALL_CPUS, BPF_F_CPU, MapType
+from bpfleet.abi.errno import Errno
+from bpfleet.kernel.bpf.attr import MapAttr
+from tests.kernels import ALL, boot, having, refused
+
+KEY = bytes(4)
+PER_CPU = (MapType.PERCPU_ARRAY, MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH)
+WITH_FLAGS = having("has_cpu_flags")
+
+
+def on_cpu(number):
+    return BPF_F_CPU | number << 32
+
+
+def made(profile, map_type):
+    kernel, task = boot(profile, cpus=4)
+    fd = kernel.bpf.map_create(task, MapAttr(map_type, 4, 8, 4)).fd
+    return kernel.bpf, task, fd
+
+
+@pytest.mark.parametrize("profile", WITH_FLAGS)
+@pytest.mark.parametrize("map_type", PER_CPU)
+def test_one_value_goes_to_one_cpu_or_to_all(profile, map_type):
+    bpf, task, fd = made(profile, map_type)
+    bpf.map_update_elem(task, fd, KEY, b"everyone", BPF_F_ALL_CPUS)
+    bpf.map_update_elem(task, fd, KEY, b"only one", on_cpu(2))
+    assert bpf.map_lookup_elem(task, fd, KEY) == b"everyone" * 2 + b"only one" + b"everyone"
+    assert bpf.map_lookup_elem(task, fd, KEY, on_cpu(2)) == b"only one"
+    read = bpf.map_lookup_batch(task, fd, None, 4, on_cpu(3))
+    assert read.values[:8] == b"everyone"
+    assert len(read.values) == 8 * read.count
+
+
+@pytest.mark.parametrize("profile", WITH_FLAGS)
+def test_what_is_refused(profile):
+    bpf, task, fd = made(profile, MapType.PERCPU_ARRAY)
+    for errno, flags in [
+        (Errno.ERANGE, on_cpu(4)),
+        (Errno.EINVAL, BPF_F_CPU | BPF_F_ALL_CPUS),
+        (Errno.EINVAL, 1 << 32),
+        (Errno.EINVAL, 32),
+    ]:
+        with refused(errno):
+            bpf.map_update_elem(task, fd, KEY, b"a value.", flags)
+    with refused(Errno.EINVAL):
+        bpf.map_lookup_elem(task, fd, KEY, BPF_F_ALL_CPUS)
+    with refused(Errno.EINVAL):  # a value of each CPU where one is asked for
+        bpf.map_update_elem(task, fd, KEY, bytes(32), on_cpu(0))
+    with refused(Errno.ERANGE):
+        bpf.map_lookup_batch(task, fd, None, 4, on_cpu(4))
+    plain = bpf.map_create(task, MapAttr(MapType.ARRAY, 4, 8, 4)).fd
+    with refused(Errno.EINVAL):
+        bpf.map_update_elem(task, plain, KEY, bytes(8), on_cpu(0))
+
+
+@pytest.mark.parametrize("profile", [name for name in ALL if name not in WITH_FLAGS])
+@pytest.mark.parametrize("map_type", PER_CPU)
+def test_older_kernels_know_none_of_it(profile, map_type):
+    bpf, task, fd = made(profile, map_type)
+    for flags in (on_cpu(0), BPF_F_ALL_CPUS):
+        with refused(Errno.EINVAL):
+            bpf.map_update_elem(task, fd, KEY, bytes(32), flags)
+    with refused(Errno.EINVAL):
+        bpf.map_lookup_elem(task, fd, KEY, on_cpu(0))
