@@ -78,11 +78,6 @@ class GroupCommit:
         return self._flight is None and not self.state.tables.log and not self._open.tickets
 
     @property
-    def in_flight(self) -> bool:
-        """Whether a batch is under way."""
-        return self._flight is not None
-
-    @property
     def stored_revision(self) -> int:
         """The revision the store is known to have."""
         return self.revision - (self._flight is not None)

@@ -112,10 +112,6 @@ class FleetState:
         """A search over the fleet as it is now."""
         return self._transition(now_ms).search(workload, policy)
 
-    def next_due_ms(self) -> int | None:
-        """When the next replica is due to start again; None if none waits."""
-        return self.soft.timers[0][0] if self.soft.timers else None
-
     def check(self) -> None:
         """Asserts the invariants of the books (*one book*, *capacity*, *single placement*)."""
         books = self.tables.books

@@ -8,7 +8,7 @@ took, only the side that does not.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -131,14 +131,6 @@ def read_stories(path: Path) -> list[Story]:
 def story_of(case: dict[str, Any]) -> Story:
     """One line of a recording file."""
     return Story(case["id"], case.get("title", ""), tuple(case["steps"]))
-
-
-def replay_all(
-    stories: Iterable[Story], profile: KernelProfile, possible_cpus: int, ram_bytes: int
-) -> Iterator[Difference]:
-    """Every difference of every story, each on a freshly booted kernel."""
-    for story in stories:
-        yield from StoryReplay(profile, possible_cpus, ram_bytes).run(story)
 
 
 @final
