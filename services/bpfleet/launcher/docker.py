@@ -339,7 +339,7 @@ def _healthcheck(service: Service) -> Healthcheck:
 
 def _instance(container: Container) -> Instance:
     facts, labels = container.attrs, container.labels
-    state = facts["InstanceState"]
+    state = facts["State"]
     ended = state["Status"] in ("exited", "dead")
     return Instance(
         name=container.name,
