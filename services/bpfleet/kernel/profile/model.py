@@ -169,6 +169,7 @@ class KernelProfile:
     mem_alloc_prefill_blocks: bool
     mem_alloc_percpu_low_watermarks: bool
     mem_alloc_reuses_waiting: bool
+    mem_alloc_grace_restarts: bool
     lru_target_free_scaled: bool
     redirect_flush_lists_charged: bool
     percpu_value_size_checked: bool

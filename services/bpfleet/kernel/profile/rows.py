@@ -208,6 +208,8 @@ ALLOCATION: Final = (
           _since("6.8", "the per-CPU instance has watermarks 1 and 3", backports=("el9.6",))),
     _flag("mem_alloc_reuses_waiting", False,
           _since("6.6", "a refill takes objects that wait for RCU first", backports=("el9.4",))),
+    _flag("mem_alloc_grace_restarts", False,
+          _since("7.2", "the end of a grace period sends off what came while it ran; it waited for the next overflow")),
     _flag("lru_target_free_scaled", False,
           _since("6.16", "bpf: Adjust free target to avoid global starvation of LRU map",
                  stable=("6.6.150", "6.12.107"))),
