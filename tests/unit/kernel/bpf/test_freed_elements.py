@@ -5,6 +5,7 @@ import pytest
 from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
 from bpfleet.kernel import Kernel, profile_named
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.plan import map_cost
 
 PAGES_4 = 4 * 4096
 SETTLED_NS = 6_000_000_000
@@ -96,6 +97,20 @@ def test_on_6_1_a_flush_and_a_reload_cost_up_to_twice_the_first_filling(
         burst.drop(1000)
         found.append(burst.settled() + burst.empty - burst.outside)
     assert all(abs(a - b) <= PAGES_4 for a, b in zip(found, recorded, strict=True)), found
+
+
+@pytest.mark.parametrize("value", [4000, 1000, 8])
+@pytest.mark.parametrize("profile", ["6.1", "6.12"])
+def test_the_plan_says_what_a_flush_and_a_reload_cost(profile: str, value: int) -> None:
+    burst = Burst(profile, MapType.HASH, 4, value, 1000)
+    for charge in ("full", "refilled"):
+        burst.fill(1000)
+        found = burst.settled() + burst.empty - burst.outside
+        attr = MapAttr(MapType.HASH, 4, value, 1000, F_NO_PREALLOC)
+        planned = getattr(map_cost(attr, profile_named(profile), 2), charge).total
+        assert abs(found - planned) <= PAGES_4, charge
+        burst.drop(1000)
+        burst.settled()
 
 
 @pytest.mark.parametrize("profile", ["6.12", "6.18", "7.1"])
