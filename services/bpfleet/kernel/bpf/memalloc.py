@@ -139,6 +139,12 @@ class BpfMemAlloc:
         self.in_use = 0
         self.late_refill = False
 
+    @property
+    def overflow_bytes(self) -> int:
+        """What one overflow sends off is charged."""
+        each = self._size.charge + (self._header_size.charge if self._header_size else 0)
+        return (self._high + 1 - self._middle) * each
+
     # -- life of the caches --------------------------------------------------------------------------------------
 
     def prefill(self, per_cpu: int, gfp: int, current: Current) -> None:

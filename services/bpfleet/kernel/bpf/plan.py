@@ -231,8 +231,8 @@ def held_back_objects(profile: KernelProfile, unit: int, wanted: int, *, percpu:
     What the first overflow sends off is given back; what stays ready serves the next elements.
 
     >>> from bpfleet.kernel.profile import PROFILES
-    >>> [held_back_objects(PROFILES["6.1"], 72, n, percpu=False) for n in (50, 1000)]
-    [0, 927]
+    >>> [held_back_objects(PROFILES["6.1"], 72, n, percpu=False) for n in (10, 50, 1000)]
+    [0, 15, 975]
     """
     low, high, batch = watermarks(profile, unit, percpu=percpu)
     surplus = high + 1 - (high + low) // 2
