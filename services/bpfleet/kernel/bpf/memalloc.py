@@ -12,7 +12,7 @@ from typing import Final, final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.cost import Allocation, How
-from bpfleet.kernel.deferred import RCU_GRACE_NS, TASKS_TRACE_GRACE_NS
+from bpfleet.kernel.deferred import RCU_GRACE_NS, TASKS_TRACE_GRACE_NS, WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current, KernelContext
@@ -93,7 +93,9 @@ class BpfMemAlloc:
         "_low",
         "_memory",
         "_middle",
+        "_populating",
         "_queued",
+        "_ran_dry",
         "_rcu_in_progress",
         "_rcu_queued",
         "_rcu_waiting",
@@ -138,6 +140,8 @@ class BpfMemAlloc:
         self.objects = 0
         self.in_use = 0
         self.late_refill = False
+        self._populating = False
+        self._ran_dry = False
 
     @property
     def overflow_bytes(self) -> int:
@@ -266,6 +270,8 @@ class BpfMemAlloc:
     def _take(self, count: int, gfp: int, current: Current) -> bool:
         memory, header = self._memory, self._header_size
         header_taken = False
+        if header is not None and not gfp & GFP.DIRECT_RECLAIM and not self._populated(count):
+            return False
         try:
             if header is not None:
                 memory.take(self._header_account, header, gfp, current, count)
@@ -278,7 +284,23 @@ class BpfMemAlloc:
         self.objects += count
         return True
 
+    def _populated(self, count: int) -> bool:
+        """Whether pages lie ready for objects on every CPU; a work item populates more where few are left."""
+        pages = self._memory.populated
+        found = pages.take(self._size.requested * count)
+        if (pages.is_low or not found) and not self._populating:
+            self._populating = True
+            self._timeline.defer(WORK_ITEM_NS, self._populate)
+        self._ran_dry = not found
+        return found
+
+    def _populate(self) -> None:
+        self._populating = False
+        self._memory.populated.populate()
+
     def _give_back(self, count: int, cpu: int) -> None:
+        if self._header_size is not None:
+            self._memory.populated.give(self._size.requested * count)
         self.objects -= count
         self._memory.give(self._account, self._size, cpu, count)
         if self._header_size is not None:
@@ -330,6 +352,12 @@ class BpfMemAlloc:
 
     def refusal(self, current: Current) -> KernelError:
         """Why an empty cache is empty."""
+        if self._ran_dry:
+            return KernelError(
+                Errno.ENOMEM,
+                Reason.ALLOCATOR_REFILL_LATE,
+                f"no per-CPU pages lie ready for the cache of CPU {current.cpu}, which cannot wait for them",
+            )
         failure = self._memory.controller.last_failure
         if self.late_refill or failure is None:
             return KernelError(

@@ -236,6 +236,7 @@ class KernelProfile:
     has_mmap: bool
     array_takes_inner_map_flag: bool
     perf_event_array_keeps_entries: bool
+    percpu_populated_pages: int
     bpf_lsm_enabled: bool
     optmem_max_bytes: int
     local_storage_charges_replacement: bool
