@@ -472,6 +472,7 @@ _LOOKS: Final[dict[str, Callable[[Play, Step], Plain]]] = {
     "memlock line": _memlock_line,
     "memlock sum": _memlock_sum,
     "node used": lambda play, step: play.kernel.ram.used_bytes,
+    "rss": lambda play, step: play.task(step).rss_bytes,
     "orphans": lambda play, step: len(play.kernel.orphans()),
     "tool": _tool,
     "usage": _usage,
