@@ -13,7 +13,7 @@ from bpfleet.calibrate.containers import Container, HostInput
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.plan import map_cost, memlock_line
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, Payer
 from bpfleet.kernel.units import bytes_of
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.maps import create_map, map_attr
@@ -170,6 +170,7 @@ class _Emulated:
             return sum(
                 map_cost(map_attr(each), self._profile, self._cpus).created.total
                 for each in inventory.maps
+                if self._pays_for(each)
             )
         return sum(
             line.bytes
@@ -182,10 +183,17 @@ class _Emulated:
         for each in inventory.maps:
             if each.map_type not in ELEMENT_TYPES or each.inner is not None:
                 continue
+            if not self._pays_for(each):
+                continue
             cost = map_cost(map_attr(each), self._profile, self._cpus)
             grown = cost.full.total - cost.created.total
             growth += max(0, grown - grown * each.fill_entries // max(1, each.max_entries))
         return growth
+
+    def _pays_for(self, declared: MapDeclaration) -> bool:
+        """Whether the container's own cgroup pays for a map: two of the what-ifs take pinned ones off it."""
+        elsewhere = self._profile.payer in (Payer.NOCHARGE, Payer.SELECTABLE)
+        return not (declared.pinned and elsewhere)
 
     def _restart(self, run: ReplicaRun, spec: ReplicaSpec) -> str:
         """One more start in a fresh cgroup, as a new container gets one: pinned maps of the old one live on."""

@@ -37,24 +37,24 @@ _SEVERITY: Final = (
 
 
 class HostCase(Struct, frozen=True, kw_only=True):
-    """One host of the question: its capture, what is emulated of it before and after, and its kernels."""
+    """One host of the question: its capture, what is emulated of it before and after, and its kernel."""
 
     source: str
     document: Document
     before: HostInput
     after: HostInput
     kernel: KernelProfile
-    target: KernelProfile
 
 
 class AnswerRow(Struct, frozen=True, kw_only=True):
-    """One kind of container under one change. Numbers are those of the host where it is worst.
+    """One kind of container under one change, to the kernel ``target``. Numbers are of the host where it is worst.
 
     ``when`` is at start, at restart or in operation. ``need_bytes`` is what it holds at its worst moment after the
     change; ``decides`` names the largest part of it.
     """
 
     container: str
+    target: str
     change: str
     hosts: int
     affected: int
@@ -82,7 +82,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     hosts: int
     groups: int
     kernels: tuple[str, ...]
-    target: str
+    targets: tuple[str, ...]
     rows: tuple[AnswerRow, ...]
     calibrations: tuple[tuple[str, Calibration], ...]
     assumptions: tuple[tuple[str, str], ...]
@@ -92,11 +92,20 @@ class Answer(Struct, frozen=True, kw_only=True):
         """Rows that fail after the change and did not before."""
         return sum(row.change == "fails anew" for row in self.rows)
 
+    @property
+    def title(self) -> str:
+        """The question in one line."""
+        return f"{self.hosts} hosts: {', '.join(self.kernels)} to {', '.join(self.targets)}"
+
 
 def answer_for(
-    cases: Sequence[HostCase], *, grouping: bool = True, on_host: Callable[[], None] | None = None
+    cases: Sequence[HostCase],
+    targets: Sequence[KernelProfile],
+    *,
+    grouping: bool = True,
+    on_host: Callable[[], None] | None = None,
 ) -> Answer:
-    """Emulates every host today and after, hosts that are alike once."""
+    """Emulates every host today and under each of ``targets``, hosts that are alike once."""
     known: dict[tuple[HostInput, str], tuple[ContainerOutcome, ...]] = {}
 
     def emulated(host: HostInput, profile: KernelProfile) -> tuple[ContainerOutcome, ...]:
@@ -107,32 +116,43 @@ def answer_for(
             known[key] = emulate_host(host, profile)
         return known[key]
 
-    found: dict[str, list[_Seen]] = {}
+    found: dict[tuple[str, str], list[_Seen]] = {}
     calibrations: list[tuple[str, Calibration]] = []
     assumptions: dict[tuple[str, str], None] = {}
     distinct: set[tuple[HostInput, str]] = set()
     for case in cases:
         distinct.add((normalised(case.before), case.kernel.name))
         before = emulated(case.before, case.kernel)
-        after = emulated(case.after, case.target)
         lines = calibrate(case.document, case.before.containers, before)
         calibrations += [(case.document.host.name, line) for line in lines]
-        for container, was, will, line in zip(
-            case.after.containers, before, after, lines, strict=True
-        ):
-            found.setdefault(container.kind, []).append(_Seen(case, container, was, will, line))
+        for target in targets:
+            after = emulated(case.after, target)
+            for container, was, will, line in zip(
+                case.after.containers, before, after, lines, strict=True
+            ):
+                seen = _Seen(case, target, container, was, will, line)
+                found.setdefault((target.name, container.kind), []).append(seen)
+        for container in case.after.containers:
             for text in container.assumptions:
                 assumptions[container.kind, text] = None
         if on_host is not None:
             on_host()
-    rows = [_row(kind, seen) for kind, seen in found.items()]
-    rows.sort(key=lambda row: (_SEVERITY.index(row.change), -row.affected, row.container))
+    names = tuple(target.name for target in targets)
+    rows = [_row(kind, seen) for (_, kind), seen in found.items()]
+    rows.sort(
+        key=lambda row: (
+            names.index(row.target),
+            _SEVERITY.index(row.change),
+            -row.affected,
+            row.container,
+        )
+    )
     return Answer(
         version=__version__,
         hosts=len(cases),
         groups=len(distinct),
         kernels=tuple(sorted({case.kernel.name for case in cases})),
-        target=", ".join(sorted({case.target.name for case in cases})),
+        targets=names,
         rows=tuple(rows),
         calibrations=tuple(calibrations),
         assumptions=tuple(assumptions),
@@ -145,18 +165,20 @@ class _Seen:
     def __init__(
         self,
         case: HostCase,
+        target: KernelProfile,
         container: Container,
         was: ContainerOutcome,
         will: ContainerOutcome,
         line: Calibration,
     ) -> None:
         self.case = case
+        self.target = target
         self.container = container
         self.was = was
         self.will = will
         self.line = line
         self.limit = container.max_bytes
-        self.counts_memory = not case.target.is_rlimit
+        self.counts_memory = not target.is_rlimit
 
     @property
     def need_bytes(self) -> int:
@@ -234,6 +256,7 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
     need = max(one.need_bytes for one in seen)
     return AnswerRow(
         container=kind,
+        target=each.target.name,
         change=change,
         hosts=len({id(one.case) for one in seen}),
         affected=len(
@@ -246,7 +269,7 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
         reproduced=sum(one.line.reproduced for one in seen),
         limit_bytes=each.limit if each.counts_memory else _finite(each.container.memlock_bytes),
         room_before=each.room(each.was, each.case.kernel),
-        room_after=each.room(each.will, each.case.target),
+        room_after=each.room(each.will, each.target),
         need_bytes=need,
         set_limit="memory.max" if each.counts_memory else "LimitMEMLOCK",
         set_bytes=_rounded(need),
@@ -276,7 +299,7 @@ def answer_data(answer: Answer) -> Plain:
         "hosts": answer.hosts,
         "groups": answer.groups,
         "kernels": list(answer.kernels),
-        "target": answer.target,
+        "targets": list(answer.targets),
         "new_failures": answer.new_failures,
         "rows": [
             {name: getattr(row, name) for name in AnswerRow.__struct_fields__}
@@ -315,10 +338,11 @@ def to_csv(answer: Answer) -> str:
 
 
 def row_cells(row: AnswerRow) -> tuple[str, ...]:
-    """A row for people: container, change, hosts, before, after, limit, room before and after, set, decided by."""
+    """A row for people, as ``ROW_HEADS`` names its cells."""
     shaky = "" if row.reproduced == row.containers else " (not reproduced)"
     return (
         row.container,
+        row.target,
         row.change + shaky,
         f"{row.affected} of {row.hosts}",
         row.before,
@@ -332,7 +356,7 @@ def row_cells(row: AnswerRow) -> tuple[str, ...]:
 
 
 ROW_HEADS: Final = (
-    "container", "change", "hosts", "today", "after", "limit", "room today", "room after",
+    "container", "kernel", "change", "hosts", "today", "after", "limit", "room today", "room after",
     "needs at least", "decided by",
 )  # fmt: skip
 
@@ -368,8 +392,11 @@ def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
 
 def to_markdown(answer: Answer) -> str:
     """Answer and calibration as tables."""
-    title = f"## {answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
-    parts = [title, _table(ROW_HEADS, map(row_cells, answer.rows)), "### Calibration"]
+    parts = [
+        f"## {answer.title}",
+        _table(ROW_HEADS, map(row_cells, answer.rows)),
+        "### Calibration",
+    ]
     parts.append(
         _table(
             CALIBRATION_HEADS, (calibration_cells(host, line) for host, line in answer.calibrations)

@@ -8,6 +8,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import Payer
 from bpfleet.runtime.maps import OpenMap, create_map, pin_path
 from bpfleet.runtime.programs import prog_attr
 from bpfleet.workload.ops import ELEMENT_TYPES, touch_parts
@@ -133,21 +134,37 @@ class Loader:
         return True
 
     def _create(self, declared: MapDeclaration) -> None:
-        fd = create_map(self._kernel, self._running, declared)
+        fd = self._made(declared, pinned=declared.pinned)
         self.maps.append(OpenMap(self._kernel, self._running, declared, fd))
         self.maps_created += 1
+
+    def _made(self, declared: MapDeclaration, *, pinned: bool) -> int:
+        """Where the creator may name who pays, a pinned map is its pod's: that of the cgroup above the container."""
+        kernel, task = self._kernel, self._running
+        if not pinned or kernel.profile.payer is not Payer.SELECTABLE:
+            return create_map(kernel, task, declared)
+        above = kernel.cgroup(self._cgroup.rpartition("/")[0] or "/")
+        directory = kernel.objects.cgroup(task, above)
+        try:
+            return create_map(kernel, task, declared, memcg_fd=directory)
+        finally:
+            if task.alive:
+                kernel.close(task.pid, directory)
 
     def _inner_steps(self, outer: OpenMap, slot: int) -> Iterator[Step]:
         inner = outer.declared.inner
         assert inner is not None, "checked when the declaration was built"
         created: list[int] = []
-        yield Step("MAP_CREATE", inner.name, lambda: self._create_inner(inner, created))
+        pinned = outer.declared.pinned
+        yield Step(
+            "MAP_CREATE", inner.name, lambda: self._create_inner(inner, created, pinned=pinned)
+        )
         yield Step(
             "MAP_UPDATE_ELEM", outer.declared.name, lambda: self._hand_over(outer, slot, created[0])
         )
 
-    def _create_inner(self, inner: MapDeclaration, created: list[int]) -> None:
-        created.append(create_map(self._kernel, self._running, inner))
+    def _create_inner(self, inner: MapDeclaration, created: list[int], *, pinned: bool) -> None:
+        created.append(self._made(inner, pinned=pinned))
         self.maps_created += 1
 
     def _hand_over(self, outer: OpenMap, slot: int, fd: int) -> None:

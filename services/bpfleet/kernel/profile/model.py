@@ -23,6 +23,7 @@ class Payer(StrEnum):
     UPDATER = "updater"  # series v5-v7: the updating process; interrupt context charges the creator
     RECHARGE = "recharge"  # what-if: re-opening a pinned map moves its charge to the new user
     NOCHARGE = "nocharge"  # what-if: pinned maps may be created without a charge
+    SELECTABLE = "selectable"  # what-if: the creator names an ancestor of its cgroup that pays
 
 
 class Memlock(StrEnum):
