@@ -463,6 +463,8 @@ class FleetServicer(FleetServiceServicer):
     ) -> _Answer:
         """Carries a command out; ``made`` says what it made, and is let out when that is stored."""
         seen = highest_revision(context.invocation_metadata())
+        if isinstance(command, CreateWorkload | UpdateWorkload):
+            self.coordinator.origins.note(_workload_of(command))
         with api_errors():
             answer, revision = await self.coordinator.show(command, made, seen)
         context.set_trailing_metadata(revision_metadata(revision))
@@ -492,6 +494,10 @@ class FleetServicer(FleetServiceServicer):
             text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
             raise FleetError(Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, text, node=name)
         return node
+
+
+def _workload_of(command: CreateWorkload | UpdateWorkload) -> str:
+    return command.spec.name if isinstance(command, CreateWorkload) else command.name
 
 
 def _by_age(state: FleetState, workload: Workload) -> list[Replica]:

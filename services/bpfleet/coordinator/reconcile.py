@@ -42,6 +42,7 @@ from bpfleet.fleet.store import (
     StoreUnavailable,
 )
 from bpfleet.rpc.orders import last_command
+from bpfleet.rpc.tracing import Origins
 from bpfleet.workload.phase import Phase
 
 __all__ = ["Coordinator"]
@@ -82,6 +83,7 @@ class Coordinator:
         self.lead: Final = Lead(
             store, identity=identity, ttl_ms=timing.leader_ttl_ms, clock_ms=clock_ms, sleep=sleep
         )
+        self.origins: Final = Origins()
         self.leading = asyncio.Event()
         self._clock_ms: Final = clock_ms
         self._wall_ms: Final = wall_ms
@@ -489,9 +491,10 @@ class Coordinator:
         if agent is None:
             return
         try:
-            news, stopped = await self._agents.carry_out(
-                agent.address, orders, engine.state.tables.workloads, engine.epoch
-            )
+            with self.origins.follow("CarryOutOrders", (r.workload for r in orders.runs)):
+                news, stopped = await self._agents.carry_out(
+                    agent.address, orders, engine.state.tables.workloads, engine.epoch
+                )
         except AgentUnreachable as error:
             _log.warning("event=agent_unreachable agent=%s reason=%s", orders.agent, error)
             await self._sleep(self.timing.store_retry_ms / 1000)
