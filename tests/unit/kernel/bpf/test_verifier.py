@@ -152,3 +152,43 @@ def test_more_states_from_veristat_weigh_more() -> None:
     profile = profile_named("6.18")
     few, many = (peak_bytes(profile, 1000, (), Complexity(states=n)) for n in (10, 1000))
     assert many - few > 990 * 2048
+
+
+@pytest.mark.parametrize(
+    ("insns", "branches", "peak", "after"),
+    [
+        (2, 0, 49_152, 8_192),
+        (100, 0, 53_248, 8_192),
+        (500, 0, 65_536, 8_192),
+        (2_000, 0, 139_264, 20_480),
+        (20_000, 0, 1_384_448, 167_936),
+        (903, 300, 1_036_288, 12_288),
+        (4_503, 1_500, 5_185_536, 40_960),
+    ],
+)
+def test_the_kernel_memory_of_a_load_is_what_a_host_of_6_18_44_counted(
+    insns: int, branches: int, peak: int, after: int
+) -> None:
+    """memory.kmem.max_usage_in_bytes and what stays; branches ask a helper's answer each."""
+    kernel = Kernel(profile_named("6.18"), possible_cpus=2, ram_bytes=1 << 31)
+    kernel.mkdir("/c1")
+    task = kernel.spawn(cgroup="/c1")
+    before = kernel.memory.charged_bytes_total
+    code = Complexity(branches=branches)
+    kernel.bpf.prog_load(task, ProgAttr(ProgType.SOCKET_FILTER, insns, complexity=code))
+    kept = kernel.memory.charged_bytes_total - before
+    pages_4 = 4 * 4096
+    assert abs(kept - after) <= pages_4
+    assert abs(kept + peak_bytes(profile_named("6.18"), insns, (), code) - peak) <= pages_4
+
+
+def test_a_load_at_the_limit_kills_the_neighbour_with_the_heap_and_succeeds() -> None:
+    """Six of six times on 6.18.44: the container is nine pages below its limit, and nothing can be reclaimed."""
+    kernel = Kernel(profile_named("6.18"), possible_cpus=2, ram_bytes=1 << 31)
+    kernel.mkdir("/c1")
+    kernel.write_file("/c1", "memory.max", str(4 << 20))
+    heap, loader = kernel.spawn(cgroup="/c1"), kernel.spawn(cgroup="/c1")
+    kernel.touch(heap.pid, 4_157_440)
+    assert kernel.bpf.prog_load(loader, ProgAttr(ProgType.SOCKET_FILTER, insn_cnt=2000)).fd > 0
+    assert (heap.alive, loader.alive) == (False, True)
+    assert "oom_kill 1" in kernel.read_file("/c1", "memory.events").splitlines()
