@@ -23,6 +23,8 @@ __all__ = ["Answer", "AnswerRow", "HostCase", "answer_data", "answer_for", "to_c
 Plain = Any
 
 _MIB: Final = 1 << 20
+# Reading the kernel's BTF costs a libbpf program some 10 MB of its own at each start.
+BTF_READ_BYTES: Final = 10 << 20
 _HEAD_ROOM_PERCENT: Final = 10
 # Worst first: what happens after the change, if it does not happen today.
 _SEVERITY: Final = (
@@ -123,7 +125,7 @@ def answer_for(
     for case in cases:
         distinct.add((normalised(case.before), case.kernel.name))
         before = emulated(case.before, case.kernel)
-        lines = calibrate(case.document, case.before.containers, before)
+        lines = calibrate(case.document, case.before.containers, before, case.kernel)
         calibrations += [(case.document.host.name, line) for line in lines]
         for target in targets:
             after = emulated(case.after, target)
@@ -185,16 +187,29 @@ class _Seen:
         """Its worst moment after the change: the start, or all maps full."""
         if not self.counts_memory:
             return self.will.locked_bytes
-        return max(self.start_need, self.will.steady_bytes + self.will.growth_bytes)
+        full = self.will.steady_bytes + self.line.other_bytes + self.will.growth_bytes
+        return max(self.start_need, full)
 
     @property
     def start_need(self) -> int:
-        """What the start takes. Reading BTF is left out where it would not fit today either: it does start today."""
-        extra = self.was.start_bytes - self.was.steady_bytes
-        counted = 0 if self.case.kernel.is_rlimit else self.was.kernel_bytes
-        if self.limit is not None and self.was.heap_bytes + counted + extra > self.limit:
-            return self.will.steady_bytes
-        return self.will.start_bytes
+        """What the start takes: what stays, what verifying holds meanwhile, and what the program takes to read BTF."""
+        stays = self.will.steady_bytes + self.line.other_bytes
+        return stays + self.will.loading_bytes + self.btf_bytes
+
+    @property
+    def btf_bytes(self) -> int:
+        """What reading the kernel's BTF takes: no more than its peak, or its limit, has room for today."""
+        container, was = self.container, self.was
+        if not container.reads_btf:
+            return 0
+        counted = 0 if self.case.kernel.is_rlimit else was.kernel_bytes + self.line.other_bytes
+        used = max(was.heap_bytes + counted, container.unreclaimable_bytes or 0)
+        room = [BTF_READ_BYTES]
+        if container.peak_bytes is not None:
+            room.append(container.peak_bytes - used - was.loading_bytes)
+        if self.limit is not None:
+            room.append(self.limit - used - was.loading_bytes)
+        return max(0, min(room))
 
     def change(self) -> tuple[str, str, str]:
         """What changes, what happens, and when."""
@@ -227,7 +242,9 @@ class _Seen:
         if profile.is_rlimit:
             limit = self.container.memlock_bytes
             return None if limit >= RLIM_INFINITY else limit - outcome.locked_bytes
-        return None if self.limit is None else self.limit - outcome.steady_bytes
+        if self.limit is None:
+            return None
+        return self.limit - outcome.steady_bytes - self.line.other_bytes
 
     def decides(self) -> str:
         """The largest part of what it needs."""
@@ -237,7 +254,9 @@ class _Seen:
             "maps and programs": self.will.kernel_bytes,
             "heap": self.will.heap_bytes,
             "elements of full maps": self.will.growth_bytes,
-            "reading BTF at start": self.start_need - self.will.steady_bytes,
+            "its processes in the kernel": self.line.other_bytes,
+            "reading BTF at start": self.btf_bytes,
+            "verifying at start": self.will.loading_bytes,
         }
         name = max(parts, key=lambda part: parts[part])
         return f"{name} {format_bytes(parts[name])}"
@@ -309,6 +328,8 @@ def answer_data(answer: Answer) -> Plain:
             {
                 "host": host,
                 "unexplained_bytes": line.unexplained_bytes,
+                "told_bytes": line.told_bytes,
+                "modelled_bytes": line.modelled_bytes,
                 **{
                     name: getattr(line, name)
                     for name in Calibration.__struct_fields__
@@ -369,7 +390,7 @@ def _size(value: int | None, none: str) -> str:
 
 CALIBRATION_HEADS: Final = (
     "host", "container", "verdict", "maps exact", "memlock seen", "emulated", "kernel memory seen", "bpf emulated",
-    "told apart", "estimated up to", "unexplained",
+    "told by name", "counted", "unexplained", "peak", "events",
 )  # fmt: skip
 
 
@@ -385,8 +406,10 @@ def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
         _size(line.seen_bytes, "not told"),
         format_bytes(line.emulated_bytes),
         format_bytes(line.told_bytes),
-        format_bytes(line.estimated_bytes),
+        format_bytes(line.modelled_bytes),
         _size(line.unexplained_bytes, ""),
+        _size(line.seen_peak_bytes, ""),
+        ", ".join(f"{name} {count:,}" for name, count in line.seen_events.items()),
     )
 
 

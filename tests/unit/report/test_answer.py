@@ -119,6 +119,42 @@ def test_a_new_release_of_an_agent_needs_room_beside_its_old_pins() -> None:
     assert (row.change, row.after) == ("fails anew", "ENOMEM")
 
 
+def reading_btf(*, peak: int | None, limit: int) -> Document:
+    """An agent of 4 MiB heap whose programs have BTF, and what its cgroup told of it."""
+    document = host("h", release="6.12.1", profile="6.12", limit=limit)
+    stat = {"anon": 4 * MIB, "kernel": 1_540_000, "kernel_stack": 0, "pagetables": 40960}
+    cgroup = replace(document.cgroups[1], peak=peak, stat=stat)
+    program = replace(document.programs[0], btf_id=5)
+    return replace(document, programs=(program,), cgroups=(document.cgroups[0], cgroup))
+
+
+@pytest.mark.parametrize(
+    ("peak", "limit", "least", "most"),
+    [
+        (None, 64 * MIB, 15 * MIB, 16 * MIB),  # some 10 MB for the kernel's BTF
+        (32 * MIB, 64 * MIB, 15 * MIB, 16 * MIB),
+        (8 * MIB, 64 * MIB, 7 * MIB, 9 * MIB),  # it never used more than 8 MiB
+        (None, 8 * MIB, 7 * MIB, 9 * MIB),  # it starts today, so its start fits today
+    ],
+)
+def test_a_start_needs_what_its_peak_shows(
+    peak: int | None, limit: int, least: int, most: int
+) -> None:
+    (row,) = ask(reading_btf(peak=peak, limit=limit), before="6.12", after="6.12").rows
+    assert row.change == "fits"
+    assert least < row.need_bytes < most
+
+
+def test_the_kernel_memory_of_processes_counts_against_the_limit() -> None:
+    document = reading_btf(peak=None, limit=64 * MIB)
+    stat = {**document.cgroups[1].stat, "kernel": 6_540_000, "kernel_stack": 5_000_000}
+    cgroup = replace(document.cgroups[1], stat=stat)
+    heavy = replace(document, cgroups=(document.cgroups[0], cgroup))
+    light, more = (ask(each, before="6.12").rows[0] for each in (document, heavy))
+    assert 5_000_000 <= more.need_bytes - light.need_bytes <= 5_100_000
+    assert (light.room_after or 0) - (more.room_after or 0) >= 5_000_000
+
+
 POD = "/kubepods/pod7"
 
 
