@@ -4,7 +4,6 @@ create-, elements-, perm- and verifier-TARGET, errno, and scenarios-MODEL-TARGET
 which replay reads it, after an `extra-` if there is one. The format is described where the recordings are kept.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ from bpfleet.oracle.replay.machine import Target, target_named, targets_beside
 from bpfleet.oracle.replay.perm import replay_perm
 from bpfleet.oracle.replay.stories import StoryReplay, story_of
 from bpfleet.oracle.replay.verifier import replay_verifier
+from bpfleet.plain import json_value
 
 _USUAL_TARGETS: Final = tuple(f"{name}-smp2" for name in used_by(Use.REPLAY))
 
@@ -96,9 +96,9 @@ def read_cases(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                case = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}:{number}: not JSON: {error}") from None
+                case = json_value(line)
+            except ValueError as error:
+                raise ValueError(f"{path.name}:{number}: {error}") from None
             if not isinstance(case, dict) or "id" not in case:
                 raise ValueError(f"{path.name}:{number}: expected an object with an id")
             yield case
