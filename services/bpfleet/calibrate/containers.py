@@ -21,7 +21,13 @@ from bpfleet.abi.bpf import (
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.capture.document import Cgroup, Document, Map, Payer, Process, Program
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.spec import INSNS_MAX, Inventory, MapDeclaration, ProgramDeclaration
+from bpfleet.workload.spec import (
+    INSNS_MAX,
+    Complexity,
+    Inventory,
+    MapDeclaration,
+    ProgramDeclaration,
+)
 
 __all__ = [
     "Ancestor",
@@ -357,6 +363,7 @@ def _program(
                 dict.fromkeys(names[number] for number in each.maps if number in names)
             ),
             pinned=bool(each.pinned),
+            complexity=Complexity(verified_insns=min(each.verified_insns, INSNS_MAX)),
         )
     except SpecError as error:
         left_out.append(f"program {each.name or each.id}: {error.problem}")

@@ -55,6 +55,9 @@ STRUCTS = (
     "bpf_prog_stats", "file", "bpf_lru_locallist", "bpf_lru_list", "pcpu_freelist_head", "bucket", "stack_map_bucket",
     "ptr_ring", "xdp_bulk_queue", "xsk_map_node", "bpf_shtab_bucket", "bpf_local_storage_map_bucket",
     "bpf_cgroup_storage", "bpf_storage_buffer", "bpf_event_entry", "dentry", "inode", "memcg_stock_pcp",
+    "bpf_verifier_env", "bpf_insn_aux_data", "bpf_verifier_state", "bpf_verifier_state_list", "bpf_verifier_stack_elem",
+    "bpf_func_state", "bpf_stack_state", "bpf_jmp_history_entry", "insn_live_regs", "bpf_liveness", "func_instance",
+    "per_frame_masks", "arg_track", "const_arg_info",
 )  # fmt: skip
 # Members whose presence tells that a change of the kernel is in.
 MEMBERS = (

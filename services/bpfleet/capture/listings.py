@@ -29,6 +29,7 @@ from bpfleet.workload.spec import (
     INSNS_MAX,
     MAPS_PER_INVENTORY_MAX,
     Churn,
+    Complexity,
     Inventory,
     MapDeclaration,
     ProgramDeclaration,
@@ -471,6 +472,7 @@ def _program(
     entry: Mapping[str, Plain], kind: str, names: Mapping[int, str], source: str, path: str
 ) -> ProgramDeclaration:
     bytes_xlated = _number(entry, "bytes_xlated", source, path, high=U32_MAX, missing=0)
+    verified = _number(entry, "verified_insns", source, path, high=U32_MAX, missing=0)
     used = [i for i in _list(entry, "map_ids", source, path) if isinstance(i, int)]
     try:
         return ProgramDeclaration(
@@ -480,6 +482,7 @@ def _program(
             insn_cnt=min(max(1, bytes_xlated // _INSN_BYTES), INSNS_MAX),
             map_names=tuple(names[i] for i in used if i in names),
             pinned=bool(entry.get("pinned")),
+            complexity=Complexity(verified_insns=min(verified, INSNS_MAX)),
         )
     except SpecError as error:
         raise _as_listed(error, _PROGRAM_FIELDS).under(path).within(source) from None

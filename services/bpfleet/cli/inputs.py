@@ -285,5 +285,3 @@ def tell_kernels(names: Iterable[str]) -> None:
         profile = profile_named(name)
         if profile.name != name:
             click.echo(says(name), err=True)
-        if profile.verifier_memory_charged:
-            click.echo(f"{name}: what verifying programs takes is not counted", err=True)

@@ -11,16 +11,14 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import Payer
 from bpfleet.runtime.maps import OpenMap, create_map, pin_path
 from bpfleet.runtime.programs import prog_attr
-from bpfleet.workload.ops import ELEMENT_TYPES
+from bpfleet.workload.ops import ELEMENT_TYPES, touch_parts
 from bpfleet.workload.spec import MapDeclaration, ProgramDeclaration, ReplicaSpec
 
-__all__ = ["TOUCH_BYTES", "Loader", "Step"]
+__all__ = ["Loader", "Step"]
 
 # containerd and Docker raise RLIMIT_NOFILE for what they start; 1024 is for logins.
 _NOFILE: Final = 1_048_576
 _FD_BYTES: Final = 4
-# A heap is touched in parts of this size: 64 GiB of page faults take a tenth of a second of the emulator.
-TOUCH_BYTES: Final = 64 << 30
 
 
 class Step(NamedTuple):
@@ -57,8 +55,7 @@ class Loader:
         if spec.workload.memory_limit_bytes is not None:
             yield Step("write memory.max", self._cgroup, self._set_limit)
         yield Step("clone", spec.name, self._spawn)
-        for touched in range(0, self._heap_bytes, TOUCH_BYTES):
-            part = min(TOUCH_BYTES, self._heap_bytes - touched)
+        for part in touch_parts(self._heap_bytes):
             yield Step("page fault", "heap", partial(self._touch_heap, part))
         for declared in spec.inventory.maps:
             for ordinal in range(declared.count):

@@ -10,13 +10,16 @@ from typing import Any, Final, final
 from bpfleet.abi.bpf import (
     ALL_CAPABILITIES,
     Capability,
+    ProgType,
     capabilities_of,
     map_type_from_name,
 )
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.complexity import Complexity
 from bpfleet.kernel.bpf.info import MapInfo
+from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
@@ -331,6 +334,22 @@ def drain(play: Play, step: Step) -> Observations:
     return _counted(run_of(calls))
 
 
+def load(play: Play, step: Step) -> Observations:
+    """Loads a program, or ``count`` equal ones until the first refusal. ``branches`` and the like are what the verifier
+    meets in it.
+    """
+    task = play.task(step)
+    attr = ProgAttr(
+        ProgType[step.get("type", "socket_filter").upper()],
+        insn_cnt=step["insns"],
+        complexity=Complexity(**{n: step[n] for n in Complexity.__slots__ if n in step}),
+    )
+    wanted = step.get("count", 1)
+    _check_count(wanted)
+    call = partial(verbs.PROG_LOAD, play.kernel, task, attr)
+    return _counted(run_of(repeat(call, wanted)))
+
+
 def seccomp(play: Play, step: Step) -> Observations:
     """Loads ``count`` seccomp filters that are never released: each takes its share of the host's JIT budget."""
     task = play.task(step)
@@ -487,6 +506,7 @@ STEPS: Final[dict[str, Callable[[Play, Step], Observations]]] = {
     "fault": fault,
     "fill": fill,
     "limit": limit,
+    "load": load,
     "mlock": mlock,
     "move": move,
     "observe": observe,

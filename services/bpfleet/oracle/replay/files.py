@@ -1,7 +1,7 @@
 """Replays recordings of real kernels on the emulator and reports what differs.
 
-create-, elements- and perm-TARGET, errno, and scenarios-MODEL-TARGET: the first word of a file's name says which
-replay reads it, after an `extra-` if there is one. The format is described where the recordings are kept.
+create-, elements-, perm- and verifier-TARGET, errno, and scenarios-MODEL-TARGET: the first word of a file's name says
+which replay reads it, after an `extra-` if there is one. The format is described where the recordings are kept.
 """
 
 import json
@@ -18,6 +18,7 @@ from bpfleet.oracle.replay.errno import replay_errno
 from bpfleet.oracle.replay.machine import Target, target_named, targets_beside
 from bpfleet.oracle.replay.perm import replay_perm
 from bpfleet.oracle.replay.stories import StoryReplay, story_of
+from bpfleet.oracle.replay.verifier import replay_verifier
 
 _USUAL_TARGETS: Final = tuple(f"{name}-smp2" for name in used_by(Use.REPLAY))
 
@@ -26,6 +27,7 @@ _PER_TARGET: Final[dict[str, _Replay]] = {
     "create": replay_create,
     "elements": replay_elements,
     "perm": replay_perm,
+    "verifier": replay_verifier,
 }
 
 
