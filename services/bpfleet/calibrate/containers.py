@@ -59,6 +59,8 @@ class Ancestor(Struct, frozen=True):
 class Container(Struct, frozen=True, kw_only=True):
     """One payer as it can be started again. ``maps`` and ``map_ids`` are in the same order.
 
+    ``has_children``: cgroups below it have their own memory, which its statistics include.
+
     ``kind`` names what it is over all hosts: its unit, or the process in it. ``memlock_bytes`` is RLIM_INFINITY where
     nothing limits it. ``left_out`` says which objects cannot be made again, and why. ``peak_bytes`` is the most its
     cgroup ever used, ``unreclaimable_bytes`` what it uses now besides page cache; None where the capture does not say.
@@ -77,6 +79,7 @@ class Container(Struct, frozen=True, kw_only=True):
     high_bytes: int | None = None
     ancestors: tuple[Ancestor, ...] = ()
     has_process: bool = True
+    has_children: bool = False
     reads_btf: bool = False
     unreclaimable_bytes: int | None = None
     peak_bytes: int | None = None
@@ -186,6 +189,8 @@ def _container(
     inside = [p for p in document.processes if p.cgroup == path or (not p.cgroup and path == "/")]
     main = max(inside, key=lambda p: (len(p.maps) + len(p.programs), p.rss_anon), default=None)
     cgroup = cgroups.get(path)
+    has_children = path == "/" or any(each.startswith(path + "/") for each in cgroups)
+    has_children = has_children or (cgroup is not None and cgroup.children > 0)
     assumptions: list[str] = []
     left_out: list[str] = []
     declared: list[MapDeclaration] = []
@@ -203,7 +208,7 @@ def _container(
         assumptions.append("no process holds its maps: RLIMIT_MEMLOCK unlimited, heap 0")
     capabilities = _capabilities(main, assumptions)
     kind = _kind(path, cgroup, main)
-    heap = _heap(cgroup, inside)
+    heap = _heap(None if has_children else cgroup, inside)
     return Container(
         kind=kind,
         path=path,
@@ -220,9 +225,10 @@ def _container(
         high_bytes=cgroup.high if cgroup is not None else None,
         ancestors=_ancestors(path, cgroups),
         has_process=main is not None,
+        has_children=has_children,
         reads_btf=any(program.btf_id for program in programs),
-        unreclaimable_bytes=_unreclaimable(cgroup),
-        peak_bytes=cgroup.peak if cgroup is not None and path != "/" else None,
+        unreclaimable_bytes=None if has_children else _unreclaimable(cgroup),
+        peak_bytes=None if has_children or cgroup is None else cgroup.peak,
         assumptions=tuple(dict.fromkeys(assumptions)),
         left_out=tuple(left_out),
     )
@@ -243,7 +249,7 @@ def _slug(name: str) -> str:
 
 def _heap(cgroup: Cgroup | None, inside: Iterable[Process]) -> int:
     """Anonymous memory, the cgroup's where it says so."""
-    if cgroup is not None and cgroup.path != "/":
+    if cgroup is not None:
         for name in ("anon", "rss"):
             if name in cgroup.stat:
                 return cgroup.stat[name]
@@ -251,7 +257,7 @@ def _heap(cgroup: Cgroup | None, inside: Iterable[Process]) -> int:
 
 
 def _unreclaimable(cgroup: Cgroup | None) -> int | None:
-    if cgroup is None or cgroup.path == "/":
+    if cgroup is None:
         return None
     stat = cgroup.stat
     if "anon" in stat and "kernel" in stat:

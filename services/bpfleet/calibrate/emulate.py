@@ -146,6 +146,11 @@ class _Emulated:
         path = _safe(container.path) if container.path != "/" else f"/root-{self._number}"
         made = ""
         limits = {_safe(each.path): each.max_bytes for each in container.ancestors}
+        if container.has_children and container.path != "/":
+            # Processes belong in leaves: what an inner cgroup pays for is made in one of its own below it.
+            if container.max_bytes is not None:
+                limits[path] = container.max_bytes
+            path = f"{path}/own-{self._number}"
         for name in path.strip("/").split("/"):
             made = f"{made}/{name}"
             if made not in self._kernel.list_cgroups():

@@ -128,8 +128,9 @@ def _calibration(
         for place, (low, high) in outcome.memlock.items()
         if (number := container.map_ids[place]) in maps
     ]
-    users_pay = document.charges.how == "user"
-    seen, emulated = (None, outcome.locked_bytes) if users_pay else _kernel_bytes(cgroup, outcome)
+    seen, emulated = _kernel_bytes(None if container.has_children else cgroup, outcome)
+    if document.charges.how == "user":
+        seen, emulated = None, outcome.locked_bytes
     line = Calibration(
         container=container.kind,
         path=container.path,
@@ -213,10 +214,10 @@ def _events(cgroup: Cgroup | None) -> dict[str, int]:
 def _kernel_bytes(cgroup: Cgroup | None, outcome: ContainerOutcome) -> tuple[int | None, int]:
     """Kernel memory of a container's own cgroup, and the emulated part that it can be compared with.
 
-    None for the root, which pays for nothing. Kernels without a vmalloc line (5.11 to 5.16) tell the rest only.
+    None where its statistics include other cgroups'. Kernels without a vmalloc line (5.11 to 5.16) tell the rest only.
     """
     emulated = outcome.kernel_bytes
-    if cgroup is None or cgroup.path == "/":
+    if cgroup is None:
         return None, emulated
     if cgroup.kmem is not None:
         return cgroup.kmem, emulated

@@ -756,6 +756,8 @@ class Cgroups(object):
         found = {"path": path, "version": self.version, "what": identify(path)}  # type: Dict[str, Plain]
         try:
             found["id"] = os.stat(at).st_ino
+            with os.scandir(at) as entries:
+                found["children"] = sum(entry.is_dir(follow_symlinks=False) for entry in entries)
         except OSError:
             found["id"] = 0
         if self.version == 2:

@@ -230,7 +230,10 @@ class User(_Part, frozen=True, kw_only=True):
 
 
 class Cgroup(_Part, frozen=True, kw_only=True):
-    """One cgroup that pays or holds, or an ancestor of one. ``max`` and the others are null where there is no limit."""
+    """One cgroup that pays or holds, or an ancestor of one. ``max`` and the others are null where there is no limit.
+
+    ``stat`` is of the cgroup and its ``children``, as the kernel shows it.
+    """
 
     path: str
     id: Count = 0
@@ -247,6 +250,7 @@ class Cgroup(_Part, frozen=True, kw_only=True):
     swap_max: Count | None = None
     swap_current: Count | None = None
     oom_group: Count | None = None
+    children: Count = 0
     others: Others = Others()
     stat: Mapping[str, Count] = field(default_factory=dict)
     events: Mapping[str, Count] = field(default_factory=dict)
