@@ -122,6 +122,7 @@ def map_attr(spec: bpf_pb2.MapSpec, field: str = "spec") -> MapAttr:
         inner_map_fd=spec.inner_map_fd if spec.HasField("inner_map_fd") else None,
         numa_node=u32(spec.numa_node, f"{field}.numa_node"),
         map_extra=not_negative(spec.map_extra, f"{field}.map_extra"),
+        memcg_fd=spec.memcg_fd if spec.HasField("memcg_fd") else None,
     )
 
 

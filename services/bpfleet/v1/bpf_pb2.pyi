@@ -269,6 +269,7 @@ class MapSpec(_message.Message):
     INNER_MAP_FD_FIELD_NUMBER: _builtins.int
     NUMA_NODE_FIELD_NUMBER: _builtins.int
     MAP_EXTRA_FIELD_NUMBER: _builtins.int
+    MEMCG_FD_FIELD_NUMBER: _builtins.int
     map_type: Global___MapType.ValueType
     """Type of the map."""
     key_size_bytes: _builtins.int
@@ -287,6 +288,10 @@ class MapSpec(_message.Message):
     """NUMA node, taken with BPF_F_NUMA_NODE."""
     map_extra: _builtins.int
     """Number of hash functions of a bloom filter; 0 elsewhere."""
+    memcg_fd: _builtins.int
+    """A cgroup's directory: the caller's cgroup or one above it, which pays for the map. Only the what-if of a
+    selectable cgroup (`6.12:selectable`) takes it.
+    """
     def __init__(
         self,
         *,
@@ -299,17 +304,22 @@ class MapSpec(_message.Message):
         inner_map_fd: _builtins.int | None = ...,
         numa_node: _builtins.int | None = ...,
         map_extra: _builtins.int = ...,
+        memcg_fd: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "numa_node", b"numa_node"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_memcg_fd", b"_memcg_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "memcg_fd", b"memcg_fd", "numa_node", b"numa_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "key_size_bytes", b"key_size_bytes", "map_extra", b"map_extra", "map_flags", b"map_flags", "map_name", b"map_name", "map_type", b"map_type", "max_entries", b"max_entries", "numa_node", b"numa_node", "value_size_bytes", b"value_size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_memcg_fd", b"_memcg_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "key_size_bytes", b"key_size_bytes", "map_extra", b"map_extra", "map_flags", b"map_flags", "map_name", b"map_name", "map_type", b"map_type", "max_entries", b"max_entries", "memcg_fd", b"memcg_fd", "numa_node", b"numa_node", "value_size_bytes", b"value_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__inner_map_fd: _TypeAlias = _typing.Literal["inner_map_fd"]  # noqa: Y015
     _WhichOneofArgType__inner_map_fd: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd"]  # noqa: Y015
+    _WhichOneofReturnType__memcg_fd: _TypeAlias = _typing.Literal["memcg_fd"]  # noqa: Y015
+    _WhichOneofArgType__memcg_fd: _TypeAlias = _typing.Literal["_memcg_fd", b"_memcg_fd"]  # noqa: Y015
     _WhichOneofReturnType__numa_node: _TypeAlias = _typing.Literal["numa_node"]  # noqa: Y015
     _WhichOneofArgType__numa_node: _TypeAlias = _typing.Literal["_numa_node", b"_numa_node"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__inner_map_fd) -> _WhichOneofReturnType__inner_map_fd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memcg_fd) -> _WhichOneofReturnType__memcg_fd | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__numa_node) -> _WhichOneofReturnType__numa_node | None: ...
 

@@ -132,8 +132,7 @@ def walk(
         path.plain(gap)
         path.unit(unit)
     path.plain(gap if code.loop_turns else 0)
-    for _ in range(min(code.loop_turns, INSNS_WALKED_MAX)):
-        path.unit(_TURN)
+    path.turns(min(code.loop_turns, INSNS_WALKED_MAX))
     for length in subprogs:
         path.plain(gap)
         path.call(length)
@@ -201,6 +200,28 @@ class _Path:
         self.plain(unit.insns - done)
         self._jumps += unit.jumps - jumped
         self._turning = unit.loops
+
+    def turns(self, count: int) -> None:
+        """Turns of a loop. Once one ends as an earlier one did, all between repeat: a million take no million steps."""
+        ended: dict[tuple[int, int, int], tuple[int, int, Counter[int], int]] = {}
+        states, done = self.states, 0
+        while done < count:
+            self.unit(_TURN)
+            done += 1
+            end = self._insns, self._jumps, self._history
+            before = ended.get(end)
+            if before is None or done - before[0] > count - done:
+                ended[end] = done, states.remembered, Counter(states.histories), states.walked
+                continue
+            first, remembered, histories, walked = before
+            times = (count - done) // (done - first)
+            new = states.remembered - remembered
+            states.remembered += times * new
+            states.stacks[self._slots] += times * new
+            for entries, seen in list(states.histories.items()):
+                states.histories[entries] += times * (seen - histories[entries])
+            states.walked += times * (states.walked - walked)
+            done += times * (done - first)
 
     def call(self, length: int) -> None:
         """Calls a function of ``length`` instructions; on return is a pruning point."""

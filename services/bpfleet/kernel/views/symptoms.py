@@ -421,6 +421,10 @@ _PROGRAM_SYMPTOMS: Final = (
         _always("E2BIG"),
         "make the program smaller or simpler, split it by tail calls, or use a newer kernel; maps and memory are not"
         " involved",
+        signs=(
+            r"program (is )?too large",
+            r"prog section '[^']*' rejected: argument list too long",
+        ),
     ),
     Symptom(
         LOAD,
@@ -520,9 +524,9 @@ _PROGRAM_SYMPTOMS: Final = (
     ),
     Symptom(
         BTF_LOAD,
-        "memory.max of the loader is reached or the host has no memory: BTF is charged to the loader from 5.11 on",
+        "the host has no memory for the types; BTF is charged to no cgroup, its descriptor alone is",
         _always("ENOMEM"),
-        "raise memory.max of the loader's container",
+        "look at the host's memory in dmesg; a container at its memory.max fails for its descriptor",
     ),
     Symptom(
         BTF_LOAD,
