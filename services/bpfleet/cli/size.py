@@ -142,13 +142,25 @@ def _one_map(
 ) -> None:
     sizes = {name: size_of_map(declared, profile, cpus) for name, profile in kernels.items()}
     if as_json:
-        print_json({name: _data(size) for name, size in sizes.items()})
+        print_json(
+            {
+                name: {**_data(size), "kernel": kernels[name].known_by}
+                for name, size in sizes.items()
+            }
+        )
         return
     print_table(
         ("kernel", "precharge", "bpftool shows", "charged at creation", "not charged", "per element",
          "when full", "after a flush and a refill", "classes of allocation"),
         (_map_row(name, size) for name, size in sizes.items()),
     )  # fmt: skip
+    _print_known(kernels)
+
+
+def _print_known(kernels: dict[str, KernelProfile]) -> None:
+    """How sure the numbers are."""
+    known = "; ".join(f"{name}: {profile.known_by}" for name, profile in kernels.items())
+    console().print(known, markup=False, style="dim")
 
 
 def _map_row(name: str, size: MapSize) -> tuple[str, ...]:
@@ -183,6 +195,7 @@ def _inventories(
                 "user_memory_bytes": heap,
                 "kernels": {
                     name: {
+                        "kernel": kernels[name].known_by,
                         "total": {**asdict(total), "charged_bytes": total.charged_bytes},
                         "objects": [_data(size) for size in sizes[name]],
                     }
@@ -201,6 +214,7 @@ def _inventories(
          "refilled", "while loading", "classes"),
         (_total_row(name, total) for name, total in totals.items()),
     )  # fmt: skip
+    _print_known(kernels)
 
 
 def _print_objects(sizes: dict[str, list[MapSize]]) -> None:

@@ -255,6 +255,11 @@ class KernelProfile:
     prog_fdinfo_has_misses: bool
 
     @property
+    def known_by(self) -> str:
+        """How sure what is said of it is, and of which build: ``recorded (6.12.107)``."""
+        return f"{self.provenance} ({self.release})"
+
+    @property
     def is_rlimit(self) -> bool:
         """Whether maps and programs are precharged to the user under RLIMIT_MEMLOCK."""
         return self.model is Model.RLIMIT

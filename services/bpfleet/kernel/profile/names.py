@@ -110,7 +110,7 @@ def says(name: str) -> str:
     """
     profile = profile_named(name)
     taken_for = "" if profile.name == name else f"{profile.name}, "
-    return f"{name}: {taken_for}{profile.provenance} ({profile.release})"
+    return f"{name}: {taken_for}{profile.known_by}"
 
 
 def profile_named(name: str) -> KernelProfile:
