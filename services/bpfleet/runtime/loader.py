@@ -83,7 +83,9 @@ class Loader:
 
     def _set_limit(self) -> None:
         limit = str(self._spec.workload.memory_limit_bytes)
-        self._kernel.write_file(self._cgroup, "memory.max", limit)
+        v1 = self._kernel.profile.cgroup_v1
+        file = "memory.limit_in_bytes" if v1 else "memory.max"
+        self._kernel.write_file(self._cgroup, file, limit)
 
     def _spawn(self) -> None:
         spec = self._spec

@@ -145,10 +145,9 @@ class StoryReplay:
     ) -> None:
         self.story: Final = story
         self.kernel: Final = Kernel(
-            profile,
+            replace(profile, cgroup_v1=story.mode == V1),
             ram_bytes=ram_bytes,
             possible_cpus=possible_cpus,
-            cgroup_v1=story.mode == V1,
         )
         if story.mode != V1:
             self.kernel.page_cache.window_pages = GUEST_WINDOW_PAGES
