@@ -16,6 +16,8 @@ from bpfleet.node_agent.replicas import Replicas
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "alerts.yml"
 LEADING = "bpfleet_coordinator_leading"
+EPOCH = "bpfleet_coordinator_epoch"
+LATE = "bpfleet_coordinator_lead_renewals_late"
 # Series, when to look, and whether the alert fires then: once where all is well, once where it is not.
 PLAYS = {
     "BpfleetNobodyLeads": [
@@ -23,8 +25,13 @@ PLAYS = {
         ({LEADING + '{instance="a"}': "1x20", LEADING + '{instance="b"}': "0x20"}, "10m", False),
     ],
     "BpfleetLeadershipChangesOften": [
-        ({LEADING + '{instance="a"}': "0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0 1 0"}, "18m", True),
-        ({LEADING + '{instance="a"}': "0 1x20"}, "18m", False),
+        # Two that depose each other between two scrapes: who leads looks as if nothing had happened.
+        ({EPOCH + '{instance="a"}': "8+4x40", EPOCH + '{instance="b"}': "9+4x40"}, "30m", True),
+        ({EPOCH + '{instance="a"}': "8 9x40", EPOCH + '{instance="b"}': "3x40"}, "30m", False),
+    ],
+    "BpfleetLeadRenewedLate": [
+        ({LATE + '{instance="a"}': "0+1x40"}, "30m", True),
+        ({LATE + '{instance="a"}': "7x40"}, "30m", False),
     ],
     "BpfleetSeveralLead": [
         ({LEADING + '{instance="a"}': "1x20", LEADING + '{instance="b"}': "1x20"}, "5m", True),

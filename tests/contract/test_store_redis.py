@@ -1,6 +1,7 @@
 """What only the Redis store can show: it survives kill -9, and says so when Redis is away."""
 
 import asyncio
+import contextlib
 
 import pytest
 from redis_server import RedisServer, needs_redis
@@ -109,3 +110,71 @@ def test_an_acl_user_with_the_documented_rights_is_enough(tmp_path):
             await store.close()
 
     run(body)
+
+
+class OddLink:
+    """A link to Redis that turns the first byte of each answer into another while ``odd``."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.odd = b""
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._serving: list[asyncio.Task] = []
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"redis://127.0.0.1:{port}/0"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.append(asyncio.current_task())
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, back]
+
+        async def carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while told := await source.read(1 << 16):
+                    target.write(self.odd + told[len(self.odd) :] if target is writer else told)
+            target.close()
+
+        await asyncio.gather(carry(reader, back), carry(there, writer))
+
+
+@pytest.mark.parametrize("odd", [b"?", b":x\r\n", b"*9\r\n$", b"\xff\xfe", b"+\xff\r\n"])
+def test_odd_bytes_are_an_outage_and_end_with_it(tmp_path, odd):
+    """A broken link must not end a coordinator: redis-py's parser raises what is no error of redis-py."""
+
+    async def body() -> None:
+        with RedisServer(tmp_path) as server:
+            link = OddLink(server.port)
+            store = RedisStore(await link.start())
+            batch = Batch(epoch=1, expected_revision=0, revision=1, puts={"node/a": "x"})
+            assert (await store.acquire("a", 10_000)).holder == "a"
+            link.odd = odd
+            for ask in (store.revision, store.load, store.leader, lambda: store.save(batch)):
+                with pytest.raises(StoreUnavailable):
+                    async with asyncio.timeout(30):
+                        await ask()
+            link.odd = b""
+            while (await _when_it_answers(store.load)).records not in ({}, {"node/a": "x"}):
+                await asyncio.sleep(0.01)
+            await store.close()
+            await link.stop()
+
+    run(body, 200)
+
+
+async def _when_it_answers(ask):
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailable:
+            await asyncio.sleep(0.01)

@@ -67,7 +67,8 @@ def test_each_payer_has_its_row(document: Document) -> None:
 
 def test_a_captured_node_is_reproduced_by_its_own_kernel(document: Document) -> None:
     found = host_input(document)
-    lines = calibrate(document, found.containers, emulate_host(found, own_kernel(document, {})))
+    kernel = own_kernel(document, {})
+    lines = calibrate(document, found.containers, emulate_host(found, kernel), kernel)
     (agent,) = [line for line in lines if line.container == "agent.service"]
     assert agent.exact_maps == agent.maps == 2
 

@@ -1,4 +1,4 @@
-"""Traces, told to a real collector of OTLP over gRPC: one trace from the command line into the coordinator."""
+"""Traces, told to a real collector of OTLP over gRPC: one trace from the command line to the agent."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def collector():
     server.stop(0).wait()
 
 
-def test_a_call_is_one_trace_from_the_command_line_to_the_server(collector):
+def test_a_call_is_one_trace_from_the_command_line_to_the_agent(collector, tmp_path):
     environment = {
         **os.environ,
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
@@ -55,16 +55,34 @@ def test_a_call_is_one_trace_from_the_command_line_to_the_server(collector):
         subprocess.Popen([*python, "bpfleet.coordinator", "--listen", target], env=environment),
         subprocess.Popen(agent, env=environment),
     ]
-    status = [*python, "bpfleet.cli.main", "fleet", "status", "--coordinator", target, "--json"]
+    command = [*python, "bpfleet.cli.main"]
+
+    def run(*arguments):
+        return subprocess.run(
+            [*command, *arguments, "--coordinator", target],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def until(text, *arguments):
+        for _ in range(200):
+            done = run(*arguments)
+            if done.returncode == 0 and text in done.stdout:
+                return
+        raise AssertionError(done.stdout + done.stderr)
+
     try:
-        for _ in range(100):
-            done = subprocess.run(
-                status, env=environment, capture_output=True, text=True, timeout=60, check=False
-            )
-            if done.returncode == 0 and '"agent_count": 1' in done.stdout:
-                break
-        else:
-            raise AssertionError(done.stdout + done.stderr)
+        until('"agent_count": 1', "fleet", "status", "--json")
+        asked = tmp_path / "ask.toml"
+        asked.write_text(
+            '[[workloads]]\nname = "web"\napplication = "bcc-execsnoop"\nmemlock_bytes = "unlimited"\n'
+        )
+        applied = run("fleet", "apply", str(asked))
+        assert applied.returncode == 0, applied.stderr
+        until('"RUNNING": 1', "fleet", "status", "--json")
     finally:
         for process in processes:
             process.terminate()
@@ -76,6 +94,12 @@ def test_a_call_is_one_trace_from_the_command_line_to_the_server(collector):
     assert {"bpfleet-cli", "bpfleet-coordinator"} in of_trace.values()
     assert {"bpfleet-agent", "bpfleet-coordinator"} in of_trace.values()
     assert any("GetFleetStatus" in name for _, _, name in collector.spans)
+    # What an agent is told to start belongs to the call that asked for it.
+    everywhere = {"bpfleet-cli", "bpfleet-coordinator", "bpfleet-agent"}
+    assert everywhere in of_trace.values()
+    started = {trace for _, trace, name in collector.spans if "RunReplicas" in name}
+    asked = {trace for _, trace, name in collector.spans if "CreateWorkload" in name}
+    assert started & asked
 
 
 @pytest.mark.parametrize(

@@ -183,8 +183,10 @@ def test_the_one_file_script_gives_the_same_document(state: SimpleNamespace) -> 
 
 def test_calibration_reproduces_what_runs_here(state: SimpleNamespace) -> None:
     found = host_input(state.document)
-    outcomes = emulate_host(found, own_kernel(state.document, {}))
-    lines = {line.path: line for line in calibrate(state.document, found.containers, outcomes)}
+    kernel = own_kernel(state.document, {})
+    outcomes = emulate_host(found, kernel)
+    calibrated = calibrate(state.document, found.containers, outcomes, kernel)
+    lines = {line.path: line for line in calibrated}
     many, pinner = lines[path(state.groups[0])], lines[path(state.groups[1])]
     assert (many.verdict, many.exact_maps) == ("reproduced", len(TYPES) + 1)
     assert (pinner.exact_maps, pinner.maps) == (1, 1)

@@ -1,6 +1,7 @@
 """The language of the transcripts: one command a line, its answer as text; invariants are checked after each."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import Final
@@ -235,7 +236,8 @@ class Interpreter(ObjectCommands):
         )
 
         def call() -> None:
-            made = verbs.MAP_CREATE(self.kernel, task, attr)
+            with self.directory(task, options.get("memcg")) as memcg_fd:
+                made = verbs.MAP_CREATE(self.kernel, task, replace(attr, memcg_fd=memcg_fd))
             self.stage.actor(plain[0]).fds[name] = made.fd
             self.last_cost = made.cost
 

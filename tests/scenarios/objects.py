@@ -1,6 +1,7 @@
 """Commands of the transcripts on programs, attachments, local storage and what tools print of objects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from bpfleet.abi.bpf import F_NO_PREALLOC, AttachType, ProgType, map_type_from_name
 from bpfleet.kernel import Kernel
@@ -34,6 +35,19 @@ class ObjectCommands:
     def fd(self, process: str, name: str) -> int:
         """The descriptor a process has under a name."""
         return self.stage.actor(process).fd(name)
+
+    @contextmanager
+    def directory(self, task: Task, cgroup: str | None) -> Iterator[int | None]:
+        """A descriptor of a cgroup for the time of a call; None for none."""
+        if cgroup is None:
+            yield None
+            return
+        fd = verbs.OPEN_CGROUP(self.kernel, task, self.kernel.cgroup(cgroup))
+        try:
+            yield fd
+        finally:
+            if task.alive:
+                verbs.CLOSE(self.kernel, task.pid, fd)
 
     def do_prog(self, plain: Sequence[str], options: Options) -> None:
         """prog PROCESS NAME type=T [insns=N] [maps=A,B] [does=update,delete]: the operations are on the first map."""
@@ -75,19 +89,15 @@ class ObjectCommands:
     def do_attach(self, plain: Sequence[str], options: Options) -> None:
         """attach PROCESS PROG CGROUP cgroup_inet_ingress"""
         task, fd = self.task(plain[0]), self.fd(plain[0], plain[1])
-        directory = verbs.OPEN_CGROUP(self.kernel, task, self.kernel.cgroup(plain[2]))
-        try:
+        with self.directory(task, plain[2]) as directory:
+            assert directory is not None
             verbs.PROG_ATTACH(self.kernel, task, directory, fd, AttachType[plain[3].upper()])
-        finally:
-            verbs.CLOSE(self.kernel, task.pid, directory)
 
     def do_detach(self, plain: Sequence[str], options: Options) -> None:
         task, fd = self.task(plain[0]), self.fd(plain[0], plain[1])
-        directory = verbs.OPEN_CGROUP(self.kernel, task, self.kernel.cgroup(plain[2]))
-        try:
+        with self.directory(task, plain[2]) as directory:
+            assert directory is not None
             verbs.PROG_DETACH(self.kernel, task, directory, fd, AttachType[plain[3].upper()])
-        finally:
-            verbs.CLOSE(self.kernel, task.pid, directory)
 
     def do_hook(self, plain: Sequence[str], options: Options) -> None:
         """hook PROCESS PROG NAME: the link's descriptor has the hook's name."""

@@ -18,10 +18,16 @@ from bpfleet.abi.bpf import (
     ProgType,
     creation_flags,
 )
-from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.capture.document import Cgroup, Document, Map, Payer, Process, Program
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.spec import INSNS_MAX, Inventory, MapDeclaration, ProgramDeclaration
+from bpfleet.workload.spec import (
+    INSNS_MAX,
+    Complexity,
+    Inventory,
+    MapDeclaration,
+    ProgramDeclaration,
+)
 
 __all__ = [
     "Ancestor",
@@ -34,6 +40,7 @@ __all__ = [
 ]
 
 FILL_MAX: Final = 4096
+_INSN_BYTES: Final = 8
 _INSTANCE: Final = re.compile(r"@[^.]*(?=\.)")
 _NAME: Final = re.compile(r"[^a-z0-9-]+")
 _MAPS_OF_MAPS: Final = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
@@ -52,8 +59,11 @@ class Ancestor(Struct, frozen=True):
 class Container(Struct, frozen=True, kw_only=True):
     """One payer as it can be started again. ``maps`` and ``map_ids`` are in the same order.
 
+    ``has_children``: cgroups below it have their own memory, which its statistics include.
+
     ``kind`` names what it is over all hosts: its unit, or the process in it. ``memlock_bytes`` is RLIM_INFINITY where
-    nothing limits it. ``left_out`` says which objects cannot be made again, and why.
+    nothing limits it. ``left_out`` says which objects cannot be made again, and why. ``peak_bytes`` is the most its
+    cgroup ever used, ``unreclaimable_bytes`` what it uses now besides page cache; None where the capture does not say.
     """
 
     kind: str
@@ -69,7 +79,10 @@ class Container(Struct, frozen=True, kw_only=True):
     high_bytes: int | None = None
     ancestors: tuple[Ancestor, ...] = ()
     has_process: bool = True
-    uses_btf: bool = False
+    has_children: bool = False
+    reads_btf: bool = False
+    unreclaimable_bytes: int | None = None
+    peak_bytes: int | None = None
     assumptions: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -109,7 +122,7 @@ def host_input(document: Document) -> HostInput:
 
 
 def normalised(host: HostInput) -> HostInput:
-    """``host`` without what no outcome depends on: numbers of maps, and how its cgroups are called."""
+    """``host`` without what no outcome depends on: numbers of maps, names of cgroups, and what was seen in use."""
     names: dict[str, str] = {}
 
     def renamed(path: str) -> str:
@@ -127,6 +140,8 @@ def normalised(host: HostInput) -> HostInput:
                 each,
                 path=renamed(each.path),
                 map_ids=(),
+                unreclaimable_bytes=None,
+                peak_bytes=None,
                 ancestors=tuple(Ancestor(renamed(a.path), a.max_bytes) for a in each.ancestors),
             )
             for each in host.containers
@@ -174,6 +189,8 @@ def _container(
     inside = [p for p in document.processes if p.cgroup == path or (not p.cgroup and path == "/")]
     main = max(inside, key=lambda p: (len(p.maps) + len(p.programs), p.rss_anon), default=None)
     cgroup = cgroups.get(path)
+    has_children = path == "/" or any(each.startswith(path + "/") for each in cgroups)
+    has_children = has_children or (cgroup is not None and cgroup.children > 0)
     assumptions: list[str] = []
     left_out: list[str] = []
     declared: list[MapDeclaration] = []
@@ -191,7 +208,7 @@ def _container(
         assumptions.append("no process holds its maps: RLIMIT_MEMLOCK unlimited, heap 0")
     capabilities = _capabilities(main, assumptions)
     kind = _kind(path, cgroup, main)
-    heap = _heap(cgroup, inside)
+    heap = _heap(None if has_children else cgroup, inside)
     return Container(
         kind=kind,
         path=path,
@@ -208,7 +225,10 @@ def _container(
         high_bytes=cgroup.high if cgroup is not None else None,
         ancestors=_ancestors(path, cgroups),
         has_process=main is not None,
-        uses_btf=any(program.btf_id for program in programs),
+        has_children=has_children,
+        reads_btf=any(program.btf_id for program in programs),
+        unreclaimable_bytes=None if has_children else _unreclaimable(cgroup),
+        peak_bytes=None if has_children or cgroup is None else cgroup.peak,
         assumptions=tuple(dict.fromkeys(assumptions)),
         left_out=tuple(left_out),
     )
@@ -229,11 +249,22 @@ def _slug(name: str) -> str:
 
 def _heap(cgroup: Cgroup | None, inside: Iterable[Process]) -> int:
     """Anonymous memory, the cgroup's where it says so."""
-    if cgroup is not None and cgroup.path != "/":
+    if cgroup is not None:
         for name in ("anon", "rss"):
             if name in cgroup.stat:
                 return cgroup.stat[name]
     return sum(process.rss_anon for process in inside)
+
+
+def _unreclaimable(cgroup: Cgroup | None) -> int | None:
+    if cgroup is None:
+        return None
+    stat = cgroup.stat
+    if "anon" in stat and "kernel" in stat:
+        return stat["anon"] + stat["kernel"] + stat.get("shmem", 0)
+    if "rss" in stat and cgroup.kmem is not None:
+        return stat["rss"] + cgroup.kmem + stat.get("shmem", 0)
+    return None
 
 
 def _memlock(main: Process | None) -> int:
@@ -327,15 +358,21 @@ def _program(
         return ProgramDeclaration(
             name=_object_name(each),
             prog_type=ProgType(each.type),
-            insn_cnt=min(max(1, each.insn_cnt), INSNS_MAX),
+            insn_cnt=min(max(1, each.insn_cnt, _least_insns(each)), INSNS_MAX),
             map_names=tuple(
                 dict.fromkeys(names[number] for number in each.maps if number in names)
             ),
             pinned=bool(each.pinned),
+            complexity=Complexity(verified_insns=min(each.verified_insns, INSNS_MAX)),
         )
     except SpecError as error:
         left_out.append(f"program {each.name or each.id}: {error.problem}")
         return None
+
+
+def _least_insns(each: Program) -> int:
+    """The fewest instructions that fill as many pages as its memlock shows."""
+    return max(0, each.memlock_bytes - PAGE_SIZE) // _INSN_BYTES
 
 
 def with_fill(host: HostInput, share: float) -> HostInput:

@@ -13,7 +13,7 @@ from bpfleet.calibrate.containers import Container, HostInput
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.plan import map_cost, memlock_line
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, Payer
 from bpfleet.kernel.units import bytes_of
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.maps import create_map, map_attr
@@ -30,22 +30,22 @@ from bpfleet.workload.spec import (
 
 __all__ = ["ContainerOutcome", "emulate_host"]
 
-# Reading the kernel's BTF costs a libbpf program some 10 MB of its own at each start.
-BTF_READ_BYTES: Final = 10 << 20
 _PROBE_RAM_BYTES: Final = 1 << 46
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._@:+-]")
 _NAME_MAX: Final = 200
 OK: Final = "ok"
 # Ledger lines that a capture tells on its own: the process's memory, and what CPUs hold ready.
 _NOT_OF_BPF: Final = frozenset({"anon", "file", "shmem", "page_table", "stock"})
+_OF_PROCESSES: Final = ("process ", "task ", "thread ")
 
 
 class ContainerOutcome(Struct, frozen=True, kw_only=True):
     """One container under one kernel. ``start`` and ``restart`` are ``ok``, an errno or ``SIGKILL``.
 
-    ``kernel_bytes`` is what BPF and the process's descriptors are charged for, ``growth_bytes`` what full maps add to
-    it, ``locked_bytes`` the user's counter. ``memlock`` is by a map's place in its container; ``refused`` are objects
-    this kernel refuses whatever the limits. ``failure`` says which call failed.
+    ``kernel_bytes`` is what BPF and its descriptors are charged for, ``by_kind`` the same by allocator,
+    ``growth_bytes`` what full maps add to it, ``loading_bytes`` what loading takes beyond what stays (the verifier's
+    from 6.17 on), ``locked_bytes`` the user's counter. ``memlock`` is by a map's place in its container; ``refused``
+    are objects this kernel refuses whatever the limits. ``failure`` says which call failed.
     """
 
     start: str
@@ -54,7 +54,8 @@ class ContainerOutcome(Struct, frozen=True, kw_only=True):
     kernel_bytes: int = 0
     heap_bytes: int = 0
     growth_bytes: int = 0
-    start_bytes: int = 0
+    loading_bytes: int = 0
+    by_kind: Mapping[str, int] = {}
     locked_bytes: int = 0
     memlock: Mapping[int, tuple[int, int]] = {}
     refused: tuple[str, ...] = ()
@@ -94,8 +95,10 @@ class _Emulated:
         run.start()
         started = run.failure is None
         locked = bytes_of(self._kernel.user(self._container.uid).locked_vm_pages - before)
-        kernel_bytes = self._kernel_bytes(path, inventory, started=started)
+        by_kind = self._by_kind(path) if started else {}
+        kernel_bytes = sum(by_kind.values()) if started else self._creation_bytes(inventory)
         growth = self._growth(inventory)
+        loading = self._loading_bytes(path) if started else 0
         high = self._container.high_bytes
         steady = kernel_bytes + inventory.user_memory_bytes
         restart = self._restart(run, spec) if started else _errno(run.failure)
@@ -106,7 +109,8 @@ class _Emulated:
             kernel_bytes=kernel_bytes,
             heap_bytes=inventory.user_memory_bytes,
             growth_bytes=growth,
-            start_bytes=steady + (BTF_READ_BYTES if self._container.uses_btf else 0),
+            loading_bytes=loading,
+            by_kind=by_kind,
             locked_bytes=max(0, locked),
             memlock=self._memlock(inventory),
             refused=refused,
@@ -142,6 +146,11 @@ class _Emulated:
         path = _safe(container.path) if container.path != "/" else f"/root-{self._number}"
         made = ""
         limits = {_safe(each.path): each.max_bytes for each in container.ancestors}
+        if container.has_children and container.path != "/":
+            # Processes belong in leaves: what an inner cgroup pays for is made in one of its own below it.
+            if container.max_bytes is not None:
+                limits[path] = container.max_bytes
+            path = f"{path}/own-{self._number}"
         for name in path.strip("/").split("/"):
             made = f"{made}/{name}"
             if made not in self._kernel.list_cgroups():
@@ -165,27 +174,44 @@ class _Emulated:
         )
         return ReplicaSpec(workload=workload, serial=0, inventory=inventory, cgroup=path)
 
-    def _kernel_bytes(self, path: str, inventory: Inventory, *, started: bool) -> int:
-        if not started:
-            return sum(
-                map_cost(map_attr(each), self._profile, self._cpus).created.total
-                for each in inventory.maps
-            )
+    def _creation_bytes(self, inventory: Inventory) -> int:
+        """What all maps would take, where the start does not come so far."""
         return sum(
-            line.bytes
-            for line in self._kernel.ledger()
-            if line.cgroup == path and line.kind not in _NOT_OF_BPF
+            map_cost(map_attr(each), self._profile, self._cpus).created.total
+            for each in inventory.maps
+            if self._pays_for(each)
         )
+
+    def _by_kind(self, path: str) -> dict[str, int]:
+        """What stays charged to the cgroup for BPF, by allocator; processes are not the emulation's to say."""
+        found: dict[str, int] = {}
+        for line in self._kernel.ledger():
+            of_bpf = line.kind not in _NOT_OF_BPF and not line.owner.startswith(_OF_PROCESSES)
+            if line.cgroup == path and of_bpf:
+                found[line.kind] = found.get(line.kind, 0) + line.bytes
+        return found
+
+    def _loading_bytes(self, path: str) -> int:
+        """How far the start went beyond what it left: what the verifier held, where the loader pays for it."""
+        counter = self._kernel.cgroup(path).memcg.memory
+        return bytes_of(counter.watermark - counter.usage)
 
     def _growth(self, inventory: Inventory) -> int:
         growth = 0
         for each in inventory.maps:
             if each.map_type not in ELEMENT_TYPES or each.inner is not None:
                 continue
+            if not self._pays_for(each):
+                continue
             cost = map_cost(map_attr(each), self._profile, self._cpus)
             grown = cost.full.total - cost.created.total
             growth += max(0, grown - grown * each.fill_entries // max(1, each.max_entries))
         return growth
+
+    def _pays_for(self, declared: MapDeclaration) -> bool:
+        """Whether the container's own cgroup pays for a map: two of the what-ifs take pinned ones off it."""
+        elsewhere = self._profile.payer in (Payer.NOCHARGE, Payer.SELECTABLE)
+        return not (declared.pinned and elsewhere)
 
     def _restart(self, run: ReplicaRun, spec: ReplicaSpec) -> str:
         """One more start in a fresh cgroup, as a new container gets one: pinned maps of the old one live on."""

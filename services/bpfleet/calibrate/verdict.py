@@ -1,33 +1,29 @@
 """Calibration: what a capture saw beside what the emulation of the same kernel says, and what to think of it. Pure.
 
 A map is reproduced when its memlock is. A container is reproduced when all its maps are, it starts as it did on the
-host, and no more of its kernel memory is unexplained than 1 % or 16 KiB. What is not BPF is told apart where the kernel
-tells it: page tables, stacks, sockets, BTF and links.
+host, no kill was seen that the emulation has room for, and no more of its kernel memory is unexplained than 1 % or
+16 KiB. What is not BPF is told by the kernel or counted object by object (`other_memory`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.calibrate.containers import Container
 from bpfleet.calibrate.emulate import OK, ContainerOutcome
-from bpfleet.capture.document import Cgroup, Document, Map, Process
+from bpfleet.calibrate.other_memory import OtherMemory, other_memory
+from bpfleet.capture.document import Cgroup, Document, Map
+from bpfleet.kernel.profile import KernelProfile
 
 __all__ = ["Calibration", "MapCalibration", "calibrate"]
 
 UNEXPLAINED_BYTES_MAX: Final = 16 << 10
 _UNEXPLAINED_PERCENT: Final = 1
-# What any process costs its cgroup in slab objects: its task, files, mappings and dentries.
-_PROCESS_BYTES: Final = 32 << 10
-_STACK_BYTES: Final = 16 << 10
-_DESCRIPTOR_BYTES: Final = 512  # a file, and what anonymous inodes and sockets add
-_PROGRAM_BYTES: Final = 4 << 10  # its event, trampoline, symbol and attachment
-_LINK_BYTES: Final = 512
-_BTF_FACTOR: Final = 1.7  # the text of a BTF, and the tables of its types
-_LINE_BYTES: Final = 24
-_FUNCTION_BYTES: Final = 8
+_PARTS: Final = ("kernel_stack", "pagetables", "percpu", "sock", "slab")
+_UNNAMED: Final = ("vmalloc", "pages")
+_EVENTS: Final = ("oom_kill", "oom", "max", "high")
 
 
 class MapCalibration(Struct, frozen=True, kw_only=True):
@@ -48,8 +44,9 @@ class MapCalibration(Struct, frozen=True, kw_only=True):
 class Calibration(Struct, frozen=True, kw_only=True):
     """One container. ``seen_bytes`` is its kernel memory on the host, None where the host does not tell it apart.
 
-    ``emulated_bytes`` is BPF's part, ``told_bytes`` what else the kernel tells apart. ``estimated_bytes`` is what
-    processes, BTF and links can take at most beyond that: a process that moved in left its share where it started.
+    ``emulated_bytes`` is BPF's part, ``told`` what else the kernel tells by name, ``modelled`` what is counted object
+    by object. ``uncertain_bytes`` may be there or not: a process that moved in left it where it was forked.
+    ``seen_events`` are those of its memory.events that are not 0, ``seen_peak_bytes`` its memory.peak.
     """
 
     container: str
@@ -62,28 +59,56 @@ class Calibration(Struct, frozen=True, kw_only=True):
     emulated_memlock: int
     seen_bytes: int | None
     emulated_bytes: int
-    told_bytes: int
-    estimated_bytes: int
+    told: Mapping[str, int] = {}
+    modelled: Mapping[str, int] = {}
+    uncertain_bytes: int = 0
+    seen_peak_bytes: int | None = None
+    seen_events: Mapping[str, int] = {}
+    emulated_failure: str = ""
     differing: tuple[MapCalibration, ...] = ()
+
+    @property
+    def told_bytes(self) -> int:
+        """What the kernel tells by name beside BPF."""
+        return sum(self.told.values())
+
+    @property
+    def modelled_bytes(self) -> int:
+        """What is counted object by object beside BPF."""
+        return sum(self.modelled.values())
+
+    @property
+    def other_bytes(self) -> int:
+        """Kernel memory beside BPF that counts against the container's limit."""
+        return self.told_bytes + self.modelled_bytes if self.seen_bytes is not None else 0
 
     @property
     def unexplained_bytes(self) -> int | None:
         """What neither the emulation nor the capture explains; negative where they explain too much."""
         if self.seen_bytes is None:
             return None
-        return _unexplained(
-            self.seen_bytes, self.emulated_bytes + self.told_bytes, self.estimated_bytes
-        )
+        rest = self.seen_bytes - self.emulated_bytes - self.told_bytes - self.modelled_bytes
+        return rest if rest < 0 else max(0, rest - self.uncertain_bytes)
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether no more than 1 % or 16 KiB is unexplained."""
+        rest = self.unexplained_bytes
+        percent = (self.seen_bytes or 0) * _UNEXPLAINED_PERCENT // 100
+        return rest is None or abs(rest) <= max(UNEXPLAINED_BYTES_MAX, percent)
 
 
 def calibrate(
-    document: Document, containers: Sequence[Container], outcomes: Sequence[ContainerOutcome]
+    document: Document,
+    containers: Sequence[Container],
+    outcomes: Sequence[ContainerOutcome],
+    profile: KernelProfile,
 ) -> list[Calibration]:
-    """One line per container, in their order."""
+    """One line per container, in their order. ``profile`` is the kernel they were emulated under."""
     maps = {each.id: each for each in document.maps}
     cgroups = {each.path: each for each in document.cgroups}
     return [
-        _calibration(container, outcome, maps, cgroups.get(container.path), document)
+        _calibration(container, outcome, maps, cgroups.get(container.path), document, profile)
         for container, outcome in zip(containers, outcomes, strict=True)
     ]
 
@@ -91,9 +116,10 @@ def calibrate(
 def _calibration(
     container: Container,
     outcome: ContainerOutcome,
-    maps: dict[int, Map],
+    maps: Mapping[int, Map],
     cgroup: Cgroup | None,
     document: Document,
+    profile: KernelProfile,
 ) -> Calibration:
     found = [
         MapCalibration(
@@ -102,112 +128,102 @@ def _calibration(
         for place, (low, high) in outcome.memlock.items()
         if (number := container.map_ids[place]) in maps
     ]
-    exact = sum(each.exact for each in found)
-    seen_bytes = _kernel_bytes(cgroup, document)
-    told = _told_bytes(cgroup)
-    estimated = _estimated_bytes(container, document, told=told)
-    found_text, reproduced = _verdict(container, outcome, found, seen_bytes, (told, estimated))
-    return Calibration(
+    seen, emulated = _kernel_bytes(None if container.has_children else cgroup, outcome)
+    if document.charges.how == "user":
+        seen, emulated = None, outcome.locked_bytes
+    line = Calibration(
         container=container.kind,
         path=container.path,
-        verdict=found_text,
-        reproduced=reproduced,
+        verdict="",
+        reproduced=False,
         maps=len(found),
-        exact_maps=exact,
+        exact_maps=sum(each.exact for each in found),
         seen_memlock=sum(each.seen for each in found),
-        emulated_memlock=sum(min(max(each.seen, each.least), each.most) for each in found),
-        seen_bytes=seen_bytes,
-        emulated_bytes=outcome.locked_bytes
-        if document.charges.how == "user"
-        else outcome.kernel_bytes,
-        told_bytes=told,
-        estimated_bytes=estimated,
+        emulated_memlock=sum(_nearest(each) for each in found),
+        seen_bytes=seen,
+        emulated_bytes=emulated,
+        seen_peak_bytes=container.peak_bytes,
+        seen_events=_events(cgroup),
+        emulated_failure=outcome.failure,
         differing=tuple(each for each in found if not each.exact),
+    )
+    if seen is not None:
+        found_other = other_memory(container, cgroup, document, profile, by_kind=outcome.by_kind)
+        line = min(
+            (_with(line, other) for other in found_other),
+            key=lambda each: abs(each.unexplained_bytes or 0),
+        )
+    verdict, reproduced = _verdict(container, outcome, line)
+    return replace(line, verdict=verdict, reproduced=reproduced)
+
+
+def _with(line: Calibration, other: OtherMemory) -> Calibration:
+    return replace(
+        line,
+        told=other.told,
+        modelled=other.modelled,
+        uncertain_bytes=other.uncertain_bytes,
     )
 
 
+def _nearest(each: MapCalibration) -> int:
+    return min(max(each.seen, each.least), each.most)
+
+
 def _verdict(
-    container: Container,
-    outcome: ContainerOutcome,
-    maps: Iterable[MapCalibration],
-    seen_bytes: int | None,
-    other: tuple[int, int],
+    container: Container, outcome: ContainerOutcome, line: Calibration
 ) -> tuple[str, bool]:
-    found = list(maps)
-    if container.left_out or outcome.refused:
-        reasons = (*container.left_out, *outcome.refused)
+    reasons = (*container.left_out, *outcome.refused)
+    if reasons:
         return f"cannot be reproduced because of {len(reasons)}: {reasons[0]}", False
     if outcome.start != OK:
         return (
             f"cannot be reproduced because it runs here, but not in the emulation: {outcome.failure}",
             False,
         )
-    off = [each for each in found if not each.exact]
-    if off:
-        seen = sum(each.seen for each in found)
-        missing = sum(each.seen - min(max(each.seen, each.least), each.most) for each in off)
-        percent = 100 * abs(missing) / seen if seen else 100.0
-        return (
-            f"off by {percent:.1f} % ({len(off)} of {len(found)} maps)",
-            percent <= _UNEXPLAINED_PERCENT,
-        )
-    if seen_bytes is None:
+    if line.differing:
+        missing = line.seen_memlock - line.emulated_memlock
+        percent = 100 * abs(missing) / line.seen_memlock if line.seen_memlock else 100.0
+        text = f"off by {percent:.1f} % ({len(line.differing)} of {line.maps} maps)"
+        return text, percent <= _UNEXPLAINED_PERCENT
+    if line.seen_bytes is None:
         return "reproduced (maps alone can be compared)", True
-    rest = _unexplained(seen_bytes, outcome.kernel_bytes + other[0], other[1])
-    if abs(rest) <= max(UNEXPLAINED_BYTES_MAX, seen_bytes * _UNEXPLAINED_PERCENT // 100):
-        return "reproduced", True
-    return (
-        f"off by {100 * abs(rest) / max(1, seen_bytes):.1f} % (all maps exact, other kernel memory)",
-        False,
-    )
+    if not line.is_explained:
+        percent = 100 * abs(line.unexplained_bytes or 0) / max(1, line.seen_bytes)
+        return f"off by {percent:.1f} % (all maps exact, other kernel memory)", False
+    kills = _unseen_kills(container, outcome, line)
+    if kills:
+        return f"off: {kills} OOM kills seen, but the emulation has room", False
+    return "reproduced", True
 
 
-def _kernel_bytes(cgroup: Cgroup | None, document: Document) -> int | None:
-    """Kernel memory of a container's own cgroup; None for the root, and where users pay instead of cgroups."""
-    if cgroup is None or cgroup.path == "/" or document.charges.how == "user":
-        return None
+def _unseen_kills(container: Container, outcome: ContainerOutcome, line: Calibration) -> int:
+    """OOM kills of the capture where all that is emulated, and what a start takes, stays below the limit."""
+    kills = line.seen_events.get("oom_kill", 0)
+    if not kills or container.max_bytes is None:
+        return 0
+    need = outcome.steady_bytes + outcome.growth_bytes + outcome.loading_bytes + line.other_bytes
+    return kills if need < container.max_bytes else 0
+
+
+def _events(cgroup: Cgroup | None) -> dict[str, int]:
+    events = cgroup.events if cgroup is not None else {}
+    return {name: events[name] for name in _EVENTS if events.get(name)}
+
+
+def _kernel_bytes(cgroup: Cgroup | None, outcome: ContainerOutcome) -> tuple[int | None, int]:
+    """Kernel memory of a container's own cgroup, and the emulated part that it can be compared with.
+
+    None where its statistics include other cgroups'. Kernels without a vmalloc line (5.11 to 5.16) tell the rest only.
+    """
+    emulated = outcome.kernel_bytes
+    if cgroup is None:
+        return None, emulated
     if cgroup.kmem is not None:
-        return cgroup.kmem
+        return cgroup.kmem, emulated
     if "kernel" in cgroup.stat:
-        return cgroup.stat["kernel"]
-    parts = [
-        cgroup.stat[n]
-        for n in ("kernel_stack", "pagetables", "percpu", "sock", "vmalloc", "slab")
-        if n in cgroup.stat
-    ]
-    return sum(parts) if parts else None
-
-
-def _unexplained(seen: int, least: int, estimated: int) -> int:
-    """How far ``seen`` is from what can be explained: ``least``, and up to ``estimated`` more."""
-    return seen - min(max(seen, least), least + estimated)
-
-
-def _told_bytes(cgroup: Cgroup | None) -> int:
-    """Kernel memory beside slab, per-CPU and vmalloc, as memory.stat of cgroup v2 tells it."""
-    stat = cgroup.stat if cgroup is not None else {}
-    return sum(
-        stat.get(name, 0) for name in ("kernel_stack", "pagetables", "sec_pagetables", "sock")
-    )
-
-
-def _estimated_bytes(container: Container, document: Document, *, told: int) -> int:
-    """What processes, BTF, line tables and links can take at most, beyond what the kernel tells apart."""
-    inside = [process for process in document.processes if process.cgroup == container.path]
-    found = _PROCESS_BYTES * len(inside)
-    if not told:
-        found += sum(_page_tables_and_stacks(process) for process in inside)
-    found += sum(_DESCRIPTOR_BYTES * process.descriptors for process in inside)
-    programs = [p for p in document.programs if p.payer.path == container.path]
-    found += _PROGRAM_BYTES * len(programs)
-    found += sum(p.lines * _LINE_BYTES + p.functions * _FUNCTION_BYTES for p in programs)
-    held = {number for process in inside for number in process.btfs}
-    held |= {p.btf_id for p in programs}
-    held |= {m.btf_id for m in document.maps if m.payer.path == container.path}
-    found += sum(int(b.bytes * _BTF_FACTOR) for b in document.btfs if b.id in held and not b.kernel)
-    return found + _LINK_BYTES * len({number for process in inside for number in process.links})
-
-
-def _page_tables_and_stacks(process: Process) -> int:
-    tables = -(-process.vm_pte // PAGE_SIZE) * PAGE_SIZE
-    return tables + _STACK_BYTES * process.threads
+        return cgroup.stat["kernel"], emulated
+    parts = [cgroup.stat[name] for name in _PARTS if name in cgroup.stat]
+    if not parts:
+        return None, emulated
+    return sum(parts), emulated - sum(outcome.by_kind.get(name, 0) for name in _UNNAMED)

@@ -37,6 +37,7 @@ _SEQ_WRITE, _READ_KERNEL_STR = 127, 115
 _OBJECTS_MAX = 200000
 _CGROUPS_MAX = 200000
 _KEYS_MAX = 65536
+_MEMBERS_MAX = 4096
 _TEXT_MAX = 1 << 20
 _CLONE_NEWCGROUP = 0x02000000
 
@@ -54,6 +55,9 @@ STRUCTS = (
     "bpf_prog_stats", "file", "bpf_lru_locallist", "bpf_lru_list", "pcpu_freelist_head", "bucket", "stack_map_bucket",
     "ptr_ring", "xdp_bulk_queue", "xsk_map_node", "bpf_shtab_bucket", "bpf_local_storage_map_bucket",
     "bpf_cgroup_storage", "bpf_storage_buffer", "bpf_event_entry", "dentry", "inode", "memcg_stock_pcp",
+    "bpf_verifier_env", "bpf_insn_aux_data", "bpf_verifier_state", "bpf_verifier_state_list", "bpf_verifier_stack_elem",
+    "bpf_func_state", "bpf_stack_state", "bpf_jmp_history_entry", "insn_live_regs", "bpf_liveness", "func_instance",
+    "per_frame_masks", "arg_track", "const_arg_info",
 )  # fmt: skip
 # Members whose presence tells that a change of the kernel is in.
 MEMBERS = (
@@ -68,6 +72,11 @@ _SYSCTLS = (
     "net/core/optmem_max", "vm/overcommit_memory", "vm/min_free_kbytes", "vm/panic_on_oom",
     "kernel/bpf_stats_enabled",
 )  # fmt: skip
+# Caches whose objects processes are charged for.
+_SLABS = frozenset((
+    "anon_vma", "anon_vma_chain", "cred_jar", "dentry", "eventpoll_epi", "filp", "inode_cache", "mm_struct", "pid",
+    "proc_inode_cache", "signal_cache", "sighand_cache", "sock_inode_cache", "task_struct", "vm_area_struct",
+))  # fmt: skip
 _BOOT_OPTIONS = ("cgroup.memory", "cgroup_disable", "systemd.unified_cgroup_hierarchy", "cgroup_no_v1", "lockdown",
                  "possible_cpus", "nr_cpus", "maxcpus", "mem", "percpu_alloc", "slub_debug", "lsm")  # fmt: skip
 
@@ -737,12 +746,18 @@ class Cgroups(object):
         """The path of a cgroup by its id; None for a removed one."""
         return self._by_inode.get(number, self._by_inode.get(number & 0xFFFFFFFF))
 
+    def members(self, path: str) -> List[int]:
+        """Processes of a cgroup."""
+        return [int(word) for word in _read(self.mount + path + "/cgroup.procs").split()]
+
     def describe(self, path: str) -> Dict[str, Plain]:
         """Limits, use and nature of a cgroup."""
         at = self.mount + ("" if path == "/" else path)
         found = {"path": path, "version": self.version, "what": identify(path)}  # type: Dict[str, Plain]
         try:
             found["id"] = os.stat(at).st_ino
+            with os.scandir(at) as entries:
+                found["children"] = sum(entry.is_dir(follow_symlinks=False) for entry in entries)
         except OSError:
             found["id"] = 0
         if self.version == 2:
@@ -812,8 +827,19 @@ def _host(cgroups: Cgroups) -> Dict[str, Plain]:
         "cgroup_mounts": cgroups.mounts,
         "boot_options": options,
         "sysctls": sysctls,
+        "slabs": _slabs(),
         "lockdown": _lockdown(),
     }
+
+
+def _slabs() -> Dict[str, int]:
+    """Sizes of objects by the name of their cache; caches that were merged have no name."""
+    found = {}
+    for line in _read("/proc/slabinfo").splitlines():
+        words = line.split()
+        if len(words) > 3 and words[0] in _SLABS and words[3].isdigit():
+            found[words[0]] = int(words[3])
+    return found
 
 
 def _lockdown() -> str:
@@ -872,10 +898,24 @@ def _descriptors(pid: int) -> Tuple[int, Dict[str, Set[int]], Dict[str, int]]:
     return count, held, lockers
 
 
-def _locked_mappings(pid: int) -> Dict[str, int]:
+def _mappings(maps: str) -> Dict[str, int]:
+    """How many mappings a process has, how many it may write and keep for itself, and of how many files."""
+    count, writable, files = 0, 0, set()  # type: int, int, Set[str]
+    for line in maps.splitlines():
+        words = line.split(None, 5)
+        if len(words) < 5:
+            continue
+        count += 1
+        writable += words[1][1:4] == "w-p"
+        if words[4] != "0" and not words[4].startswith("anon_inode"):
+            files.add(words[3] + " " + words[4])
+    return {"vmas": count, "writable_vmas": writable, "mapped_files": len(files)}
+
+
+def _locked_mappings(maps: str) -> Dict[str, int]:
     """Bytes of buffers of perf and io_uring that a process has mapped."""
     found = {}  # type: Dict[str, int]
-    for line in _read("/proc/%d/maps" % pid).splitlines():
+    for line in maps.splitlines():
         kind = line.rpartition("anon_inode:")[2] if "anon_inode:" in line else ""
         if kind in _LOCKERS:
             low, _, high = line.split()[0].partition("-")
@@ -918,13 +958,37 @@ def _process(pid: int, cgroups: Cgroups) -> Optional[Dict[str, Plain]]:
         "btfs": sorted(held["btf_id"]),
     }  # type: Dict[str, Plain]
     process.update(locked)
+    maps = _read("/proc/%d/maps" % pid)
+    process.update(_mappings(maps))
     if lockers:
-        mapped = _locked_mappings(pid)
+        mapped = _locked_mappings(maps)
         process["lockers"] = [
             {"kind": kind, "descriptors": lockers[kind], "mapped_bytes": mapped.get(kind, 0)}
             for kind in sorted(lockers)
         ]
     return process
+
+
+def _others(pids: List[int], known: Set[int]) -> Dict[str, int]:
+    """Sums over the processes of a cgroup that hold nothing of BPF."""
+    found = {"processes": 0, "threads": 0, "descriptors": 0, "vm_pte": 0, "vmas": 0, "writable_vmas": 0,
+             "mapped_files": 0}  # fmt: skip
+    for pid in pids[:_MEMBERS_MAX]:
+        if pid in known:
+            continue
+        status = _fields(_read("/proc/%d/status" % pid))
+        if "VmPTE" not in status:
+            continue  # a thread of the kernel, or gone
+        found["processes"] += 1
+        found["threads"] += int(status.get("Threads", "1") or 1)
+        found["vm_pte"] += _kib(status, "VmPTE")
+        try:
+            found["descriptors"] += len(os.listdir("/proc/%d/fd" % pid))
+        except OSError:
+            pass
+        for name, number in _mappings(_read("/proc/%d/maps" % pid)).items():
+            found[name] += number
+    return found
 
 
 # -- objects
@@ -1279,6 +1343,10 @@ class Collector(object):
                 "/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1) if parts[0]
             )
         rows = [self._cgroups.describe(path) for path in sorted(wanted)]
+        known = {process["pid"] for process in document["processes"]}
+        for row in rows:
+            if row["path"] in paths and row["path"] != "/" and not self._late("other processes"):
+                row["others"] = _others(self._cgroups.members(row["path"]), known)
         for number in sorted(removed):
             rows.append({"path": removed[number], "id": number, "version": self._cgroups.version, "removed": True,
                          "what": {"kind": "removed", "name": removed[number]}})  # fmt: skip

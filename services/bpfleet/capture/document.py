@@ -23,6 +23,7 @@ __all__ = [
     "Link",
     "Locker",
     "Map",
+    "Others",
     "Payer",
     "Process",
     "Program",
@@ -45,7 +46,7 @@ class _Part(Struct, frozen=True, kw_only=True):
 
 
 class Host(_Part, frozen=True, kw_only=True):
-    """The machine and its kernel."""
+    """The machine and its kernel. ``slabs`` are sizes of objects of the caches that processes use."""
 
     name: str
     release: str
@@ -62,6 +63,7 @@ class Host(_Part, frozen=True, kw_only=True):
     cgroup_mounts: tuple[str, ...] = ()
     boot_options: Mapping[str, str] = field(default_factory=dict)
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    slabs: Mapping[str, Count] = field(default_factory=dict)
     lockdown: str = ""
 
 
@@ -124,7 +126,7 @@ class Map(_Part, frozen=True, kw_only=True):
 
 
 class Program(_Part, frozen=True, kw_only=True):
-    """One BPF program."""
+    """One BPF program. ``lines`` of debug information and ``functions`` are null where they were not told."""
 
     id: Count
     type: Count
@@ -135,8 +137,8 @@ class Program(_Part, frozen=True, kw_only=True):
     jited_bytes: Count = 0
     memlock_bytes: Count = 0
     verified_insns: Count = 0
-    functions: Count = 0
-    lines: Count = 0
+    functions: Count | None = None
+    lines: Count | None = None
     btf_id: Count = 0
     attach_btf_id: Count = 0
     maps: tuple[Count, ...] = ()
@@ -172,7 +174,11 @@ class Locker(_Part, frozen=True, kw_only=True):
 
 
 class Process(_Part, frozen=True, kw_only=True):
-    """A process that holds BPF objects or locked memory. ``memlock`` and ``nofile`` are soft and hard limit."""
+    """A process that holds BPF objects or locked memory. ``memlock`` and ``nofile`` are soft and hard limit.
+
+    ``vmas`` are its mappings, ``writable_vmas`` the private ones it may write, ``mapped_files`` different files among
+    them; 0 where they were not counted.
+    """
 
     pid: Count
     comm: str = ""
@@ -196,7 +202,22 @@ class Process(_Part, frozen=True, kw_only=True):
     vm_locked: Count = 0
     vm_pinned: Count = 0
     vm_pte: Count = 0
+    vmas: Count = 0
+    writable_vmas: Count = 0
+    mapped_files: Count = 0
     lockers: tuple[Locker, ...] = ()
+
+
+class Others(_Part, frozen=True, kw_only=True):
+    """Processes of a cgroup that hold nothing of BPF, summed: their kernel memory is the cgroup's as well."""
+
+    processes: Count = 0
+    threads: Count = 0
+    descriptors: Count = 0
+    vm_pte: Count = 0
+    vmas: Count = 0
+    writable_vmas: Count = 0
+    mapped_files: Count = 0
 
 
 class User(_Part, frozen=True, kw_only=True):
@@ -209,7 +230,10 @@ class User(_Part, frozen=True, kw_only=True):
 
 
 class Cgroup(_Part, frozen=True, kw_only=True):
-    """One cgroup that pays or holds, or an ancestor of one. ``max`` and the others are null where there is no limit."""
+    """One cgroup that pays or holds, or an ancestor of one. ``max`` and the others are null where there is no limit.
+
+    ``stat`` is of the cgroup and its ``children``, as the kernel shows it.
+    """
 
     path: str
     id: Count = 0
@@ -226,6 +250,8 @@ class Cgroup(_Part, frozen=True, kw_only=True):
     swap_max: Count | None = None
     swap_current: Count | None = None
     oom_group: Count | None = None
+    children: Count = 0
+    others: Others = Others()
     stat: Mapping[str, Count] = field(default_factory=dict)
     events: Mapping[str, Count] = field(default_factory=dict)
 

@@ -29,6 +29,7 @@ from bpfleet.workload.spec import (
     INSNS_MAX,
     MAPS_PER_INVENTORY_MAX,
     Churn,
+    Complexity,
     Inventory,
     MapDeclaration,
     ProgramDeclaration,
@@ -239,6 +240,9 @@ def _values(text: str, source: str, notes: _Notes) -> list[Plain]:
             raise SpecError(source, place, None, f"not JSON ({error.msg})", _FORMS) from None
         except RecursionError:
             raise SpecError(source, "", None, "nested too deeply", "use bpftool's output") from None
+        except ValueError:
+            text = "a number of thousands of digits"
+            raise SpecError(source, "", None, text, "use bpftool's output") from None
         values.append(value)
     if not values:
         raise SpecError(source, "line 1 column 1", None, "not JSON (empty)", _FORMS)
@@ -471,6 +475,7 @@ def _program(
     entry: Mapping[str, Plain], kind: str, names: Mapping[int, str], source: str, path: str
 ) -> ProgramDeclaration:
     bytes_xlated = _number(entry, "bytes_xlated", source, path, high=U32_MAX, missing=0)
+    verified = _number(entry, "verified_insns", source, path, high=U32_MAX, missing=0)
     used = [i for i in _list(entry, "map_ids", source, path) if isinstance(i, int)]
     try:
         return ProgramDeclaration(
@@ -480,6 +485,7 @@ def _program(
             insn_cnt=min(max(1, bytes_xlated // _INSN_BYTES), INSNS_MAX),
             map_names=tuple(names[i] for i in used if i in names),
             pinned=bool(entry.get("pinned")),
+            complexity=Complexity(verified_insns=min(verified, INSNS_MAX)),
         )
     except SpecError as error:
         raise _as_listed(error, _PROGRAM_FIELDS).under(path).within(source) from None

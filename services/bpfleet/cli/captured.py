@@ -51,7 +51,7 @@ _Profiles = dict[tuple[str, str, bytes], KernelProfile]
 class CapturedOptions:
     """What the command line asked."""
 
-    after: str
+    after: tuple[str, ...]
     before: str | None = None
     cpus: int | None = None
     ram: int | None = None
@@ -70,14 +70,14 @@ class CapturedOptions:
 
 def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
     """The answer for the hosts in ``files``; the exit status."""
-    target = profile_from(options.after)
+    targets = [profile_from(name) for name in options.after]
     documents = list(_documents(files, skip_bad=options.skip_bad))
     if not documents:
         raise click.UsageError("no capture could be read")
     profiles: _Profiles = {}
-    cases = [_case(source, document, target, options, profiles) for source, document in documents]
+    cases = [_case(source, document, options, profiles) for source, document in documents]
     with progress("hosts", len(cases)) as advance:
-        answer = answer_for(cases, grouping=options.grouping, on_host=advance)
+        answer = answer_for(cases, targets, grouping=options.grouping, on_host=advance)
     _write(answer, options)
     if options.as_json:
         print_json(answer_data(answer))
@@ -102,7 +102,6 @@ def _documents(files: Sequence[Path], *, skip_bad: bool) -> Iterator[tuple[str, 
 def _case(
     source: str,
     document: Document,
-    target: KernelProfile,
     options: CapturedOptions,
     profiles: _Profiles,
 ) -> HostCase:
@@ -117,9 +116,7 @@ def _case(
     for text in options.replacements:
         after = _replaced(after, text)
     kernel = profile_from(options.before) if options.before else own_kernel(document, profiles)
-    return HostCase(
-        source=source, document=document, before=before, after=after, kernel=kernel, target=target
-    )
+    return HostCase(source=source, document=document, before=before, after=after, kernel=kernel)
 
 
 def own_kernel(document: Document, known: _Profiles) -> KernelProfile:
@@ -194,12 +191,11 @@ def _write(answer: Answer, options: CapturedOptions) -> None:
 
 def _print(answer: Answer) -> None:
     out = console()
-    title = f"{answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
-    out.print(title, style="bold", markup=False)
-    print_table(ROW_HEADS, map(row_cells, answer.rows), numbers_from=5)
+    out.print(answer.title, style="bold", markup=False)
+    print_table(ROW_HEADS, map(row_cells, answer.rows), numbers_from=6)
     for row in answer.rows:
         if row.why:
-            out.print(f"  {row.container}: {row.why}", markup=False)
+            out.print(f"  {row.container} under {row.target}: {row.why}", markup=False)
     out.print()
     out.print("Calibration: today's emulation beside what the captures saw", style="bold")
     shown = sorted(answer.calibrations, key=lambda each: each[1].reproduced)[:_SHOWN_CALIBRATIONS]

@@ -223,10 +223,13 @@ def command(
       bpfleet compare --repetitions 10
     """
     if captures:
+        _refuse_scenario_options(click.get_current_context())
+        if patches and models:
+            raise click.UsageError("--patches goes with --to: a limit is set for one kernel")
         return compare_captures(
             captures,
             CapturedOptions(
-                after=_target(after),
+                after=_targets(after, models),
                 before=before,
                 cpus=cpus,
                 ram=ram,
@@ -301,10 +304,20 @@ def _offer_this_host(context: click.Context) -> None:
         )
 
 
-def _target(after: str | None) -> str:
-    if after is None:
-        raise click.UsageError("captures need --to, the kernel after the change")
-    return after
+def _refuse_scenario_options(context: click.Context) -> None:
+    """Options that would change nothing about captured hosts are not taken in silence."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name in _SCENARIO_OPTIONS:
+            raise click.UsageError(f"{parameter.opts[0]} is for scenarios, not for captures")
+
+
+def _targets(after: str | None, models: str | None) -> tuple[str, ...]:
+    """The kernels asked about: that of --to, or several of --models."""
+    if (after is None) == (models is None):
+        raise click.UsageError("captures need --to, the kernel after the change, or --models")
+    return (after,) if after is not None else tuple(_names(models or ""))
 
 
 def _share(text: str | None) -> float | None:
@@ -351,6 +364,12 @@ def _say_assumptions(memlock: int | None, memory_limit: int | None, user_memory:
 
 
 _CPUS_DEFAULT: Final = 16
+_SCENARIO_OPTIONS: Final = frozenset(
+    {
+        "scenario_name", "seed", "repetitions", "nodes", "steps", "jobs", "agents", "inventories", "memory_limit",
+        "memlock", "user_memory", "uid", "limits", "folder",
+    }
+)  # fmt: skip
 _OUTPUT_OPTIONS: Final = frozenset(
     {
         "patches",

@@ -197,7 +197,7 @@ def _inventories(
     out.print()
     print_table(
         ("total", "maps", "precharge", "bpftool shows", "charged at creation", "not charged", "when full",
-         "classes"),
+         "while loading", "classes"),
         (_total_row(name, total) for name, total in totals.items()),
     )  # fmt: skip
 
@@ -231,6 +231,7 @@ def _total_row(name: str, total: TotalSize) -> tuple[str, ...]:
         _bytes(total.charged_bytes),
         _bytes(total.escaped_bytes),
         _bytes(total.full_bytes),
+        _range(total.verifying_bytes),
         _classes(total),
     )
 
@@ -241,6 +242,12 @@ def _classes(size: MapSize | TotalSize) -> str:
 
 def _bytes(value: int) -> str:
     return format_bytes(value) if value else "0"
+
+
+def _range(bounds: tuple[int, int]) -> str:
+    """What is charged while the largest program is verified; two numbers where its paths are not known."""
+    least, most = bounds
+    return _bytes(least) if least == most else f"{_bytes(least)} to {_bytes(most)}"
 
 
 def _data(size: MapSize) -> dict[str, object]:

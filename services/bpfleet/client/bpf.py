@@ -332,6 +332,7 @@ class Process:
         maps: Sequence["Map"] = (),
         operations: Sequence[bpf_pb2.ProgramOperation] = (),
         name: str = "",
+        complexity: bpf_pb2.ProgramComplexity | None = None,
     ) -> bpf_service_pb2.LoadProgramResponse:
         """BPF_PROG_LOAD. Raises ``Verdict``."""
         kind = ProgType[program_type.upper()] if isinstance(program_type, str) else program_type
@@ -343,6 +344,7 @@ class Process:
                 program_name=name,
                 map_fds=[each.fd for each in maps],
                 operations=operations,
+                complexity=complexity,
             ),
             request_id=new_request_id(),
         )

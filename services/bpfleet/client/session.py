@@ -114,7 +114,7 @@ class Session:
         """One call within its deadline. Raises ``Verdict`` or ``CallError``.
 
         ``repeatable`` calls (they change nothing, or carry a request id) are repeated while the service is UNAVAILABLE
-        and there is time left; others are not, since they may have been carried out.
+        or says when to try again, and there is time left; others are not, since they may have been carried out.
         """
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         give_up_at = time.monotonic() + seconds
@@ -123,8 +123,11 @@ class Session:
             try:
                 return method(request, timeout=left)
             except grpc.RpcError as error:
-                pause = _BACK_OFF_SECONDS * 2 ** (attempt - 1)
-                again = repeatable and _is_away(error) and attempt < _ATTEMPTS_MAX
+                remote = decode_rpc_error(error)
+                told = remote.retry_after_seconds
+                pause = max(_BACK_OFF_SECONDS * 2 ** (attempt - 1), told or 0.0)
+                away = remote.code is grpc.StatusCode.UNAVAILABLE or told is not None
+                again = repeatable and away and attempt < _ATTEMPTS_MAX
                 if not again or time.monotonic() + pause >= give_up_at:
                     raise_typed(error)
                 time.sleep(pause)
@@ -160,7 +163,3 @@ def channel_from_environment(target: str) -> ChannelOptions:
 def _path(variable: str) -> Path | None:
     value = os.environ.get(variable)
     return Path(value) if value else None
-
-
-def _is_away(error: grpc.RpcError) -> bool:
-    return decode_rpc_error(error).code is grpc.StatusCode.UNAVAILABLE

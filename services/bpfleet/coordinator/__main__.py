@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -213,10 +214,13 @@ def main(**options: Any) -> None:
         sys.exit(130)
 
 
-def _both() -> list[click.Command]:
-    """The commands whose variables may stand in one environment: an agent may run in the same container."""
-    agent = importlib.import_module("bpfleet.node_agent.__main__")
-    return [main, agent.main]
+def _both() -> Iterator[click.Command]:
+    """The commands whose variables may stand in one environment: an agent may run in the same container.
+
+    Most environments have none of those, and a program should not carry the code of both.
+    """
+    yield main
+    yield importlib.import_module("bpfleet.node_agent.__main__").main
 
 
 def _settings(options: dict[str, Any]) -> CoordinatorSettings:

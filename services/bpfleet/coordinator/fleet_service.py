@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -14,6 +14,7 @@ import bpfleet
 from bpfleet.coordinator.fields import node_fields, workload_fields
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.commands import (
+    Command,
     CordonNode,
     CreateWorkload,
     DeleteWorkload,
@@ -49,6 +50,7 @@ _REQUEST_ID_CHARS_MAX: Final = 64
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 # The generated servicers type the context with the messages of the method.
 _Context = aio.ServicerContext[Any, Any]
+_Answer = TypeVar("_Answer")
 
 
 # Refusals that tell something of the fleet: they must be as true as any answer.
@@ -65,21 +67,33 @@ _SAYS_HOW_IT_IS: Final = frozenset(
 _Method = Callable[[Any, Any, _Context], Awaitable[Any]]
 
 
-def _true(method: _Method) -> _Method:
-    """Lets an answer out once all it may show is stored, and never to a client that has seen more."""
+def _write(method: _Method) -> _Method:
+    """Lets a refusal that tells something of the fleet out once that is stored. The answer is stored as it is made."""
 
     @wraps(method)
     async def answer(servicer: "FleetServicer", request: Any, context: _Context) -> Any:
-        seen = highest_revision(context.invocation_metadata())
         try:
-            response = await method(servicer, request, context)
+            return await method(servicer, request, context)
         except ApiError as error:
             if error.code in _SAYS_HOW_IT_IS:
                 with api_errors():
-                    await servicer.coordinator.seen(seen)
+                    await servicer.coordinator.seen(highest_revision(context.invocation_metadata()))
             raise
+
+    return answer
+
+
+def _read(method: _Method) -> _Method:
+    """Lets an answer out once all it may show is stored, and never to a client that has seen more."""
+    refuses_truly = _write(method)
+
+    @wraps(method)
+    async def answer(servicer: "FleetServicer", request: Any, context: _Context) -> Any:
+        response = await refuses_truly(servicer, request, context)
         with api_errors():
-            revision = await servicer.coordinator.seen(seen)
+            revision = await servicer.coordinator.seen(
+                highest_revision(context.invocation_metadata())
+            )
         context.set_trailing_metadata(revision_metadata(revision))
         return response
 
@@ -94,7 +108,7 @@ class FleetServicer(FleetServiceServicer):
 
     # -- workloads
 
-    @_true
+    @_write
     async def CreateWorkload(
         self, request: pb.CreateWorkloadRequest, context: _Context
     ) -> pb.CreateWorkloadResponse:
@@ -105,11 +119,13 @@ class FleetServicer(FleetServiceServicer):
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
         )
-        with api_errors():
-            await self.coordinator.submit(command)
+
+        def made() -> pb.CreateWorkloadResponse:
             return pb.CreateWorkloadResponse(workload=self._workload(spec.name))
 
-    @_true
+        return await self._carry_out(command, context, made)
+
+    @_read
     async def GetWorkload(
         self, request: pb.GetWorkloadRequest, context: _Context
     ) -> pb.GetWorkloadResponse:
@@ -128,7 +144,7 @@ class FleetServicer(FleetServiceServicer):
                 next_page_token=token,
             )
 
-    @_true
+    @_read
     async def ListWorkloads(
         self, request: pb.ListWorkloadsRequest, context: _Context
     ) -> pb.ListWorkloadsResponse:
@@ -148,7 +164,7 @@ class FleetServicer(FleetServiceServicer):
                 total_size=found.total,
             )
 
-    @_true
+    @_write
     async def UpdateWorkload(
         self, request: pb.UpdateWorkloadRequest, context: _Context
     ) -> pb.UpdateWorkloadResponse:
@@ -169,9 +185,11 @@ class FleetServicer(FleetServiceServicer):
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
         )
-        with api_errors():
-            await self.coordinator.submit(command)
+
+        def made() -> pb.UpdateWorkloadResponse:
             return pb.UpdateWorkloadResponse(workload=self._workload(name))
+
+        return await self._carry_out(command, context, made)
 
     def _new_spec(self, name: str, request: pb.UpdateWorkloadRequest) -> WorkloadSpec:
         """The spec as it is to be: the one given, or what the mask names of it put into the present one."""
@@ -196,7 +214,7 @@ class FleetServicer(FleetServiceServicer):
             merged.MergeFrom(part)
         return _spec_named(name, merged)
 
-    @_true
+    @_write
     async def DeleteWorkload(
         self, request: pb.DeleteWorkloadRequest, context: _Context
     ) -> pb.DeleteWorkloadResponse:
@@ -206,13 +224,11 @@ class FleetServicer(FleetServiceServicer):
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
         )
-        with api_errors():
-            await self.coordinator.submit(command)
-        return pb.DeleteWorkloadResponse()
+        return await self._carry_out(command, context, pb.DeleteWorkloadResponse)
 
     # -- nodes
 
-    @_true
+    @_read
     async def GetFleetNode(
         self, request: pb.GetFleetNodeRequest, context: _Context
     ) -> pb.GetFleetNodeResponse:
@@ -230,7 +246,7 @@ class FleetServicer(FleetServiceServicer):
                 node=messages.node_message(state, node, replicas=page), next_page_token=token
             )
 
-    @_true
+    @_read
     async def ListFleetNodes(
         self, request: pb.ListFleetNodesRequest, context: _Context
     ) -> pb.ListFleetNodesResponse:
@@ -250,38 +266,44 @@ class FleetServicer(FleetServiceServicer):
                 total_size=found.total,
             )
 
-    @_true
+    @_write
     async def CordonNode(
         self, request: pb.CordonNodeRequest, context: _Context
     ) -> pb.CordonNodeResponse:
         """Places nothing new on a node."""
         name = node_id(request.name, "name")
-        with api_errors():
-            await self.coordinator.submit(CordonNode(name))
+
+        def made() -> pb.CordonNodeResponse:
             return pb.CordonNodeResponse(node=self._node(name))
 
-    @_true
+        return await self._carry_out(CordonNode(name), context, made)
+
+    @_write
     async def UncordonNode(
         self, request: pb.UncordonNodeRequest, context: _Context
     ) -> pb.UncordonNodeResponse:
         """Allows placing on a node again."""
         name = node_id(request.name, "name")
-        with api_errors():
-            await self.coordinator.submit(UncordonNode(name))
+
+        def made() -> pb.UncordonNodeResponse:
             return pb.UncordonNodeResponse(node=self._node(name))
 
-    @_true
+        return await self._carry_out(UncordonNode(name), context, made)
+
+    @_write
     async def DrainNode(
         self, request: pb.DrainNodeRequest, context: _Context
     ) -> pb.DrainNodeResponse:
         """Moves a node's replicas away."""
         name = node_id(request.name, "name")
-        with api_errors():
-            await self.coordinator.submit(DrainNode(name))
+
+        def made() -> pb.DrainNodeResponse:
             node = self._node(name)
             return pb.DrainNodeResponse(node=node, remaining_count=node.replica_count)
 
-    @_true
+        return await self._carry_out(DrainNode(name), context, made)
+
+    @_write
     async def LabelNode(
         self, request: pb.LabelNodeRequest, context: _Context
     ) -> pb.LabelNodeResponse:
@@ -291,11 +313,13 @@ class FleetServicer(FleetServiceServicer):
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
         )
-        with api_errors():
-            await self.coordinator.submit(command)
+
+        def made() -> pb.LabelNodeResponse:
             return pb.LabelNodeResponse(node=self._node(command.name))
 
-    @_true
+        return await self._carry_out(command, context, made)
+
+    @_write
     async def TaintNode(
         self, request: pb.TaintNodeRequest, context: _Context
     ) -> pb.TaintNodeResponse:
@@ -305,22 +329,23 @@ class FleetServicer(FleetServiceServicer):
             request_id=_request_id(request.request_id),
             fingerprint=_fingerprint(request),
         )
-        with api_errors():
-            await self.coordinator.submit(command)
+
+        def made() -> pb.TaintNodeResponse:
             return pb.TaintNodeResponse(node=self._node(command.name))
 
-    @_true
+        return await self._carry_out(command, context, made)
+
+    @_write
     async def RemoveNode(
         self, request: pb.RemoveNodeRequest, context: _Context
     ) -> pb.RemoveNodeResponse:
         """Forgets a node."""
-        with api_errors():
-            await self.coordinator.submit(RemoveNode(node_id(request.name, "name"), request.force))
-        return pb.RemoveNodeResponse()
+        command = RemoveNode(node_id(request.name, "name"), request.force)
+        return await self._carry_out(command, context, pb.RemoveNodeResponse)
 
     # -- decisions
 
-    @_true
+    @_read
     async def ExplainPlacement(
         self, request: pb.ExplainPlacementRequest, context: _Context
     ) -> pb.ExplainPlacementResponse:
@@ -358,7 +383,7 @@ class FleetServicer(FleetServiceServicer):
 
     # -- the whole
 
-    @_true
+    @_read
     async def GetFleetStatus(
         self, request: pb.GetFleetStatusRequest, context: _Context
     ) -> pb.GetFleetStatusResponse:
@@ -387,7 +412,7 @@ class FleetServicer(FleetServiceServicer):
                 version=bpfleet.__version__,
             )
 
-    @_true
+    @_read
     async def ListFleetEvents(
         self, request: pb.ListFleetEventsRequest, context: _Context
     ) -> pb.ListFleetEventsResponse:
@@ -433,6 +458,18 @@ class FleetServicer(FleetServiceServicer):
                     events=[messages.event_message(event) for event in events],
                 )
 
+    async def _carry_out(
+        self, command: Command, context: _Context, made: Callable[[], _Answer]
+    ) -> _Answer:
+        """Carries a command out; ``made`` says what it made, and is let out when that is stored."""
+        seen = highest_revision(context.invocation_metadata())
+        if isinstance(command, CreateWorkload | UpdateWorkload):
+            self.coordinator.origins.note(_workload_of(command))
+        with api_errors():
+            answer, revision = await self.coordinator.show(command, made, seen)
+        context.set_trailing_metadata(revision_metadata(revision))
+        return answer
+
     def _workload(self, name: str) -> pb.Workload:
         """A workload with as many of its replicas as one answer surely holds."""
         state, workload = self.coordinator.state, self._known(name)
@@ -457,6 +494,10 @@ class FleetServicer(FleetServiceServicer):
             text = f"node {name!r} is not in the fleet; ListFleetNodes lists those that are"
             raise FleetError(Refused.NOT_FOUND, ControlReason.NODE_UNKNOWN, text, node=name)
         return node
+
+
+def _workload_of(command: CreateWorkload | UpdateWorkload) -> str:
+    return command.spec.name if isinstance(command, CreateWorkload) else command.name
 
 
 def _by_age(state: FleetState, workload: Workload) -> list[Replica]:

@@ -105,8 +105,14 @@ class CoordinatorMetrics:
         self._observed_s = 0.0
 
     def leads(self, leading: bool) -> None:
-        """Notes whether this coordinator leads."""
+        """Notes whether this coordinator leads. One that does not has nothing to say of the fleet."""
         self._leading.set(leading)
+        if not leading:
+            for of_fleet in (self._nodes, self._replicas, self._charged, self._verdicts):
+                of_fleet.clear()
+            for number in (self._waiting, self._queue, self._leases, self._watches):
+                number.set(0)
+            self._observed_s = 0.0
 
     def term(self, epoch: int) -> None:
         """Notes that a term begins."""

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from bpfleet.coordinator.clock import FleetClock, monotonic_ms, wall_clock_ms
 from bpfleet.coordinator.config import Timing
@@ -42,12 +42,14 @@ from bpfleet.fleet.store import (
     StoreUnavailable,
 )
 from bpfleet.rpc.orders import last_command
+from bpfleet.rpc.tracing import Origins
 from bpfleet.workload.phase import Phase
 
 __all__ = ["Coordinator"]
 
 _log: Final = logging.getLogger(__name__)
 _OPEN_TICKETS_MAX: Final = 20_000
+_Shown = TypeVar("_Shown")
 
 
 class Coordinator:
@@ -81,6 +83,7 @@ class Coordinator:
         self.lead: Final = Lead(
             store, identity=identity, ttl_ms=timing.leader_ttl_ms, clock_ms=clock_ms, sleep=sleep
         )
+        self.origins: Final = Origins()
         self.leading = asyncio.Event()
         self._clock_ms: Final = clock_ms
         self._wall_ms: Final = wall_ms
@@ -129,13 +132,37 @@ class Coordinator:
     async def submit(self, command: Command) -> Any:
         """Carries a command out and returns once it is durable. Raises ``FleetError``."""
         engine = self._leading_engine()
+        return await self._durable(engine, *self._decide(engine, command))
+
+    async def show(
+        self, command: Command, made: Callable[[], _Shown], seen: int
+    ) -> tuple[_Shown, int]:
+        """Carries a command out; ``made`` looks at the state as it is then.
+
+        Returns what ``made`` returned, once that is durable, and a revision that has it. So a write waits for one
+        batch; a look at the state afterwards may see what waits for the next. Raises ``FleetError``: before anything is
+        done where the caller has ``seen`` a later revision elsewhere.
+        """
+        engine = self._leading_engine()
+        self._require(engine, seen)
+        answer, at_once = self._decide(engine, command)
+        # Nothing else has run since. What is not there any more is said when the command is stored.
+        try:
+            shown = made()
+        except FleetError:
+            await self._durable(engine, answer, at_once)
+            raise
+        await self._durable(engine, answer, at_once)
+        return shown, engine.stored_revision
+
+    def _decide(self, engine: GroupCommit, command: Command) -> tuple[asyncio.Future[Any], bool]:
+        """Changes the state. Returns the answer to come, and whether it was given without the store."""
         if not self._store_ok:
             raise self._store_away()
         if engine.open_tickets >= _OPEN_TICKETS_MAX:
             text = "too many commands wait for the store; try again"
             raise FleetError(Refused.UNAVAILABLE, ControlReason.BUSY, text, retryAfterMs=1000)
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         with self.metrics.deciding(type(command).__name__):
             at_once = engine.submit(
                 command,
@@ -144,6 +171,11 @@ class Coordinator:
                 lambda error: None if answer.done() else answer.set_exception(error),
             )
         self._dirty.set()
+        return answer, at_once
+
+    async def _durable(
+        self, engine: GroupCommit, answer: asyncio.Future[Any], at_once: bool
+    ) -> Any:
         if at_once:
             # What the store did not confirm may come from a state that a new leader has left behind.
             try:
@@ -152,6 +184,20 @@ class Coordinator:
                 answer.exception()
                 raise
         return await answer
+
+    def _require(self, engine: GroupCommit, revision: int) -> int:
+        """The stored revision. Raises ``FleetError`` if it is older than ``revision``."""
+        reached = engine.stored_revision
+        if reached < revision:
+            text = f"this coordinator has revision {reached}, the client has seen {revision}"
+            raise FleetError(
+                Refused.UNAVAILABLE,
+                ControlReason.REVISION_BEHIND,
+                f"{text}; ask again, or another coordinator",
+                revision=reached,
+                retryAfterMs=self.timing.leader_poll_ms,
+            )
+        return reached
 
     async def seen(self, revision: int = 0) -> int:
         """Returns once all that a reader may have seen by now is stored: the revision it is built on.
@@ -167,17 +213,7 @@ class Coordinator:
         self._dirty.set()
         await answer
         await self._confirm(engine)
-        reached = engine.stored_revision
-        if reached < revision:
-            text = f"this coordinator has revision {reached}, the client has seen {revision}"
-            raise FleetError(
-                Refused.UNAVAILABLE,
-                ControlReason.REVISION_BEHIND,
-                f"{text}; ask again, or another coordinator",
-                revision=reached,
-                retryAfterMs=self.timing.leader_poll_ms,
-            )
-        return reached
+        return self._require(engine, revision)
 
     def registered(self, agent: str, incarnation: str, strays: list[tuple[str, str]]) -> int:
         """An agent has registered: grants its lease and renews its orders.
@@ -455,9 +491,10 @@ class Coordinator:
         if agent is None:
             return
         try:
-            news, stopped = await self._agents.carry_out(
-                agent.address, orders, engine.state.tables.workloads, engine.epoch
-            )
+            with self.origins.follow("CarryOutOrders", (r.workload for r in orders.runs)):
+                news, stopped = await self._agents.carry_out(
+                    agent.address, orders, engine.state.tables.workloads, engine.epoch
+                )
         except AgentUnreachable as error:
             _log.warning("event=agent_unreachable agent=%s reason=%s", orders.agent, error)
             await self._sleep(self.timing.store_retry_ms / 1000)

@@ -91,14 +91,15 @@ class Shape:
     that request no memory are spread or packed as the others are.
 
     ``order`` has the nodes that take replicas; ``full`` those without a free slot. ``levels`` sorts
-    all of them by what preemption could free, per priority, once somebody asked.
+    all of them by what preemption could free, per priority, once somebody asked. ``version`` changes with them.
     """
 
-    __slots__ = ("full", "levels", "number", "order", "sample")
+    __slots__ = ("full", "levels", "number", "order", "sample", "version")
 
     def __init__(self, number: int, sample: FleetNode) -> None:
         self.number = number
         self.sample = sample
+        self.version = 0
         self.order: list[tuple[int, int, str]] = []
         self.full: dict[str, None] = {}
         self.levels: dict[int, list[tuple[int, str]]] = {}
@@ -108,6 +109,7 @@ class Shape:
 
     def insert(self, book: NodeBook) -> None:
         """Takes a node in."""
+        self.version += 1
         name = book.node.name
         if book.slots_free > 0:
             insort(self.order, _place(book))
@@ -118,6 +120,7 @@ class Shape:
 
     def append(self, book: NodeBook) -> None:
         """Takes a node in without keeping the order; no level may have been asked for yet."""
+        self.version += 1
         if book.slots_free > 0:
             self.order.append(_place(book))
         else:
@@ -125,6 +128,7 @@ class Shape:
 
     def discard(self, book: NodeBook) -> None:
         """Takes a node out; its bookings must be those it was inserted with."""
+        self.version += 1
         name = book.node.name
         if book.slots_free > 0:
             del self.order[bisect_left(self.order, _place(book))]

@@ -149,6 +149,7 @@ class Search:
         self._key = constraint_key(workload)
         # Hashing long conditions for every node and replica would cost more than all else.
         self._judged: dict[int, Eligibility] = {}
+        self._heads: dict[int, _Head] = {}
         self._shapes = books.coarse_shapes if _is_label_blind(workload) else books.shapes
         self._avoided = {node for node, until_ms in workload.avoid if until_ms > now_ms}
         self._spread = _Spreading(books, workload, self._eligible_shapes)
@@ -228,35 +229,42 @@ class Search:
 
     def _choose(self, replica: str) -> Choice:
         rejections: dict[NodeReason, int] = dict(self._books.closed)
-        lanes: list[tuple[float, int, int, str, int, _Lane]] = []
+        seed = crc32(replica.encode())
+        heads: list[_Head] = []
         feasible = 0
         for shape in self._shapes.values():
-            lane = self._lane(shape, rejections, replica)
-            if lane is None:
-                continue
-            feasible += lane.fitting
-            entry = lane.next()
-            if entry is not None:
-                lanes.append((*entry, shape.number, lane))
+            head = self._head(shape, rejections)
+            if head is not None:
+                heads.append(head)
+                feasible += head.fitting
         if self._policy is Policy.POWER_OF_TWO_CHOICES:
-            drawn = self._draw(replica, [lane for *_, lane in sorted(lanes, key=_by_name)])
+            opened = [(lane.next(), lane) for lane in (self._open(head, seed) for head in heads)]
+            drawn = self._draw(replica, [lane for _, lane in sorted(opened, key=_by_name)])
             if drawn is not None:
                 return self._chosen(*drawn, feasible=feasible, rejections=rejections)
-        heapify(lanes)
-        while lanes:
-            score, _, _, name, number, lane = lanes[0]
-            refusal = self._refusal(self._books.nodes[name], lane.need)
-            if refusal is None:
-                return self._chosen(
-                    name, -score, lane.need, feasible=feasible, rejections=rejections
-                )
-            feasible -= 1
-            rejections[refusal.reason] = rejections.get(refusal.reason, 0) + 1
+        # Which node of a shape is the best is looked up where the score of the best matters: fleets have many shapes,
+        # and a decision needs few of them.
+        waiting: list[tuple[float, int, int, str, int, _Head | _Lane]] = [
+            (head.score, head.tie, -1, "", head.shape.number, head) for head in heads
+        ]
+        heapify(waiting)
+        while waiting:
+            score, _, _, name, number, lane = waiting[0]
+            if isinstance(lane, _Head):
+                lane = self._open(lane, seed)
+            else:
+                refusal = self._refusal(self._books.nodes[name], lane.need)
+                if refusal is None:
+                    return self._chosen(
+                        name, -score, lane.need, feasible=feasible, rejections=rejections
+                    )
+                feasible -= 1
+                rejections[refusal.reason] = rejections.get(refusal.reason, 0) + 1
             entry = lane.next()
             if entry is None:
-                heappop(lanes)
+                heappop(waiting)
             else:
-                heapreplace(lanes, (*entry, number, lane))
+                heapreplace(waiting, (*entry, number, lane))
         need = Need(self._workload.spec.memory_request_bytes)
         return Choice(None, need, self._decision(0.0, 0, rejections, need))
 
@@ -283,36 +291,37 @@ class Search:
             predicted_bytes=need.predicted_bytes,
         )
 
-    def _lane(
-        self, shape: Shape, rejections: dict[NodeReason, int], replica: str
-    ) -> "_Lane | None":
-        """The shape's candidates in order of preference; None, counting why, if there are none."""
-        verdict = self._judge(shape.sample, shape.number)
-        need = self._need(shape.sample)
-        refusal = verdict.refusal or need.refusal or self._spread.shape_refusal(shape)
+    def _head(self, shape: Shape, rejections: dict[NodeReason, int]) -> "_Head | None":
+        """The best of the shape's candidates by score; None, counting why, if there are none."""
+        head = self._heads.get(shape.number)
+        if head is None or head.version != shape.version:
+            head = self._heads[shape.number] = self._looked_up(shape)
+        refusal = head.refusal or self._spread.shape_refusal(shape)
         if refusal is not None:
             rejections[refusal.reason] = rejections.get(refusal.reason, 0) + len(shape)
             return None
-        start = shape.fitting_from(need.booked_bytes)
-        if start:
+        if head.start:
             rejections[NodeReason.INSUFFICIENT_MEMORY] = (
-                rejections.get(NodeReason.INSUFFICIENT_MEMORY, 0) + start
+                rejections.get(NodeReason.INSUFFICIENT_MEMORY, 0) + head.start
             )
         if shape.full:
             rejections[NodeReason.NO_FREE_SLOT] = rejections.get(NodeReason.NO_FREE_SLOT, 0) + len(
                 shape.full
             )
-        if start == len(shape.order):
-            return None
-        return _Lane(
-            self._books,
-            shape,
-            need,
-            start,
-            policy=self._policy,
-            bonus=verdict.bonus,
-            seed=crc32(replica.encode()),
-        )
+        return head if head.fitting else None
+
+    def _looked_up(self, shape: Shape) -> "_Head":
+        verdict = self._judge(shape.sample, shape.number)
+        need = self._need(shape.sample)
+        start = shape.fitting_from(need.booked_bytes)
+        head = _Head(shape, need, verdict.refusal or need.refusal, start, verdict.bonus)
+        first = self._open(head, 0).next() if head.fitting and head.refusal is None else None
+        if first is not None:
+            head.score, head.tie, *_ = first
+        return head
+
+    def _open(self, head: "_Head", seed: int) -> "_Lane":
+        return _Lane(self._books, head, policy=self._policy, seed=seed)
 
     def _draw(self, replica: str, lanes: list["_Lane"]) -> tuple[str, float, Need] | None:
         """The emptier of two nodes drawn by the replica's name, where both draws can be had."""
@@ -432,40 +441,53 @@ class Search:
                 yield (len(victims), held_bytes, name), name, need, victims
 
 
+class _Head:
+    """What one version of a shape has for a workload. Score and tie are those of the best node, whatever the seed."""
+
+    __slots__ = ("bonus", "need", "refusal", "score", "shape", "start", "tie", "version")
+
+    def __init__(
+        self, shape: Shape, need: Need, refusal: Refusal | None, start: int, bonus: float
+    ) -> None:
+        self.shape = shape
+        self.version = shape.version
+        self.need = need
+        self.refusal = refusal
+        self.start = start
+        self.bonus = bonus
+        self.score = 0.0
+        self.tie = 0
+
+    @property
+    def fitting(self) -> int:
+        """Nodes with room and a free slot."""
+        return len(self.shape.order) - self.start
+
+
 class _Lane:
     """The nodes of one shape that fit, best first; equally good ones in an order of ``seed``'s own."""
 
     __slots__ = (
+        "_bonus",
         "_books",
         "_iterator",
+        "_order",
         "_policy",
         "_seed",
-        "_shape",
         "_start",
-        "bonus",
         "fitting",
         "need",
     )
 
-    def __init__(
-        self,
-        books: FleetBooks,
-        shape: Shape,
-        need: Need,
-        start: int,
-        *,
-        policy: Policy,
-        bonus: float,
-        seed: int,
-    ) -> None:
+    def __init__(self, books: FleetBooks, head: _Head, *, policy: Policy, seed: int) -> None:
         self._seed = seed
         self._books = books
-        self._shape = shape
-        self._start = start
+        self._order = head.shape.order
+        self._start = head.start
         self._policy = policy
-        self.need = need
-        self.bonus = bonus
-        self.fitting = len(shape.order) - start
+        self._bonus = head.bonus
+        self.need = head.need
+        self.fitting = head.fitting
         self._iterator: Iterator[int] = iter(self._positions())
 
     def next(self) -> tuple[float, int, int, str] | None:
@@ -476,13 +498,13 @@ class _Lane:
 
     def at(self, offset: int) -> tuple[float, int, int, str]:
         """The candidate at an offset among those that fit."""
-        *_, name = self._shape.order[self._start + offset]
+        *_, name = self._order[self._start + offset]
         book = self._books.nodes[name]
-        score = _score(self._policy, book, self.need) + self.bonus
+        score = _score(self._policy, book, self.need) + self._bonus
         return -score, _tie(self._policy, book), crc32(name.encode(), self._seed), name
 
     def _positions(self) -> Iterable[int]:
-        end = len(self._shape.order)
+        end = len(self._order)
         if self._policy in _PACKING:
             return self._upwards()
         downwards = self._downwards()
@@ -495,7 +517,7 @@ class _Lane:
         return downwards
 
     def _upwards(self) -> Iterator[int]:
-        order, first = self._shape.order, self._start
+        order, first = self._order, self._start
         while first < len(order):
             free_bytes, slots, _ = order[first]
             end = bisect_left(order, (free_bytes, slots + 1, ""))
@@ -503,7 +525,7 @@ class _Lane:
             first = end
 
     def _downwards(self) -> Iterator[int]:
-        order, end = self._shape.order, len(self._shape.order)
+        order, end = self._order, len(self._order)
         while end > self._start:
             free_bytes, slots, _ = order[end - 1]
             first = max(self._start, bisect_left(order, (free_bytes, slots, "")))
@@ -671,9 +693,11 @@ def _victims(book: NodeBook, need: Need, priority: int) -> tuple[Replica, ...]:
     return tuple(chosen)
 
 
-def _by_name(entry: tuple[float, int, int, str, int, _Lane]) -> tuple[float, int, str]:
-    """Score, tie and name: the order of lanes for draws."""
-    score, tie, _, name, _, _ = entry
+def _by_name(entry: tuple[tuple[float, int, int, str] | None, _Lane]) -> tuple[float, int, str]:
+    """Score, tie and name of a lane's best node: the order of lanes for draws."""
+    first, _ = entry
+    assert first is not None, "a lane that is opened has a node"
+    score, tie, _, name = first
     return score, tie, name
 
 

@@ -33,6 +33,7 @@ class ControlReason(_Word):
     BAD_REQUEST = "BAD_REQUEST", "a field of the request is wrong; `field` names it"
     BUSY = "BUSY", "too many commands wait for the store; try again after `retryAfterMs`"
     FLEET_FULL = "FLEET_FULL", "the fleet takes no more of these; `limit` says how many"
+    GANG_TOO_LARGE = "GANG_TOO_LARGE", "a gang is placed at once; `limit` says how large it may be"
     INTERNAL = "INTERNAL", "a fault of ours: please report it"
     LABEL_EXISTS = "LABEL_EXISTS", "the label has another value and `overwrite` is not set"
     LEASE_EXPIRED = (

@@ -46,4 +46,5 @@ class FleetSettings:
     waiting_tried_per_tick: int = 256
     placements_per_tick: int = 2_000
     replicas_added_at_once: int = 5_000
+    gang_replicas_max: int = 1_000
     shapes_searched_at_once: int = 100_000

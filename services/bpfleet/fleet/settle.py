@@ -161,8 +161,8 @@ def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> in
     if workload.spec.scheduling.gang and _none_placed(t, workload):
         return _place_gang(t, workload, search, [first, *waiting])
     placed = 0
-    # What is left over is looked at in the next tick: one decision must not take as long as a leader's lease.
-    affordable = max(1, t.settings.shapes_searched_at_once // max(1, search.shape_count))
+    # What is left over is looked at in the next tick.
+    affordable = _affordable(t, search)
     if affordable < min(limit, len(t.book(workload.name).pending)):
         limit = affordable
         t.soft.waiting_more = True
@@ -182,24 +182,34 @@ def _none_placed(t: Transition, workload: Workload) -> bool:
 
 def _place_gang(t: Transition, workload: Workload, search: Search, waiting: list[Replica]) -> int:
     """All or none: undoes what it placed once one of them finds no node."""
+    affordable = _affordable(t, search)
+    if len(waiting) > affordable:
+        text = (
+            f"all {len(waiting)} replicas go together, and among {search.shape_count} kinds of nodes "
+            f"a gang has at most {affordable}"
+        )
+        _gang_waits(t, waiting[0], text, None)
+        return 0
     mark, events = len(t.tables.log), len(t.events)
     for count, replica in enumerate(waiting):
         if not _place(t, workload, search, replica):
             refused = t.tables.replicas[replica.name].decision
             t.tables.rollback(mark)
             t.forget_events(events)
-            _gang_waits(t, waiting, count, refused)
+            text = f"all {len(waiting)} replicas go together, {count} would fit"
+            _gang_waits(t, waiting[0], text, refused)
             return 0
     return len(waiting)
 
 
-def _gang_waits(
-    t: Transition, waiting: list[Replica], count: int, decision: Decision | None
-) -> None:
-    first = waiting[0]
+def _affordable(t: Transition, search: Search) -> int:
+    """Replicas that one decision may look for: it must not take as long as a leader's lease."""
+    return max(1, t.settings.shapes_searched_at_once // max(1, search.shape_count))
+
+
+def _gang_waits(t: Transition, first: Replica, text: str, decision: Decision | None) -> None:
     if first.reason == ReplicaReason.GANG_DOES_NOT_FIT and first.decision == decision:
         return
-    text = f"all {len(waiting)} replicas go together, {count} would fit"
     kept = replace(first, reason=ReplicaReason.GANG_DOES_NOT_FIT, message=text, decision=decision)
     t.tables.put(kept)
     if first.reason != ReplicaReason.GANG_DOES_NOT_FIT:

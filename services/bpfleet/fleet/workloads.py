@@ -9,6 +9,7 @@ from bpfleet.fleet.records import Workload
 from bpfleet.fleet.requests import remember, repeated
 from bpfleet.fleet.settle import settle_nodes
 from bpfleet.fleet.transition import Transition
+from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = ["create_workload", "delete_workload", "update_workload"]
 
@@ -24,6 +25,7 @@ def create_workload(t: Transition, command: CreateWorkload) -> str:
         text = f"workload {name!r} exists{state}; choose another name, or update or delete it"
         raise FleetError(Refused.EXISTS, ControlReason.WORKLOAD_EXISTS, text, workload=name)
     settings = t.settings
+    _bound_gang(t, command.spec)
     _bound(len(t.tables.workloads), settings.workloads_max, "workloads")
     _bound(len(t.tables.replicas) + command.spec.replicas, settings.replicas_max, "replicas")
     retired = t.tables.retired.get(name)
@@ -62,6 +64,7 @@ def update_workload(t: Transition, command: UpdateWorkload) -> str:
             Refused.CONFLICT, ControlReason.REVISION_MISMATCH, text, revision=workload.revision
         )
     changed = _changed(workload, command)
+    _bound_gang(t, changed.spec)
     grown = changed.spec.replicas - workload.spec.replicas
     _bound(len(t.tables.replicas) + grown, t.settings.replicas_max, "replicas")
     rolled = changed.generation != workload.generation
@@ -107,6 +110,14 @@ def _settle_soon(t: Transition, workload: Workload) -> None:
     if workload.spec.per_node:
         settle_nodes(t, [workload.name], list(t.tables.nodes))
     t.dirty[workload.name] = None
+
+
+def _bound_gang(t: Transition, spec: WorkloadSpec) -> None:
+    """A gang is placed in one decision, which must not hold up all others."""
+    limit = t.settings.gang_replicas_max
+    if spec.scheduling.gang and spec.replicas > limit:
+        text = f"{spec.name!r} is a gang of {spec.replicas} replicas; a gang has at most {limit}"
+        raise FleetError(Refused.INVALID, ControlReason.GANG_TOO_LARGE, text, limit=limit)
 
 
 def _bound(count: int, limit: int, what: str) -> None:

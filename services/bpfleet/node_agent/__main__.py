@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
@@ -185,10 +186,13 @@ def main(**flags: Any) -> None:  # click passes values of every type
         sys.exit(1)
 
 
-def _both() -> list[click.Command]:
-    """The commands whose variables may stand in one environment: a coordinator may run in the same container."""
-    coordinator = importlib.import_module("bpfleet.coordinator.__main__")
-    return [main, coordinator.main]
+def _both() -> Iterator[click.Command]:
+    """The commands whose variables may stand in one environment: a coordinator may run in the same container.
+
+    Most environments have none of those, and a program should not carry the code of both.
+    """
+    yield main
+    yield importlib.import_module("bpfleet.coordinator.__main__").main
 
 
 def _settings(flags: dict[str, Any]) -> AgentSettings:

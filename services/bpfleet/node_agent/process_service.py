@@ -25,10 +25,10 @@ from bpfleet.rpc.convert import (
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.paging import page_by_key
 from bpfleet.rpc.rlimits import resource_limit_record
-from bpfleet.runtime.loader import TOUCH_BYTES
 from bpfleet.v1 import process_service_pb2 as pb
 from bpfleet.v1 import process_service_pb2_grpc as pb_grpc
 from bpfleet.verbs import table as verbs
+from bpfleet.workload.ops import TOUCH_BYTES
 
 __all__ = ["ProcessServicer"]
 

@@ -21,10 +21,10 @@ from bpfleet.node_agent.budget import ELEMENT_BYTES, OBJECT_BYTES
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.rpc.convert import ReceiptSum, map_attr, not_negative, prog_attr, short, within
 from bpfleet.rpc.errors import ApiError, invalid
-from bpfleet.runtime.loader import TOUCH_BYTES
 from bpfleet.v1 import bpf_service_pb2 as pb
 from bpfleet.verbs import table
 from bpfleet.verbs.verb import Verb
+from bpfleet.workload.ops import TOUCH_BYTES
 
 __all__ = [
     "BATCH_ELEMENTS_MAX",

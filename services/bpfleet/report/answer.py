@@ -23,6 +23,8 @@ __all__ = ["Answer", "AnswerRow", "HostCase", "answer_data", "answer_for", "to_c
 Plain = Any
 
 _MIB: Final = 1 << 20
+# Reading the kernel's BTF costs a libbpf program some 10 MB of its own at each start.
+BTF_READ_BYTES: Final = 10 << 20
 _HEAD_ROOM_PERCENT: Final = 10
 # Worst first: what happens after the change, if it does not happen today.
 _SEVERITY: Final = (
@@ -37,24 +39,24 @@ _SEVERITY: Final = (
 
 
 class HostCase(Struct, frozen=True, kw_only=True):
-    """One host of the question: its capture, what is emulated of it before and after, and its kernels."""
+    """One host of the question: its capture, what is emulated of it before and after, and its kernel."""
 
     source: str
     document: Document
     before: HostInput
     after: HostInput
     kernel: KernelProfile
-    target: KernelProfile
 
 
 class AnswerRow(Struct, frozen=True, kw_only=True):
-    """One kind of container under one change. Numbers are those of the host where it is worst.
+    """One kind of container under one change, to the kernel ``target``. Numbers are of the host where it is worst.
 
     ``when`` is at start, at restart or in operation. ``need_bytes`` is what it holds at its worst moment after the
     change; ``decides`` names the largest part of it.
     """
 
     container: str
+    target: str
     change: str
     hosts: int
     affected: int
@@ -82,7 +84,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     hosts: int
     groups: int
     kernels: tuple[str, ...]
-    target: str
+    targets: tuple[str, ...]
     rows: tuple[AnswerRow, ...]
     calibrations: tuple[tuple[str, Calibration], ...]
     assumptions: tuple[tuple[str, str], ...]
@@ -92,11 +94,20 @@ class Answer(Struct, frozen=True, kw_only=True):
         """Rows that fail after the change and did not before."""
         return sum(row.change == "fails anew" for row in self.rows)
 
+    @property
+    def title(self) -> str:
+        """The question in one line."""
+        return f"{self.hosts} hosts: {', '.join(self.kernels)} to {', '.join(self.targets)}"
+
 
 def answer_for(
-    cases: Sequence[HostCase], *, grouping: bool = True, on_host: Callable[[], None] | None = None
+    cases: Sequence[HostCase],
+    targets: Sequence[KernelProfile],
+    *,
+    grouping: bool = True,
+    on_host: Callable[[], None] | None = None,
 ) -> Answer:
-    """Emulates every host today and after, hosts that are alike once."""
+    """Emulates every host today and under each of ``targets``, hosts that are alike once."""
     known: dict[tuple[HostInput, str], tuple[ContainerOutcome, ...]] = {}
 
     def emulated(host: HostInput, profile: KernelProfile) -> tuple[ContainerOutcome, ...]:
@@ -107,32 +118,43 @@ def answer_for(
             known[key] = emulate_host(host, profile)
         return known[key]
 
-    found: dict[str, list[_Seen]] = {}
+    found: dict[tuple[str, str], list[_Seen]] = {}
     calibrations: list[tuple[str, Calibration]] = []
     assumptions: dict[tuple[str, str], None] = {}
     distinct: set[tuple[HostInput, str]] = set()
     for case in cases:
         distinct.add((normalised(case.before), case.kernel.name))
         before = emulated(case.before, case.kernel)
-        after = emulated(case.after, case.target)
-        lines = calibrate(case.document, case.before.containers, before)
+        lines = calibrate(case.document, case.before.containers, before, case.kernel)
         calibrations += [(case.document.host.name, line) for line in lines]
-        for container, was, will, line in zip(
-            case.after.containers, before, after, lines, strict=True
-        ):
-            found.setdefault(container.kind, []).append(_Seen(case, container, was, will, line))
+        for target in targets:
+            after = emulated(case.after, target)
+            for container, was, will, line in zip(
+                case.after.containers, before, after, lines, strict=True
+            ):
+                seen = _Seen(case, target, container, was, will, line)
+                found.setdefault((target.name, container.kind), []).append(seen)
+        for container in case.after.containers:
             for text in container.assumptions:
                 assumptions[container.kind, text] = None
         if on_host is not None:
             on_host()
-    rows = [_row(kind, seen) for kind, seen in found.items()]
-    rows.sort(key=lambda row: (_SEVERITY.index(row.change), -row.affected, row.container))
+    names = tuple(target.name for target in targets)
+    rows = [_row(kind, seen) for (_, kind), seen in found.items()]
+    rows.sort(
+        key=lambda row: (
+            names.index(row.target),
+            _SEVERITY.index(row.change),
+            -row.affected,
+            row.container,
+        )
+    )
     return Answer(
         version=__version__,
         hosts=len(cases),
         groups=len(distinct),
         kernels=tuple(sorted({case.kernel.name for case in cases})),
-        target=", ".join(sorted({case.target.name for case in cases})),
+        targets=names,
         rows=tuple(rows),
         calibrations=tuple(calibrations),
         assumptions=tuple(assumptions),
@@ -145,34 +167,49 @@ class _Seen:
     def __init__(
         self,
         case: HostCase,
+        target: KernelProfile,
         container: Container,
         was: ContainerOutcome,
         will: ContainerOutcome,
         line: Calibration,
     ) -> None:
         self.case = case
+        self.target = target
         self.container = container
         self.was = was
         self.will = will
         self.line = line
         self.limit = container.max_bytes
-        self.counts_memory = not case.target.is_rlimit
+        self.counts_memory = not target.is_rlimit
 
     @property
     def need_bytes(self) -> int:
         """Its worst moment after the change: the start, or all maps full."""
         if not self.counts_memory:
             return self.will.locked_bytes
-        return max(self.start_need, self.will.steady_bytes + self.will.growth_bytes)
+        full = self.will.steady_bytes + self.line.other_bytes + self.will.growth_bytes
+        return max(self.start_need, full)
 
     @property
     def start_need(self) -> int:
-        """What the start takes. Reading BTF is left out where it would not fit today either: it does start today."""
-        extra = self.was.start_bytes - self.was.steady_bytes
-        counted = 0 if self.case.kernel.is_rlimit else self.was.kernel_bytes
-        if self.limit is not None and self.was.heap_bytes + counted + extra > self.limit:
-            return self.will.steady_bytes
-        return self.will.start_bytes
+        """What the start takes: what stays, what verifying holds meanwhile, and what the program takes to read BTF."""
+        stays = self.will.steady_bytes + self.line.other_bytes
+        return stays + self.will.loading_bytes + self.btf_bytes
+
+    @property
+    def btf_bytes(self) -> int:
+        """What reading the kernel's BTF takes: no more than its peak, or its limit, has room for today."""
+        container, was = self.container, self.was
+        if not container.reads_btf:
+            return 0
+        counted = 0 if self.case.kernel.is_rlimit else was.kernel_bytes + self.line.other_bytes
+        used = max(was.heap_bytes + counted, container.unreclaimable_bytes or 0)
+        room = [BTF_READ_BYTES]
+        if container.peak_bytes is not None:
+            room.append(container.peak_bytes - used - was.loading_bytes)
+        if self.limit is not None:
+            room.append(self.limit - used - was.loading_bytes)
+        return max(0, min(room))
 
     def change(self) -> tuple[str, str, str]:
         """What changes, what happens, and when."""
@@ -205,7 +242,9 @@ class _Seen:
         if profile.is_rlimit:
             limit = self.container.memlock_bytes
             return None if limit >= RLIM_INFINITY else limit - outcome.locked_bytes
-        return None if self.limit is None else self.limit - outcome.steady_bytes
+        if self.limit is None:
+            return None
+        return self.limit - outcome.steady_bytes - self.line.other_bytes
 
     def decides(self) -> str:
         """The largest part of what it needs."""
@@ -215,7 +254,9 @@ class _Seen:
             "maps and programs": self.will.kernel_bytes,
             "heap": self.will.heap_bytes,
             "elements of full maps": self.will.growth_bytes,
-            "reading BTF at start": self.start_need - self.will.steady_bytes,
+            "its processes in the kernel": self.line.other_bytes,
+            "reading BTF at start": self.btf_bytes,
+            "verifying at start": self.will.loading_bytes,
         }
         name = max(parts, key=lambda part: parts[part])
         return f"{name} {format_bytes(parts[name])}"
@@ -234,6 +275,7 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
     need = max(one.need_bytes for one in seen)
     return AnswerRow(
         container=kind,
+        target=each.target.name,
         change=change,
         hosts=len({id(one.case) for one in seen}),
         affected=len(
@@ -246,7 +288,7 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
         reproduced=sum(one.line.reproduced for one in seen),
         limit_bytes=each.limit if each.counts_memory else _finite(each.container.memlock_bytes),
         room_before=each.room(each.was, each.case.kernel),
-        room_after=each.room(each.will, each.case.target),
+        room_after=each.room(each.will, each.target),
         need_bytes=need,
         set_limit="memory.max" if each.counts_memory else "LimitMEMLOCK",
         set_bytes=_rounded(need),
@@ -276,7 +318,7 @@ def answer_data(answer: Answer) -> Plain:
         "hosts": answer.hosts,
         "groups": answer.groups,
         "kernels": list(answer.kernels),
-        "target": answer.target,
+        "targets": list(answer.targets),
         "new_failures": answer.new_failures,
         "rows": [
             {name: getattr(row, name) for name in AnswerRow.__struct_fields__}
@@ -286,6 +328,8 @@ def answer_data(answer: Answer) -> Plain:
             {
                 "host": host,
                 "unexplained_bytes": line.unexplained_bytes,
+                "told_bytes": line.told_bytes,
+                "modelled_bytes": line.modelled_bytes,
                 **{
                     name: getattr(line, name)
                     for name in Calibration.__struct_fields__
@@ -315,10 +359,11 @@ def to_csv(answer: Answer) -> str:
 
 
 def row_cells(row: AnswerRow) -> tuple[str, ...]:
-    """A row for people: container, change, hosts, before, after, limit, room before and after, set, decided by."""
+    """A row for people, as ``ROW_HEADS`` names its cells."""
     shaky = "" if row.reproduced == row.containers else " (not reproduced)"
     return (
         row.container,
+        row.target,
         row.change + shaky,
         f"{row.affected} of {row.hosts}",
         row.before,
@@ -332,7 +377,7 @@ def row_cells(row: AnswerRow) -> tuple[str, ...]:
 
 
 ROW_HEADS: Final = (
-    "container", "change", "hosts", "today", "after", "limit", "room today", "room after",
+    "container", "kernel", "change", "hosts", "today", "after", "limit", "room today", "room after",
     "needs at least", "decided by",
 )  # fmt: skip
 
@@ -345,7 +390,7 @@ def _size(value: int | None, none: str) -> str:
 
 CALIBRATION_HEADS: Final = (
     "host", "container", "verdict", "maps exact", "memlock seen", "emulated", "kernel memory seen", "bpf emulated",
-    "told apart", "estimated up to", "unexplained",
+    "told by name", "counted", "unexplained", "peak", "events",
 )  # fmt: skip
 
 
@@ -361,15 +406,20 @@ def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
         _size(line.seen_bytes, "not told"),
         format_bytes(line.emulated_bytes),
         format_bytes(line.told_bytes),
-        format_bytes(line.estimated_bytes),
+        format_bytes(line.modelled_bytes),
         _size(line.unexplained_bytes, ""),
+        _size(line.seen_peak_bytes, ""),
+        ", ".join(f"{name} {count:,}" for name, count in line.seen_events.items()),
     )
 
 
 def to_markdown(answer: Answer) -> str:
     """Answer and calibration as tables."""
-    title = f"## {answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
-    parts = [title, _table(ROW_HEADS, map(row_cells, answer.rows)), "### Calibration"]
+    parts = [
+        f"## {answer.title}",
+        _table(ROW_HEADS, map(row_cells, answer.rows)),
+        "### Calibration",
+    ]
     parts.append(
         _table(
             CALIBRATION_HEADS, (calibration_cells(host, line) for host, line in answer.calibrations)

@@ -29,10 +29,9 @@ th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(-
 td:not(:last-child) { white-space: nowrap; }
 .calibrated td:nth-child(3), .off td:nth-child(3) { white-space: normal; min-width: 14rem; }
 .calibrated td:nth-child(3) { color: var(--good); } .off td:nth-child(3) { color: var(--warn); }
-.calibrated td:nth-child(2), .off td:nth-child(2) { color: inherit; }
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-.bad td:nth-child(2) { color: var(--bad); font-weight: 600; } .warn td:nth-child(2) { color: var(--warn); }
-.good td:nth-child(2), td.good { color: var(--good); } td.bad { color: var(--bad); }
+.bad td:nth-child(3) { color: var(--bad); font-weight: 600; } .warn td:nth-child(3) { color: var(--warn); }
+.good td:nth-child(3) { color: var(--good); }
 p, li { color: var(--soft); } code { font-size: .9em; }
 """
 _CLASSES: Final = {
@@ -45,7 +44,7 @@ _CLASSES: Final = {
 
 def answer_page(answer: Answer, command: str) -> str:
     """The page. ``command`` is how to come to it again."""
-    title = f"{answer.hosts} hosts: {', '.join(answer.kernels)} to {answer.target}"
+    title = answer.title
     rows = ((_class(row), row_cells(row)) for row in answer.rows)
     lines = (
         ("calibrated" if line.reproduced else "off", calibration_cells(host, line))

@@ -3,9 +3,10 @@ which it passes.
 
 The recommendation adds up what a container must hold at its worst moment: heap peak, maps and
 programs at the node's CPU count, elements that are allocated as they are inserted, the loader's own
-peak, the pages each CPU holds charged in advance, and the largest pinned map once more (an upgrade
-creates the new one while the old one is still pinned); then a fifth of head room. The least limit
-is found by running the workload alone under smaller and smaller limits.
+peak and what verifying its largest program takes, the pages each CPU holds charged in advance, and
+the largest pinned map once more (an upgrade creates the new one while the old one is still pinned);
+then a fifth of head room. The least limit is found by running the workload alone under smaller and
+smaller limits.
 """
 
 from collections.abc import Sequence
@@ -14,15 +15,17 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from bpfleet.kernel.bpf.verifier import bounds_bytes
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.runtime.programs import complexity_of
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.resolve import resolve
 from bpfleet.workload.scenario import Scenario
-from bpfleet.workload.spec import NodeShape, ReplicaSpec
+from bpfleet.workload.spec import NodeShape, ProgramDeclaration, ReplicaSpec
 
 __all__ = ["LimitAdvice", "LimitTask", "advice_data", "advise", "advise_all", "least_passing_bytes"]
 
@@ -34,7 +37,7 @@ MIB: Final = 1 << 20
 LOADER_PEAK_BYTES: Final = 30 * MIB
 CHARGE_BATCH_BYTES: Final = 256 << 10  # 64 pages that each CPU may hold charged in advance
 HEAD_ROOM_PERCENT: Final = 20
-PARTS: Final = ("heap", "maps", "elements", "loader", "CPU stocks", "re-creation")
+PARTS: Final = ("heap", "maps", "elements", "loader", "verifier", "CPU stocks", "re-creation")
 _ENOMEM: Final = "ENOMEM"
 
 
@@ -115,7 +118,16 @@ def _parts(task: LimitTask) -> tuple[int, ...]:
     _churn(task, kernel, run)
     grown = max(0, _kernel_bytes(kernel, run) - created)
     stocks = CHARGE_BATCH_BYTES * task.shape.possible_cpus
-    return heap, created, grown, LOADER_PEAK_BYTES, stocks, pinned
+    verifying = max(
+        (_verifying_bytes(task, program) for program in free.inventory.programs), default=0
+    )
+    return heap, created, grown, LOADER_PEAK_BYTES, verifying, stocks, pinned
+
+
+def _verifying_bytes(task: LimitTask, declared: ProgramDeclaration) -> int:
+    """What is surely charged while a program is verified: one path where its paths are not known."""
+    profile, code = profile_from(task.model), complexity_of(declared)
+    return bounds_bytes(profile, declared.insn_cnt, declared.subprog_insns, code)[0]
 
 
 def _limited(spec: ReplicaSpec, memory_limit_bytes: int | None) -> ReplicaSpec:

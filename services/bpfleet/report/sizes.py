@@ -14,12 +14,13 @@ from typing import Final
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import KernelError, KernelProfile
 from bpfleet.kernel.bpf.plan import map_cost
+from bpfleet.kernel.bpf.verifier import bounds_bytes
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.mm.memory import Owner
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.units import bytes_of
 from bpfleet.runtime.maps import create_map, map_attr
-from bpfleet.runtime.programs import prog_attr
+from bpfleet.runtime.programs import complexity_of, prog_attr
 from bpfleet.workload.spec import Inventory, MapDeclaration, ProgramDeclaration
 
 __all__ = ["MapSize", "TotalSize", "size_of_inventory", "size_of_map", "total_of"]
@@ -35,7 +36,8 @@ class MapSize:
 
     ``charged`` is by class of allocation (``locked`` under the rlimit model). ``element_bytes`` is
     what inserting one more element charges (0: paid at creation); a trie's includes the
-    intermediate node it usually needs.
+    intermediate node it usually needs. ``verifying_bytes`` are charged while a program is loaded, at
+    least and at most; the two are one where its paths are declared.
     """
 
     name: str
@@ -48,6 +50,7 @@ class MapSize:
     escaped_bytes: int = 0
     element_bytes: int = 0
     full_bytes: int = 0
+    verifying_bytes: tuple[int, int] = (0, 0)
     refusal: str = ""
 
     @property
@@ -59,7 +62,7 @@ class MapSize:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TotalSize:
     """The sum over an inventory under one kernel. ``refused`` counts declarations the kernel
-    refuses.
+    refuses. ``verifying_bytes`` are those of the largest program: one is loaded at a time.
     """
 
     maps: int
@@ -68,6 +71,7 @@ class TotalSize:
     charged: Mapping[str, int]
     escaped_bytes: int
     full_bytes: int
+    verifying_bytes: tuple[int, int]
     refused: int
 
     @property
@@ -106,6 +110,10 @@ def total_of(sizes: Iterable[MapSize]) -> TotalSize:
         charged=dict(sorted(charged.items())),
         escaped_bytes=sum(s.escaped_bytes for s in found),
         full_bytes=sum(s.full_bytes for s in found),
+        verifying_bytes=(
+            max((s.verifying_bytes[0] for s in found), default=0),
+            max((s.verifying_bytes[1] for s in found), default=0),
+        ),
         refused=sum(bool(s.refusal) for s in found),
     )
 
@@ -160,6 +168,9 @@ def _program(declared: ProgramDeclaration, profile: KernelProfile, possible_cpus
             charged=charged,
             escaped_bytes=escaped,
             full_bytes=sum(charged.values()),
+            verifying_bytes=bounds_bytes(
+                profile, declared.insn_cnt, declared.subprog_insns, complexity_of(declared)
+            ),
         ),
         declared.count,
     )

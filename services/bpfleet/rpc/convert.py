@@ -8,6 +8,7 @@ from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.accounting.base import Charge
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.command import Cost
+from bpfleet.kernel.bpf.complexity import Complexity
 from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, ProgOp
 from bpfleet.kernel.events import Event, EventKind
@@ -22,6 +23,7 @@ from bpfleet.rpc import names
 from bpfleet.rpc.errors import invalid
 from bpfleet.rpc.rlimits import resource_limit_message
 from bpfleet.v1 import bpf_pb2, event_pb2, node_service_pb2, process_service_pb2
+from bpfleet.workload.spec import INSNS_MAX, SUBPROGS_MAX
 
 __all__ = [
     "ReceiptSum",
@@ -120,6 +122,7 @@ def map_attr(spec: bpf_pb2.MapSpec, field: str = "spec") -> MapAttr:
         inner_map_fd=spec.inner_map_fd if spec.HasField("inner_map_fd") else None,
         numa_node=u32(spec.numa_node, f"{field}.numa_node"),
         map_extra=not_negative(spec.map_extra, f"{field}.map_extra"),
+        memcg_fd=spec.memcg_fd if spec.HasField("memcg_fd") else None,
     )
 
 
@@ -181,7 +184,31 @@ def prog_attr(spec: bpf_pb2.ProgramSpec, field: str = "spec") -> ProgAttr:
             _prog_op(operation, len(spec.map_fds), f"{field}.operations[{position}]")
             for position, operation in enumerate(spec.operations)
         ),
+        subprog_insns=_subprog_insns(spec, field),
+        complexity=Complexity(**complexity_numbers(spec.complexity, f"{field}.complexity")),
     )
+
+
+def _subprog_insns(spec: bpf_pb2.ProgramSpec, field: str) -> tuple[int, ...]:
+    name = f"{field}.subprogram_instruction_counts"
+    if len(spec.subprogram_instruction_counts) > SUBPROGS_MAX:
+        raise invalid(name, f"more than {SUBPROGS_MAX}")
+    lengths = tuple(not_negative(each, name) for each in spec.subprogram_instruction_counts)
+    if sum(lengths) >= max(spec.instruction_count, 1):
+        raise invalid(
+            name, f"{sum(lengths)} is not less than {spec.instruction_count}, the program's length"
+        )
+    return lengths
+
+
+def complexity_numbers(message: bpf_pb2.ProgramComplexity, field: str) -> dict[str, int]:
+    """Its fields by name. Raises ``ApiError`` for one out of range."""
+    found = {}
+    for name in (each.name for each in message.DESCRIPTOR.fields):
+        found[name] = not_negative(getattr(message, name), f"{field}.{name}")
+        if found[name] > INSNS_MAX:
+            raise invalid(f"{field}.{name}", f"{found[name]} is over {INSNS_MAX}")
+    return found
 
 
 def _prog_op(message: bpf_pb2.ProgramOperation, maps: int, field: str) -> ProgOp:

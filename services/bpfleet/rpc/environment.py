@@ -67,10 +67,17 @@ def _default(option: click.Option) -> str:
 
 
 def check_environment(environment: Mapping[str, str], commands: Iterable[click.Command]) -> None:
-    """Raises ``SettingsError`` for a BPFLEET_ variable that none of our programs reads, and says which was meant."""
-    known = {*OTHERS, *(each.name for command in commands for each in variables_of(command))}
-    for name in sorted(environment):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, sorted(known), 1)
-            meant = f"; {near[0]} is meant?" if near else ""
-            raise SettingsError(f"{name}: no program of bpfleet reads this variable{meant}")
+    """Raises ``SettingsError`` for a BPFLEET_ variable that none of our programs reads, and says which was meant.
+
+    ``commands`` are asked for one by one, until all variables are known.
+    """
+    known = set(OTHERS)
+    unknown = {name for name in environment if name.startswith(PREFIX)} - known
+    rest = iter(commands)
+    while unknown and (command := next(rest, None)) is not None:
+        known |= {each.name for each in variables_of(command)}
+        unknown -= known
+    for name in sorted(unknown):
+        near = difflib.get_close_matches(name, sorted(known), 1)
+        meant = f"; {near[0]} is meant?" if near else ""
+        raise SettingsError(f"{name}: no program of bpfleet reads this variable{meant}")

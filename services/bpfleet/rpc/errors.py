@@ -187,6 +187,12 @@ class RemoteError:
         return Errno(int(self.metadata["errnoNumber"])) if self.is_verdict else None
 
     @property
+    def retry_after_seconds(self) -> float | None:
+        """When the service says that it is worth while to try again; None where it does not say."""
+        pause_ms = self.metadata.get("retryAfterMs", "")
+        return int(pause_ms) / 1000 if self.domain == CONTROL_DOMAIN and pause_ms else None
+
+    @property
     def call(self) -> str:
         """The system call that was refused; empty for everything but verdicts."""
         return self.metadata.get("call", "")

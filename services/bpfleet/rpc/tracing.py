@@ -5,7 +5,8 @@ Without them nothing of OpenTelemetry is imported, and calls cost what they cost
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
@@ -14,7 +15,13 @@ from grpc import aio
 from bpfleet import __version__
 from bpfleet.rpc.settings_error import SettingsError
 
-__all__ = ["aio_client_interceptors", "server_interceptors", "start_tracing", "traced_channel"]
+__all__ = [
+    "Origins",
+    "aio_client_interceptors",
+    "server_interceptors",
+    "start_tracing",
+    "traced_channel",
+]
 
 _ASKS: Final = (
     "OTEL_TRACES_EXPORTER",
@@ -25,6 +32,7 @@ _EXPORTERS: Final = {
     "otlp": ("opentelemetry.exporter.otlp.proto.grpc.trace_exporter", "OTLPSpanExporter"),
     "console": ("opentelemetry.sdk.trace.export", "ConsoleSpanExporter"),
 }
+_ORIGINS_MAX: Final = 10_000
 _INSTRUMENTS: Final = "opentelemetry.instrumentation.grpc"
 
 # Whether this process traces: decided once, when it starts.
@@ -90,6 +98,40 @@ def traced_channel(channel: grpc.Channel) -> grpc.Channel:
     ext: Any = importlib.import_module(f"{_INSTRUMENTS}.grpcext")
     traced: grpc.Channel = ext.intercept_channel(channel, _instruments().client_interceptor())
     return traced
+
+
+class Origins:
+    """Which call asked for something last: what carries it out later is part of that call's trace.
+
+    Keeps the last 10,000; nothing without tracing.
+    """
+
+    def __init__(self) -> None:
+        # Any: span contexts of OpenTelemetry, which may not be installed.
+        self._contexts: dict[str, Any] = {}
+
+    def note(self, name: str) -> None:
+        """The call that is being answered asks for ``name``."""
+        if not _started:
+            return
+        trace: Any = importlib.import_module("opentelemetry.trace")
+        self._contexts.pop(name, None)
+        self._contexts[name] = trace.get_current_span().get_span_context()
+        if len(self._contexts) > _ORIGINS_MAX:
+            del self._contexts[next(iter(self._contexts))]
+
+    @contextmanager
+    def follow(self, span: str, names: Iterable[str]) -> Iterator[None]:
+        """What runs inside is a span of the trace that asked for the first of ``names``, linked to the others."""
+        found = [self._contexts[name] for name in dict.fromkeys(names) if name in self._contexts]
+        if not found:
+            yield
+            return
+        trace: Any = importlib.import_module("opentelemetry.trace")
+        parent = trace.set_span_in_context(trace.NonRecordingSpan(found[0]))
+        links = [trace.Link(context) for context in found[1:]]
+        with trace.get_tracer("bpfleet").start_as_current_span(span, context=parent, links=links):
+            yield
 
 
 def _instruments() -> Any:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from msgspec.structs import fields
 
 from bpfleet.abi.bpf import MapType, ProgType
-from bpfleet.rpc.convert import capability_set
+from bpfleet.rpc.convert import capability_set, complexity_numbers
 from bpfleet.rpc.enums import (
     KEY_DISTRIBUTIONS,
     LABEL_OPERATORS,
@@ -24,6 +24,7 @@ from bpfleet.workload.catalogue import applications
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import (
     Churn,
+    Complexity,
     Inventory,
     KeyDistribution,
     MapDeclaration,
@@ -124,6 +125,8 @@ def _program_record(message: workload_pb2.ProgramDeclaration, path: str) -> Prog
             count=message.count or 1,
             map_names=tuple(message.map_names),
             pinned=message.pinned,
+            subprog_insns=tuple(message.subprog_insns),
+            complexity=Complexity(**complexity_numbers(message.complexity, f"{path}.complexity")),
         )
     except SpecError as error:
         raise spec_problem(error, path) from None
@@ -190,6 +193,17 @@ def _program_message(record: ProgramDeclaration) -> workload_pb2.ProgramDeclarat
         count=record.count,
         map_names=record.map_names,
         pinned=record.pinned,
+        subprog_insns=record.subprog_insns,
+        complexity=_complexity_message(record.complexity),
+    )
+
+
+def _complexity_message(record: Complexity) -> bpf_pb2.ProgramComplexity | None:
+    """None for a program without any: an absent message says the same."""
+    if record == Complexity():
+        return None
+    return bpf_pb2.ProgramComplexity(
+        **{name: getattr(record, name) for name in record.__struct_fields__}
     )
 
 

@@ -8,18 +8,17 @@ from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import Payer
 from bpfleet.runtime.maps import OpenMap, create_map, pin_path
 from bpfleet.runtime.programs import prog_attr
-from bpfleet.workload.ops import ELEMENT_TYPES
+from bpfleet.workload.ops import ELEMENT_TYPES, touch_parts
 from bpfleet.workload.spec import MapDeclaration, ProgramDeclaration, ReplicaSpec
 
-__all__ = ["TOUCH_BYTES", "Loader", "Step"]
+__all__ = ["Loader", "Step"]
 
 # containerd and Docker raise RLIMIT_NOFILE for what they start; 1024 is for logins.
 _NOFILE: Final = 1_048_576
 _FD_BYTES: Final = 4
-# A heap is touched in parts of this size: 64 GiB of page faults take a tenth of a second of the emulator.
-TOUCH_BYTES: Final = 64 << 30
 
 
 class Step(NamedTuple):
@@ -56,8 +55,7 @@ class Loader:
         if spec.workload.memory_limit_bytes is not None:
             yield Step("write memory.max", self._cgroup, self._set_limit)
         yield Step("clone", spec.name, self._spawn)
-        for touched in range(0, self._heap_bytes, TOUCH_BYTES):
-            part = min(TOUCH_BYTES, self._heap_bytes - touched)
+        for part in touch_parts(self._heap_bytes):
             yield Step("page fault", "heap", partial(self._touch_heap, part))
         for declared in spec.inventory.maps:
             for ordinal in range(declared.count):
@@ -138,21 +136,37 @@ class Loader:
         return True
 
     def _create(self, declared: MapDeclaration) -> None:
-        fd = create_map(self._kernel, self._running, declared)
+        fd = self._made(declared, pinned=declared.pinned)
         self.maps.append(OpenMap(self._kernel, self._running, declared, fd))
         self.maps_created += 1
+
+    def _made(self, declared: MapDeclaration, *, pinned: bool) -> int:
+        """Where the creator may name who pays, a pinned map is its pod's: that of the cgroup above the container."""
+        kernel, task = self._kernel, self._running
+        if not pinned or kernel.profile.payer is not Payer.SELECTABLE:
+            return create_map(kernel, task, declared)
+        above = kernel.cgroup(self._cgroup.rpartition("/")[0] or "/")
+        directory = kernel.objects.cgroup(task, above)
+        try:
+            return create_map(kernel, task, declared, memcg_fd=directory)
+        finally:
+            if task.alive:
+                kernel.close(task.pid, directory)
 
     def _inner_steps(self, outer: OpenMap, slot: int) -> Iterator[Step]:
         inner = outer.declared.inner
         assert inner is not None, "checked when the declaration was built"
         created: list[int] = []
-        yield Step("MAP_CREATE", inner.name, lambda: self._create_inner(inner, created))
+        pinned = outer.declared.pinned
+        yield Step(
+            "MAP_CREATE", inner.name, lambda: self._create_inner(inner, created, pinned=pinned)
+        )
         yield Step(
             "MAP_UPDATE_ELEM", outer.declared.name, lambda: self._hand_over(outer, slot, created[0])
         )
 
-    def _create_inner(self, inner: MapDeclaration, created: list[int]) -> None:
-        created.append(create_map(self._kernel, self._running, inner))
+    def _create_inner(self, inner: MapDeclaration, created: list[int], *, pinned: bool) -> None:
+        created.append(self._made(inner, pinned=pinned))
         self.maps_created += 1
 
     def _hand_over(self, outer: OpenMap, slot: int, fd: int) -> None:

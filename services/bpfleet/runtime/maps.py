@@ -22,7 +22,9 @@ def pin_path(replica: str, name: str, ordinal: int) -> str:
     return f"{BPFFS}/{replica}-{name}" if ordinal == 0 else f"{BPFFS}/{replica}-{name}-{ordinal}"
 
 
-def map_attr(declared: MapDeclaration, inner_map_fd: int | None = None) -> MapAttr:
+def map_attr(
+    declared: MapDeclaration, inner_map_fd: int | None = None, *, memcg_fd: int | None = None
+) -> MapAttr:
     """The BPF_MAP_CREATE attributes of a declaration."""
     return MapAttr(
         declared.map_type,
@@ -33,20 +35,23 @@ def map_attr(declared: MapDeclaration, inner_map_fd: int | None = None) -> MapAt
         map_name=declared.name,
         map_extra=declared.map_extra,
         inner_map_fd=inner_map_fd,
+        memcg_fd=memcg_fd,
     )
 
 
-def create_map(kernel: Kernel, task: Task, declared: MapDeclaration) -> int:
+def create_map(
+    kernel: Kernel, task: Task, declared: MapDeclaration, *, memcg_fd: int | None = None
+) -> int:
     """BPF_MAP_CREATE as a loader does it: a map-in-map gets a template of its inner map, closed at
     once.
 
     Returns the descriptor. Raises what map creation raises; then nothing is left open.
     """
     if declared.inner is None:
-        return kernel.bpf.map_create(task, map_attr(declared)).fd
-    template = kernel.bpf.map_create(task, map_attr(declared.inner)).fd
+        return kernel.bpf.map_create(task, map_attr(declared, memcg_fd=memcg_fd)).fd
+    template = kernel.bpf.map_create(task, map_attr(declared.inner, memcg_fd=memcg_fd)).fd
     try:
-        return kernel.bpf.map_create(task, map_attr(declared, template)).fd
+        return kernel.bpf.map_create(task, map_attr(declared, template, memcg_fd=memcg_fd)).fd
     finally:
         if task.alive:
             kernel.close(task.pid, template)

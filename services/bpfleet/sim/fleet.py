@@ -63,9 +63,9 @@ _FAULT_SECONDS: Final = 16.0
 _REST_SECONDS: Final = 120.0
 _QUIET_SHARE: Final = 0.2
 _STARVED_SHARE: Final = 0.1
-_STARVED_SECONDS: Final = 60.0
+_STARVED_SECONDS: Final = 90.0
 # Some write is acknowledged in so many leases of a leader while a majority of parts is up.
-_PROGRESS_LEASES: Final = 12
+_PROGRESS_LEASES: Final = 30
 # The longest a process is stopped, or a turn of its event loop lasts, in leases of a leader.
 _HELD_LEASES: Final = 3
 _HOUR_MS: Final = 3_600_000
@@ -429,7 +429,7 @@ class World:
     async def _starve(self) -> None:
         """Every step of everybody comes late, and the store answers late; nothing else fails, so somebody writes."""
         ttl_s = self.timing.leader_ttl_ms / 1000
-        late_s = ttl_s * (0.1 + 0.6 * self.random.random())
+        late_s = ttl_s * (0.1 + 1.1 * self.random.random())
         beating = self.users.spawn(self.users.keep_marking("n0"))
         everybody = [*self.coordinators.values(), *self.agents.values(), self.store_server]
         for process in everybody:

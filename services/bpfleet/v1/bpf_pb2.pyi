@@ -269,6 +269,7 @@ class MapSpec(_message.Message):
     INNER_MAP_FD_FIELD_NUMBER: _builtins.int
     NUMA_NODE_FIELD_NUMBER: _builtins.int
     MAP_EXTRA_FIELD_NUMBER: _builtins.int
+    MEMCG_FD_FIELD_NUMBER: _builtins.int
     map_type: Global___MapType.ValueType
     """Type of the map."""
     key_size_bytes: _builtins.int
@@ -287,6 +288,10 @@ class MapSpec(_message.Message):
     """NUMA node, taken with BPF_F_NUMA_NODE."""
     map_extra: _builtins.int
     """Number of hash functions of a bloom filter; 0 elsewhere."""
+    memcg_fd: _builtins.int
+    """A cgroup's directory: the caller's cgroup or one above it, which pays for the map. Only the what-if of a
+    selectable cgroup (`6.12:selectable`) takes it.
+    """
     def __init__(
         self,
         *,
@@ -299,17 +304,22 @@ class MapSpec(_message.Message):
         inner_map_fd: _builtins.int | None = ...,
         numa_node: _builtins.int | None = ...,
         map_extra: _builtins.int = ...,
+        memcg_fd: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "numa_node", b"numa_node"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_memcg_fd", b"_memcg_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "memcg_fd", b"memcg_fd", "numa_node", b"numa_node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "key_size_bytes", b"key_size_bytes", "map_extra", b"map_extra", "map_flags", b"map_flags", "map_name", b"map_name", "map_type", b"map_type", "max_entries", b"max_entries", "numa_node", b"numa_node", "value_size_bytes", b"value_size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd", "_memcg_fd", b"_memcg_fd", "_numa_node", b"_numa_node", "inner_map_fd", b"inner_map_fd", "key_size_bytes", b"key_size_bytes", "map_extra", b"map_extra", "map_flags", b"map_flags", "map_name", b"map_name", "map_type", b"map_type", "max_entries", b"max_entries", "memcg_fd", b"memcg_fd", "numa_node", b"numa_node", "value_size_bytes", b"value_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__inner_map_fd: _TypeAlias = _typing.Literal["inner_map_fd"]  # noqa: Y015
     _WhichOneofArgType__inner_map_fd: _TypeAlias = _typing.Literal["_inner_map_fd", b"_inner_map_fd"]  # noqa: Y015
+    _WhichOneofReturnType__memcg_fd: _TypeAlias = _typing.Literal["memcg_fd"]  # noqa: Y015
+    _WhichOneofArgType__memcg_fd: _TypeAlias = _typing.Literal["_memcg_fd", b"_memcg_fd"]  # noqa: Y015
     _WhichOneofReturnType__numa_node: _TypeAlias = _typing.Literal["numa_node"]  # noqa: Y015
     _WhichOneofArgType__numa_node: _TypeAlias = _typing.Literal["_numa_node", b"_numa_node"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__inner_map_fd) -> _WhichOneofReturnType__inner_map_fd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memcg_fd) -> _WhichOneofReturnType__memcg_fd | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__numa_node) -> _WhichOneofReturnType__numa_node | None: ...
 
@@ -388,6 +398,8 @@ class ProgramSpec(_message.Message):
     PROGRAM_NAME_FIELD_NUMBER: _builtins.int
     MAP_FDS_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
+    SUBPROGRAM_INSTRUCTION_COUNTS_FIELD_NUMBER: _builtins.int
+    COMPLEXITY_FIELD_NUMBER: _builtins.int
     program_type: Global___ProgramType.ValueType
     """Type of the program."""
     instruction_count: _builtins.int
@@ -402,6 +414,14 @@ class ProgramSpec(_message.Message):
     def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProgramOperation]:
         """What the program does when it runs, in order; at most 1024 operations."""
 
+    @_builtins.property
+    def subprogram_instruction_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Instructions of each of its functions; `instruction_count` counts them too."""
+
+    @_builtins.property
+    def complexity(self) -> Global___ProgramComplexity:
+        """What the verifier meets in it: decides what memory loading takes from 6.17 on."""
+
     def __init__(
         self,
         *,
@@ -410,14 +430,62 @@ class ProgramSpec(_message.Message):
         program_name: _builtins.str = ...,
         map_fds: _abc.Iterable[_builtins.int] | None = ...,
         operations: _abc.Iterable[Global___ProgramOperation] | None = ...,
+        subprogram_instruction_counts: _abc.Iterable[_builtins.int] | None = ...,
+        complexity: Global___ProgramComplexity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complexity", b"complexity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instruction_count", b"instruction_count", "map_fds", b"map_fds", "operations", b"operations", "program_name", b"program_name", "program_type", b"program_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complexity", b"complexity", "instruction_count", b"instruction_count", "map_fds", b"map_fds", "operations", b"operations", "program_name", b"program_name", "program_type", b"program_type", "subprogram_instruction_counts", b"subprogram_instruction_counts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProgramSpec: _TypeAlias = ProgramSpec  # noqa: Y015
+
+@_typing.final
+class ProgramComplexity(_message.Message):
+    """What the verifier meets in a program. Without any of it a program is one path from its first instruction to its last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    SPILLS_FIELD_NUMBER: _builtins.int
+    LOOKUPS_FIELD_NUMBER: _builtins.int
+    LOOP_TURNS_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    VERIFIED_INSNS_FIELD_NUMBER: _builtins.int
+    branches: _builtins.int
+    """Conditional jumps on values that are not known, each on another one."""
+    compared: _builtins.int
+    """Conditional jumps that ask one value again and again, as a switch does."""
+    spills: _builtins.int
+    """Registers written to stack slots and branched on."""
+    lookups: _builtins.int
+    """Elements of arrays that are looked up and read."""
+    loop_turns: _builtins.int
+    """Turns of bounded loops."""
+    states: _builtins.int
+    """States kept at most, as veristat says."""
+    verified_insns: _builtins.int
+    """Instructions walked, as bpftool says."""
+    def __init__(
+        self,
+        *,
+        branches: _builtins.int = ...,
+        compared: _builtins.int = ...,
+        spills: _builtins.int = ...,
+        lookups: _builtins.int = ...,
+        loop_turns: _builtins.int = ...,
+        states: _builtins.int = ...,
+        verified_insns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "compared", b"compared", "lookups", b"lookups", "loop_turns", b"loop_turns", "spills", b"spills", "states", b"states", "verified_insns", b"verified_insns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProgramComplexity: _TypeAlias = ProgramComplexity  # noqa: Y015
 
 @_typing.final
 class ProgramOperation(_message.Message):

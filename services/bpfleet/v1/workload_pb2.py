@@ -27,7 +27,7 @@ from bpfleet.v1 import bpf_pb2 as bpfleet_dot_v1_dot_bpf__pb2
 from bpfleet.v1 import rlimit_pb2 as bpfleet_dot_v1_dot_rlimit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62pfleet/v1/workload.proto\x12\nbpfleet.v1\x1a\x14\x62pfleet/v1/bpf.proto\x1a\x17\x62pfleet/v1/rlimit.proto\"\xd7\x02\n\x0eMapDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x08map_type\x18\x02 \x01(\x0e\x32\x13.bpfleet.v1.MapType\x12\x10\n\x08key_size\x18\x03 \x01(\x03\x12\x12\n\nvalue_size\x18\x04 \x01(\x03\x12\x13\n\x0bmax_entries\x18\x05 \x01(\x03\x12\x11\n\tmap_flags\x18\x06 \x01(\x03\x12\r\n\x05\x63ount\x18\x07 \x01(\x05\x12\x14\n\x0c\x66ill_entries\x18\x08 \x01(\x03\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12)\n\x05inner\x18\n \x01(\x0b\x32\x1a.bpfleet.v1.MapDeclaration\x12\x13\n\x0binner_count\x18\x0b \x01(\x03\x12\x11\n\tmap_extra\x18\x0c \x01(\x03\x12\x0e\n\x06\x66rozen\x18\r \x01(\x08\x12\x19\n\x0c\x63hurn_weight\x18\x0e \x01(\x05H\x00\x88\x01\x01\x42\x0f\n\r_churn_weight\"\x92\x01\n\x12ProgramDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\tprog_type\x18\x02 \x01(\x0e\x32\x17.bpfleet.v1.ProgramType\x12\x10\n\x08insn_cnt\x18\x03 \x01(\x05\x12\r\n\x05\x63ount\x18\x04 \x01(\x05\x12\x11\n\tmap_names\x18\x05 \x03(\t\x12\x0e\n\x06pinned\x18\x06 \x01(\x08\"\xd1\x01\n\tInventory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12(\n\x04maps\x18\x04 \x03(\x0b\x32\x1a.bpfleet.v1.MapDeclaration\x12\x30\n\x08programs\x18\x05 \x03(\x0b\x32\x1e.bpfleet.v1.ProgramDeclaration\x12\x19\n\x11user_memory_bytes\x18\x06 \x01(\x03\x12 \n\x05\x63hurn\x18\x07 \x01(\x0b\x32\x11.bpfleet.v1.Churn\"\xf6\x03\n\x05\x43hurn\x12\x14\n\x07lookups\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x07updates\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x07\x64\x65letes\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x14\n\x07\x63reates\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12 \n\x13operations_per_step\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x14\n\x07step_ns\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x17\n\nbatch_size\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x35\n\x10key_distribution\x18\x08 \x01(\x0e\x32\x1b.bpfleet.v1.KeyDistribution\x12\x18\n\x0bworking_set\x18\t \x01(\x01H\x07\x88\x01\x01\x12\x1b\n\x0e\x65xtra_maps_max\x18\n \x01(\x05H\x08\x88\x01\x01\x12\x18\n\x0bstart_share\x18\x0b \x01(\x01H\t\x88\x01\x01\x12\x17\n\nramp_steps\x18\x0c \x01(\x05H\n\x88\x01\x01\x42\n\n\x08_lookupsB\n\n\x08_updatesB\n\n\x08_deletesB\n\n\x08_createsB\x16\n\x14_operations_per_stepB\n\n\x08_step_nsB\r\n\x0b_batch_sizeB\x0e\n\x0c_working_setB\x11\n\x0f_extra_maps_maxB\x0e\n\x0c_start_shareB\r\n\x0b_ramp_steps\"W\n\x0bRequirement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x08operator\x18\x02 \x01(\x0e\x32\x19.bpfleet.v1.LabelOperator\x12\x0e\n\x06values\x18\x03 \x03(\t\"J\n\nPreference\x12,\n\x0brequirement\x18\x01 \x01(\x0b\x32\x17.bpfleet.v1.Requirement\x12\x0e\n\x06weight\x18\x02 \x01(\x05\"L\n\x05Taint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\'\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\x0e\x32\x17.bpfleet.v1.TaintEffect\"Q\n\nToleration\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\'\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\x0e\x32\x17.bpfleet.v1.TaintEffect\"E\n\x06Spread\x12\x14\n\x0ctopology_key\x18\x01 \x01(\t\x12\x10\n\x08max_skew\x18\x02 \x01(\x05\x12\x13\n\x0b\x62\x65st_effort\x18\x03 \x01(\x08\"\xa4\x01\n\nScheduling\x12)\n\x08required\x18\x01 \x03(\x0b\x32\x17.bpfleet.v1.Requirement\x12)\n\tpreferred\x18\x02 \x03(\x0b\x32\x16.bpfleet.v1.Preference\x12\x0c\n\x04gang\x18\x03 \x01(\x08\x12\x17\n\x0fmax_unavailable\x18\x04 \x01(\x05\x12\x19\n\x11\x64isruption_budget\x18\x05 \x01(\x05\"\x1e\n\rCapabilitySet\x12\r\n\x05names\x18\x01 \x03(\t\"\xb3\x07\n\x0cWorkloadSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x02 \x01(\t\x12(\n\tinventory\x18\x03 \x01(\x0b\x32\x15.bpfleet.v1.Inventory\x12\x36\n\x07options\x18\x04 \x03(\x0b\x32%.bpfleet.v1.WorkloadSpec.OptionsEntry\x12\x34\n\x06labels\x18\x05 \x03(\x0b\x32$.bpfleet.v1.WorkloadSpec.LabelsEntry\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12\x10\n\x08per_node\x18\x07 \x01(\x08\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x0b\n\x03uid\x18\t \x01(\x03\x12/\n\x0c\x63\x61pabilities\x18\n \x01(\x0b\x32\x19.bpfleet.v1.CapabilitySet\x12\x1c\n\x14memory_request_bytes\x18\x0b \x01(\x03\x12\x1f\n\x12memory_limit_bytes\x18\x0c \x01(\x03H\x00\x88\x01\x01\x12(\n\x07memlock\x18\r \x01(\x0b\x32\x17.bpfleet.v1.RlimitValue\x12\x15\n\room_score_adj\x18\x0e \x01(\x05\x12\x1e\n\x11user_memory_bytes\x18\x0f \x01(\x03H\x01\x88\x01\x01\x12 \n\x05\x63hurn\x18\x10 \x01(\x0b\x32\x11.bpfleet.v1.Churn\x12\x31\n\x0erestart_policy\x18\x11 \x01(\x0e\x32\x19.bpfleet.v1.RestartPolicy\x12\x41\n\rnode_selector\x18\x12 \x03(\x0b\x32*.bpfleet.v1.WorkloadSpec.NodeSelectorEntry\x12+\n\x0btolerations\x18\x13 \x03(\x0b\x32\x16.bpfleet.v1.Toleration\x12\"\n\x06spread\x18\x14 \x01(\x0b\x32\x12.bpfleet.v1.Spread\x12*\n\nscheduling\x18\x15 \x01(\x0b\x32\x16.bpfleet.v1.Scheduling\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_memory_limit_bytesB\x14\n\x12_user_memory_bytes*\x8d\x01\n\x0fKeyDistribution\x12 \n\x1cKEY_DISTRIBUTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18KEY_DISTRIBUTION_UNIFORM\x10\x01\x12\x19\n\x15KEY_DISTRIBUTION_ZIPF\x10\x02\x12\x1f\n\x1bKEY_DISTRIBUTION_SEQUENTIAL\x10\x03*\x83\x01\n\rRestartPolicy\x12\x1e\n\x1aRESTART_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15RESTART_POLICY_ALWAYS\x10\x01\x12\x1d\n\x19RESTART_POLICY_ON_FAILURE\x10\x02\x12\x18\n\x14RESTART_POLICY_NEVER\x10\x03*\xde\x01\n\rLabelOperator\x12\x1e\n\x1aLABEL_OPERATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11LABEL_OPERATOR_IN\x10\x01\x12\x19\n\x15LABEL_OPERATOR_NOT_IN\x10\x02\x12\x19\n\x15LABEL_OPERATOR_EXISTS\x10\x03\x12!\n\x1dLABEL_OPERATOR_DOES_NOT_EXIST\x10\x04\x12\x1f\n\x1bLABEL_OPERATOR_GREATER_THAN\x10\x05\x12\x1c\n\x18LABEL_OPERATOR_LESS_THAN\x10\x06*\x8b\x01\n\x0bTaintEffect\x12\x1c\n\x18TAINT_EFFECT_UNSPECIFIED\x10\x00\x12\x1c\n\x18TAINT_EFFECT_NO_SCHEDULE\x10\x01\x12#\n\x1fTAINT_EFFECT_PREFER_NO_SCHEDULE\x10\x02\x12\x1b\n\x17TAINT_EFFECT_NO_EXECUTE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62pfleet/v1/workload.proto\x12\nbpfleet.v1\x1a\x14\x62pfleet/v1/bpf.proto\x1a\x17\x62pfleet/v1/rlimit.proto\"\xd7\x02\n\x0eMapDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x08map_type\x18\x02 \x01(\x0e\x32\x13.bpfleet.v1.MapType\x12\x10\n\x08key_size\x18\x03 \x01(\x03\x12\x12\n\nvalue_size\x18\x04 \x01(\x03\x12\x13\n\x0bmax_entries\x18\x05 \x01(\x03\x12\x11\n\tmap_flags\x18\x06 \x01(\x03\x12\r\n\x05\x63ount\x18\x07 \x01(\x05\x12\x14\n\x0c\x66ill_entries\x18\x08 \x01(\x03\x12\x0e\n\x06pinned\x18\t \x01(\x08\x12)\n\x05inner\x18\n \x01(\x0b\x32\x1a.bpfleet.v1.MapDeclaration\x12\x13\n\x0binner_count\x18\x0b \x01(\x03\x12\x11\n\tmap_extra\x18\x0c \x01(\x03\x12\x0e\n\x06\x66rozen\x18\r \x01(\x08\x12\x19\n\x0c\x63hurn_weight\x18\x0e \x01(\x05H\x00\x88\x01\x01\x42\x0f\n\r_churn_weight\"\xdc\x01\n\x12ProgramDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\tprog_type\x18\x02 \x01(\x0e\x32\x17.bpfleet.v1.ProgramType\x12\x10\n\x08insn_cnt\x18\x03 \x01(\x05\x12\r\n\x05\x63ount\x18\x04 \x01(\x05\x12\x11\n\tmap_names\x18\x05 \x03(\t\x12\x0e\n\x06pinned\x18\x06 \x01(\x08\x12\x15\n\rsubprog_insns\x18\x07 \x03(\x05\x12\x31\n\ncomplexity\x18\x08 \x01(\x0b\x32\x1d.bpfleet.v1.ProgramComplexity\"\xd1\x01\n\tInventory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12(\n\x04maps\x18\x04 \x03(\x0b\x32\x1a.bpfleet.v1.MapDeclaration\x12\x30\n\x08programs\x18\x05 \x03(\x0b\x32\x1e.bpfleet.v1.ProgramDeclaration\x12\x19\n\x11user_memory_bytes\x18\x06 \x01(\x03\x12 \n\x05\x63hurn\x18\x07 \x01(\x0b\x32\x11.bpfleet.v1.Churn\"\xf6\x03\n\x05\x43hurn\x12\x14\n\x07lookups\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x07updates\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x14\n\x07\x64\x65letes\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x14\n\x07\x63reates\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12 \n\x13operations_per_step\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x14\n\x07step_ns\x18\x06 \x01(\x03H\x05\x88\x01\x01\x12\x17\n\nbatch_size\x18\x07 \x01(\x05H\x06\x88\x01\x01\x12\x35\n\x10key_distribution\x18\x08 \x01(\x0e\x32\x1b.bpfleet.v1.KeyDistribution\x12\x18\n\x0bworking_set\x18\t \x01(\x01H\x07\x88\x01\x01\x12\x1b\n\x0e\x65xtra_maps_max\x18\n \x01(\x05H\x08\x88\x01\x01\x12\x18\n\x0bstart_share\x18\x0b \x01(\x01H\t\x88\x01\x01\x12\x17\n\nramp_steps\x18\x0c \x01(\x05H\n\x88\x01\x01\x42\n\n\x08_lookupsB\n\n\x08_updatesB\n\n\x08_deletesB\n\n\x08_createsB\x16\n\x14_operations_per_stepB\n\n\x08_step_nsB\r\n\x0b_batch_sizeB\x0e\n\x0c_working_setB\x11\n\x0f_extra_maps_maxB\x0e\n\x0c_start_shareB\r\n\x0b_ramp_steps\"W\n\x0bRequirement\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x08operator\x18\x02 \x01(\x0e\x32\x19.bpfleet.v1.LabelOperator\x12\x0e\n\x06values\x18\x03 \x03(\t\"J\n\nPreference\x12,\n\x0brequirement\x18\x01 \x01(\x0b\x32\x17.bpfleet.v1.Requirement\x12\x0e\n\x06weight\x18\x02 \x01(\x05\"L\n\x05Taint\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\'\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\x0e\x32\x17.bpfleet.v1.TaintEffect\"Q\n\nToleration\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\'\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\x0e\x32\x17.bpfleet.v1.TaintEffect\"E\n\x06Spread\x12\x14\n\x0ctopology_key\x18\x01 \x01(\t\x12\x10\n\x08max_skew\x18\x02 \x01(\x05\x12\x13\n\x0b\x62\x65st_effort\x18\x03 \x01(\x08\"\xa4\x01\n\nScheduling\x12)\n\x08required\x18\x01 \x03(\x0b\x32\x17.bpfleet.v1.Requirement\x12)\n\tpreferred\x18\x02 \x03(\x0b\x32\x16.bpfleet.v1.Preference\x12\x0c\n\x04gang\x18\x03 \x01(\x08\x12\x17\n\x0fmax_unavailable\x18\x04 \x01(\x05\x12\x19\n\x11\x64isruption_budget\x18\x05 \x01(\x05\"\x1e\n\rCapabilitySet\x12\r\n\x05names\x18\x01 \x03(\t\"\xb3\x07\n\x0cWorkloadSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x61pplication\x18\x02 \x01(\t\x12(\n\tinventory\x18\x03 \x01(\x0b\x32\x15.bpfleet.v1.Inventory\x12\x36\n\x07options\x18\x04 \x03(\x0b\x32%.bpfleet.v1.WorkloadSpec.OptionsEntry\x12\x34\n\x06labels\x18\x05 \x03(\x0b\x32$.bpfleet.v1.WorkloadSpec.LabelsEntry\x12\x10\n\x08replicas\x18\x06 \x01(\x05\x12\x10\n\x08per_node\x18\x07 \x01(\x08\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x0b\n\x03uid\x18\t \x01(\x03\x12/\n\x0c\x63\x61pabilities\x18\n \x01(\x0b\x32\x19.bpfleet.v1.CapabilitySet\x12\x1c\n\x14memory_request_bytes\x18\x0b \x01(\x03\x12\x1f\n\x12memory_limit_bytes\x18\x0c \x01(\x03H\x00\x88\x01\x01\x12(\n\x07memlock\x18\r \x01(\x0b\x32\x17.bpfleet.v1.RlimitValue\x12\x15\n\room_score_adj\x18\x0e \x01(\x05\x12\x1e\n\x11user_memory_bytes\x18\x0f \x01(\x03H\x01\x88\x01\x01\x12 \n\x05\x63hurn\x18\x10 \x01(\x0b\x32\x11.bpfleet.v1.Churn\x12\x31\n\x0erestart_policy\x18\x11 \x01(\x0e\x32\x19.bpfleet.v1.RestartPolicy\x12\x41\n\rnode_selector\x18\x12 \x03(\x0b\x32*.bpfleet.v1.WorkloadSpec.NodeSelectorEntry\x12+\n\x0btolerations\x18\x13 \x03(\x0b\x32\x16.bpfleet.v1.Toleration\x12\"\n\x06spread\x18\x14 \x01(\x0b\x32\x12.bpfleet.v1.Spread\x12*\n\nscheduling\x18\x15 \x01(\x0b\x32\x16.bpfleet.v1.Scheduling\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11NodeSelectorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_memory_limit_bytesB\x14\n\x12_user_memory_bytes*\x8d\x01\n\x0fKeyDistribution\x12 \n\x1cKEY_DISTRIBUTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18KEY_DISTRIBUTION_UNIFORM\x10\x01\x12\x19\n\x15KEY_DISTRIBUTION_ZIPF\x10\x02\x12\x1f\n\x1bKEY_DISTRIBUTION_SEQUENTIAL\x10\x03*\x83\x01\n\rRestartPolicy\x12\x1e\n\x1aRESTART_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15RESTART_POLICY_ALWAYS\x10\x01\x12\x1d\n\x19RESTART_POLICY_ON_FAILURE\x10\x02\x12\x18\n\x14RESTART_POLICY_NEVER\x10\x03*\xde\x01\n\rLabelOperator\x12\x1e\n\x1aLABEL_OPERATOR_UNSPECIFIED\x10\x00\x12\x15\n\x11LABEL_OPERATOR_IN\x10\x01\x12\x19\n\x15LABEL_OPERATOR_NOT_IN\x10\x02\x12\x19\n\x15LABEL_OPERATOR_EXISTS\x10\x03\x12!\n\x1dLABEL_OPERATOR_DOES_NOT_EXIST\x10\x04\x12\x1f\n\x1bLABEL_OPERATOR_GREATER_THAN\x10\x05\x12\x1c\n\x18LABEL_OPERATOR_LESS_THAN\x10\x06*\x8b\x01\n\x0bTaintEffect\x12\x1c\n\x18TAINT_EFFECT_UNSPECIFIED\x10\x00\x12\x1c\n\x18TAINT_EFFECT_NO_SCHEDULE\x10\x01\x12#\n\x1fTAINT_EFFECT_PREFER_NO_SCHEDULE\x10\x02\x12\x1b\n\x17TAINT_EFFECT_NO_EXECUTE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,42 +40,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKLOADSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_WORKLOADSPEC_NODESELECTORENTRY']._loaded_options = None
   _globals['_WORKLOADSPEC_NODESELECTORENTRY']._serialized_options = b'8\001'
-  _globals['_KEYDISTRIBUTION']._serialized_start=2847
-  _globals['_KEYDISTRIBUTION']._serialized_end=2988
-  _globals['_RESTARTPOLICY']._serialized_start=2991
-  _globals['_RESTARTPOLICY']._serialized_end=3122
-  _globals['_LABELOPERATOR']._serialized_start=3125
-  _globals['_LABELOPERATOR']._serialized_end=3347
-  _globals['_TAINTEFFECT']._serialized_start=3350
-  _globals['_TAINTEFFECT']._serialized_end=3489
+  _globals['_KEYDISTRIBUTION']._serialized_start=2921
+  _globals['_KEYDISTRIBUTION']._serialized_end=3062
+  _globals['_RESTARTPOLICY']._serialized_start=3065
+  _globals['_RESTARTPOLICY']._serialized_end=3196
+  _globals['_LABELOPERATOR']._serialized_start=3199
+  _globals['_LABELOPERATOR']._serialized_end=3421
+  _globals['_TAINTEFFECT']._serialized_start=3424
+  _globals['_TAINTEFFECT']._serialized_end=3563
   _globals['_MAPDECLARATION']._serialized_start=89
   _globals['_MAPDECLARATION']._serialized_end=432
   _globals['_PROGRAMDECLARATION']._serialized_start=435
-  _globals['_PROGRAMDECLARATION']._serialized_end=581
-  _globals['_INVENTORY']._serialized_start=584
-  _globals['_INVENTORY']._serialized_end=793
-  _globals['_CHURN']._serialized_start=796
-  _globals['_CHURN']._serialized_end=1298
-  _globals['_REQUIREMENT']._serialized_start=1300
-  _globals['_REQUIREMENT']._serialized_end=1387
-  _globals['_PREFERENCE']._serialized_start=1389
-  _globals['_PREFERENCE']._serialized_end=1463
-  _globals['_TAINT']._serialized_start=1465
-  _globals['_TAINT']._serialized_end=1541
-  _globals['_TOLERATION']._serialized_start=1543
-  _globals['_TOLERATION']._serialized_end=1624
-  _globals['_SPREAD']._serialized_start=1626
-  _globals['_SPREAD']._serialized_end=1695
-  _globals['_SCHEDULING']._serialized_start=1698
-  _globals['_SCHEDULING']._serialized_end=1862
-  _globals['_CAPABILITYSET']._serialized_start=1864
-  _globals['_CAPABILITYSET']._serialized_end=1894
-  _globals['_WORKLOADSPEC']._serialized_start=1897
-  _globals['_WORKLOADSPEC']._serialized_end=2844
-  _globals['_WORKLOADSPEC_OPTIONSENTRY']._serialized_start=2653
-  _globals['_WORKLOADSPEC_OPTIONSENTRY']._serialized_end=2699
-  _globals['_WORKLOADSPEC_LABELSENTRY']._serialized_start=2701
-  _globals['_WORKLOADSPEC_LABELSENTRY']._serialized_end=2746
-  _globals['_WORKLOADSPEC_NODESELECTORENTRY']._serialized_start=2748
-  _globals['_WORKLOADSPEC_NODESELECTORENTRY']._serialized_end=2799
+  _globals['_PROGRAMDECLARATION']._serialized_end=655
+  _globals['_INVENTORY']._serialized_start=658
+  _globals['_INVENTORY']._serialized_end=867
+  _globals['_CHURN']._serialized_start=870
+  _globals['_CHURN']._serialized_end=1372
+  _globals['_REQUIREMENT']._serialized_start=1374
+  _globals['_REQUIREMENT']._serialized_end=1461
+  _globals['_PREFERENCE']._serialized_start=1463
+  _globals['_PREFERENCE']._serialized_end=1537
+  _globals['_TAINT']._serialized_start=1539
+  _globals['_TAINT']._serialized_end=1615
+  _globals['_TOLERATION']._serialized_start=1617
+  _globals['_TOLERATION']._serialized_end=1698
+  _globals['_SPREAD']._serialized_start=1700
+  _globals['_SPREAD']._serialized_end=1769
+  _globals['_SCHEDULING']._serialized_start=1772
+  _globals['_SCHEDULING']._serialized_end=1936
+  _globals['_CAPABILITYSET']._serialized_start=1938
+  _globals['_CAPABILITYSET']._serialized_end=1968
+  _globals['_WORKLOADSPEC']._serialized_start=1971
+  _globals['_WORKLOADSPEC']._serialized_end=2918
+  _globals['_WORKLOADSPEC_OPTIONSENTRY']._serialized_start=2727
+  _globals['_WORKLOADSPEC_OPTIONSENTRY']._serialized_end=2773
+  _globals['_WORKLOADSPEC_LABELSENTRY']._serialized_start=2775
+  _globals['_WORKLOADSPEC_LABELSENTRY']._serialized_end=2820
+  _globals['_WORKLOADSPEC_NODESELECTORENTRY']._serialized_start=2822
+  _globals['_WORKLOADSPEC_NODESELECTORENTRY']._serialized_end=2873
 # @@protoc_insertion_point(module_scope)

@@ -236,6 +236,8 @@ class ProgramDeclaration(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     MAP_NAMES_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    SUBPROG_INSNS_FIELD_NUMBER: _builtins.int
+    COMPLEXITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name as bpftool shows it; at most 15 bytes."""
     prog_type: _bpf_pb2.ProgramType.ValueType
@@ -250,6 +252,14 @@ class ProgramDeclaration(_message.Message):
     def map_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Maps it uses, by name."""
 
+    @_builtins.property
+    def subprog_insns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Instructions of each of its functions; `insn_cnt` counts them too."""
+
+    @_builtins.property
+    def complexity(self) -> _bpf_pb2.ProgramComplexity:
+        """What the verifier meets in it."""
+
     def __init__(
         self,
         *,
@@ -259,10 +269,12 @@ class ProgramDeclaration(_message.Message):
         count: _builtins.int = ...,
         map_names: _abc.Iterable[_builtins.str] | None = ...,
         pinned: _builtins.bool = ...,
+        subprog_insns: _abc.Iterable[_builtins.int] | None = ...,
+        complexity: _bpf_pb2.ProgramComplexity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complexity", b"complexity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "insn_cnt", b"insn_cnt", "map_names", b"map_names", "name", b"name", "pinned", b"pinned", "prog_type", b"prog_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complexity", b"complexity", "count", b"count", "insn_cnt", b"insn_cnt", "map_names", b"map_names", "name", b"name", "pinned", b"pinned", "prog_type", b"prog_type", "subprog_insns", b"subprog_insns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
-from bpfleet.workload.ops import ARRAY_TYPES, ELEMENT_TYPES, Operation, OpKind, key_count
+from bpfleet.workload.ops import (
+    ARRAY_TYPES,
+    ELEMENT_TYPES,
+    Operation,
+    OpKind,
+    key_count,
+    touch_parts,
+)
 from bpfleet.workload.seeding import SplitMix64, seed_for
 from bpfleet.workload.spec import Inventory, KeyDistribution, MapDeclaration
 
@@ -73,9 +80,8 @@ class ChurnStream:
 
     def step(self) -> Iterator[Operation]:
         """The operations of the next step: heap growth first, then those on maps."""
-        grown_bytes = self.heap.grow()
-        if grown_bytes:
-            yield Operation(OpKind.TOUCH, 0, 0, grown_bytes)
+        for part in touch_parts(self.heap.grow()):
+            yield Operation(OpKind.TOUCH, 0, 0, part)
         yield from self.map_operations()
 
     def map_operations(self) -> Iterator[Operation]:

@@ -42,6 +42,7 @@ __all__ = [
     "REPLICAS_MAX",
     "SERIAL_MAX",
     "Churn",
+    "Complexity",
     "Failure",
     "Inventory",
     "KeyDistribution",
@@ -73,6 +74,7 @@ COUNT_MAX: Final = 65_536
 REPLICAS_MAX: Final = 100_000
 SERIAL_MAX: Final = (1 << 63) - 1
 INSNS_MAX: Final = 1_000_000
+SUBPROGS_MAX: Final = 256  # BPF_MAX_SUBPROGS
 OPERATIONS_PER_STEP_MAX: Final = 1_000_000
 KILLED: Final = "SIGKILL"
 
@@ -167,9 +169,33 @@ class MapDeclaration(Record, frozen=True, kw_only=True):
         return self.count * (1 + self.inner_count)
 
 
+class Complexity(Record, frozen=True, kw_only=True):
+    """What the verifier meets in a program, which decides what memory it takes from 6.17 on.
+
+    ``branches`` are jumps on values that are not known, each on another one; ``compared`` jumps that
+    ask one value again and again; ``spills`` write stack slots and branch on them; ``lookups`` read
+    elements of arrays; ``loop_turns`` are turns of bounded loops. ``states`` (veristat's peak) and
+    ``verified_insns`` (bpftool) say how much was kept and walked.
+    """
+
+    branches: int = 0
+    compared: int = 0
+    spills: int = 0
+    lookups: int = 0
+    loop_turns: int = 0
+    states: int = 0
+    verified_insns: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            check_range(name, getattr(self, name), 0, INSNS_MAX)
+
+
 class ProgramDeclaration(Record, frozen=True, kw_only=True):
     """One BPF program an application loads, or ``count`` equal ones: its size and the maps it uses,
     by name.
+
+    ``subprog_insns`` are the lengths of its functions, which ``insn_cnt`` counts too.
     """
 
     name: str
@@ -178,10 +204,14 @@ class ProgramDeclaration(Record, frozen=True, kw_only=True):
     count: int = 1
     map_names: tuple[str, ...] = ()
     pinned: bool = False
+    subprog_insns: tuple[int, ...] = ()
+    complexity: Complexity = Complexity()
 
     def __post_init__(self) -> None:
         check_object_name("name", self.name)
         check_range("insn_cnt", self.insn_cnt, 1, INSNS_MAX)
+        check_range("subprog_insns", len(self.subprog_insns), 0, SUBPROGS_MAX)
+        check_range("subprog_insns", sum(self.subprog_insns), 0, self.insn_cnt - 1)
         check_range("count", self.count, 1, COUNT_MAX)
 
 

@@ -98,11 +98,13 @@ def test_programs_know_their_maps() -> None:
         "name": "to_container",
         "bytes_xlated": 4192,
         "map_ids": [231],
+        "verified_insns": 1837,
     }
     listing = json.dumps({"maps": [CT], "programs": [program]})
     loaded = read_listing(listing, "f", name="x").inventory.programs[0]
     assert (loaded.prog_type, loaded.insn_cnt) == (ProgType.SCHED_CLS, 524)
     assert loaded.map_names == ("cilium_ct_any4_",)
+    assert loaded.complexity.verified_insns == 1837
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,35 @@ def test_captures_are_answered_with_calibration(
     assert "3 of 3 containers reproduced" in output
 
 
+def test_several_kernels_are_answered_beside_each_other(
+    captures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("compare", *captures, "--models", "6.12,6.12:selectable", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["targets"] == ["6.12", "6.12:selectable"]
+    assert {row["target"] for row in answer["rows"]} == {"6.12", "6.12:selectable"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--to", "6.12", "--models", "6.12"), "--to, the kernel after the change, or --models"),
+        (("--models", "6.12,6.18", "--patches", "p"), "--patches goes with --to"),
+        (("--to", "6.12", "--nodes", "5"), "--nodes is for scenarios, not for captures"),
+        (("--to", "6.12", "--seed", "5", "--steps", "3"), "--seed is for scenarios"),
+        (("--to", "6.12", "--scenario", "mixed-fleet"), "--scenario is for scenarios"),
+    ],
+)
+def test_options_that_mean_nothing_to_captures_are_refused(
+    captures: list[Path],
+    options: tuple[str, ...],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("compare", *captures, *options) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_a_pipeline_fails_on_new_failures(captures: list[Path]) -> None:
     assert run("compare", *captures, "--to", "6.12", "--fail-on", "new-failures") == 1
     assert run("compare", captures[1], "--to", "6.12", "--fail-on", "new-failures") == 0

@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_fleet import GIB, INVENTORY, SmallFleet
 
+from bpfleet.fleet.commands import UpdateWorkload
+from bpfleet.fleet.errors import FleetError
 from bpfleet.fleet.records import Policy, Workload
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.workload.phase import Phase
@@ -260,6 +262,33 @@ def test_a_gang_is_placed_whole_or_not_at_all():
     small.node("b", ram_bytes=2 * GIB)
     small.settle()
     assert small.where("gang") == ["a", "a", "a", "b", "b"]
+
+
+def test_a_gang_is_no_larger_than_one_decision_can_place():
+    small = fleet(gang_replicas_max=5, shapes_searched_at_once=8)
+    small.node("a", ram_bytes=100 * GIB)
+    with pytest.raises(FleetError, match="at most 5") as refusal:
+        small.create("gang", 6, scheduling=Scheduling(gang=True))
+    assert (refusal.value.reason, refusal.value.numbers) == ("GANG_TOO_LARGE", {"limit": 5})
+    small.create("gang", 5, scheduling=Scheduling(gang=True))
+    with pytest.raises(FleetError, match="at most 5"):
+        small.apply(UpdateWorkload(name="gang", replicas=6))
+    small.settle()
+    assert small.where("gang") == ["a"] * 5
+
+
+def test_a_gang_waits_where_the_fleet_has_too_many_kinds_of_nodes_for_it():
+    small = fleet(shapes_searched_at_once=8)
+    for cpus in (1, 2, 3):
+        small.node(f"n{cpus}", cpus=cpus, ram_bytes=100 * GIB)
+    small.create("gang", 3, scheduling=Scheduling(gang=True))
+    small.settle()
+    waiting = small.replicas("gang")[0]
+    assert waiting.reason == "GANG_DOES_NOT_FIT"
+    assert "among 3 kinds of nodes a gang has at most 2" in waiting.message
+    small.apply(UpdateWorkload(name="gang", replicas=2))
+    small.settle()
+    assert len(small.where("gang")) == 2
 
 
 SIZES = st.lists(st.integers(1, 8), min_size=1, max_size=12)

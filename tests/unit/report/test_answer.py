@@ -1,13 +1,15 @@
 """The answer: one row per kind of container, worst first; grouping changes nothing; limits become patches."""
 
 import json
+from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from bpfleet.calibrate.containers import host_input, replaced, with_fill
-from bpfleet.capture.document import Document
-from bpfleet.kernel.profile import PROFILES
+from bpfleet.capture.document import Cgroup, Document
+from bpfleet.kernel.profile import PROFILES, profile_named
 from bpfleet.report.answer import (
     Answer,
     HostCase,
@@ -24,7 +26,7 @@ from tests.captured_hosts import MIB, host
 KIB = 1 << 10
 
 
-def case(document: Document, before: str = "5.10", after: str = "6.12") -> HostCase:
+def case(document: Document, before: str = "5.10") -> HostCase:
     found = host_input(document)
     return HostCase(
         source="f",
@@ -32,14 +34,15 @@ def case(document: Document, before: str = "5.10", after: str = "6.12") -> HostC
         before=found,
         after=found,
         kernel=PROFILES[before],
-        target=PROFILES[after],
     )
 
 
 def ask(
     *documents: Document, before: str = "5.10", after: str = "6.12", grouping: bool = True
 ) -> Answer:
-    return answer_for([case(each, before, after) for each in documents], grouping=grouping)
+    cases = [case(each, before) for each in documents]
+    targets = [profile_named(name) for name in after.split(",")]
+    return answer_for(cases, targets, grouping=grouping)
 
 
 def test_a_limit_that_counted_no_maps_fails_anew() -> None:
@@ -84,7 +87,7 @@ def test_alike_hosts_are_emulated_once_with_the_same_answer() -> None:
 
 def test_hosts_of_several_kernels_are_one_fleet() -> None:
     old, new = host("old"), host("new", release="6.1.5", profile="6.1")
-    answer = answer_for([case(old), case(new, before="6.1")])
+    answer = answer_for([case(old), case(new, before="6.1")], [PROFILES["6.12"]])
     assert answer.kernels == ("5.10", "6.1")
     assert [row.hosts for row in answer.rows] == [2]
 
@@ -111,15 +114,80 @@ def test_a_new_release_of_an_agent_needs_room_beside_its_old_pins() -> None:
         before=found,
         after=replaced(found, "agent.service", grown),
         kernel=PROFILES["6.12"],
-        target=PROFILES["6.12"],
     )
-    (row,) = answer_for([one]).rows
+    (row,) = answer_for([one], [PROFILES["6.12"]]).rows
     assert (row.change, row.after) == ("fails anew", "ENOMEM")
+
+
+def reading_btf(*, peak: int | None, limit: int) -> Document:
+    """An agent of 4 MiB heap whose programs have BTF, and what its cgroup told of it."""
+    document = host("h", release="6.12.1", profile="6.12", limit=limit)
+    stat = {"anon": 4 * MIB, "kernel": 1_540_000, "kernel_stack": 0, "pagetables": 40960}
+    cgroup = replace(document.cgroups[1], peak=peak, stat=stat)
+    program = replace(document.programs[0], btf_id=5)
+    return replace(document, programs=(program,), cgroups=(document.cgroups[0], cgroup))
+
+
+@pytest.mark.parametrize(
+    ("peak", "limit", "least", "most"),
+    [
+        (None, 64 * MIB, 15 * MIB, 16 * MIB),  # some 10 MB for the kernel's BTF
+        (32 * MIB, 64 * MIB, 15 * MIB, 16 * MIB),
+        (8 * MIB, 64 * MIB, 7 * MIB, 9 * MIB),  # it never used more than 8 MiB
+        (None, 8 * MIB, 7 * MIB, 9 * MIB),  # it starts today, so its start fits today
+    ],
+)
+def test_a_start_needs_what_its_peak_shows(
+    peak: int | None, limit: int, least: int, most: int
+) -> None:
+    (row,) = ask(reading_btf(peak=peak, limit=limit), before="6.12", after="6.12").rows
+    assert row.change == "fits"
+    assert least < row.need_bytes < most
+
+
+def test_the_kernel_memory_of_processes_counts_against_the_limit() -> None:
+    document = reading_btf(peak=None, limit=64 * MIB)
+    stat = {**document.cgroups[1].stat, "kernel": 6_540_000, "kernel_stack": 5_000_000}
+    cgroup = replace(document.cgroups[1], stat=stat)
+    heavy = replace(document, cgroups=(document.cgroups[0], cgroup))
+    light, more = (ask(each, before="6.12").rows[0] for each in (document, heavy))
+    assert 5_000_000 <= more.need_bytes - light.need_bytes <= 5_100_000
+    assert (light.room_after or 0) - (more.room_after or 0) >= 5_000_000
+
+
+POD = "/kubepods/pod7"
+
+
+def pod(pod_limit: int | None, **options: Any) -> Document:
+    """A host whose agent runs in a pod that has a limit too."""
+    document = host("h", path=f"{POD}/{'a' * 64}", comm="agent", pinned=True, **options)
+    return replace(document, cgroups=(*document.cgroups, Cgroup(path=POD, max=pod_limit)))
+
+
+def test_a_selected_cgroup_pays_for_pins_instead_of_the_container() -> None:
+    document = pod(None, entries=100_000, limit=8 * MIB, heap=MIB)
+    merged, selectable = ask(document, after="6.12,6.12:selectable").rows
+    assert (merged.target, merged.change, merged.after) == ("6.12", "fails anew", "ENOMEM")
+    assert (selectable.target, selectable.change) == ("6.12:selectable", "fits")
+    assert selectable.need_bytes < 8 * MIB
+
+
+def test_the_limit_of_the_selected_cgroup_counts() -> None:
+    (row,) = ask(pod(8 * MIB, entries=100_000, limit=None, heap=MIB), after="6.12:selectable").rows
+    assert (row.change, row.after) == ("fails anew", "ENOMEM")
+    assert f"memory.max of {POD}" in row.why
+
+
+def test_what_ifs_stand_beside_each_other() -> None:
+    names = ("6.12:recharge", "6.12:nocharge", "6.12:selectable")
+    answer = ask(pod(None), after=",".join(names))
+    assert answer.targets == names
+    assert [row.target for row in answer.rows] == list(names)
 
 
 def test_a_container_that_is_not_reproduced_is_marked() -> None:
     (row,) = ask(host("h", off=1 << 20)).rows
-    assert row_cells(row)[1].endswith("(not reproduced)")
+    assert row_cells(row)[2].endswith("(not reproduced)")
 
 
 def test_filled_maps_need_more_where_elements_are_allocated() -> None:

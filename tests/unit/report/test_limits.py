@@ -1,5 +1,7 @@
 """Recommended limits are enough, and the least passing limit is just that."""
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 from sample_fleet import small_scenario
@@ -28,6 +30,10 @@ def task(workload: str, cpus: int = 4) -> LimitTask:
         steps=5,
         step_ns=1_000_000_000,
     )
+
+
+def under(model: str) -> LimitTask:
+    return dataclasses.replace(task("falco"), model=model, steps=0)
 
 
 def survives(wanted: LimitTask, limit_bytes: int) -> bool:
@@ -65,6 +71,16 @@ def test_the_parts_are_heap_maps_elements_loader_stocks_and_recreation() -> None
     assert 48 * MIB < parts["maps"] < 52 * MIB
     assert parts["CPU stocks"] == 4 * (256 << 10)
     assert parts["re-creation"] == 0
+    assert parts["verifier"] == 0
+
+
+def test_from_6_17_on_the_recommendation_has_what_verifying_the_largest_program_takes() -> None:
+    parts = {
+        model: dict(zip(PARTS, advise(under(model)).parts_bytes, strict=True))
+        for model in ("6.16", "6.17", "7.3")
+    }
+    assert parts["6.16"]["verifier"] == 0
+    assert 0 < 2 * parts["6.17"]["verifier"] < parts["7.3"]["verifier"]
 
 
 def test_more_cpus_need_more_memory_for_ring_buffers() -> None:

@@ -6,7 +6,13 @@ from bpfleet.abi.bpf import F_NO_PREALLOC, MapType, ProgType
 from bpfleet.kernel import profile_named
 from bpfleet.report.sizes import size_of_inventory, size_of_map, total_of
 from bpfleet.workload.catalogue import inventory_for
-from bpfleet.workload.spec import Inventory, MapDeclaration, NodeShape, ProgramDeclaration
+from bpfleet.workload.spec import (
+    Complexity,
+    Inventory,
+    MapDeclaration,
+    NodeShape,
+    ProgramDeclaration,
+)
 
 MIB = 1 << 20
 
@@ -124,3 +130,28 @@ def test_programs_are_charged_but_count_as_no_maps() -> None:
     )
     assert (total.maps, total.refused) == (0, 0)
     assert total.charged_bytes >= 3 * 8 * 4096
+
+
+def test_verifying_counts_for_the_largest_program_from_6_17_on_and_as_a_range_where_little_is_known() -> (
+    None
+):
+    known = {"small": Complexity(), "told": Complexity(branches=300)}
+    programs = tuple(
+        ProgramDeclaration(name=name, prog_type=ProgType.XDP, insn_cnt=1000, complexity=code)
+        for name, code in known.items()
+    )
+    listed = ProgramDeclaration(
+        name="listed",
+        prog_type=ProgType.XDP,
+        insn_cnt=1000,
+        complexity=Complexity(verified_insns=40_000),
+    )
+    for profile, charged in (("6.16", False), ("6.17", True), ("7.3", True)):
+        sizes = size_of_inventory(Inventory(name="x", programs=programs), profile_named(profile), 2)
+        least, most = total_of(sizes).verifying_bytes
+        assert least == most == max(size.verifying_bytes[0] for size in sizes)
+        assert bool(least) is charged
+        (unknown,) = size_of_inventory(
+            Inventory(name="x", programs=(listed,)), profile_named(profile), 2
+        )
+        assert (unknown.verifying_bytes[0] < unknown.verifying_bytes[1]) is charged

@@ -69,3 +69,11 @@ def test_deployments_set_no_variable_that_nobody_reads():
     found = set(re.findall(r"BPFLEET_[A-Z_]+[A-Z]", text))
     assert len(found) > 20
     check_environment(dict.fromkeys(found, ""), [agent, coordinator])
+
+
+def test_what_a_program_knows_itself_needs_no_other_program():
+    def commands():
+        yield agent
+        raise AssertionError("the coordinator's code would be loaded into every agent")
+
+    check_environment({"BPFLEET_PROFILE": "6.12", "HOME": "/"}, commands())

@@ -143,3 +143,13 @@ def test_per_cpu_values_hold_one_rounded_copy_per_cpu() -> None:
     declared = replace(HASH, map_type=MapType.PERCPU_HASH, value_size=12)
     assert len(value_bytes(declared, 6)) == 16 * 6
     assert len(value_bytes(HASH, 6)) == 16
+
+
+def test_a_huge_heap_is_touched_in_parts():
+    """One page fault of TiB would hold an agent up for seconds."""
+    inventory = replace(
+        APP, user_memory_bytes=200 << 30, churn=Churn(ramp_steps=1, start_share=0.0)
+    )
+    stream = ChurnStream(inventory, seed=1)
+    touched = [op.amount for op in stream.step() if op.kind is OpKind.TOUCH]
+    assert touched == [64 << 30, 64 << 30, 64 << 30, 8 << 30]

@@ -24,7 +24,8 @@ UserBytes: TypeAlias = bytes | Address | None
 class MapAttr:
     """Attributes of BPF_MAP_CREATE. Sizes are bytes; descriptors are those of the calling task.
 
-    ``map_extra`` is unsigned 64-bit. ``inner_map_fd`` and ``btf_fd`` None mean the field is zero.
+    ``map_extra`` is unsigned 64-bit. ``inner_map_fd`` and ``btf_fd`` None mean the field is zero. ``memcg_fd`` names
+    the cgroup that pays; only the what-if of a selectable memcg has the field.
     """
 
     map_type: int
@@ -43,5 +44,6 @@ class MapAttr:
     map_extra: int = 0
     value_type_btf_obj_fd: int = 0
     map_token_fd: int = 0
+    memcg_fd: int | None = None
     attr_size: int = 0  # bytes handed to bpf(2); 0 = exactly what the kernel knows
     attr_tail: int = 0  # value of the last of them, where no field above lies

@@ -21,9 +21,11 @@ from bpfleet.kernel.bpf.maps.base import BpfMap
 from bpfleet.kernel.bpf.maps.registry import MAP_CLASSES
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
+from bpfleet.kernel.cgroup.tree import Cgroup
 from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.kernel.mm.memcg import Memcg
 from bpfleet.kernel.proc.task import Task
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, Payer
 
 ONLINE_NODES: Final = (0,)
 _NAME_CHARACTERS: Final = frozenset(
@@ -69,6 +71,24 @@ def check_attr(attr: MapAttr, host: Host, task: Task, *, wants_token: bool = Fal
     return cls
 
 
+def selected_memcg(attr: MapAttr, task: Task) -> Memcg | None:
+    """The memcg that ``memcg_fd`` names. Raises EBADF, EINVAL.
+
+    From "bpf: Introduce selectable memcg for bpf map" (2022, not merged): the creator's cgroup or one above it, the
+    root included.
+    """
+    if attr.memcg_fd is None:
+        return None
+    target = task.file(attr.memcg_fd).target
+    if not isinstance(target, Cgroup):
+        raise KernelError(
+            Errno.EBADF, Reason.BAD_FILE_DESCRIPTOR, f"descriptor {attr.memcg_fd} is not a cgroup"
+        )
+    if not task.cgroup.memcg.is_descendant_of(target.memcg):
+        raise refuse(Errno.EINVAL, f"cgroup {target.path} is not above that of process {task.pid}")
+    return target.memcg
+
+
 def _takes_map_extra(map_type: int) -> bool:
     cls = MAP_CLASSES.get(map_type)  # type: ignore[call-overload]
     return cls is not None and cls.takes_map_extra
@@ -100,6 +120,8 @@ def _check_size(attr: MapAttr, profile: KernelProfile) -> None:
     if attr.attr_tail and MAP_EXTRA_OFFSET < attr.attr_size <= MAP_EXTRA_OFFSET + 8:
         raise refuse(Errno.EINVAL, "map_extra means nothing to this type")
     if attr.map_extra and not profile.has_map_extra:
+        raise _beyond_last_field(profile)
+    if attr.memcg_fd is not None and profile.payer is not Payer.SELECTABLE:
         raise _beyond_last_field(profile)
     later = attr.value_type_btf_obj_fd or attr.map_token_fd
     if later and profile.bpf_attr_map_create_bytes <= MAP_EXTRA_OFFSET + 8:

@@ -2,7 +2,8 @@
 
 Up to 5.10 a program is allocated first and precharged second: image pages against RLIMIT_MEMLOCK, growth included.
 From 5.11 image, aux, recursion counter and statistics are charged to the loader's cgroup as they are allocated.
-Programs are not verified: one is refused only for its attributes, its maps and its memory.
+Programs are not verified: one is refused only for its attributes, its maps and its memory, that of the verifier
+included.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Final, final
 from bpfleet.abi.bpf import BPF_OBJ_NAME_LEN, F_NO_PREALLOC, MapType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
+from bpfleet.kernel.bpf.complexity import walk
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.jit import JitBudget, jited_estimate_bytes
 from bpfleet.kernel.bpf.maps.base import BpfMap
@@ -24,6 +26,7 @@ from bpfleet.kernel.bpf.prog_types import (
 )
 from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, ProgOp, prog_of
 from bpfleet.kernel.bpf.refusals import refuse
+from bpfleet.kernel.bpf.verifier import VerifierMemory, allocations, rewrites
 from bpfleet.kernel.deferred import RCU_GRACE_NS, WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
@@ -241,8 +244,34 @@ class Programs:
     def _verify(self, prog: BpfProg, task: Task) -> None:
         """bpf_check without checking: resolves maps, rewrites to the largest form, makes subprograms."""
         self._host.vmlinux_btf_parsed = True
-        self._use_maps(prog, task)
-        self._grow(prog, task, prog.attr.largest_insn_cnt)
+        memory = self._verifier_memory(prog, task)
+        try:
+            self._use_maps(prog, task)
+            self._check_main(prog, memory)
+            self._rewrite(prog, task, memory)
+        finally:
+            memory.close()
+
+    def _verifier_memory(self, prog: BpfProg, task: Task) -> VerifierMemory:
+        payer = self._accounting.current_payer(task)
+        return VerifierMemory(self._memory, payer, task, prog.name)
+
+    def _check_main(self, prog: BpfProg, memory: VerifierMemory) -> None:
+        """do_check_main: walks what is declared of the program. Raises E2BIG, ENOMEM; ENOMEM of a killed loader too."""
+        attr, profile = prog.attr, self._host.profile
+        states = walk(profile, attr.insn_cnt, attr.subprog_insns, attr.complexity)
+        if profile.verifier_memory_charged:
+            memory.run(
+                allocations(profile, attr.insn_cnt, attr.subprog_insns, attr.complexity, states)
+            )
+
+    def _rewrite(self, prog: BpfProg, task: Task, memory: VerifierMemory) -> None:
+        """The rewrites after it, and an image for each function."""
+        attr, profile = prog.attr, self._host.profile
+        grown = max(attr.largest_insn_cnt, attr.insn_cnt + attr.complexity.inlined_insns)
+        if profile.verifier_memory_charged:
+            memory.run(rewrites(profile, attr.insn_cnt, grown))
+        self._grow(prog, task, grown)
         for insn_cnt in prog.attr.subprog_insns:
             self._allocate_one(prog, task, insn_cnt)
 

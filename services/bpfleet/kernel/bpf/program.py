@@ -4,12 +4,13 @@ Neither verifier nor bytecode is emulated: a program is its size, its maps and i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol, final
 
 from bpfleet.abi.bpf import AttachType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
+from bpfleet.kernel.bpf.complexity import PLAIN, Complexity
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Block, Owner
 from bpfleet.kernel.proc.task import Task
@@ -45,7 +46,8 @@ class ProgAttr:
 
     ``largest_insn_cnt`` is the longest form that the verifier's rewriting goes through, 0 = no growth.
     ``subprog_insns`` are bpf-to-bpf functions, each with an image of its own. ``blinded_insn_cnt`` is the length after
-    JIT constant blinding, 0 = none. ``jited_bytes`` 0 means: estimate it.
+    JIT constant blinding, 0 = none. ``jited_bytes`` 0 means: estimate it. ``complexity`` is what the verifier meets
+    in it.
     """
 
     prog_type: int
@@ -61,6 +63,7 @@ class ProgAttr:
     line_info_cnt: int = 0
     blinded_insn_cnt: int = 0
     jited_bytes: int = 0
+    complexity: Complexity = field(default=PLAIN, repr=False)
 
 
 @final

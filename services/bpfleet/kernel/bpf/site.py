@@ -20,8 +20,8 @@ from bpfleet.kernel.timeline import Timeline
 class AllocSite:
     """Where one map's memory comes from: executes its plan, then serves its elements.
 
-    ``creator`` is the owner record (map->objcg); None for a map made in the root cgroup. ``mem_allocs`` are the
-    map's bpf_mem_alloc instances in plan order.
+    ``creator`` is the owner record (map->objcg); None for a map made in the root cgroup. ``selected`` is the memcg that
+    the creator named to pay instead of its own. ``mem_allocs`` are the map's bpf_mem_alloc instances in plan order.
     """
 
     __slots__ = (
@@ -35,6 +35,7 @@ class AllocSite:
         "owner_memcg",
         "profile",
         "recorded",
+        "selected",
         "timeline",
     )
 
@@ -58,6 +59,7 @@ class AllocSite:
             None  # up to 5.19 the record is the memcg itself, kept alive by it
         )
         self.recorded = False
+        self.selected: Memcg | None = None
         self._pending: dict[tuple[Account, AllocSize], int] | None = None
 
     # -- creation ------------------------------------------------------------------------------------------------
@@ -100,17 +102,28 @@ class AllocSite:
         caches.prefill(allocation.count // self.memory.possible_cpus, allocation.gfp, task)
 
     def _creation_payer(self, how: How, task: Task) -> ObjCgroup | None:
+        if how in (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED):
+            return None
+        if self.selected is not None:
+            return self._owner(task)
         if how in (How.HELPER_KMALLOC, How.HELPER_PERCPU):
             return self.accounting.creation_helper_payer(task)
         if how in (How.PAGES, How.KMALLOC_ACCOUNT):
             return None if self.profile.is_rlimit else task.objcg
-        if how in (How.KMALLOC_UNCHARGED, How.PERCPU_UNCHARGED):
-            return None
         return self.accounting.current_payer(task)
+
+    def _owner(self, task: Task) -> ObjCgroup | None:
+        """Whose map this is: the selected memcg's, else the calling task's. Nobody is charged in the root cgroup."""
+        selected = self.selected
+        if selected is None:
+            return self.accounting.current_payer(task)
+        if selected.parent is None or not task.kmem_accounting:
+            return None
+        return selected.objcg
 
     def record_creator(self, task: Task) -> None:
         """Saves the owner record, after the map's body has been allocated [bpf_map_save_memcg]."""
-        self.creator = self.accounting.current_payer(task)
+        self.creator = self._owner(task)
         self.recorded = True
         if self.creator is not None and not self.profile.map_holds_objcg:
             self.owner_memcg = self.creator.memcg

@@ -26,6 +26,7 @@ from bpfleet.kernel.bpf.map_create import (
     check_attr,
     check_name,
     check_unprivileged,
+    selected_memcg,
     without_token,
 )
 from bpfleet.kernel.bpf.maps.base import (
@@ -113,6 +114,7 @@ class BpfSyscalls(ObjectSyscalls):
         plan = cls.plan(Creation(attr, profile, host.possible_cpus, task.perfmon_capable()))
         owner = Owner("map", 0, attr.map_name)
         site = AllocSite(self.memory, self.accounting, profile, owner, self.timeline)
+        site.selected = selected_memcg(attr, task)
         holder = f"map {self.map_table.ids.next_id}"
         charge = allocate(plan, cls, site, self.accounting, task, holder)
         bpf_map = cls(attr, host, site)

@@ -23,6 +23,7 @@ class Payer(StrEnum):
     UPDATER = "updater"  # series v5-v7: the updating process; interrupt context charges the creator
     RECHARGE = "recharge"  # what-if: re-opening a pinned map moves its charge to the new user
     NOCHARGE = "nocharge"  # what-if: pinned maps may be created without a charge
+    SELECTABLE = "selectable"  # what-if: the creator names an ancestor of its cgroup that pays
 
 
 class Memlock(StrEnum):
@@ -94,6 +95,21 @@ class StructSizes:
     bpf_event_entry: int = 40
     dentry: int = 192
     inode: int = 616  # objects of inode_cache
+    # of the verifier, where what it takes is charged
+    bpf_verifier_env: int = 0
+    bpf_insn_aux_data: int = 0
+    bpf_verifier_state: int = 0
+    bpf_verifier_state_list: int = 0
+    bpf_verifier_stack_elem: int = 0
+    bpf_func_state: int = 0
+    bpf_stack_state: int = 0
+    bpf_jmp_history_entry: int = 0
+    insn_live_regs: int = 0
+    bpf_liveness: int = 0
+    func_instance: int = 0
+    per_frame_masks: int = 0
+    arg_track: int = 0
+    const_arg_info: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +220,10 @@ class KernelProfile:
     freeze_checks_access: bool
     prog_active_percpu: bool
     verifier_memory_charged: bool
+    verifier_aux_charged: bool
+    verifier_aux_rewritten_charged: bool
+    verifier_arg_registers: int
+    verifier_excludes_compared: bool
     prog_image_failure_einval: bool
     bpf_jit_limit_bytes: int
     nr_cpus: int

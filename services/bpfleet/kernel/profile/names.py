@@ -25,6 +25,10 @@ def _nocharge(profile: KernelProfile) -> KernelProfile:
     return replace(profile, payer=Payer.NOCHARGE)
 
 
+def _selectable(profile: KernelProfile) -> KernelProfile:
+    return replace(profile, payer=Payer.SELECTABLE)
+
+
 def _backport(profile: KernelProfile) -> KernelProfile:
     """A distribution's kernel that has the 5.11 helper but not the accounting: it deceives libbpf's probe."""
     return replace(profile, has_ktime_get_coarse_ns=True)
@@ -42,6 +46,7 @@ VARIANTS: Final = {
     "recharge": _recharge,
     "nocharge": _nocharge,
     "v1": _v1,
+    "selectable": _selectable,
 }
 
 

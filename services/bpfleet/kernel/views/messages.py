@@ -27,6 +27,8 @@ _LIBRARY_ADVICE: Final = re.compile(
     r"\(?memlock may be too low[^)]*\)?|consider rlimit\.removememlock|removememlock"
     r"|permission error while running as root|try raising 'ulimit -l'\??( current value: [^,;]*)?"
 )
+# A library tried twice; that it gave no BTF to the map is not the reason.
+_SECOND_TRY: Final = re.compile(r"\(?without btf( k/v)?\)?")
 _ADVISED: Final = frozenset({at.CREATE})
 _CREATE_OR_LOAD: Final = frozenset({at.CREATE, at.LOAD})
 _UPDATES: Final = frozenset({at.UPDATE})
@@ -63,7 +65,8 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     (r"\bmlock(all|2)?\b", frozenset({at.MLOCK})),
     (r"seccomp", frozenset({at.SECCOMP})),
     (
-        r"map[_ -]?creat\w*|creat\w* (?:[\w@'\"./-]+ ){0,3}maps?\b|\bmap\b[^;:\n]*: (failed to|can't"
+        r"map object '[^']*' rejected|(detect|prob)\w* (memory cgroup|memcg)[- ]?(based )?accounting"
+        r"|map[_ -]?creat\w*|creat\w* (?:[\w@'\"./-]+ ){0,3}maps?\b|\bmap\b[^;:\n]*: (failed to|can't"
         r"|cannot|could not) (be )?creat\w*"
         r"|bpf_map_create|(creat|open|mak|alloc)\w* [^:;\n]{0,40}?map\b|bpf_create_map\w*|creat\w* (inner|outer) map",
         frozenset({at.CREATE}),
@@ -75,7 +78,8 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
         frozenset({at.LOOKUP_BATCH}),
     ),
     (
-        r"(batch|bulk)[ _-]?(updat|writ|put|delet|insert)\w*|(updat|delet|writ|insert)\w*[ _-](elem[ _-])?batch",
+        r"(batch|bulk)[ _-]?(updat|writ|put|delet|insert)\w*(: key too big for map)?"
+        r"|(updat|delet|writ|insert)\w*[ _-](elem[ _-])?batch",
         frozenset({at.UPDATE_BATCH}),
     ),
     (r"\b(trie|map|hash)\w* (insert|put)\w*", _UPDATES),
@@ -101,7 +105,8 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
         frozenset({at.BTF_LOAD}),
     ),
     (
-        r"prog(ram)?s?[_ ]load\w*|load\w* [^;:\n]{0,40}\bprog(ram)?s?\b|\bprog(ram)?\b[^:;\n]*:"
+        r"probe_loading|program (is )?too large|processed \d+ insns|prog section '[^']*' rejected|bpf_load_program\w*"
+        r"|prog(ram)?s?[_ ]load\w*|load\w* [^;:\n]{0,40}\bprog(ram)?s?\b|\bprog(ram)?\b[^:;\n]*:"
         r" (failed to |can't |cannot )?load\w*"
         r"|load\w* \"?(raw_)?(tracepoint|k(ret)?probe|u(ret)?probe|kprobe\.multi|fentry|fexit|lsm|xdp"
         r"|tc|cgroup|socket|iter)\w*/"
@@ -115,7 +120,7 @@ _CALLS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ),
     (
         r"\battach\w*|link[_ ]create|bpf_link_create|creat\w* [^;:\n]{0,20}\blink\b"
-        r"|raw_tracepoint_open|perf_event_ioc_set_bpf",
+        r"|(k|u)probe_events|raw_tracepoint_open|(creat|open)\w* (a )?raw[_ ]tracepoint|perf_event_ioc_set_bpf",
         frozenset({at.ATTACH}),
     ),
     (
@@ -160,7 +165,7 @@ _ERRNO_TEXTS: Final = {
 }
 _ERRNO_NUMBER: Final = re.compile(
     r"(?:\berr(?:or|no)?(?: code)?\s*[=:]?\s*|\(os error |\bcode[=: ]+|\bret(?:urned|val)?[=: ]+|[:(=]\s*(?=-))"
-    r"-?(\d{1,3})(?=\s*(?:$|[),.;:=\]}'\"]))"
+    r"-?(\d{1,3})(?=\s*(?:$|[),.;:=\]}'\"])|\s+\w+=)"
 )
 _EXIT_137: Final = re.compile(r"exit(ed)? (with )?(code|status):? ?137|oom-?killed")
 _ABOUT_BPF: Final = re.compile(r"e?bpf|\bmaps?\b|memlock|libbpf|\bxdp\b|verifier|tracepoint|kprobe")
@@ -172,7 +177,7 @@ _TELLING: Final = frozenset(
 
 def read_message(text: str) -> Reading:
     """Reads a message as a log shows it. Without symptoms the message is not known; ``next_steps`` say what helps."""
-    wanted = " ".join(text.lower().split())
+    wanted = " ".join(_SECOND_TRY.sub(" ", text.lower()).split())
     bare, advised = _LIBRARY_ADVICE.subn(" ", wanted)
     errnos = _errnos_in(text, bare)
     if advised and not errnos:

@@ -421,6 +421,10 @@ _PROGRAM_SYMPTOMS: Final = (
         _always("E2BIG"),
         "make the program smaller or simpler, split it by tail calls, or use a newer kernel; maps and memory are not"
         " involved",
+        signs=(
+            r"program (is )?too large",
+            r"prog section '[^']*' rejected: argument list too long",
+        ),
     ),
     Symptom(
         LOAD,
@@ -468,6 +472,14 @@ _PROGRAM_SYMPTOMS: Final = (
     ),
     Symptom(
         LOAD,
+        "memory.max is reached while the program is verified: from 6.17 on its loader is charged what verifying takes,"
+        " from 7.1 on several times as much, and gets it back at the end",
+        ("no effect", "no effect up to 6.16", "SIGKILL of a process there from 6.17 on"),
+        "raise memory.max of the loader's container by what the largest program takes (`bpfleet size`, while loading)",
+        signs=(r"oom.{0,80}bpf_check|bpf_check.{0,80}oom|copy_verifier_state|do_check_common",),
+    ),
+    Symptom(
+        LOAD,
         "net.core.bpf_jit_limit is used up and the loader has no CAP_BPF; with CAP_BPF the kernel's area for code"
         " (x86-64: some 1 GiB for modules and JIT together) is full",
         ("runs interpreted; 524 (ENOTSUPP) where the JIT is obligatory", SAME, SAME),
@@ -512,9 +524,9 @@ _PROGRAM_SYMPTOMS: Final = (
     ),
     Symptom(
         BTF_LOAD,
-        "memory.max of the loader is reached or the host has no memory: BTF is charged to the loader from 5.11 on",
+        "the host has no memory for the types; BTF is charged to no cgroup, its descriptor alone is",
         _always("ENOMEM"),
-        "raise memory.max of the loader's container",
+        "look at the host's memory in dmesg; a container at its memory.max fails for its descriptor",
     ),
     Symptom(
         BTF_LOAD,

@@ -1,6 +1,7 @@
 """What an incident can do and look at: one function per step word, each yielding named observations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
@@ -9,17 +10,20 @@ from typing import Any, Final, final
 from bpfleet.abi.bpf import (
     ALL_CAPABILITIES,
     Capability,
+    ProgType,
     capabilities_of,
     map_type_from_name,
 )
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
+from bpfleet.kernel.bpf.complexity import Complexity
 from bpfleet.kernel.bpf.info import MapInfo
+from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, Payer
 from bpfleet.kernel.views.ledger import charged_by_owner
 from bpfleet.runtime.probes import LIBRARIES, prepare_memlock
 from bpfleet.runtime.replica import ReplicaRun
@@ -216,7 +220,8 @@ def create(play: Play, step: Step) -> Observations:
     _check_count(wanted)
 
     def call(number: int) -> None:
-        fd = verbs.MAP_CREATE(play.kernel, task, attr).fd
+        with _selected(play, task, step) as memcg_fd:
+            fd = verbs.MAP_CREATE(play.kernel, task, replace(attr, memcg_fd=memcg_fd)).fd
         if "pin" in step:
             suffix = "" if wanted == 1 else f"-{number}"
             verbs.OBJ_PIN(play.kernel, task, f"/sys/fs/bpf/{step['pin']}{suffix}", fd)
@@ -226,6 +231,20 @@ def create(play: Play, step: Step) -> Observations:
             play.actor(step["process"]).fds[step["map"]] = fd
 
     return _counted(run_of(partial(call, number) for number in range(wanted)))
+
+
+@contextmanager
+def _selected(play: Play, task: Task, step: Step) -> Iterator[int | None]:
+    """The cgroup that ``memcg`` names to pay; None where the kernel lets nobody choose."""
+    kernel = play.kernel
+    if "memcg" not in step or kernel.profile.payer is not Payer.SELECTABLE:
+        yield None
+        return
+    directory = verbs.OPEN_CGROUP(kernel, task, kernel.cgroup(step["memcg"]))
+    try:
+        yield directory
+    finally:
+        verbs.CLOSE(kernel, task.pid, directory)
 
 
 def _check_count(count: int) -> None:
@@ -313,6 +332,22 @@ def drain(play: Play, step: Step) -> Observations:
         for number in range(start, start + step["count"])
     )
     return _counted(run_of(calls))
+
+
+def load(play: Play, step: Step) -> Observations:
+    """Loads a program, or ``count`` equal ones until the first refusal. ``branches`` and the like are what the verifier
+    meets in it.
+    """
+    task = play.task(step)
+    attr = ProgAttr(
+        ProgType[step.get("type", "socket_filter").upper()],
+        insn_cnt=step["insns"],
+        complexity=Complexity(**{n: step[n] for n in Complexity.__slots__ if n in step}),
+    )
+    wanted = step.get("count", 1)
+    _check_count(wanted)
+    call = partial(verbs.PROG_LOAD, play.kernel, task, attr)
+    return _counted(run_of(repeat(call, wanted)))
 
 
 def seccomp(play: Play, step: Step) -> Observations:
@@ -456,6 +491,7 @@ _LOOKS: Final[dict[str, Callable[[Play, Step], Plain]]] = {
     "memlock line": _memlock_line,
     "memlock sum": _memlock_sum,
     "node used": lambda play, step: play.kernel.ram.used_bytes,
+    "rss": lambda play, step: play.task(step).rss_bytes,
     "orphans": lambda play, step: len(play.kernel.orphans()),
     "tool": _tool,
     "usage": _usage,
@@ -470,6 +506,7 @@ STEPS: Final[dict[str, Callable[[Play, Step], Observations]]] = {
     "fault": fault,
     "fill": fill,
     "limit": limit,
+    "load": load,
     "mlock": mlock,
     "move": move,
     "observe": observe,

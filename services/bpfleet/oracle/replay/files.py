@@ -1,11 +1,10 @@
 """Replays recordings of real kernels on the emulator and reports what differs.
 
-create-, elements-, perm- and types-TARGET, errno, scenarios-MODEL-TARGET and stories-MODEL-TARGET: the first word of a
-file's name says which replay reads it, after an `extra-` if there is one. The format is described where the recordings
-are kept.
+create-, elements-, perm-, verifier- and types-TARGET, errno, scenarios-MODEL-TARGET and stories-MODEL-TARGET: the first
+word of a file's name says which replay reads it, after an `extra-` if there is one. The format is described where the
+recordings are kept.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,8 @@ from bpfleet.oracle.replay.machine import Target, target_named, targets_beside
 from bpfleet.oracle.replay.perm import replay_perm
 from bpfleet.oracle.replay.scenarios import ScenarioReplay, scenario_of
 from bpfleet.oracle.replay.stories import check_story, story_target
+from bpfleet.oracle.replay.verifier import replay_verifier
+from bpfleet.plain import json_value
 
 _USUAL_TARGETS: Final = tuple(f"{name}-smp2" for name in used_by(Use.REPLAY))
 
@@ -30,6 +31,7 @@ _PER_TARGET: Final[dict[str, _Replay]] = {
     "create": replay_create,
     "elements": replay_elements,
     "perm": replay_perm,
+    "verifier": replay_verifier,
 }
 
 
@@ -104,9 +106,9 @@ def read_cases(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                case = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}:{number}: not JSON: {error}") from None
+                case = json_value(line)
+            except ValueError as error:
+                raise ValueError(f"{path.name}:{number}: {error}") from None
             if not isinstance(case, dict) or "id" not in case:
                 raise ValueError(f"{path.name}:{number}: expected an object with an id")
             yield case

@@ -391,7 +391,7 @@ function killRow(model, kill) {
 }
 
 // -- limits
-const LIMIT_COLOURS = { heap: "var(--c0)", maps: "var(--c1)", elements: "var(--c2)", loader: "var(--c4)", "CPU stocks": "var(--c7)", "re-creation": "var(--c5)" };
+const LIMIT_COLOURS = { heap: "var(--c0)", maps: "var(--c1)", elements: "var(--c2)", loader: "var(--c4)", verifier: "var(--c6)", "CPU stocks": "var(--c7)", "re-creation": "var(--c5)" };
 function judged(row) {
   if (row.now === null) return ["ok", "no limit"];
   if (row.least === null) return ["oom", "none passes"];

@@ -1,5 +1,6 @@
 """Messages as people paste them: the call decides, then the errno, then the numbers; what is unknown stays so."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ MESSAGES = {
     entry["id"]: entry
     for entry in tomllib.loads(Path(__file__).with_name("messages.toml").read_text())["message"]
 }
+MORE = tomllib.loads(Path(__file__).with_name("more_messages.toml").read_text())["message"]
 # What the answer to each must contain.
 SAYS = {
     "M01": ["page size", "65536", "round max_entries up", "EINVAL"],
@@ -48,14 +50,38 @@ def test_a_message_from_the_field_gets_its_cause(name: str) -> None:
     assert [words for words in SAYS[name] if words not in output] == []
 
 
+_AS = re.compile(r"(?P<words>.*) as the (?P<place>first|only)\b.*")
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_what_may_be_named_is_neither_first_nor_alone(name: str) -> None:
+    """`never` may forbid words as the first answer, or as the only one."""
+    answers = answer(MESSAGES[name]["text"]).split("\n\n")
+    for match in filter(None, map(_AS.fullmatch, MESSAGES[name]["never"])):
+        if match["place"] == "first":
+            assert match["words"] not in answers[0]
+        else:
+            assert any(match["words"] not in each for each in answers)
+
+
+def test_every_message_is_asked_for() -> None:
+    assert set(SAYS) == set(MESSAGES)
+    assert len(SAYS) == 19
+
+
+@pytest.mark.parametrize("entry", MORE, ids=lambda entry: entry["source"])
+def test_a_text_of_a_public_issue_is_read(entry: dict[str, str]) -> None:
+    reading = read_message(entry["text"])
+    assert reading.errnos == ({entry["errno"]} if entry["errno"] else frozenset())
+    assert {symptom.call for symptom in reading.symptoms} - {"any bpf(2) command"} == {
+        entry["call"]
+    }
+
+
 @pytest.mark.parametrize("name", SAYS)
 def test_no_wrong_cause_is_named(name: str) -> None:
     output = answer(MESSAGES[name]["text"])
-    plain = [
-        words
-        for words in MESSAGES[name]["never"]
-        if " as the " not in words and " as the only" not in words
-    ]
+    plain = [words for words in MESSAGES[name]["never"] if _AS.fullmatch(words) is None]
     assert [words for words in plain if words in output] == []
     assert "not known" not in output
 

@@ -12,6 +12,9 @@ _STRUCTS: Final = StructSizes(
     bpf_stab=328, bpf_shtab=336, reuseport_array=248, bpf_local_storage_map=400,
     bpf_local_storage=176, bpf_cgroup_storage_map=280, bpf_struct_ops_map=512, bpf_arena=352,
     bpf_prog=72, bpf_prog_aux=1288, bpf_prog_stats=32, file=192, inode=624,
+    bpf_verifier_env=25432, bpf_insn_aux_data=88, bpf_verifier_state=168,
+    bpf_verifier_state_list=192, bpf_verifier_stack_elem=192, bpf_func_state=1368,
+    bpf_stack_state=128, bpf_jmp_history_entry=16, insn_live_regs=8,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(

@@ -12,6 +12,10 @@ _STRUCTS: Final = StructSizes(
     bpf_stab=376, bpf_shtab=384, reuseport_array=296, bpf_local_storage_map=448,
     bpf_local_storage=176, bpf_cgroup_storage_map=328, bpf_struct_ops_map=512, bpf_arena=400,
     bpf_prog=96, bpf_prog_aux=1304, bpf_prog_stats=32, file=192, bpf_lru_locallist=32,
+    bpf_verifier_env=26456, bpf_insn_aux_data=88, bpf_verifier_state=168,
+    bpf_verifier_state_list=192, bpf_verifier_stack_elem=192, bpf_func_state=1280,
+    bpf_stack_state=120, bpf_jmp_history_entry=16, insn_live_regs=8, bpf_liveness=2200,
+    func_instance=168, per_frame_masks=32,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(

@@ -12,6 +12,10 @@ _STRUCTS: Final = StructSizes(
     bpf_stab=368, bpf_shtab=376, reuseport_array=288, bpf_local_storage_map=304,
     bpf_local_storage=184, bpf_cgroup_storage_map=320, bpf_struct_ops_map=512, bpf_arena=496,
     bpf_prog=96, bpf_prog_aux=1296, bpf_prog_stats=32, file=192, bpf_lru_locallist=32, inode=560,
+    bpf_verifier_env=31456, bpf_insn_aux_data=136, bpf_verifier_state=168,
+    bpf_verifier_state_list=192, bpf_verifier_stack_elem=192, bpf_func_state=1288,
+    bpf_stack_state=120, bpf_jmp_history_entry=16, insn_live_regs=8, bpf_liveness=2160,
+    func_instance=112, per_frame_masks=48, arg_track=10, const_arg_info=16,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(

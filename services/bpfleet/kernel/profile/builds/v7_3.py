@@ -12,6 +12,10 @@ _STRUCTS: Final = StructSizes(
     bpf_stab=360, bpf_shtab=368, reuseport_array=280, bpf_local_storage_map=296,
     bpf_local_storage=184, bpf_cgroup_storage_map=312, bpf_struct_ops_map=512, bpf_arena=504,
     bpf_prog=96, bpf_prog_aux=1320, bpf_prog_stats=32, file=192, bpf_lru_locallist=32, inode=560,
+    bpf_verifier_env=53720, bpf_insn_aux_data=136, bpf_verifier_state=232,
+    bpf_verifier_state_list=256, bpf_verifier_stack_elem=264, bpf_func_state=952,
+    bpf_stack_state=88, bpf_jmp_history_entry=16, insn_live_regs=16, bpf_liveness=2256,
+    func_instance=176, per_frame_masks=48, arg_track=10, const_arg_info=16,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(
