@@ -304,6 +304,15 @@ class Kernel:
         """All live processes by pid."""
         return self.processes.all()
 
+    def clone_threads(self, pid: int, count: int) -> None:
+        """clone(2): ``count`` threads more for a process. Raises ESRCH, ENOMEM, TaskKilled."""
+        task = self.processes.find(pid)
+        try:
+            self.processes.clone_threads(task, count)
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
     def exit(self, pid: int, code: int = 0) -> None:
         """A process ends by itself: its memory goes, its descriptors are closed. Raises ESRCH."""
         self.processes.exit(self.processes.find(pid), code, "exited")

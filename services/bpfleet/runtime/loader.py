@@ -55,6 +55,8 @@ class Loader:
         if spec.workload.memory_limit_bytes is not None:
             yield Step("write memory.max", self._cgroup, self._set_limit)
         yield Step("clone", spec.name, self._spawn)
+        if spec.workload.threads > 1:
+            yield Step("clone", "threads", self._clone_threads)
         for part in touch_parts(self._heap_bytes):
             yield Step("page fault", "heap", partial(self._touch_heap, part))
         for declared in spec.inventory.maps:
@@ -97,6 +99,9 @@ class Loader:
             comm=spec.workload.name[:15],
         )
         self.task.nofile = _NOFILE
+
+    def _clone_threads(self) -> None:
+        self._kernel.clone_threads(self._running.pid, self._spec.workload.threads - 1)
 
     def _touch_heap(self, size_bytes: int) -> None:
         self._kernel.touch(self._running.pid, size_bytes)

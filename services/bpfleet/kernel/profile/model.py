@@ -159,6 +159,7 @@ class KernelProfile:
     memcg_cache_bytes: tuple[int, ...]
     reclaim_walks_in_part: bool
     vma_slab_bytes: tuple[int, ...]
+    thread_slab_bytes: tuple[int, ...]
     file_vma_slab_bytes: tuple[int, ...]
 
     # -- who pays
