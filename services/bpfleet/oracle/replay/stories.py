@@ -136,6 +136,16 @@ def check_story(case: dict[str, Any], target: Target, report: FileReport) -> Non
             section.compare(where, each.recorded, each.emulated, {})
 
 
+def first_difference(case: dict[str, Any], target: Target) -> tuple[int, Difference] | None:
+    """The first field of a story that differs, event counters left out, and its step."""
+    replay = StoryReplay(target.profile, target.possible_cpus, target.ram_bytes, story_of(case))
+    for number, differences in replay.run():
+        for each in differences:
+            if not each.is_count:
+                return number, each
+    return None
+
+
 @final
 class StoryReplay:
     """One story on one kernel."""
