@@ -50,6 +50,7 @@ from bpfleet.report.upgrade import (
     with_rollouts,
 )
 from bpfleet.report.workers import workers
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import CPUS_MAX, NodeShape
@@ -284,10 +285,13 @@ def command(
     )
     _write_files(scenario, results, processes, outputs)
     if as_json:
-        data = as_plain(results[0])
+        kernels = {name: profile_from(name).known_by for name in names}
+        data = {**as_plain(results[0]), "kernels": kernels}
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
+        known = "; ".join(f"{name}: {profile_from(name).known_by}" for name in names)
+        console().print(known, markup=False, style="dim")
     return 0
 
 

@@ -142,18 +142,30 @@ def _one_map(
 ) -> None:
     sizes = {name: size_of_map(declared, profile, cpus) for name, profile in kernels.items()}
     if as_json:
-        print_json({name: _data(size) for name, size in sizes.items()})
+        print_json(
+            {
+                name: {**_data(size), "kernel": kernels[name].known_by}
+                for name, size in sizes.items()
+            }
+        )
         return
     print_table(
         ("kernel", "precharge", "bpftool shows", "charged at creation", "not charged", "per element",
-         "when full", "classes of allocation"),
+         "when full", "after a flush and a refill", "classes of allocation"),
         (_map_row(name, size) for name, size in sizes.items()),
     )  # fmt: skip
+    _print_known(kernels)
+
+
+def _print_known(kernels: dict[str, KernelProfile]) -> None:
+    """How sure the numbers are."""
+    known = "; ".join(f"{name}: {profile.known_by}" for name, profile in kernels.items())
+    console().print(known, markup=False, style="dim")
 
 
 def _map_row(name: str, size: MapSize) -> tuple[str, ...]:
     if size.refusal:
-        return (name, "", "", "", "", "", "", size.refusal)
+        return (name, "", "", "", "", "", "", "", size.refusal)
     return (
         name,
         _bytes(size.precharge_bytes),
@@ -162,6 +174,7 @@ def _map_row(name: str, size: MapSize) -> tuple[str, ...]:
         f"{size.escaped_bytes:,}",
         f"{size.element_bytes:,}",
         _bytes(size.full_bytes),
+        _bytes(size.refilled_bytes),
         _classes(size),
     )
 
@@ -182,6 +195,7 @@ def _inventories(
                 "user_memory_bytes": heap,
                 "kernels": {
                     name: {
+                        "kernel": kernels[name].known_by,
                         "total": {**asdict(total), "charged_bytes": total.charged_bytes},
                         "objects": [_data(size) for size in sizes[name]],
                     }
@@ -197,9 +211,10 @@ def _inventories(
     out.print()
     print_table(
         ("total", "maps", "precharge", "bpftool shows", "charged at creation", "not charged", "when full",
-         "while loading", "classes"),
+         "refilled", "while loading", "classes"),
         (_total_row(name, total) for name, total in totals.items()),
     )  # fmt: skip
+    _print_known(kernels)
 
 
 def _print_objects(sizes: dict[str, list[MapSize]]) -> None:
@@ -231,6 +246,7 @@ def _total_row(name: str, total: TotalSize) -> tuple[str, ...]:
         _bytes(total.charged_bytes),
         _bytes(total.escaped_bytes),
         _bytes(total.full_bytes),
+        _bytes(total.refilled_bytes),
         _range(total.verifying_bytes),
         _classes(total),
     )

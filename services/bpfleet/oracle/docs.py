@@ -1,6 +1,7 @@
 """Writes the pages of docs/ that follow from the kernel: ``python -m bpfleet.oracle.docs --write | --check``."""
 
 import importlib
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -144,6 +145,35 @@ spans; a call and what it calls in turn are one trace.
 # -- fidelity.md ---------------------------------------------------------------------------------------------------
 
 
+_KINDS: Final = ("create", "elements", "errno", "perm", "verifier", "scenarios")
+
+
+def _replays() -> str:
+    """A row per recorded kernel, a column per kind of recording."""
+    asset = files("bpfleet.report").joinpath("assets/fidelity.json")
+    counts: dict[str, dict[str, tuple[int, int]]] = {}
+    for recording in json.loads(asset.read_text("utf-8")):
+        kind, _, kernel = (
+            recording["file"].removesuffix(".jsonl").removeprefix("extra-").partition("-")
+        )
+        kernel = (
+            kernel.removeprefix("memcg-").removeprefix("rlimit-").partition("-smp")[0] or "several"
+        )
+        sections = recording["sections"].values()
+        cases = sum(section["cases"] - sum(section["unsupported"].values()) for section in sections)
+        exact = sum(section["exact"] for section in sections)
+        row = counts.setdefault(kernel, {})
+        before = row.get(kind, (0, 0))
+        row[kind] = (before[0] + exact, before[1] + cases)
+    order = [*(name for name in PROFILES if name in counts), *sorted(counts.keys() - set(PROFILES))]
+    rows = [[name, *(_exact_of(counts[name].get(kind)) for kind in _KINDS)] for name in order]
+    return _table(["kernel", *_KINDS], rows)
+
+
+def _exact_of(found: tuple[int, int] | None) -> str:
+    return "" if found is None else f"{found[0]:,} of {found[1]:,}"
+
+
 def _fidelity() -> str:
     rows = []
     for map_type in _TYPES:
@@ -164,6 +194,15 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
         + """
 Map types that are not here (`insn_array` of 6.19, `rhash`) answer EINVAL on every kernel.
 
+## Replays
+
+Recordings of real kernels in `tests/oracle/recorded`, as last replayed (`bpfleet oracle check --json`): answers that
+are exact, of all that were compared. An empty cell has no recording there, or none that was counted. Files with answers
+of several kernels have a row of their own; figures of other recordings come from running the same command on them.
+
+"""
+        + _replays()
+        + """
 ## Programs and the rest
 
 | subject | support | not as in Linux |

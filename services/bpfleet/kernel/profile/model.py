@@ -178,6 +178,7 @@ class KernelProfile:
     mem_alloc_prefill_blocks: bool
     mem_alloc_percpu_low_watermarks: bool
     mem_alloc_reuses_waiting: bool
+    mem_alloc_grace_restarts: bool
     lru_target_free_scaled: bool
     redirect_flush_lists_charged: bool
     percpu_value_size_checked: bool
@@ -244,6 +245,7 @@ class KernelProfile:
     has_mmap: bool
     array_takes_inner_map_flag: bool
     perf_event_array_keeps_entries: bool
+    percpu_populated_pages: int
     bpf_lsm_enabled: bool
     cgroup_v1: bool
     optmem_max_bytes: int
@@ -257,6 +259,11 @@ class KernelProfile:
     bpftool_memlock_wraps: bool
     prog_info_has_orphaned: bool
     prog_fdinfo_has_misses: bool
+
+    @property
+    def known_by(self) -> str:
+        """How sure what is said of it is, and of which build: ``recorded (6.12.107)``."""
+        return f"{self.provenance} ({self.release})"
 
     @property
     def is_rlimit(self) -> bool:
