@@ -343,9 +343,7 @@ def _declared(
 
 
 def _object_name(each: Map | Program) -> str:
-    """Its name. Pinned ones are pinned by it again, and bpffs admits no dots."""
-    name = each.name[: BPF_OBJ_NAME_LEN - 1]
-    return name.replace(".", "_") if each.pinned else name
+    return each.name[: BPF_OBJ_NAME_LEN - 1]
 
 
 def _program(

@@ -119,10 +119,21 @@ def _case(
     return HostCase(source=source, document=document, before=before, after=after, kernel=kernel)
 
 
+def own_kernel_and_text(document: Document) -> tuple[KernelProfile, str]:
+    """The kernel of a document, and the profile file that tells it where a name does not."""
+    host = document.host
+    if "profile" in host.distribution or document.btf is None:
+        return own_kernel(document, {}), host.distribution.get("profile_file", "")
+    text = capture_btf(_vmlinux(document.btf), host.release)
+    return profile_from_toml(text), text
+
+
 def own_kernel(document: Document, known: _Profiles) -> KernelProfile:
     """The kernel a document was taken on: the nearest known one, with the sizes and changes its BTF shows."""
     host = document.host
     if "profile" in host.distribution:
+        if host.distribution.get("profile_file"):
+            return profile_from_toml(host.distribution["profile_file"])
         return profile_named(host.distribution["profile"])  # an emulated node
     option = host.boot_options.get("cgroup.memory", "")
     key = (host.release, option, b"" if document.btf is None else msgspec.json.encode(document.btf))
