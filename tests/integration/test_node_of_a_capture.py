@@ -90,7 +90,6 @@ def test_every_process_has_its_descriptors(client) -> None:
     ]
     (agent,) = [each for each in made.processes if each.comm == "agent"]
     assert all(agent.pid in each.holders for each in made.maps if each.id in agent.maps)
-    assert agent.vm_pte > 0
     (locker,) = [each for each in made.processes if each.comm == "locker"]
     assert locker.vm_locked >= MIB
 

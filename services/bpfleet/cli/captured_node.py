@@ -130,8 +130,20 @@ class _Builder:
         if seen.vm_locked:
             process.lock(seen.vm_locked)
         touched = process.info().rss_bytes
-        if seen.rss_anon > touched:
-            process.allocate(seen.rss_anon - touched)
+        wanted = self._charged_memory(seen)
+        if wanted > touched:
+            process.allocate(wanted - touched)
+
+    def _charged_memory(self, seen: Seen) -> int:
+        """Its anonymous memory, as far as its cgroup pays: a process that moved in left some where it was touched."""
+        cgroup = next((each for each in self._document.cgroups if each.path == seen.cgroup), None)
+        stat = cgroup.stat if cgroup is not None and seen.cgroup not in self._inner_cgroups else {}
+        charged = stat.get("anon", stat.get("rss"))
+        inside = [each for each in self._document.processes if each.cgroup == seen.cgroup]
+        total = sum(each.rss_anon for each in inside)
+        if charged is None or charged >= total:
+            return seen.rss_anon
+        return seen.rss_anon * charged // total
 
     @contextmanager
     def _maker(self, payer: Payer, holders: tuple[int, ...]) -> Iterator[Process]:
