@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from bpfleet.abi.bpf import (
     BPF_OBJ_NAME_LEN,
+    F_NO_PREALLOC,
     Capability,
     MapType,
     ProgType,
@@ -44,6 +45,7 @@ _INSN_BYTES: Final = 8
 _INSTANCE: Final = re.compile(r"@[^.]*(?=\.)")
 _NAME: Final = re.compile(r"[^a-z0-9-]+")
 _MAPS_OF_MAPS: Final = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
+_HASHES: Final = (MapType.HASH, MapType.PERCPU_HASH)
 _STAND_IN: Final = MapDeclaration(
     name="inner", map_type=MapType.ARRAY, key_size=4, value_size=8, max_entries=1
 )
@@ -332,7 +334,9 @@ def _declared(
             map_extra=each.extra,
             inner=inner,
             inner_count=count,
-            fill_entries=min(elements, each.max_entries, FILL_MAX) if inner is None else 0,
+            fill_entries=min(elements, each.max_entries, FILL_MAX)
+            if inner is None and _grows(kind, each.flags)
+            else 0,
             pinned=bool(each.pinned),
             frozen=each.frozen,
             churn_weight=0,
@@ -340,6 +344,11 @@ def _declared(
     except SpecError as error:
         left_out.append(f"map {each.name or each.id}: {error.problem}")
         return None
+
+
+def _grows(kind: int, flags: int) -> bool:
+    """Whether elements cost memory of their own: in all other maps their room is there from the beginning."""
+    return kind == MapType.LPM_TRIE or (kind in _HASHES and bool(flags & F_NO_PREALLOC))
 
 
 def _object_name(each: Map | Program) -> str:
@@ -386,7 +395,7 @@ def with_fill(host: HostInput, share: float) -> HostInput:
 def _filled(inventory: Inventory, share: float) -> Inventory:
     maps = tuple(
         each
-        if each.inner is not None
+        if each.inner is not None or not _grows(each.map_type, each.map_flags)
         else replace(each, fill_entries=min(int(each.max_entries * share), FILL_MAX))
         for each in inventory.maps
     )

@@ -193,6 +193,8 @@ class _Emulated:
 
     def _loading_bytes(self, path: str) -> int:
         """How far the start went beyond what it left: what the verifier held, where the loader pays for it."""
+        if not self._profile.verifier_memory_charged:
+            return 0
         counter = self._kernel.cgroup(path).memcg.memory
         return bytes_of(counter.watermark - counter.usage)
 

@@ -3,9 +3,10 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bpfleet import __version__
 from bpfleet.abi.limits import RLIM_INFINITY
@@ -15,7 +16,7 @@ from bpfleet.calibrate.verdict import Calibration, calibrate
 from bpfleet.capture.document import Document
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.workload.quantity import format_bytes
-from bpfleet.workload.spec import KILLED
+from bpfleet.workload.spec import KILLED, Inventory
 
 __all__ = ["Answer", "AnswerRow", "HostCase", "answer_data", "answer_for", "to_csv", "to_markdown"]
 
@@ -103,13 +104,16 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 def answer_for(
-    cases: Sequence[HostCase],
+    cases: Iterable[HostCase],
     targets: Sequence[KernelProfile],
     *,
     grouping: bool = True,
     on_host: Callable[[], None] | None = None,
 ) -> Answer:
-    """Emulates every host today and under each of ``targets``, hosts that are alike once."""
+    """Emulates every host today and under each of ``targets``, hosts that are alike once.
+
+    ``cases`` are taken one by one, and nothing of a document is kept.
+    """
     known: dict[tuple[HostInput, str], tuple[ContainerOutcome, ...]] = {}
 
     def emulated(host: HostInput, profile: KernelProfile) -> tuple[ContainerOutcome, ...]:
@@ -124,7 +128,11 @@ def answer_for(
     calibrations: list[tuple[str, Calibration]] = []
     assumptions: dict[tuple[str, str], None] = {}
     distinct: set[tuple[HostInput, str]] = set()
+    kernels: set[str] = set()
+    hosts = 0
     for case in cases:
+        hosts += 1
+        kernels.add(case.kernel.name)
         distinct.add((normalised(case.before), case.kernel.name))
         before = emulated(case.before, case.kernel)
         lines = calibrate(case.document, case.before.containers, before, case.kernel)
@@ -134,7 +142,8 @@ def answer_for(
             for container, was, will, line in zip(
                 case.after.containers, before, after, lines, strict=True
             ):
-                seen = _Seen(case, target, container, was, will, line)
+                host = _SeenHost(hosts, case.document.host.name, case.kernel)
+                seen = _Seen(host, target, _bare(container), was, will, line)
                 found.setdefault((target.name, container.kind), []).append(seen)
         for container in case.after.containers:
             for text in container.assumptions:
@@ -153,9 +162,9 @@ def answer_for(
     )
     return Answer(
         version=__version__,
-        hosts=len(cases),
+        hosts=hosts,
         groups=len(distinct),
-        kernels=tuple(sorted({case.kernel.name for case in cases})),
+        kernels=tuple(sorted(kernels)),
         targets=names,
         rows=tuple(rows),
         calibrations=tuple(calibrations),
@@ -163,19 +172,35 @@ def answer_for(
     )
 
 
+class _SeenHost(NamedTuple):
+    """What rows say of a host."""
+
+    number: int
+    name: str
+    kernel: KernelProfile
+
+
+_NOTHING: Final = Inventory(name="nothing")
+
+
+def _bare(container: Container) -> Container:
+    """A container without its maps and programs, which have been emulated."""
+    return replace(container, inventory=_NOTHING, map_ids=())
+
+
 class _Seen:
     """One container on one host, before and after."""
 
     def __init__(
         self,
-        case: HostCase,
+        host: _SeenHost,
         target: KernelProfile,
         container: Container,
         was: ContainerOutcome,
         will: ContainerOutcome,
         line: Calibration,
     ) -> None:
-        self.case = case
+        self.host = host
         self.target = target
         self.container = container
         self.was = was
@@ -204,7 +229,7 @@ class _Seen:
         container, was = self.container, self.was
         if not container.reads_btf:
             return 0
-        counted = 0 if self.case.kernel.is_rlimit else was.kernel_bytes + self.line.other_bytes
+        counted = 0 if self.host.kernel.is_rlimit else was.kernel_bytes + self.line.other_bytes
         used = max(was.heap_bytes + counted, container.unreclaimable_bytes or 0)
         room = [BTF_READ_BYTES]
         if container.peak_bytes is not None:
@@ -279,9 +304,13 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
         container=kind,
         target=each.target.name,
         change=change,
-        hosts=len({id(one.case) for one in seen}),
+        hosts=len({one.host.number for one in seen}),
         affected=len(
-            {id(one.case) for one, found in zip(seen, changes, strict=True) if found[0] == change}
+            {
+                one.host.number
+                for one, found in zip(seen, changes, strict=True)
+                if found[0] == change
+            }
         ),
         before=_words(each.was.start if each.was.start != OK else each.was.restart),
         after=after,
@@ -289,14 +318,14 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
         containers=len(seen),
         reproduced=sum(one.line.reproduced for one in seen),
         limit_bytes=each.limit if each.counts_memory else _finite(each.container.memlock_bytes),
-        room_before=each.room(each.was, each.case.kernel),
+        room_before=each.room(each.was, each.host.kernel),
         room_after=each.room(each.will, each.target),
         need_bytes=need,
         set_limit="memory.max" if each.counts_memory else "LimitMEMLOCK",
         set_bytes=_rounded(need),
         decides=each.decides(),
         why=each.will.failure,
-        host=each.case.document.host.name,
+        host=each.host.name,
         path=each.container.path,
     )
 
@@ -391,8 +420,8 @@ def _size(value: int | None, none: str) -> str:
 
 
 CALIBRATION_HEADS: Final = (
-    "host", "container", "verdict", "maps exact", "memlock seen", "emulated", "kernel memory seen", "bpf emulated",
-    "told by name", "counted", "unexplained", "peak", "events",
+    "host", "container", "verdict", "maps exact", "memlock", "kernel memory", "BPF", "told by name", "counted",
+    "unexplained", "peak", "events",
 )  # fmt: skip
 
 
@@ -404,11 +433,10 @@ def calibration_cells(host: str, line: Calibration) -> tuple[str, ...]:
         line.verdict,
         f"{line.exact_maps} of {line.maps}",
         format_bytes(line.seen_memlock),
-        format_bytes(line.emulated_memlock),
         _size(line.seen_bytes, "not told"),
         format_bytes(line.emulated_bytes),
-        format_bytes(line.told_bytes),
-        format_bytes(line.modelled_bytes),
+        _size(line.told_bytes or None, ""),
+        _size(line.modelled_bytes or None, ""),
         _size(line.unexplained_bytes, ""),
         _size(line.seen_peak_bytes, ""),
         ", ".join(f"{name} {count:,}" for name, count in line.seen_events.items()),
