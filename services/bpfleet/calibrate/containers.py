@@ -317,7 +317,8 @@ def _declared(
         made = None if template is None else _declared(template, {}, [], [])
         if made is None:
             assumptions.append("inner maps that are not known are taken for small arrays")
-        inner, count = made or _STAND_IN, min(len(each.inner), each.max_entries)
+        # A map may stand in many slots: it is there once.
+        inner, count = made or _STAND_IN, min(len(set(each.inner)), each.max_entries)
     elements = each.elements or 0
     if each.elements is None and kind in (MapType.HASH, MapType.LPM_TRIE):
         assumptions.append(

@@ -1288,7 +1288,8 @@ class Collector(object):
             if fd is None:
                 continue
             try:
-                entry["inner"] = self._slots(bpf, fd, entry)
+                slots = self._slots(bpf, fd, entry)
+                entry["inner"], entry["elements"] = sorted(set(slots)), len(slots)
             except OSError as error:
                 self._notes.append(
                     "inner maps of map %d cannot be read: %s" % (entry["id"], error.strerror)
@@ -1305,7 +1306,7 @@ class Collector(object):
             number = bpf.inner_id(fd, key)
             if number is not None:
                 found.append(number)
-        return sorted(found)
+        return found
 
     def _charges(self, bpf: Bpf, document: Dict[str, Plain]) -> None:
         """Payers read, else deduced from holders; users; elements; facts of the BTF."""
@@ -1401,7 +1402,7 @@ class Collector(object):
 
     def _walked(self, bpf: Bpf, fd: int, entry: Dict[str, Plain]) -> Optional[int]:
         if entry["type"] in _MAPS_OF_MAPS:
-            return len(entry.get("inner", ()))
+            return entry.get("elements")  # counted with its inner maps
         count, key = 0, None  # type: int, Optional[bytes]
         while count < _KEYS_MAX and time.time() < self._deadline:
             key = bpf.next_key(fd, key, entry["key_size"])
