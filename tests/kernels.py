@@ -14,7 +14,6 @@ from bpfleet.kernel import PROFILES, KernelError, profile_named
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile.rows import series_of
-from bpfleet.kernel.units import bytes_of, pages_for
 
 ALL = list(PROFILES)
 MEMCG = [name for name, profile in PROFILES.items() if not profile.is_rlimit]
@@ -63,23 +62,12 @@ def refused(errno: Errno) -> Iterator[pytest.ExceptionInfo[KernelError]]:
 
 def read_pages(kernel: Kernel, pid: int, path: str, size_bytes: int) -> int:
     """A process reads the first bytes of a file through the page cache; returns the bytes read. Raises ENOMEM."""
-    return _file_io(kernel, kernel.task(pid), kernel.page_cache.read, path, size_bytes)
+    return kernel.read_file_pages(pid, path, size_bytes)
 
 
 def write_tmpfs(kernel: Kernel, pid: int, path: str, size_bytes: int) -> int:
     """A process writes a tmpfs file; returns its length in bytes. Raises ENOMEM."""
-    return _file_io(kernel, kernel.task(pid), kernel.page_cache.write_tmpfs, path, size_bytes)
-
-
-def _file_io(kernel: Kernel, task: Task, operation: Any, path: str, size_bytes: int) -> int:
-    try:
-        pages = operation(path, pages_for(size_bytes), task.cgroup.memcg, task)
-        if size_bytes and not pages and not task.dying:
-            raise kernel.memory.failure()
-    finally:
-        if task.notify_resume:
-            kernel.leave(task)
-    return bytes_of(pages)
+    return kernel.write_tmpfs(pid, path, size_bytes)
 
 
 def settle(kernel: Kernel) -> None:

@@ -69,7 +69,19 @@ def test_every_container_is_confined_and_says_how_it_is(files) -> None:
         image_has_one = "healthcheck" not in service and service["image"].startswith("bpfleet")
         assert image_has_one or not service["healthcheck"].get("disable"), name
         assert not service.get("privileged"), name
-        assert set(service["networks"]) == {"fleet"}, name
+        assert service["pids_limit"], name
+        assert service["mem_limit"], name
+
+
+@needs_compose
+def test_nobody_but_coordinators_reaches_redis() -> None:
+    composed = _composed("docker-compose.yml", "deploy/compose.standby.yml")
+    stack = yaml.safe_load((DEPLOY / "swarm" / "stack.yml").read_text())
+    for services in (composed["services"], stack["services"]):
+        there = {n for n, service in services.items() if "store" in service.get("networks", ())}
+        assert there - {"coordinator-2"} == {"redis", "coordinator"}
+        assert list(services["redis"]["networks"]) == ["store"]
+    assert composed["networks"]["store"]["internal"] is True
 
 
 @needs_compose

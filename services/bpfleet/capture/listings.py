@@ -240,6 +240,9 @@ def _values(text: str, source: str, notes: _Notes) -> list[Plain]:
             raise SpecError(source, place, None, f"not JSON ({error.msg})", _FORMS) from None
         except RecursionError:
             raise SpecError(source, "", None, "nested too deeply", "use bpftool's output") from None
+        except ValueError:
+            text = "a number of thousands of digits"
+            raise SpecError(source, "", None, text, "use bpftool's output") from None
         values.append(value)
     if not values:
         raise SpecError(source, "line 1 column 1", None, "not JSON (empty)", _FORMS)

@@ -6,9 +6,11 @@ from pathlib import Path
 import click
 
 from bpfleet.cli.clusters import cluster_options, engine_for, progress_lines
+from bpfleet.cli.inputs import read_text
 from bpfleet.cli.output import print_json, print_table
 from bpfleet.launcher.chaos.plan import parse_plan
 from bpfleet.launcher.chaos.run import ChaosReport, run_chaos
+from bpfleet.launcher.errors import LaunchError
 
 __all__ = ["command"]
 
@@ -38,8 +40,11 @@ def command(
       bpfleet chaos deploy/chaos/every-fault.toml --load-users 50
       bpfleet chaos deploy/chaos/agents.toml --local --seed 7 --json
     """
+    try:
+        planned = parse_plan(read_text(plan), str(plan), seed=seed)
+    except LaunchError as error:
+        raise ValueError(str(error)) from None
     with engine_for(local) as engine, progress_lines(as_json) as progress:
-        planned = parse_plan(plan.read_text("utf-8"), str(plan), seed=seed)
         report = run_chaos(engine, name, planned, progress, load_users=load_users)
     if as_json:
         print_json(_plain(report))

@@ -1,7 +1,6 @@
 """``bpfleet fleet``: workloads and nodes of a coordinator."""
 
 import json
-import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError
+from bpfleet.plain import toml_table
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.workloads import spec_message
@@ -270,9 +270,9 @@ def _apply(client: FleetClient, workload: WorkloadSpec) -> str:
 
 def _workloads(file: Path) -> Iterator[WorkloadSpec]:
     try:
-        data: dict[str, Plain] = tomllib.loads(read_text(file))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(str(file), "", None, f"not TOML ({error})", "correct the line") from None
+        data: dict[str, Plain] = toml_table(read_text(file))
+    except ValueError as error:
+        raise SpecError(str(file), "", None, str(error), "correct the line") from None
     entries = data.get("workloads")
     if not isinstance(entries, list):
         raise SpecError(str(file), "workloads", None, "missing", "add [[workloads]] entries")

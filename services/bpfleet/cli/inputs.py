@@ -1,8 +1,6 @@
 """Files and options that several commands take: scenarios, inventories, sizes, models."""
 
-import json
 import os
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +12,7 @@ from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
 from bpfleet.capture.listings import TEXT_LENGTH_MAX, Listing, read_listing
 from bpfleet.kernel.profile import profile_named, says
+from bpfleet.plain import json_value, toml_table
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import parse_limit
 from bpfleet.workload.scenario import (
@@ -210,9 +209,9 @@ def _limit_pairs(text: str) -> Iterator[tuple[str, int | None]]:
         return
     path = Path(text)
     try:
-        data = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(text, "", None, f"not TOML ({error})", "write WORKLOAD = SIZE") from None
+        data = toml_table(read_text(path))
+    except ValueError as error:
+        raise SpecError(text, "", None, str(error), "write WORKLOAD = SIZE") from None
     for key, size in data.items():
         yield key, _limit(key, str(size), source=text)
 
@@ -244,8 +243,8 @@ def _listed_files(path: Path) -> list[Path] | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        data = json_value(text)
+    except ValueError:
         return None
     if not data or not all(isinstance(entry, str) for entry in data):
         return None

@@ -36,7 +36,7 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User, UserTable
 from bpfleet.kernel.profile import KernelProfile, Model
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import bytes_of, pages_for
+from bpfleet.kernel.units import bytes_of, pages_for, whole_pages
 from bpfleet.kernel.views.explain import Explanation, explain
 from bpfleet.kernel.views.ledger import LedgerLine, holders_of, ledger
 from bpfleet.kernel.views.orphans import Orphan, find_orphans
@@ -52,6 +52,7 @@ FAULT_KINDS: Final[dict[str, AllocKind | str]] = {
     "page": AllocKind.PAGES,
     "anon": AllocKind.ANON,
 }
+PAGE_NS: Final = 1_000  # taking, clearing and charging a page, by fault or by a system call
 LATE_REFILL: Final = "late_refill"
 RANDOM: Final = "random"
 
@@ -69,6 +70,7 @@ class Kernel:
     """A node. Single-threaded: every call runs to completion and leaves all invariants true, also when it raises.
 
     ``ram_bytes`` is the node's memory, ``possible_cpus`` its possible CPUs, ``seed`` feeds hash seeds only.
+    With ``cgroup_v1`` the memory controller is mounted as cgroup v1.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Kernel:
         ram_bytes: int = 8 << 30,
         possible_cpus: int = 2,
         seed: int = 0,
+        cgroup_v1: bool = False,
     ) -> None:
         self.profile: Final = profile
         self.node: Final = node
@@ -86,12 +89,15 @@ class Kernel:
         self.crashed = ""  # why the machine stopped; empty while it runs
         self.timeline: Final = Timeline()
         self.events: Final[EventLog] = self.timeline.events
+        self._timed_bytes = 0  # of what was ever allocated: the virtual time it took has passed
         self.ram: Final = NodeMemory(ram_bytes)
         self.controller: Final = MemoryController(profile, possible_cpus)
         self.memory: Final = Memory(profile, self.controller, self.ram, possible_cpus, seed)
         self.page_cache: Final = PageCache(self.memory)
-        self.reclaimer: Final = Reclaimer(self.page_cache, self.controller.root)
-        self.cgroups: Final = CgroupTree(self.memory, self.timeline)
+        self.reclaimer: Final = Reclaimer(
+            self.page_cache, self.controller.root, walks_in_part=profile.reclaim_walks_in_part
+        )
+        self.cgroups: Final = CgroupTree(self.memory, self.timeline, v1=cgroup_v1)
         self.users: Final = UserTable()
         self.files: Final = FileTable(self.memory, self.timeline)
         self.objects: Final = Objects(self.files, profile)
@@ -121,6 +127,8 @@ class Kernel:
         self.controller.reclaim = self._reclaim
         self.controller.oom = self.oom_killer.kill_in_memcg
         self.controller.wait_for_victim = self.oom_killer.wait
+        self.controller.catch_up = self.catch_up
+        self.controller.elapse = self.advance
         self.controller.throttle = self._throttle
         self.ram.reclaim = self.reclaimer.reclaim_node
         self.ram.oom = self.oom_killer.kill_on_node
@@ -140,8 +148,17 @@ class Kernel:
         return self.timeline.now_ns
 
     def advance(self, delta_ns: int) -> int:
-        """Moves virtual time forward and runs what falls due. Returns how many pieces of work ran."""
+        """Moves virtual time forward and runs what falls due. Returns how many pieces of work ran.
+
+        What was allocated before is taken to have happened within that time.
+        """
+        self._timed_bytes = self.ram.taken_bytes_total
         return self.timeline.advance(delta_ns)
+
+    def catch_up(self) -> int:
+        """Lets the time pass that allocations took since time passed last. Returns how many pieces of work ran."""
+        pages = whole_pages(self.ram.taken_bytes_total - self._timed_bytes)
+        return self.advance(pages * PAGE_NS * self.controller.pace)
 
     def run_deferred(self) -> int:
         """Runs all deferred work now (RCU, work items). Returns how many pieces ran."""
@@ -353,6 +370,38 @@ class Kernel:
         task = self.processes.find(pid)
         kind = AllocKind.SHMEM if shared else AllocKind.ANON
         return bytes_of(task.mm.release(kind, _pages_of(nbytes), task.cpu))
+
+    def read_file_pages(self, pid: int, path: str, nbytes: int) -> int:
+        """read(2) of the first ``nbytes`` of a file on disk: what is not cached yet is charged to the reader's cgroup.
+
+        Returns bytes read. Raises ESRCH, EINVAL, ENOMEM, TaskKilled.
+        """
+        task = self.processes.find(pid)
+        pages = _pages_of(nbytes)
+        return self._through_the_cache(
+            task, pages, self.page_cache.read(path, pages, task.cgroup.memcg, task)
+        )
+
+    def write_tmpfs(self, pid: int, path: str, nbytes: int) -> int:
+        """Makes a tmpfs file at least ``nbytes`` long. Returns its length. Raises ESRCH, EINVAL, ENOMEM, TaskKilled."""
+        task = self.processes.find(pid)
+        pages = _pages_of(nbytes)
+        return self._through_the_cache(
+            task, pages, self.page_cache.write_tmpfs(path, pages, task.cgroup.memcg, task)
+        )
+
+    def _through_the_cache(self, task: Task, wanted: int, done: int) -> int:
+        """The end of a system call that brought ``done`` of ``wanted`` pages into the page cache."""
+        if task.notify_resume:
+            self.leave(task)
+        if done < wanted:
+            raise self.memory.failure()
+        return bytes_of(done)
+
+    def unlink_tmpfs(self, path: str) -> None:
+        """Removes a tmpfs file. Raises ENOENT."""
+        if not self.page_cache.unlink_tmpfs(path):
+            raise KernelError(Errno.ENOENT, Reason.NO_SUCH_OBJECT, f"no tmpfs file {path!r}")
 
     # -- faults --------------------------------------------------------------------------------------------------
 

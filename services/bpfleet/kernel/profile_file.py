@@ -1,6 +1,5 @@
 """Kernel profiles as TOML text: a known kernel's behaviour with another host's sizes. Text in, text out, no files."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
@@ -13,6 +12,7 @@ from bpfleet.kernel.profile import (
     StructSizes,
     profile_named,
 )
+from bpfleet.plain import toml_table
 
 _STRUCTS: Final = frozenset(field.name for field in fields(StructSizes))
 _NOT_FLAGS: Final = frozenset(
@@ -37,30 +37,12 @@ _MOST: Final = {
 }
 
 
-# The reader takes time with the square of the parts of a dotted key, and a key stands on one line.
-_DOTS_PER_LINE_MAX: Final = 64
-
-
-def _dotted(text: str) -> str:
-    """The first line with too many dots; empty where none has."""
-    lines = (line for line in text.splitlines() if line.count(".") > _DOTS_PER_LINE_MAX)
-    return next(lines, "")
-
-
 def profile_from_toml(text: str) -> KernelProfile:
     """The profile a file describes: ``base`` names the kernel whose behaviour it takes, the rest overrides.
 
     Raises ``ValueError`` naming the field that is wrong.
     """
-    deep = _dotted(text)
-    if deep:
-        raise ValueError(f"not a profile: {deep[:40]!r} nests deeper than any field of one")
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"not TOML: {error}") from error
-    except RecursionError:
-        raise ValueError("not a profile: nested too deep") from None
+    data = toml_table(text)
     unknown = set(data) - _SECTIONS
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}; known: {', '.join(sorted(_SECTIONS))}")

@@ -4,7 +4,6 @@ A scenario says everything a run needs except the kernel profiles: two runs of o
 seed are identical.
 """
 
-import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any, Final
 from msgspec import field
 from msgspec.structs import replace
 
+from bpfleet.plain import toml_table
 from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.checks import check_entries, check_labels, check_name
 from bpfleet.workload.codec import Record, from_data
@@ -186,9 +186,9 @@ class Scenario(Record, frozen=True, kw_only=True):
 def scenario_from_toml(text: str, source: str) -> Scenario:
     """The scenario in ``text``; ``source`` is the file's name for messages. Raises ``SpecError``."""
     try:
-        data: Mapping[str, Plain] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(source, "", None, f"not TOML ({error})", "correct the line") from None
+        data: Mapping[str, Plain] = toml_table(text)
+    except ValueError as error:
+        raise SpecError(source, "", None, str(error), "correct the line") from None
     return from_data(Scenario, data, source)
 
 

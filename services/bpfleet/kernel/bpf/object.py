@@ -87,7 +87,7 @@ class MapTable:
     def _unreferenced(self, bpf_map: BpfMap) -> None:
         self.ids.remove(bpf_map.id)
         self.dying[bpf_map.id] = bpf_map
-        delay = bpf_map.free_delay_ns
+        delay = bpf_map.free_delay()
         if bpf_map.freed_after_grace:
             delay += RCU_GRACE_NS
         self._timeline.defer(delay, lambda: self._free_deferred(bpf_map))

@@ -79,15 +79,15 @@ class AllocSite:
             block = memory.alloc_pages(allocation.count, gfp, payer, task, self.owner)
             self.blocks.append(block)
         elif how in (How.HELPER_PERCPU, How.PERCPU_UNCHARGED):
-            block = memory.alloc_percpu(
-                size, allocation.count, allocation.gfp, payer, task, self.owner
-            )
+            gfp = allocation.gfp if payer is None else allocation.gfp | GFP.ACCOUNT
+            block = memory.alloc_percpu(size, allocation.count, gfp, payer, task, self.owner)
             self.blocks.append(block)
         elif how in (How.MEM_ALLOC, How.MEM_ALLOC_PERCPU):
             self._make_mem_alloc(allocation, payer, task)
         else:
+            gfp = allocation.gfp | GFP.ZERO | (GFP.ACCOUNT if payer is not None else 0)
             for _ in range(allocation.count):
-                self.blocks.append(memory.kmalloc(size, allocation.gfp, payer, task, self.owner))
+                self.blocks.append(memory.kmalloc(size, gfp, payer, task, self.owner))
 
     def _make_mem_alloc(self, allocation: Allocation, payer: ObjCgroup | None, task: Task) -> None:
         caches = BpfMemAlloc(

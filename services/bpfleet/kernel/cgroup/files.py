@@ -58,6 +58,7 @@ class ControlFile:
 
     memory = True
     on_root = False
+    cgroup_v1 = False  # one of the memory controller's own hierarchy
 
     def exists(self, profile: KernelProfile) -> bool:
         """Whether this kernel has the file at all."""
@@ -144,6 +145,21 @@ class MemoryMax(ControlFile):
         pages = page_counter_memparse("memory.max", text)
         host.tree.controller.set_max(cgroup.memcg, pages, _writer())
         _limit_changed(cgroup, host, "memory.max", pages)
+
+
+@final
+class MemoryLimitInBytes(ControlFile):
+    """memory.limit_in_bytes of v1: the limit. A value that reclaim cannot make room for is refused with EBUSY."""
+
+    cgroup_v1 = True
+
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
+        return f"{bytes_of(cgroup.memcg.memory.max)}\n"
+
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
+        pages = page_counter_memparse("memory.limit_in_bytes", text, unlimited="-1")
+        host.tree.controller.resize_max(cgroup.memcg, pages)
+        _limit_changed(cgroup, host, "memory.limit_in_bytes", pages)
 
 
 @final
@@ -440,6 +456,7 @@ CONTROL_FILES: Final[dict[str, ControlFile]] = {
     "memory.events": MemoryEvents(local=False),
     "memory.events.local": MemoryEvents(local=True),
     "memory.high": MemoryHigh(),
+    "memory.limit_in_bytes": MemoryLimitInBytes(),
     "memory.low": MemoryLow(),
     "memory.max": MemoryMax(),
     "memory.min": MemoryMin(),
@@ -491,6 +508,8 @@ def _find(cgroup: Cgroup, name: str, host: FileHost) -> ControlFile:
 
 def _is_there(file: ControlFile, cgroup: Cgroup, host: FileHost) -> bool:
     if cgroup.parent is None and not file.on_root:
+        return False
+    if file.cgroup_v1 != host.tree.v1 and file.memory:
         return False
     return file.exists(host.profile) and (cgroup.has_memory or not file.memory)
 

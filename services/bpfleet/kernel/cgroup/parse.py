@@ -53,18 +53,18 @@ def memparse(text: str) -> tuple[int, str]:
     return value, text[end:]
 
 
-def page_counter_memparse(file: str, text: str) -> int:
-    """``max`` or a size in bytes, as pages rounded down. Raises EINVAL for anything left over.
+def page_counter_memparse(file: str, text: str, *, unlimited: str = "max") -> int:
+    """``unlimited`` or a size in bytes, as pages rounded down. Raises EINVAL for anything left over.
 
     >>> page_counter_memparse("memory.max", "4097"), page_counter_memparse("memory.max", "max") == PAGE_COUNTER_MAX
     (1, True)
     """
     stripped = strstrip(text)
-    if stripped == "max":
+    if stripped == unlimited:
         return PAGE_COUNTER_MAX
     size_bytes, rest = memparse(stripped)
     if rest:
-        raise invalid(file, stripped, "max or a size in bytes such as 64M")
+        raise invalid(file, stripped, f"{unlimited} or a size in bytes such as 64M")
     return min(size_bytes // PAGE_SIZE, PAGE_COUNTER_MAX)
 
 

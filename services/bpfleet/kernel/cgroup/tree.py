@@ -1,4 +1,4 @@
-"""The cgroup v2 hierarchy: directories, who lives in them, which memcg they stand for [kernel/cgroup/cgroup.c]."""
+"""The cgroup hierarchy: directories, who lives in them, which memcg they stand for [kernel/cgroup/cgroup.c]."""
 
 from collections.abc import Iterator
 from typing import Final, final
@@ -8,7 +8,7 @@ from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import KernelContext
 from bpfleet.kernel.mm.memcontrol import Memcg, MemoryController
-from bpfleet.kernel.mm.memory import Block, Memory, Owner
+from bpfleet.kernel.mm.memory import AllocKind, Block, Memory, Owner
 from bpfleet.kernel.timeline import Timeline
 
 UNLIMITED: Final = (1 << 31) - 1  # INT_MAX, which cgroup.max.* print as "max"
@@ -86,12 +86,15 @@ def _join(parent: str, name: str) -> str:
 class CgroupTree:
     """All cgroups of one node. At boot the root offers the memory controller to its children, as systemd sees to.
 
+    With ``v1`` they are the directories of the memory controller's own hierarchy of cgroup v1: each has a memcg, and
+    processes may live beside child cgroups.
     ``dying`` are removed cgroups whose memcg something still refers to: nr_dying_descendants counts them.
     """
 
-    def __init__(self, memory: Memory, timeline: Timeline) -> None:
+    def __init__(self, memory: Memory, timeline: Timeline, *, v1: bool = False) -> None:
         self._memory: Final = memory
         self._timeline: Final = timeline
+        self.v1: Final = v1
         self._next_id = 2
         self.controller: Final[MemoryController] = memory.controller
         self.root: Final = Cgroup("", None, memory.controller.root, 1)
@@ -137,6 +140,7 @@ class CgroupTree:
         child = Cgroup(name, parent, parent.memcg, self._next_id)
         if parent.subtree_memory:
             self._online(child, cpu)
+        child.subtree_memory = self.v1
         self._next_id += 1
         parent.children[name] = child
         return child
@@ -166,7 +170,7 @@ class CgroupTree:
 
         The root is exempt [cgroup_migrate_vet_dst].
         """
-        if cgroup.subtree_memory and cgroup.parent is not None:
+        if cgroup.subtree_memory and cgroup.parent is not None and not self.v1:
             raise KernelError(
                 Errno.EBUSY,
                 Reason.CGROUP_BUSY,
@@ -240,6 +244,10 @@ class CgroupTree:
         try:
             for size in profile.memcg_slab_bytes:
                 blocks.append(memory.kmalloc(size, GFP.GFP_KERNEL_ACCOUNT, objcg, mkdir, owner))
+            for size in profile.memcg_cache_bytes:
+                account = memory.account(owner, AllocKind.SLAB, objcg)
+                cached = memory.cache_size(size)
+                blocks.append(memory.take_block(account, cached, GFP.GFP_KERNEL_ACCOUNT, mkdir))
             for size in profile.memcg_percpu_bytes:
                 blocks.append(
                     memory.alloc_percpu(size, 1, GFP.GFP_KERNEL_ACCOUNT, objcg, mkdir, owner)

@@ -53,8 +53,33 @@ _SINGLES: Final = (
 )
 
 
-def gfp_text(gfp: int) -> str:
-    """The flags as printk's %pGg spells them.
+# Where the bits were up to 4.20.
+_BITS_4_18: Final = {
+    NOWARN: 0x200,
+    RETRY_MAYFAIL: 0x400,
+    NOFAIL: 0x800,
+    NORETRY: 0x1000,
+    COMP: 0x4000,
+    ZERO: 0x8000,
+    HARDWALL: 0x20000,
+    ATOMIC_BIT: 0x80000,
+    ACCOUNT: 0x100000,
+    DIRECT_RECLAIM: 0x200000,
+    KSWAPD_RECLAIM: 0x400000,
+}
+
+
+def bits_of_4_18(gfp: int) -> int:
+    """The flags with the bits of 4.18.
+
+    >>> hex(bits_of_4_18(GFP_KERNEL))
+    '0x6000c0'
+    """
+    return sum(_BITS_4_18.get(1 << bit, 1 << bit) for bit in range(32) if gfp & 1 << bit)
+
+
+def gfp_text(gfp: int, *, as_4_18: bool = False) -> str:
+    """The flags as printk's %pGg spells them; ``as_4_18`` with the bits of that kernel.
 
     >>> gfp_text(GFP_KERNEL)
     '0xcc0(GFP_KERNEL)'
@@ -67,4 +92,4 @@ def gfp_text(gfp: int) -> str:
         if left & mask == mask:
             names.append(name)
             left &= ~mask
-    return f"{gfp:#x}({'|'.join(names)})"
+    return f"{bits_of_4_18(gfp) if as_4_18 else gfp:#x}({'|'.join(names)})"

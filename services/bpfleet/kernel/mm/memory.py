@@ -368,9 +368,10 @@ class Memory:
         self._enter(account, count, size.taken * count, size.charge * count)
 
     def fault(self, account: Account, pages: int, gfp: int, current: Current) -> int:
-        """Takes up to ``pages`` single pages, one by one. Returns how many came; `failure` says why no more did.
+        """Takes up to ``pages`` single pages, one by one. Returns how many came; 0: `failure` says why.
 
-        Raises KernelError only for an injected fault.
+        User pages that come before one that has to wait at a limit are handed out first, so that they count when the
+        OOM killer looks: ask again for the rest. Raises KernelError only for an injected fault.
         """
         if self.faults:
             self._maybe_fault(account, account.kind)
@@ -532,11 +533,16 @@ class Memory:
     def _take_pages(
         self, account: Account, kind: AllocKind, pages: int, gfp: int, current: Current
     ) -> int:
-        """Takes and charges pages until the first failure, whose reason it keeps. Returns how many."""
+        """Takes and charges pages until the first failure, whose reason it keeps. Returns how many.
+
+        Of user pages fewer may come without a failure, but at least one.
+        """
         node, objcg = self.node, account.objcg
         done = 0
         while done < pages:
             step = min(pages - done, max(node.free_pages, 1))
+            if done and kind in _USER_KINDS:
+                return done
             if not node.take(bytes_of(step), gfp, current):
                 self._last_failure = self._out_of_ram(bytes_of(pages - done))
                 return done
@@ -553,8 +559,7 @@ class Memory:
     ) -> int:
         controller, memcg = self.controller, objcg.memcg
         if kind in _USER_KINDS:
-            faults = kind != AllocKind.FILE
-            done = controller.charge_single_pages(memcg, pages, gfp, current, user_faults=faults)
+            done = controller.charge_user_pages(memcg, pages, gfp, current)
         else:
             vmalloc = kind == AllocKind.VMALLOC
             done = controller.charge_kernel_pages(objcg, pages, gfp, current, vmalloc=vmalloc)

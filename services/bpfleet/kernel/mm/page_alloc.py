@@ -16,7 +16,7 @@ class NodeMemory:
     are wired in by the kernel.
     """
 
-    __slots__ = ("oom", "ram_bytes", "reclaim", "used_bytes")
+    __slots__ = ("oom", "ram_bytes", "reclaim", "taken_bytes_total", "used_bytes")
 
     reclaim: Callable[[int], int]
     oom: Callable[[int, Current], bool]
@@ -24,6 +24,7 @@ class NodeMemory:
     def __init__(self, ram_bytes: int) -> None:
         self.ram_bytes: Final = ram_bytes
         self.used_bytes = 0
+        self.taken_bytes_total = 0  # ever: allocating takes time
 
     @property
     def free_bytes(self) -> int:
@@ -46,6 +47,7 @@ class NodeMemory:
         ):
             return False
         self.used_bytes += size_bytes
+        self.taken_bytes_total += size_bytes
         return True
 
     def _make_room(self, size_bytes: int, gfp: int, current: Current) -> bool:

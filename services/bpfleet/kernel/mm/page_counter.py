@@ -15,6 +15,7 @@ class PageCounter:
 
     __slots__ = (
         "exceeded_by_rule",
+        "failcnt",
         "high",
         "low",
         "max",
@@ -32,6 +33,7 @@ class PageCounter:
         self.high = PAGE_COUNTER_MAX
         self.max = PAGE_COUNTER_MAX
         self.watermark = 0
+        self.failcnt = 0  # how often its max refused a charge
         self.exceeded_by_rule = False  # a forced charge or a lowered limit put usage above max
 
     def try_charge(self, pages: int) -> "PageCounter | None":
@@ -40,6 +42,7 @@ class PageCounter:
         while counter is not None:
             new = counter.usage + pages
             if new > counter.max:
+                counter.failcnt += 1
                 undo: PageCounter | None = self
                 while undo is not counter and undo is not None:
                     undo.usage -= pages

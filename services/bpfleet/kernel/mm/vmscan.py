@@ -6,7 +6,7 @@ Kernel memory and, without swap, anonymous memory cannot be reclaimed; clean fil
 from dataclasses import dataclass
 from typing import Final, final
 
-from bpfleet.kernel.mm.filemap import PageCache
+from bpfleet.kernel.mm.filemap import Lru, PageCache
 from bpfleet.kernel.mm.memcg import Memcg, MemcgEvent, Stat
 from bpfleet.kernel.units import bytes_of, pages_for
 
@@ -55,10 +55,13 @@ class Reclaimer:
     ``recursive_protection`` is how systemd mounts cgroup v2.
     """
 
-    def __init__(self, cache: PageCache, root: Memcg) -> None:
+    def __init__(self, cache: PageCache, root: Memcg, *, walks_in_part: bool) -> None:
         self._cache: Final = cache
         self._root: Final = root
+        self._walks_in_part: Final = walks_in_part  # stops at the group that brought enough
         self.recursive_protection = True
+        self._may_deactivate = False  # what a round decided
+        self._skipped_active = False  # and what a pass left alone for it
 
     def reclaim_node(self, wanted_bytes: int) -> int:
         """Direct reclaim for an allocation that found no free page. Returns bytes freed."""
@@ -74,20 +77,30 @@ class Reclaimer:
             return 0
         wanted = max(pages, SWAP_CLUSTER_MAX)
         freed, low_skipped = self._pass(target, wanted, breach_low=False)
+        if not freed and self._skipped_active:
+            freed, low_skipped = self._pass(target, wanted, breach_low=False, force=True)
         if not freed and low_skipped:
             freed, _ = self._pass(target, wanted, breach_low=True)
         return freed
 
-    def _pass(self, target: Memcg, wanted: int, *, breach_low: bool) -> tuple[int, bool]:
-        """Rounds of rising urgency [do_try_to_free_pages]. Returns (pages freed, memory.low held some back)."""
+    def _pass(
+        self, target: Memcg, wanted: int, *, breach_low: bool, force: bool = False
+    ) -> tuple[int, bool]:
+        """Rounds of rising urgency [do_try_to_free_pages]. Returns (pages freed, memory.low held some back).
+
+        With ``force`` active pages age also while there are more inactive ones.
+        """
+        self._skipped_active = False
         freed = 0
         low_skipped = False
         groups = target.pre_order()
         protections = self._protections(target)
-        if not any(self._cache.evictable_pages(memcg) for memcg in groups):
-            return 0, False
         for priority in range(DEF_PRIORITY, -1, -1):
+            self._may_deactivate = force or self._inactive_is_low(groups)
             for memcg in groups:
+                lru = self._cache.lru(memcg)
+                if lru is None:
+                    continue
                 protection = protections[memcg]
                 usage = memcg.memory.usage
                 if memcg is not target and protection.emin and usage <= protection.emin:
@@ -97,27 +110,65 @@ class Reclaimer:
                         low_skipped = True
                         continue
                     memcg.raise_event(MemcgEvent.LOW)
-                freed += self._shrink(memcg, protection, priority, breach_low=breach_low)
-                if freed >= wanted:
+                freed += self._shrink(
+                    memcg, lru, protection, priority, wanted, breach_low=breach_low
+                )
+                if freed >= wanted and self._walks_in_part:
                     return freed, low_skipped
+            if freed >= wanted:
+                break
         return freed, low_skipped
 
     def _shrink(
-        self, memcg: Memcg, protection: _Protection, priority: int, *, breach_low: bool
+        self,
+        memcg: Memcg,
+        lru: Lru,
+        protection: _Protection,
+        priority: int,
+        wanted: int,
+        *,
+        breach_low: bool,
     ) -> int:
-        """shrink_lruvec: evicts the share of a group's cache that this round asks for. Returns pages freed."""
-        size = self._cache.evictable_pages(memcg)
+        """shrink_lruvec: scans the share of a group's lists that this round asks for, 32 pages at a time.
+
+        Returns pages freed; no more are scanned once ``wanted`` of them have been.
+        """
         guarded = protection.emin if breach_low else max(protection.emin, protection.elow)
-        if guarded:
+        inactive = self._share(memcg, lru.inactive_pages, guarded, priority)
+        active = self._share(memcg, lru.active_pages, guarded, priority)
+        freed = 0
+        while inactive or active:
+            scan = min(inactive, SWAP_CLUSTER_MAX)
+            inactive -= scan
+            if scan:
+                got = self._cache.evict(memcg, scan)
+                memcg.add_stat(Stat.PGSCAN, got)
+                memcg.add_stat(Stat.PGSTEAL, got)
+                freed += got
+            scan = min(active, SWAP_CLUSTER_MAX)
+            active -= scan
+            if scan and self._may_deactivate:
+                self._cache.deactivate(memcg, scan)
+            elif scan:
+                self._skipped_active = True
+            if freed >= wanted:
+                break
+        return freed
+
+    def _inactive_is_low(self, groups: list[Memcg]) -> bool:
+        """Whether active pages may age [prepare_scan_control]. Below a GiB the lists are to be of one size."""
+        lrus = [lru for memcg in groups if (lru := self._cache.lru(memcg)) is not None]
+        return sum(lru.inactive_pages for lru in lrus) < sum(lru.active_pages for lru in lrus)
+
+    def _share(self, memcg: Memcg, size: int, guarded: int, priority: int) -> int:
+        """Pages of a list to scan [get_scan_count]."""
+        if guarded and size:
             whole = max(memcg.memory.usage, guarded)
             size = max(size - size * guarded // (whole + 1), min(size, SWAP_CLUSTER_MAX))
         scan = size >> priority
-        if not scan:
-            return 0
-        freed = self._cache.evict(memcg, scan)
-        memcg.add_stat(Stat.PGSCAN, scan)
-        memcg.add_stat(Stat.PGSTEAL, freed)
-        return freed
+        if not scan and not memcg.online:
+            return min(size, SWAP_CLUSTER_MAX)
+        return scan
 
     # -- protection ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup, Stat
 from bpfleet.kernel.mm.memory import Account, AllocKind, Block, Memory, Owner
 
 PAGES_PER_TABLE: Final = 512
+PAGES_BEFORE: Final = (
+    256  # in the first table: where mmap puts an area is chance, this is the middle of it
+)
 
 
 @final
@@ -16,7 +19,7 @@ class AddressSpace:
 
     Pages stay charged to the memcg that was current when they were faulted in, also after the process has moved.
     One mapping of each kind is modelled; it grows at its end and shrinks from there, so the newest pages go first.
-    A started process has page tables for its first pages already: one more comes with each further 512.
+    A started process has a page table with room for 256 more pages: one more comes with each further 512.
     """
 
     __slots__ = (
@@ -69,16 +72,18 @@ class AddressSpace:
         account = self._memory.account(self.owner, kind, payer)
         done = 0
         while done < pages:
-            room = PAGES_PER_TABLE - self.rss_pages % PAGES_PER_TABLE
-            if room == PAGES_PER_TABLE and self.rss_pages and not self._add_table(objcg, current):
+            room = PAGES_PER_TABLE - (PAGES_BEFORE + self.rss_pages) % PAGES_PER_TABLE
+            if room == PAGES_PER_TABLE and not self._add_table(objcg, current):
                 break
-            wanted = min(room, pages - done)
-            got = self._memory.fault(account, wanted, GFP.GFP_KERNEL, current)
-            if got:
-                self._grow(kind, account, got)
+            got = self._memory.fault(account, min(room, pages - done), GFP.GFP_KERNEL, current)
+            if not got:
+                break
+            self._grow(kind, account, got)
             done += got
-            if got < wanted:
+            if current.dying:
                 break
+            if current.over_high_pages:  # back in user space between two faults
+                self._memory.controller.throttle(current, GFP.GFP_KERNEL)
         if done:
             memcg.add_stat(Stat.PGFAULT, done)
         return done
@@ -132,8 +137,8 @@ class AddressSpace:
             left -= step
             if not account.count:
                 segments.pop()
-        # One table serves the first pages of every process, so it takes as many whole ones as lie below the last page.
-        self._free_tables(self.pgtable_pages - max(0, self.rss_pages - 1) // PAGES_PER_TABLE, cpu)
+        needed = max(0, PAGES_BEFORE + self.rss_pages - 1) // PAGES_PER_TABLE
+        self._free_tables(self.pgtable_pages - needed, cpu)
         return released
 
     def _free_tables(self, count: int, cpu: int) -> None:

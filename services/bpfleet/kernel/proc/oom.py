@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Final, final
 
 from bpfleet.kernel.cgroup.tree import Cgroup
-from bpfleet.kernel.deferred import WORK_ITEM_NS
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.gfp import gfp_text
@@ -28,6 +27,9 @@ from bpfleet.kernel.timeline import Timeline
 from bpfleet.kernel.units import bytes_of, pages_for
 
 CANDIDATES_SHOWN: Final = 20
+VICTIM_EXIT_NS: Final = (
+    750_000  # until another process has been woken and has given its memory back
+)
 MAPS_SHOWN: Final = 20
 
 
@@ -35,8 +37,8 @@ MAPS_SHOWN: Final = 20
 class OomKiller:
     """Kills on behalf of a memcg or of the node.
 
-    A victim other than the caller exits a moment later, in which what earlier victims' maps held comes back; the caller
-    only has SIGKILL pending and ends when its call returns. ``panic`` stops the node.
+    A victim other than the caller exits a moment later, in `wait`, in which what earlier victims' maps held comes back;
+    the caller only has SIGKILL pending and ends when its call returns. ``panic`` stops the node.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class OomKiller:
         self._root: Final = root
         self._timeline: Final = timeline
         self._panic: Final = panic
+        self._ending: Final[list[Task]] = []  # killed, and not gone yet
 
     # -- entries -------------------------------------------------------------------------------------------------
 
@@ -61,7 +64,7 @@ class OomKiller:
         total_pages = limited.memory.max or 1  # no swap is added
         if self._kill_worst(tasks, total_pages, limited, order, gfp, current):
             return True
-        self._log(invoked_line(current.comm, gfp_text(gfp), order, current.oom_score_adj))
+        self._log(invoked_line(current.comm, self._text(gfp), order, current.oom_score_adj))
         self._log(NO_VICTIM_LINE)
         self._timeline.emit(
             EventKind.OOM_NO_VICTIM,
@@ -78,7 +81,7 @@ class OomKiller:
         if self._kill_worst(tasks, total_pages, None, 0, gfp, current):
             self.wait()
             return True
-        self._log(invoked_line(current.comm, gfp_text(gfp), 0, current.oom_score_adj))
+        self._log(invoked_line(current.comm, self._text(gfp), 0, current.oom_score_adj))
         self._log(NO_VICTIM_LINE)
         self._panic(DEADLOCK_LINE)
         return False
@@ -107,7 +110,7 @@ class OomKiller:
         if chosen is None:
             return False
         victim = self._processes.find(chosen.pid)
-        self._log(invoked_line(current.comm, gfp_text(gfp), order, current.oom_score_adj))
+        self._log(invoked_line(current.comm, self._text(gfp), order, current.oom_score_adj))
         self._log(summary_line(chosen, limited.path if limited is not None else None))
         group = _oom_group(victim, limited)
         members = [] if group is None else self._tasks_below(group)
@@ -170,12 +173,20 @@ class OomKiller:
         if role == "caller":
             victim.sigkill("oom-killed")
         else:
-            self.wait()
-            self._processes.exit(victim, SIGKILL, "oom-killed")
+            victim.dying = True
+            self._ending.append(victim)
 
-    def wait(self) -> None:
-        """Time passes while a victim ends or the caller tries again: work items, such as freeing its maps, run."""
-        self._timeline.advance(WORK_ITEM_NS)
+    def wait(self) -> int:
+        """Time passes until the latest victims have ended. Returns how much: none for a caller that killed itself."""
+        if not self._ending:
+            return 0
+        ended_ns = VICTIM_EXIT_NS * self._memory.controller.pace
+        self._timeline.advance(ended_ns)
+        for victim in self._ending:
+            if victim.alive:
+                self._processes.exit(victim, SIGKILL, "oom-killed")
+        self._ending.clear()
+        return ended_ns
 
     def _usage_by_class(self, limited: Memcg | None) -> dict[str, int | str]:
         """What the memory that ran out is made of, with BPF by map: what the kernel's own report leaves out."""
@@ -200,6 +211,9 @@ class OomKiller:
             "bpf_bytes": sum(by_map.values()),
             "bpf_objects": "; ".join(f"{name} {held}" for name, held in largest),
         }
+
+    def _text(self, gfp: int) -> str:
+        return gfp_text(gfp, as_4_18=self._memory.profile.gfp_bits_of_4_18)
 
     def _log(self, line: str) -> None:
         self._timeline.emit(EventKind.KERNEL_LOG, line=line)

@@ -215,17 +215,26 @@ class Processes:
         """Those up to cap_last_cap: a kernel drops what it has not heard of."""
         return caps if self._memory.profile.has_cap_bpf else caps - _SINCE_5_8
 
-    def set_oom_score_adj(self, pid: int, oom_score_adj: int) -> None:
-        """/proc/PID/oom_score_adj. Raises ESRCH, EINVAL, EACCES when lowered without CAP_SYS_RESOURCE."""
+    def set_oom_score_adj(
+        self, pid: int, oom_score_adj: int, *, writer: Task | None = None
+    ) -> None:
+        """/proc/PID/oom_score_adj, written by the process itself or by ``writer``.
+
+        Raises ESRCH, EINVAL; EACCES for a value below the last one that somebody with CAP_SYS_RESOURCE wrote, without
+        that capability [__set_oom_adj].
+        """
         task = self.find(pid)
         _check_oom_score_adj(oom_score_adj)
-        if oom_score_adj < task.oom_score_adj and not task.has(Capability.SYS_RESOURCE):
+        privileged = (writer or task).has(Capability.SYS_RESOURCE)
+        if oom_score_adj < task.oom_score_adj_min and not privileged:
             raise KernelError(
                 Errno.EACCES,
                 Reason.CAPABILITY_MISSING,
-                f"lowering oom_score_adj of process {pid} needs CAP_SYS_RESOURCE",
+                f"lowering oom_score_adj of process {pid} below {task.oom_score_adj_min} needs CAP_SYS_RESOURCE",
             )
         task.oom_score_adj = oom_score_adj
+        if privileged:
+            task.oom_score_adj_min = oom_score_adj
 
     # -- ending --------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class Task:
         "nofile_hard",
         "notify_resume",
         "oom_score_adj",
+        "oom_score_adj_min",
         "over_high_pages",
         "permitted",
         "pid",
@@ -90,6 +91,9 @@ class Task:
         self.nofile = RLIMIT_NOFILE_DEFAULT
         self.nofile_hard = RLIMIT_NOFILE_HARD
         self.oom_score_adj = oom_score_adj
+        self.oom_score_adj_min = (
+            oom_score_adj  # what a writer with CAP_SYS_RESOURCE, as the runtime, set last
+        )
         self.comm = comm
         self.cpu = cpu
         self.kmem_accounting: Final = kmem_accounting

@@ -145,6 +145,7 @@ class KernelProfile:
     has_memory_reclaim: bool
     reclaim_takes_swappiness: bool
     memory_stat_lines: tuple[str, ...]
+    gfp_bits_of_4_18: bool
     has_cgroup_kill: bool
     has_memory_swap_peak: bool
     cgroup_stat_has_subsystems: bool
@@ -152,6 +153,8 @@ class KernelProfile:
     high_throttles_inside: bool
     memcg_percpu_bytes: tuple[int, ...]
     memcg_slab_bytes: tuple[int, ...]
+    memcg_cache_bytes: tuple[int, ...]
+    reclaim_walks_in_part: bool
     vma_slab_bytes: tuple[int, ...]
     file_vma_slab_bytes: tuple[int, ...]
 

@@ -4,7 +4,6 @@ The schedule follows from the plan, its seed and the names of the services alone
 repeated.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import Role
+from bpfleet.plain import toml_table
 from bpfleet.workload.seeding import SplitMix64, seed_for
 
 __all__ = ["Action", "ChaosPlan", "Fault", "FaultKind", "parse_plan", "schedule"]
@@ -103,9 +103,9 @@ def parse_plan(text: str, source: str, *, seed: int | None = None) -> ChaosPlan:
     Raises ``LaunchError`` naming source, field and value.
     """
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise LaunchError(f"{source}: not TOML: {error}") from error
+        data = toml_table(text)
+    except ValueError as error:
+        raise LaunchError(f"{source}: {error}") from None
     known = {"name", "seed", "duration_seconds", "settle_seconds", "faults"}
     _refuse_unknown(data, known, source)
     given_seed = int(_number(data, "seed", 0, source, high=2**63))

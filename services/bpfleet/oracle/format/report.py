@@ -24,6 +24,7 @@ class Section:
     name: str
     cases: int = 0
     exact: int = 0
+    brief: bool = False  # mismatches are shown in one line each, all of them
     mismatches: list[Mismatch] = field(default_factory=list)
     unsupported: dict[str, int] = field(default_factory=dict)
 
@@ -35,6 +36,11 @@ class Section:
             return True
         self.mismatches.append(Mismatch(where, expected, found, case))
         return False
+
+    @property
+    def shown(self) -> list[Mismatch]:
+        """The mismatches to print."""
+        return self.mismatches if self.brief else self.mismatches[:SHOWN_MISMATCHES]
 
     def skip(self, reason: str) -> None:
         """Counts one case that could not be tried."""
@@ -49,11 +55,11 @@ class FileReport:
     path: str
     sections: dict[str, Section] = field(default_factory=dict)
 
-    def section(self, name: str) -> Section:
+    def section(self, name: str, *, brief: bool = False) -> Section:
         """The section called ``name``, made on first use."""
         found = self.sections.get(name)
         if found is None:
-            found = self.sections[name] = Section(name)
+            found = self.sections[name] = Section(name, brief=brief)
         return found
 
     @property
@@ -73,7 +79,7 @@ class FileReport:
                     "unsupported": section.unsupported,
                     "first": [
                         {"where": m.where, "expected": m.expected, "found": m.found}
-                        for m in section.mismatches[:SHOWN_MISMATCHES]
+                        for m in section.shown
                     ],
                 }
                 for section in self.sections.values()
@@ -91,7 +97,13 @@ def render(report: FileReport) -> str:
             f" {len(section.mismatches):>5} mismatches {skipped:>5} unsupported"
         )
     for section in report.sections.values():
-        for mismatch in section.mismatches[:SHOWN_MISMATCHES]:
+        for mismatch in section.shown:
+            if section.brief:
+                lines.append(
+                    f"  {section.name}: {mismatch.where}:"
+                    f" recorded {json.dumps(mismatch.expected)}, emulated {json.dumps(mismatch.found)}"
+                )
+                continue
             lines += [
                 f"  {section.name}: {mismatch.where}",
                 f"    expected {mismatch.expected!r}",

@@ -6,7 +6,6 @@ named like an observation holds what is expected of it, by model: a profile's na
 and the series as posted), ``N`` (6.0 and later), ``O`` (accounting switched off), ``memcg`` (M and N), ``all``.
 """
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from bpfleet.kernel.profile import (
     used_by,
 )
 from bpfleet.oracle.incidents.steps import STEPS, Play, StepError
+from bpfleet.plain import toml_table
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.verbs.stage import UnknownNameError
 from bpfleet.workload.quantity import parse_bytes
@@ -84,9 +84,11 @@ def read_incidents(directory: Path) -> list[Incident]:
 def read_incident(path: Path) -> Incident:
     """The incident in one file. Raises IncidentError, OSError."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = toml_table(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
         raise IncidentError(f"{path}: not TOML: {error}") from None
+    except ValueError as error:
+        raise IncidentError(f"{path}: {error}") from None
     for name in _REQUIRED:
         if not data.get(name):
             raise IncidentError(

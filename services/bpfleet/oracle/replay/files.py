@@ -1,10 +1,10 @@
 """Replays recordings of real kernels on the emulator and reports what differs.
 
-create-, elements-, perm- and verifier-TARGET, errno, and scenarios-MODEL-TARGET: the first word of a file's name says
-which replay reads it, after an `extra-` if there is one. The format is described where the recordings are kept.
+create-, elements-, perm-, verifier- and types-TARGET, errno, scenarios-MODEL-TARGET and stories-MODEL-TARGET: the first
+word of a file's name says which replay reads it, after an `extra-` if there is one. The format is described where the
+recordings are kept.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +17,14 @@ from bpfleet.oracle.replay.elements import replay_elements
 from bpfleet.oracle.replay.errno import replay_errno
 from bpfleet.oracle.replay.machine import Target, target_named, targets_beside
 from bpfleet.oracle.replay.perm import replay_perm
-from bpfleet.oracle.replay.stories import StoryReplay, story_of
+from bpfleet.oracle.replay.scenarios import ScenarioReplay, scenario_of
+from bpfleet.oracle.replay.stories import check_story, story_target
 from bpfleet.oracle.replay.verifier import replay_verifier
+from bpfleet.plain import json_value
 
 _USUAL_TARGETS: Final = tuple(f"{name}-smp2" for name in used_by(Use.REPLAY))
+
+_STORIES: Final = ("stories", "types")
 
 _Replay = Callable[[dict[str, Any], Target, FileReport], None]
 _PER_TARGET: Final[dict[str, _Replay]] = {
@@ -39,12 +43,18 @@ def check_file(path: Path) -> FileReport:
     kind, _, name = path.name.removesuffix(".jsonl").removeprefix("extra-").partition("-")
     known = targets_beside(path)
     report = FileReport(path.name)
+    if kind in _STORIES:
+        target = story_target(name, known, list(read_cases(path)))
+        for case in read_cases(path):
+            required(case, "steps")
+            check_story(case, target, report)
+        return report
     for case in read_cases(path):
         try:
             if kind == "errno":
                 _check_operations(case, known, report)
             elif kind == "scenarios":
-                _check_story(case, target_named(name.partition("-")[2], known), report)
+                _check_scenario(case, target_named(name.partition("-")[2], known), report)
             elif kind in _PER_TARGET:
                 _PER_TARGET[kind](case, target_named(name, known), report)
             else:
@@ -54,11 +64,11 @@ def check_file(path: Path) -> FileReport:
     return report
 
 
-def _check_story(case: dict[str, Any], target: Target, report: FileReport) -> None:
+def _check_scenario(case: dict[str, Any], target: Target, report: FileReport) -> None:
     """One case per step. What follows a step that cannot be tried cannot be tried either."""
     required(case, "steps")
-    section, story = report.section("steps"), story_of(case)
-    replay = StoryReplay(target.profile, target.possible_cpus, target.ram_bytes)
+    section, story = report.section("steps"), scenario_of(case)
+    replay = ScenarioReplay(target.profile, target.possible_cpus, target.ram_bytes)
     differences = {each.number: each for each in replay.run(story)}
     for number, step in enumerate(story.steps):
         where = f"{story.id} step {number} {step.get('op')}"
@@ -96,9 +106,9 @@ def read_cases(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                case = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path.name}:{number}: not JSON: {error}") from None
+                case = json_value(line)
+            except ValueError as error:
+                raise ValueError(f"{path.name}:{number}: {error}") from None
             if not isinstance(case, dict) or "id" not in case:
                 raise ValueError(f"{path.name}:{number}: expected an object with an id")
             yield case

@@ -1,936 +1,492 @@
-"""Replays the story recordings (scenarios-*.jsonl) and says where the emulator answers otherwise than the real kernel.
+"""Replays stories: many actors, cgroups, maps and limits at once, recorded step by step on real kernels.
 
-A story is a list of steps by named processes; "=>" is what the real kernel answered. The recorder let deferred work
-settle and drained the per-CPU stocks before it read anything, and when processes came or went; other steps followed
-each other at once. The replay does the same. memory.current and the statistics are compared within a few pages,
-insertions at a limit within 1 %; where an answer depends on how long a grace period or the death of another process
-took, only the side that does not.
+A step is an operation, what it answered ("=>"), who lived afterwards, and the counters of the cgroups it changed. The
+emulator makes the same calls; `tolerances` says how far what it shows may be from what was recorded.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import repeat
-from pathlib import Path
+from itertools import islice
 from typing import Any, Final, final
 
-from bpfleet.abi.bpf import ALL_CAPABILITIES, MapType
+from bpfleet.abi.bpf import Capability, MapType
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
+from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.bpf.attr import MapAttr
-from bpfleet.kernel.bpf.btf import BtfKind, BtfType
-from bpfleet.kernel.bpf.prog import RunResult
-from bpfleet.kernel.bpf.program import ProgAttr, ProgOp
-from bpfleet.kernel.events import EventKind
+from bpfleet.kernel.bpf.program import ProgAttr
 from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.mm.memcg import Memcg
 from bpfleet.kernel.proc.task import Task
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import PROFILES, KernelProfile
+from bpfleet.oracle.format.report import FileReport
 from bpfleet.oracle.format.words import (
     UnsupportedCaseError,
     capabilities_named,
     map_type_named,
     spelled,
 )
+from bpfleet.oracle.replay.machine import Target, target_named
+from bpfleet.oracle.replay.scenarios import FD_VALUED, value_of
+from bpfleet.oracle.replay.tolerances import GUEST_PACE, Difference, Shown, StepTolerance
 from bpfleet.verbs import table as verbs
-from bpfleet.verbs.stage import Actor, Run, Stage, UnknownNameError, answer_of, numbered_key, run_of
+from bpfleet.verbs.stage import Actor, Run, Stage, answer_of, numbered_key, run_of
 from bpfleet.verbs.stage import Answer as Told
 
-Step = dict[str, Any]  # one JSON object of a recording
+Step = Mapping[str, Any]  # one JSON object of a recording
 Answer = Any  # what a step answered: a JSON value
 
-TEST_ROOT: Final = "/test"  # the recorder's own cgroup: its "/" is not the root of the tree
-INNER_UID: Final = 65_534  # inner maps are made by somebody else, whose budget does not count
-STEP_NS: Final = 200_000  # how long a step takes where the recorder did not wait
-RECREATE_NS: Final = 1_000_000  # between a close and the creation after it
-BTF_TYPES: Final = (BtfType(BtfKind.INT, 4), BtfType(BtfKind.STRUCT, 8))
-PAGES_TOLERANCE: Final = 3
-FILL_TOLERANCE: Final = 0.01
-HIGH_EVENTS_TOLERANCE: Final = (
-    17  # one throttled return: which step it falls into can hang on a page
-)
-FD_VALUED: Final = frozenset({"array_of_maps", "hash_of_maps"})
-STAT_FIELDS: Final = ("current", "kernel", "slab", "percpu", "vmalloc", "anon")
-PAGE_FAULT_MASKS: Final = frozenset(
-    {"0xcc0(GFP_KERNEL)", "0x440dc0(GFP_KERNEL_ACCOUNT|__GFP_COMP|__GFP_ZERO)"}
-)
-SYSCALL_HOOK: Final = "sys_enter"
-TIMER_HOOK: Final = "perf-event"
-INSERTION_VALUE: Final = b"\x01"
-PROG_INSNS_ROOT: Final = 1_000_000  # how far the recorder went
-PROG_INSNS_USER: Final = 4096
-# Descriptors of an actor that are of no map of the story.
+STORY_ROOT: Final = "/story"  # the recorder's own cgroup: its "/" is not the root of the tree
+PIN_DIRECTORY: Final = "/sys/fs/bpf/"
+# The recorder tells an actor what to do, waits for the answer and reads every file of every cgroup.
+STEP_NS: Final = 50_000_000
+DEAD: Final = "dead"
+NO_DESCRIPTOR: Final = "nofd"
+V1: Final = "v1"
+RLIMIT: Final = "rlimit"
+PROBE_VALUE_SIZE: Final = 8
+LIMITS: Final = ("low", "min", "high", "oom_group", "max")
+GUEST_WINDOW_PAGES: Final = 64  # their disk has a read_ahead_kb of 256
+MEMLOCK_LINES: Final = 60  # so many tell one build from another
 _INNER: Final = "(inner map)"
-_PROG: Final = "(program)"
-_BTF: Final = "(btf)"
-_PERF: Final = "(perf event)"
-_RING: Final = "(io_uring)"
-_XSK: Final = "(xsk)"
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One recorded story."""
+    """One recorded story. ``mode`` is where it was recorded: cgroup ``v1`` or ``v2``, or a kernel with ``rlimit``."""
 
     id: str
-    title: str
+    mode: str
     steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A step that the emulator answered differently."""
-
-    story: str
-    number: int
-    op: str
-    recorded: Answer
-    emulated: Answer
-
-    def __str__(self) -> str:
-        return (
-            f"{self.story} step {self.number} {self.op}:"
-            f" recorded {json.dumps(self.recorded)}, emulated {json.dumps(self.emulated)}"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class OddRecording:
-    """A recorded answer that the same recording contradicts elsewhere, and why."""
-
-    story: str
-    step: int
-    why: str
-
-
-ODD_RECORDINGS: Final = (
-    OddRecording(
-        "D1-root",
-        158,
-        "the search was refused sizes that fit: 524545 percpu_array entries of 8 bytes cost 12,591,144 bytes of 16 MiB."
-        " The charge of an earlier attempt was still pending. At 1 MiB and for 100-byte values the same formula holds",
-    ),
-    OddRecording(
-        "D1-root",
-        167,
-        "prog_array costs what perf_event_array and cgroup_array cost, for which steps 168 and 169 record 2097112"
-        " entries; the programs of a prog_array are dropped by one more work item, so an uncharge was still pending",
-    ),
-)
-
-
-def read_stories(path: Path) -> list[Story]:
-    """Every story of a recording file."""
-    found = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            found.append(story_of(json.loads(line)))
-    return found
 
 
 def story_of(case: dict[str, Any]) -> Story:
     """One line of a recording file."""
-    return Story(case["id"], case.get("title", ""), tuple(case["steps"]))
+    return Story(case["id"], case.get("mode", "v2"), tuple(case["steps"]))
+
+
+def story_target(name: str, known: Mapping[str, Any], cases: Sequence[dict[str, Any]]) -> Target:
+    """The machine that MODEL-VERSION-smpN names: of the builds of a version, that with the recorded memlock lines.
+
+    Raises ``UnsupportedCaseError`` for a kernel without a profile.
+    """
+    words = name.split("-")
+    version = words[-2].removesuffix("std") if len(words) > 1 else words[-1]
+    cpus = words[-1].removeprefix("smp") if len(words) > 1 else ""
+    named = target_named(f"{version}-smp{cpus}" if cpus else version, known)
+    builds = [
+        named.profile,
+        *(each for each in PROFILES.values() if each.name.startswith(f"{version}.")),
+    ]
+    if len(builds) == 1:
+        return named
+    lines = list(islice(_memlock_lines(cases), MEMLOCK_LINES))
+    best = max(builds, key=lambda profile: _agreeing(profile, named, lines))
+    return replace(named, profile=best)
+
+
+def _memlock_lines(cases: Sequence[dict[str, Any]]) -> Iterator[Step]:
+    for case in cases:
+        for step in case["steps"]:
+            made = step.get("op") == "create" and isinstance(step["=>"], dict)
+            if made and step["type"] not in FD_VALUED:
+                yield step
+
+
+def _agreeing(profile: KernelProfile, target: Target, lines: Sequence[Step]) -> int:
+    """How many recorded memlock lines a build shows."""
+    kernel, task = replace(target, profile=profile).boot()
+    agreeing = 0
+    for step in lines:
+        made = answer_of(lambda s=step: verbs.MAP_CREATE(kernel, task, _attr(s, None)))  # type: ignore[misc]
+        if made.refusal is None:
+            shown = kernel.bpf.map_info(task, made.value.fd).memlock_bytes
+            agreeing += shown == step["=>"]["memlock"]
+            verbs.CLOSE(kernel, task.pid, made.value.fd)
+    return agreeing
+
+
+def check_story(case: dict[str, Any], target: Target, report: FileReport) -> None:
+    """Replays one story into a report: itself, itself with event counters left out, and its steps."""
+    story = story_of(case)
+    stories = report.section("stories", brief=True)
+    uncounted = report.section("uncounted", brief=True)
+    steps = report.section("steps")
+    replay = StoryReplay(target.profile, target.possible_cpus, target.ram_bytes, story)
+    first: tuple[int, Difference] | None = None
+    first_uncounted: tuple[int, Difference] | None = None
+    try:
+        for number, differences in replay.run():
+            where = f"{story.id} step {number} {story.steps[number]['op']}"
+            steps.compare(where, [], [str(each) for each in differences], {})
+            for each in differences:
+                first = first or (number, each)
+                if not each.is_count:
+                    first_uncounted = first_uncounted or (number, each)
+    except UnsupportedCaseError as missing:
+        for section in (stories, uncounted):
+            section.skip(str(missing))
+        return
+    for section, found in ((stories, first), (uncounted, first_uncounted)):
+        if found is None:
+            section.compare(story.id, 0, 0, {})
+        else:
+            number, each = found
+            where = f"{story.id} step {number} {story.steps[number]['op']}: {each.field}"
+            section.compare(where, each.recorded, each.emulated, {})
 
 
 @final
 class StoryReplay:
-    """One story on one kernel.
+    """One story on one kernel."""
 
-    ``steps_tried`` and ``unsupported`` say, after ``run``, where it had to stop and why.
-    """
-
-    def __init__(self, profile: KernelProfile, possible_cpus: int, ram_bytes: int) -> None:
-        self.kernel: Final = Kernel(profile, ram_bytes=ram_bytes, possible_cpus=possible_cpus)
-        verbs.MKDIR(self.kernel, TEST_ROOT)
+    def __init__(
+        self, profile: KernelProfile, possible_cpus: int, ram_bytes: int, story: Story
+    ) -> None:
+        self.story: Final = story
+        self.kernel: Final = Kernel(
+            profile,
+            ram_bytes=ram_bytes,
+            possible_cpus=possible_cpus,
+            cgroup_v1=story.mode == V1,
+        )
+        if story.mode != V1:
+            self.kernel.page_cache.window_pages = GUEST_WINDOW_PAGES
+            self.kernel.controller.pace = GUEST_PACE
+        verbs.MKDIR(self.kernel, STORY_ROOT)
         self.stage: Final = Stage(self.kernel)
-        self._names: Final[dict[int, str]] = {}
+        self._recorder: Final = verbs.SPAWN(self.kernel, comm="recorder")
         self._map_types: Final[dict[str, tuple[str, int, int]]] = {}
-        self._map_ids: Final[dict[str, int]] = {}
-        self.steps_tried = 0
-        self.unsupported = ""
-        self._log_read = 0
-        self._high_path: str | None = None
-        self._waited_for_death = (
-            False  # another process was killed: passes until it was gone are chance
-        )
-        self._freed_by_grace_period = False  # elements were deleted: what is back already is chance
-        self._prog_id = 0
-        self._hooked: tuple[str, str] | None = (
-            None  # what the program hangs on, and who passes there
-        )
-        self._ran: RunResult | None = None
-        self._inner_maker: Task | None = None
+        self._touched: Final[dict[str, list[int]]] = {}  # sizes of an actor's areas, oldest first
+        self._cgroups: Final[dict[str, None]] = {"/": None}
 
-    def run(self, story: Story) -> list[Difference]:
-        """Issues every step, up to one that the emulator does not have; returns those answered differently."""
-        found = []
-        for number, step in enumerate(story.steps):
-            try:
-                emulated = self._issue(step)
-            except UnsupportedCaseError as missing:
-                self.unsupported = str(missing)
-                break
-            self.steps_tried += 1
-            recorded = step.get("=>")
-            if _is_odd(story.id, number):
-                continue
-            if not self._agrees(step, recorded, emulated):
-                found.append(Difference(story.id, number, step["op"], recorded, emulated))
-        return found
+    def run(self) -> Iterator[tuple[int, list[Difference]]]:
+        """Issues step after step; yields each one's number and the fields that differ."""
+        tolerance = StepTolerance(self.story.mode, self.kernel.profile, self.kernel.memory)
+        steps = self.story.steps
+        for number, step in enumerate(steps):
+            answer = self.issue(step)
+            after = steps[number + 1] if number + 1 < len(steps) else None
+            yield number, tolerance.differences(step, after, self.show(answer))
 
-    def _issue(self, step: Step) -> Answer:
+    def issue(self, step: Step) -> Answer:
+        """Makes the step's calls. Raises ``UnsupportedCaseError`` for one that the emulator does not have."""
         operation = _OPERATIONS.get(step.get("op", ""))
         if operation is None:
             raise UnsupportedCaseError(f"step {step.get('op')!r}")
-        if step["op"] in _SETTLED:
-            self.kernel.run_deferred()
-        answer = answer_of(lambda: operation(self, step))
-        emulated = answer.given if answer.refusal is None else _told(answer)
+        if "a" in step and step["op"] != "actor" and not self._lives(step["a"]):
+            answer: Answer = DEAD
+        else:
+            told = answer_of(lambda: operation(self, step))
+            answer = told.given if told.refusal is None else _told(told)
         self.kernel.advance(STEP_NS)
         self.kernel.check()
-        return emulated
+        return answer
 
-    # -- comparing -----------------------------------------------------------------------------------------------
+    def _lives(self, name: str) -> bool:
+        actor = self.stage.actors.get(name)
+        return actor is not None and actor.task.alive
 
-    def _agrees(self, step: Step, recorded: Answer, emulated: Answer) -> bool:
-        op: str = step["op"]
-        if op == "note" and isinstance(emulated, dict):
-            return bool(abs(step["high"] - emulated["high"]) <= HIGH_EVENTS_TOLERANCE)
-        if recorded is None or op in ("note", "actor"):
-            return True
-        if isinstance(recorded, dict) and not isinstance(emulated, dict):
-            return False
-        if op == "state":
-            return self._state_agrees(recorded, emulated)
-        if op == "who_lives":
-            return _lives_agree(recorded, emulated)
-        if op == "cgroup.stat":
-            return all(bool(recorded.get(name) == value) for name, value in emulated.items())
-        if op == "close_create":
-            return self._racing_creations_agree(recorded, emulated)
-        if op in ("prog_load", "btf_load") and isinstance(recorded, dict) and "kernel" in recorded:
-            return _costs_agree(step, recorded, emulated)
-        if op == "fill" and isinstance(recorded, dict):
-            return self._fills_agree(recorded, emulated)
-        if op == "drop" and isinstance(recorded, dict) and recorded["e"]:
-            return bool(recorded["e"] == emulated["e"]) and _close(recorded["n"], emulated["n"])
-        if op in ("create_until", "load_until") and not self.kernel.profile.is_rlimit:
-            return bool(recorded["e"] == emulated["e"]) and _close(recorded["n"], emulated["n"])
-        if op == "rmdir":
-            return bool(recorded is True) == bool(emulated == 0)
-        return bool(recorded == emulated)
+    def show(self, answer: Answer) -> Shown:
+        """What there is to see after a step."""
+        alive = sorted(name for name, actor in self.stage.actors.items() if actor.task.alive)
+        return Shown(answer, alive, {path: self._memcg(path) for path in self._cgroups})
 
-    def _state_agrees(self, recorded: Answer, emulated: Answer) -> bool:
-        pages = PAGES_TOLERANCE + self.kernel.memory.possible_cpus
-        for field in STAT_FIELDS:
-            if field not in recorded:
-                continue
-            difference = emulated[field] - recorded[field]
-            moved_by_chance = self._freed_by_grace_period and field not in ("vmalloc", "anon")
-            if abs(difference) > pages * PAGE_SIZE and not moved_by_chance:
-                return False
-        return all(
-            self._events_agree(recorded.get(which, {}), emulated[which])
-            for which in ("events", "local")
-        )
+    def _memcg(self, path: str) -> Memcg:
+        return self.kernel.cgroup(_path(path)).memcg
 
-    def _events_agree(self, recorded: dict[str, int], emulated: dict[str, int]) -> bool:
-        for name in {*recorded, *emulated}:
-            there, here = recorded.get(name, 0), emulated.get(name, 0)
-            repeated = self._waited_for_death and name in ("max", "oom")
-            if there < here if repeated else there != here:
-                return False
-        return True
-
-    def _fills_agree(self, recorded: Answer, emulated: Answer) -> bool:
-        if self._freed_by_grace_period and not self.kernel.profile.mem_alloc_reuses_waiting:
-            return bool(recorded["e"] == emulated["e"] or emulated["e"] == 0)
-        if recorded["e"] != emulated["e"]:
-            return False
-        return _close(recorded["n"], emulated["n"])
-
-    def _racing_creations_agree(self, recorded: Answer, emulated: Answer) -> bool:
-        """How often a creation right after a close found the old charge still there: always, never, or between."""
-        if recorded["tries"] != emulated["tries"]:
-            return False
-        often, here = recorded["eperm"] / recorded["tries"], emulated["eperm"] / emulated["tries"]
-        return bool((often >= 0.5) == (here >= 0.5))
-
-    # -- processes and cgroups -------------------------------------------------------------------------------------
+    # -- cgroups -----------------------------------------------------------------------------------------------------
 
     def cgroup(self, step: Step) -> Answer:
         """Makes a cgroup and sets its limits."""
-        path = _path(step["path"])
-        verbs.MKDIR(self.kernel, path, cpu=step.get("cpu", 0))
-        return self._set_limits(path, step)
+        verbs.MKDIR(self.kernel, _path(step["path"]))
+        self._cgroups[step["path"]] = None
+        return self._set_limits(step["path"], step)
 
     def set(self, step: Step) -> Answer:
-        """Changes limits of a cgroup."""
-        return self._set_limits(_path(step["cgroup"]), step)
+        """Changes limits of a cgroup, or reclaims from it."""
+        return self._set_limits(step["cg"], step)
 
     def _set_limits(self, path: str, step: Step) -> Answer:
-        before = len(self.kernel.tasks())
-        for name in ("max", "high", "low", "min", "oom_group"):
+        for name in (*LIMITS, "reclaim"):
             value = step.get(name)
-            if value is not None:
-                file = "memory.oom.group" if name == "oom_group" else f"memory.{name}"
-                self._high_path = path if name == "high" else self._high_path
-                text = "max" if value == -1 else str(int(value))
-                answer = _answer(lambda f=file, t=text: verbs.WRITE_FILE(self.kernel, path, f, t))  # type: ignore[misc]
-                if answer:
-                    return answer
-        if len(self.kernel.tasks()) < before:
-            self._waited_for_death = True
+            if value is None:
+                continue
+            file = "memory.oom.group" if name == "oom_group" else f"memory.{name}"
+            if self.story.mode == V1:
+                file = "memory.limit_in_bytes"
+            text = _limit_text(value, v1=self.story.mode == V1)
+            verbs.WRITE_FILE(self.kernel, _path(path), file, text)
         return 0
-
-    def actor(self, step: Step) -> Answer:
-        """Starts a process and touches its memory."""
-        memlock = step.get("memlock", RLIM_INFINITY)
-        soft = RLIM_INFINITY if memlock is None or memlock < 0 else memlock
-        task = verbs.SPAWN(
-            self.kernel,
-            uid=step["uid"],
-            caps=capabilities_named(step.get("caps", "all")),
-            memlock=(soft, RLIM_INFINITY),
-            cgroup=_path(step["cgroup"]) if step.get("cgroup") else "/",
-            oom_score_adj=int(step.get("oom_score_adj") or step.get("adj") or 0),
-            comm="bpfx",
-            cpu=step.get("cpu", 0),
-        )
-        task.nofile = 1 << 20
-        self.stage.enter(step["actor"], task)
-        self._names[task.pid] = step["actor"]
-        if step.get("rss"):
-            return self._touch(task, step["rss"])
-        return None
-
-    def exit(self, step: Step) -> Answer:
-        """A process ends."""
-        return _answer(lambda: verbs.EXIT(self.kernel, self._task(step).pid))
-
-    def touch(self, step: Step) -> Answer:
-        """Page faults."""
-        return self._touch(self._task(step), step["bytes"])
-
-    def _touch(self, task: Task, size_bytes: int) -> Answer:
-        before = len(self.kernel.tasks())
-        answer = _answer(lambda: verbs.TOUCH(self.kernel, task.pid, size_bytes))
-        if before - len(self.kernel.tasks()) > (answer == "killed"):
-            self._waited_for_death = True
-        return answer
-
-    def move(self, step: Step) -> Answer:
-        """Migrates a process."""
-        pid = self._task(step).pid
-        return _answer(
-            lambda: verbs.WRITE_FILE(self.kernel, _path(step["cgroup"]), "cgroup.procs", str(pid))
-        )
 
     def rmdir(self, step: Step) -> Answer:
         """Removes a cgroup."""
-        return _answer(lambda: verbs.RMDIR(self.kernel, _path(step.get("cgroup") or step["path"])))
-
-    def setrlimit(self, step: Step) -> Answer:
-        """Sets the soft RLIMIT_MEMLOCK; the hard one stays."""
-        task = self._task(step)
-        soft = RLIM_INFINITY if step["memlock"] < 0 else step["memlock"]
-        hard = max(soft, task.memlock_hard_bytes)
-        return _answer(lambda: verbs.PRLIMIT(self.kernel, task.pid, "memlock", soft, hard))
-
-    def setresuid(self, step: Step) -> Answer:
-        """Changes real and effective uid."""
-        pid = self._task(step).pid
-        return _answer(
-            lambda: verbs.SETRESUID(self.kernel, pid, ruid=step.get("ruid"), euid=step.get("euid"))
-        )
-
-    def capset(self, step: Step) -> Answer:
-        """Changes the capabilities."""
-        pid = self._task(step).pid
-        return _answer(lambda: verbs.CAPSET(self.kernel, pid, capabilities_named(step["caps"])))
-
-    # -- maps ------------------------------------------------------------------------------------------------------
-
-    def create(self, step: Step) -> Answer:
-        """Creates a map; on kernels that precharge the answer has the charge."""
-        actor = self._actor(step)
-        name = step["map"]
-        self._map_types[name] = (step["type"], step["ks"], step["vs"])
-
-        def call() -> int:
-            inner = self._inner(actor) if step["type"] in FD_VALUED else None
-            attr = _attr(step, inner)
-            if _BTF in actor.fds:
-                attr = replace(attr, btf_fd=actor.fds[_BTF], btf_key_type_id=1, btf_value_type_id=2)
-            return verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
-
-        made = answer_of(call)
-        if made.refusal is not None:
-            return _told(made)
-        fd = made.value
-        actor.fds[name] = fd
-        info = self.kernel.bpf.map_info(actor.task, fd)
-        self._map_ids[name] = info.id
-        if isinstance(step.get("=>"), dict):
-            return {"e": 0, "memlock": info.memlock_bytes}
+        verbs.RMDIR(self.kernel, _path(step["path"]))
+        del self._cgroups[step["path"]]
         return 0
 
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def actor(self, step: Step) -> Answer:
+        """Starts a process, which was forked elsewhere and moves into its cgroup."""
+        if step["=>"] == Errno.EACCES.name:
+            return step["=>"]  # the recorder's own rights did not reach so far: nobody was started
+        task = verbs.SPAWN(
+            self.kernel,
+            uid=step["uid"],
+            caps=self._caps(step.get("caps", "all")),
+            memlock=(_limit_of(step["memlock"]), RLIM_INFINITY),
+            cgroup=_path(step["cg"]),
+            oom_score_adj=step["adj"],
+            comm="actor",
+        )
+        if self.story.mode == V1:
+            task.oom_score_adj_min = 0  # written without CAP_SYS_RESOURCE
+        self.stage.enter(step["a"], task)
+        self._touched[step["a"]] = []
+        return 0
+
+    def _caps(self, given: Any) -> frozenset[Capability]:
+        """The live host's recorder had no CAP_SYS_RESOURCE: its capset(2) of a set with it gave nothing at all."""
+        caps = capabilities_named(given)
+        lacking = self.story.mode == V1 and Capability.SYS_RESOURCE in caps
+        if not lacking:
+            return caps
+        return caps - {Capability.SYS_RESOURCE} if given == "all" else frozenset()
+
+    def exit(self, step: Step) -> Answer:
+        """A process ends by itself."""
+        verbs.EXIT(self.kernel, self._task(step).pid)
+        return 0
+
+    def kill(self, step: Step) -> Answer:
+        """A process is killed from outside."""
+        verbs.KILL(self.kernel, self._task(step).pid)
+        return 0
+
+    def move(self, step: Step) -> Answer:
+        """Migrates a process."""
+        pid = str(self._task(step).pid)
+        verbs.WRITE_FILE(self.kernel, _path(step["cg"]), "cgroup.procs", pid)
+        return 0
+
+    def adj(self, step: Step) -> Answer:
+        """Sets oom_score_adj, as root where the recorder had all rights."""
+        writer = self._task(step) if self.story.mode == V1 else self._recorder
+        self.kernel.processes.set_oom_score_adj(self._task(step).pid, step["adj"], writer=writer)
+        return 0
+
+    def prlimit(self, step: Step) -> Answer:
+        """Sets the soft RLIMIT_MEMLOCK."""
+        soft = _limit_of(step["memlock"])
+        verbs.PRLIMIT(self.kernel, self._task(step).pid, "memlock", soft, RLIM_INFINITY)
+        return 0
+
+    def setuid(self, step: Step) -> Answer:
+        """Changes real and effective uid."""
+        uid = step["uid"]
+        verbs.SETRESUID(self.kernel, self._task(step).pid, ruid=uid, euid=uid)
+        return 0
+
+    # -- user memory -------------------------------------------------------------------------------------------------
+
+    def touch(self, step: Step) -> Answer:
+        """Maps an area and touches all of it."""
+        verbs.TOUCH(self.kernel, self._task(step).pid, step["bytes"])
+        self._touched[step["a"]].append(step["bytes"])
+        return 0
+
+    def release(self, step: Step) -> Answer:
+        """Unmaps the area mapped last."""
+        areas = self._touched[step["a"]]
+        if areas:
+            verbs.RELEASE(self.kernel, self._task(step).pid, areas.pop())
+        return 0
+
+    def read(self, step: Step) -> Answer:
+        """Reads the beginning of a file on disk."""
+        if step["=>"] == "skip":
+            return "skip"
+        self.kernel.read_file_pages(self._task(step).pid, step["file"], step["bytes"])
+        return 0
+
+    def tmpfs(self, step: Step) -> Answer:
+        """Writes a tmpfs file."""
+        self.kernel.write_tmpfs(self._task(step).pid, step["file"], step["bytes"])
+        return 0
+
+    def untmpfs(self, step: Step) -> Answer:
+        """Removes a tmpfs file."""
+        self.kernel.unlink_tmpfs(step["file"])
+        return 0
+
+    # -- maps and programs -------------------------------------------------------------------------------------------
+
+    def create(self, step: Step) -> Answer:
+        """Creates a map; one of maps needs an inner one first."""
+        actor, name = self._actor(step), step["m"]
+        self._map_types[name] = (step["type"], step["ks"], step["vs"])
+        inner = None
+        if step["type"] in FD_VALUED:
+            made = answer_of(lambda: self._inner(actor))
+            if made.refusal is not None:
+                return DEAD if not actor.task.alive else f"inner {_told(made)}"
+            inner = made.value
+        attr = _attr(step, inner)
+        actor.fds[name] = fd = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
+        return {"e": 0, "memlock": self.kernel.bpf.map_info(actor.task, fd).memlock_bytes}
+
     def _inner(self, actor: Actor) -> int:
-        """A map of four 8-byte entries for maps of maps; made by somebody else where locked pages are counted."""
+        """An array of four 8-byte values, made once by each process."""
         if _INNER not in actor.fds:
             attr = MapAttr(MapType.ARRAY, key_size=4, value_size=8, max_entries=4)
-            if self.kernel.profile.is_rlimit:
-                actor.fds[_INNER] = self._foreign_inner(actor, attr)
-            else:
-                actor.fds[_INNER] = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
+            actor.fds[_INNER] = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
         return actor.fds[_INNER]
 
-    def _foreign_inner(self, actor: Actor, attr: MapAttr) -> int:
-        if self._inner_maker is None:
-            self._inner_maker = verbs.SPAWN(
-                self.kernel,
-                uid=INNER_UID,
-                caps=ALL_CAPABILITIES,
-                memlock=(RLIM_INFINITY, RLIM_INFINITY),
-            )
-        fd = verbs.MAP_CREATE(self.kernel, self._inner_maker, attr).fd
-        return verbs.DUP(self.kernel, self._inner_maker, fd, actor.task)
+    def probe(self, step: Step) -> Answer:
+        """Whether an array of 8-byte values would fit the locked memory that is left."""
+        task = self._task(step)
+        attr = MapAttr(
+            MapType.ARRAY, key_size=4, value_size=PROBE_VALUE_SIZE, max_entries=step["me"]
+        )
+        verbs.CLOSE(self.kernel, task.pid, verbs.MAP_CREATE(self.kernel, task, attr).fd)
+        return 0
 
-    def get_by_id(self, step: Step) -> Answer:
-        """Opens another process's map by its id."""
-        actor, name = self._actor(step), step["map"]
+    def fill(self, step: Step) -> Answer:
+        """Updates keys start, start + 1, ... until the first refusal."""
+        return self._each_key(step, self._update)
 
-        def call() -> None:
-            actor.fds[name] = verbs.MAP_GET_FD_BY_ID(
-                self.kernel, actor.task, self._map_ids.get(name, 0)
-            )
-            if self._shape_of(name)[0] in FD_VALUED:
-                self._inner(actor)
+    def drop(self, step: Step) -> Answer:
+        """Deletes keys start, start + 1, ...; the answer has how many went and the first refusal."""
+        return self._each_key(step, self._delete)
 
-        return _answer(call)
+    def _each_key(
+        self, step: Step, operation: Callable[[Actor, str, bytes | None], object]
+    ) -> Answer:
+        actor, name = self._actor(step), step["m"]
+        if name not in actor.fds:
+            return NO_DESCRIPTOR
+        kind, key_size, _ = self._map_types[name]
+        if kind in FD_VALUED:
+            self._inner(actor)
+        first = step["start"]
+        keys = (
+            numbered_key(map_type_named(kind), key_size, number, "little") or None
+            for number in range(first, first + step["count"])
+        )
+        ran = run_of(partial(operation, actor, name, key) for key in keys)
+        return "killed" if not actor.task.alive else _counted(ran)
+
+    def _update(self, actor: Actor, name: str, key: bytes | None) -> None:
+        kind, _, value_size = self._map_types[name]
+        cpus = self.kernel.memory.possible_cpus
+        value = value_of(kind, value_size, cpus, actor.fds.get(_INNER, 0))
+        verbs.MAP_UPDATE_ELEM(self.kernel, actor.task, actor.fds[name], key, value, 0)
+
+    def _delete(self, actor: Actor, name: str, key: bytes | None) -> None:
+        verbs.MAP_DELETE_ELEM(self.kernel, actor.task, actor.fds[name], key)
+
+    def close(self, step: Step) -> Answer:
+        """Closes a map's descriptor."""
+        return self._close(step, "m")
+
+    def pclose(self, step: Step) -> Answer:
+        """Closes a program's descriptor."""
+        return self._close(step, "p")
+
+    def _close(self, step: Step, what: str) -> Answer:
+        actor = self._actor(step)
+        fd = actor.fds.pop(step[what], None)
+        if fd is None:
+            return NO_DESCRIPTOR
+        verbs.CLOSE(self.kernel, actor.task.pid, fd)
+        return 0
+
+    def load(self, step: Step) -> Answer:
+        """Loads a socket filter of so many instructions, with a map it names."""
+        actor, held = self._actor(step), step.get("m")
+        if held is not None and held not in actor.fds:
+            return NO_DESCRIPTOR
+        maps = () if held is None else (actor.fds[held],)
+        attr = ProgAttr(1, insn_cnt=step["insns"], map_fds=maps)
+        actor.fds[step["p"]] = verbs.PROG_LOAD(self.kernel, actor.task, attr).fd
+        return 0
 
     def pin(self, step: Step) -> Answer:
         """Pins a map."""
         actor = self._actor(step)
-        return _answer(
-            lambda: verbs.OBJ_PIN(self.kernel, actor.task, step["path"], _fd(actor, step["map"]))
-        )
+        if step["m"] not in actor.fds:
+            return NO_DESCRIPTOR
+        path = PIN_DIRECTORY + step["pin"]
+        verbs.OBJ_PIN(self.kernel, actor.task, path, actor.fds[step["m"]])
+        return 0
 
     def get(self, step: Step) -> Answer:
         """Opens a pinned map."""
         actor = self._actor(step)
-
-        def call() -> None:
-            actor.fds[step["map"]] = verbs.OBJ_GET(self.kernel, actor.task, step["path"])
-
-        return _answer(call)
+        path = PIN_DIRECTORY + step["pin"]
+        actor.fds[step["m"]] = verbs.OBJ_GET(self.kernel, actor.task, path)
+        return 0
 
     def unlink(self, step: Step) -> Answer:
         """Removes a pin, as root."""
-        return _told(self.stage.unlink(step["path"]))
+        return _told(self.stage.unlink(PIN_DIRECTORY + step["pin"]))
 
-    def close(self, step: Step) -> Answer:
-        """Closes a map's descriptor."""
-        actor = self._actor(step)
-        fd = actor.fds.pop(step["map"], -1)
-        self._freed_by_grace_period = False
-        return _answer(lambda: verbs.CLOSE(self.kernel, actor.task.pid, fd))
-
-    def fill(self, step: Step) -> Answer:
-        """Updates keys start, start + 1, ... until the first refusal."""
-        return self._each_key(step, self._update, stop=True)
-
-    def drop(self, step: Step) -> Answer:
-        """Deletes keys start, start + 1, ...; the answer has how many went and the first refusal."""
-        kind = self._shape_of(step["map"])[0]
-        if self._frees_late(kind) and step["count"] > SMALL_DROP:
-            self._freed_by_grace_period = True
-        return self._each_key(step, self._delete, stop=False)
-
-    def _frees_late(self, kind: str) -> bool:
-        """Whether deleted elements come back only after grace periods whose number depends on the moment."""
-        profile = self.kernel.profile
-        if kind in ("hash", "percpu_hash", "hash_of_maps"):
-            return profile.hash_uses_mem_alloc
-        return kind == "lpm_trie" and profile.lpm_uses_mem_alloc
-
-    def update(self, step: Step) -> Answer:
-        """One update."""
-        return self._one(step, self._update)
-
-    def delete(self, step: Step) -> Answer:
-        """One delete."""
-        return self._one(step, self._delete)
-
-    def _one(self, step: Step, operation: Callable[[Actor, str, bytes, int], object]) -> Answer:
-        actor, name = self._actor(step), step["map"]
-        key = step.get("k")
-        encoded = bytes.fromhex(key) if isinstance(key, str) else self._key(name, int(key or 0))
-        return _answer(lambda: operation(actor, name, encoded, step.get("fl", 0)))
-
-    def _each_key(
-        self,
-        step: Step,
-        operation: Callable[[Actor, str, bytes, int], object],
-        *,
-        stop: bool,
-    ) -> Answer:
-        actor, name = self._actor(step), step["map"]
-        numbers = range(step["start"], step["start"] + step["count"])
-        calls = (partial(operation, actor, name, self._key(name, number), 0) for number in numbers)
-        return _counted(run_of(calls, stop=stop))
-
-    def _key(self, name: str, number: int) -> bytes:
-        kind, key_size, _ = self._shape_of(name)
-        return numbered_key(map_type_named(kind), key_size, number, "little")
-
-    def _update(self, actor: Actor, name: str, key: bytes, flags: int) -> None:
-        kind, _, value_size = self._shape_of(name)
-        fd = _fd(actor, name)
-        if kind in FD_VALUED:
-            value = self._inner(actor).to_bytes(4, "little")
-        elif kind in ("devmap", "devmap_hash"):
-            value = (1).to_bytes(value_size, "little")
-        elif kind.startswith(("percpu_", "lru_percpu_")):
-            value = bytes(-(-value_size // 8) * 8 * self.kernel.memory.possible_cpus)
-        else:
-            value = bytes(value_size)
-        verbs.MAP_UPDATE_ELEM(self.kernel, actor.task, fd, key, value, flags)
-
-    def _delete(self, actor: Actor, name: str, key: bytes, flags: int) -> None:
-        verbs.MAP_DELETE_ELEM(self.kernel, actor.task, _fd(actor, name), key)
-
-    # -- what a limit allows ---------------------------------------------------------------------------------------
-
-    def largest(self, step: Step) -> Answer:
-        """The largest max_entries that a limit allows, what it is charged, and the refusal of the next."""
-        actor = self._actor(step)
-        self._limit(actor, step["memlock"])
-        inner = self._inner(actor) if step["type"] in FD_VALUED else None
-
-        def attempt(entries: int) -> tuple[int, int]:
-            return self._attempt(actor, _attr({**step, "me": entries}, inner))
-
-        return _largest(attempt, _sizes_of(step["type"]), "max_entries")
-
-    def headroom(self, step: Step) -> Answer:
-        """What the process could still create as one array of 8-byte values."""
-        actor = self._actor(step)
-
-        def attempt(entries: int) -> tuple[int, int]:
-            attr = MapAttr(MapType.ARRAY, key_size=4, value_size=8, max_entries=entries)
-            return self._attempt(actor, attr)
-
-        found = _largest(attempt, lambda number: number, "max_entries")
-        return {
-            "max_entries": found["max_entries"],
-            "memlock": found["charged"] or 0,
-            "next": found["next"],
-        }
-
-    def largest_prog(self, step: Step) -> Answer:
-        """The longest program that a limit allows."""
-        actor = self._actor(step)
-        self._limit(actor, step["memlock"])
-
-        def attempt(insns: int) -> tuple[int, int]:
-            return self._load(actor, insns)
-
-        longest = PROG_INSNS_ROOT if actor.task.uid == 0 else PROG_INSNS_USER
-        return _largest(attempt, lambda number: number, "insns", minimum=2, maximum=longest)
-
-    def create_until(self, step: Step) -> Answer:
-        """How many equal maps fit a limit."""
-        actor = self._actor(step)
-        if "memlock" in step:
-            self._limit(actor, step["memlock"])
-        inner = self._inner(actor) if step["type"] in FD_VALUED else None
-        attr = _attr(step, inner)
-        return self._until(lambda: verbs.MAP_CREATE(self.kernel, actor.task, attr).fd)
-
-    def load_until(self, step: Step) -> Answer:
-        """How many equal programs fit a limit."""
-        actor = self._actor(step)
-        if "memlock" in step:
-            self._limit(actor, step["memlock"])
-        attr = ProgAttr(1, insn_cnt=step["insns"])
-        return self._until(lambda: verbs.PROG_LOAD(self.kernel, actor.task, attr).fd)
-
-    def _until(self, call: Callable[[], object]) -> Answer:
-        return _counted(run_of(repeat(call)))
-
-    def close_create(self, step: Step) -> Answer:
-        """Closes a map and creates another like it at once, over and over: how often the old charge is still there."""
-        actor = self._actor(step)
-        attr = MapAttr(
-            map_type_named(step["type"]),
-            key_size=4,
-            value_size=8,
-            max_entries=step["me"],
-            map_flags=step["fl"],
+    def send(self, step: Step) -> Answer:
+        """Hands a descriptor to another process."""
+        sender = self._actor(step)
+        if not self._lives(step["b"]):
+            return DEAD
+        if step["m"] not in sender.fds:
+            return NO_DESCRIPTOR
+        receiver = self.stage.actor(step["b"])
+        receiver.fds[step["m"]] = verbs.DUP(
+            self.kernel, sender.task, sender.fds[step["m"]], receiver.task
         )
-        refused = 0
-        for _ in range(step["=>"]["tries"]):
-            fd = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
-            verbs.CLOSE(self.kernel, actor.task.pid, fd)
-            self.kernel.advance(RECREATE_NS)
-            again = self.stage.answer(verbs.MAP_CREATE, actor.task, attr)
-            if again.refusal is None:
-                verbs.CLOSE(self.kernel, actor.task.pid, again.value.fd)
-            else:
-                refused += 1
-            self.kernel.run_deferred()
-        return {"tries": step["=>"]["tries"], "eperm": refused}
-
-    def _attempt(self, actor: Actor, attr: MapAttr) -> tuple[int, int]:
-        """Creates a map and closes it again: (errno, bytes charged)."""
-        made = self.stage.answer(verbs.MAP_CREATE, actor.task, attr)
-        if made.refusal is not None:
-            return int(made.refusal.errno), 0
-        fd = made.value.fd
-        charged = self.kernel.bpf.map_info(actor.task, fd).memlock_bytes
-        verbs.CLOSE(self.kernel, actor.task.pid, fd)
-        self.kernel.run_deferred()
-        return 0, charged
-
-    def _limit(self, actor: Actor, memlock: int) -> None:
-        soft = RLIM_INFINITY if memlock < 0 else memlock
-        task = actor.task
-        verbs.PRLIMIT(self.kernel, task.pid, "memlock", soft, max(soft, task.memlock_hard_bytes))
-
-    # -- programs and BTF --------------------------------------------------------------------------------------------
-
-    def prog_load(self, step: Step) -> Answer:
-        """Loads a program: one that inserts into map m and counts in map c, or copies of a bare one for their cost."""
-        actor = self._actor(step)
-        if "copies" in step:
-            attr = ProgAttr(1, insn_cnt=step["insns"])
-            return self._cost(
-                actor, step, lambda: verbs.PROG_LOAD(self.kernel, actor.task, attr).fd
-            )
-        if "insns" in step:
-            if "memlock" in step:
-                self._limit(actor, step["memlock"])
-            errno, memlock = self._load(actor, step["insns"])
-            return {"e": _name(errno) if errno else 0, "memlock": memlock if not errno else None}
-        return self._load_inserter(actor, step["prog_type"])
-
-    def _load(self, actor: Actor, insns: int) -> tuple[int, int]:
-        made = self.stage.answer(verbs.PROG_LOAD, actor.task, ProgAttr(1, insn_cnt=insns))
-        if made.refusal is not None:
-            return int(made.refusal.errno), 0
-        fd = made.value.fd
-        memlock = -(-(56 + 8 * insns) // PAGE_SIZE) * PAGE_SIZE
-        verbs.CLOSE(self.kernel, actor.task.pid, fd)
-        self.kernel.run_deferred()
-        return 0, memlock
-
-    def _load_inserter(self, actor: Actor, prog_type: int) -> Answer:
-        attr = ProgAttr(
-            prog_type,
-            insn_cnt=40,
-            map_fds=(_fd(actor, "m"), _fd(actor, "c")),
-            ops=(ProgOp("update", 0, value=INSERTION_VALUE),),
-        )
-
-        def call() -> None:
-            actor.fds[_PROG] = verbs.PROG_LOAD(self.kernel, actor.task, attr).fd
-            self._prog_id = verbs.OBJ_GET_INFO_BY_FD(self.kernel, actor.task, actor.fds[_PROG]).id
-
-        return _answer(call)
-
-    def prog_fd_by_id(self, step: Step) -> Answer:
-        """Opens the loaded program by its id."""
-        actor = self._actor(step)
-
-        def call() -> None:
-            actor.fds[_PROG] = verbs.PROG_GET_FD_BY_ID(self.kernel, actor.task, self._prog_id)
-
-        return _answer(call)
-
-    def test_run(self, step: Step) -> Answer:
-        """Runs the program in the context of a system call."""
-        actor = self._actor(step)
-
-        def call() -> None:
-            if _PROG not in actor.fds:
-                actor.fds[_PROG] = verbs.PROG_GET_FD_BY_ID(self.kernel, actor.task, self._prog_id)
-            self._ran = verbs.PROG_TEST_RUN(
-                self.kernel, actor.task, actor.fds[_PROG], repeat=step["repeat"]
-            )
-
-        return _answer(call)
-
-    def raw_tracepoint_open(self, step: Step) -> Answer:
-        """Attaches the program to system calls of a process."""
-        return self._hook(step, SYSCALL_HOOK, step["pid"])
-
-    def perf_event_open(self, step: Step) -> Answer:
-        """Opens a perf event: one that fires while another process runs, or one to map a buffer of."""
-        if "target" in step:
-            return self._hook(step, TIMER_HOOK, step["target"])
-        return self._open_other(
-            self._actor(step), _PERF, lambda task: verbs.PERF_EVENT_OPEN(self.kernel, task)
-        )
-
-    def _hook(self, step: Step, hook: str, runner: str) -> Answer:
-        actor = self._actor(step)
-        prog_fd = _fd(actor, _PROG)
-        self._hooked = (hook, runner)
-        pid = self._named(runner).task.pid
-        return _answer(lambda: verbs.OPEN_HOOK(self.kernel, actor.task, hook, prog_fd, pid))
-
-    def counter(self, step: Step) -> Answer:
-        """What the program counted. How often its hook was passed is the recorder's to say: it is passed that often."""
-        if self._hooked is not None:
-            hook, runner = self._hooked
-            task = self._named(runner).task
-            self._ran = self.kernel.bpf.fire(hook, task, step["=>"]["insertions"])
-        ran = self._ran
-        if ran is None:
-            return None
-        return {"insertions": ran.runs - ran.failed_ops, "last_result": -ran.errno}
-
-    def btf_load(self, step: Step) -> Answer:
-        """Loads BTF."""
-        actor = self._actor(step)
-        if "copies" in step:
-            return self._cost(actor, step, lambda: self._load_btf(actor))
-        return _answer(lambda: self._load_btf(actor))
-
-    def _load_btf(self, actor: Actor) -> int:
-        actor.fds[_BTF] = verbs.BTF_LOAD(self.kernel, actor.task, BTF_TYPES)
-        return actor.fds[_BTF]
-
-    def _cost(self, actor: Actor, step: Step, call: Callable[[], int]) -> Answer:
-        """What one of several equal objects costs the process's cgroup; closes them again."""
-        before = self._read_state(actor.task.cgroup.path)
-        fds = [call() for _ in range(step["copies"])]
-        after = self._read_state(actor.task.cgroup.path)
-        for fd in fds:
-            verbs.CLOSE(self.kernel, actor.task.pid, fd)
-        return {
-            field: (after[field] - before[field]) / step["copies"]
-            for field in STAT_FIELDS
-            if field in step["=>"]
-        }
-
-    # -- other holders of locked memory ------------------------------------------------------------------------------
-
-    def mmap_perf(self, step: Step) -> Answer:
-        """Maps a perf ring buffer."""
-        actor = self._actor(step)
-        return _answer(
-            lambda: verbs.MMAP_PERF(self.kernel, actor.task, _fd(actor, _PERF), step["pages"])
-        )
-
-    def io_uring_setup(self, step: Step) -> Answer:
-        """Opens an io_uring."""
-        actor = self._actor(step)
-        return self._open_other(
-            actor, _RING, lambda task: verbs.IO_URING_SETUP(self.kernel, task, step["entries"])
-        )
-
-    def register_buffers(self, step: Step) -> Answer:
-        """Registers io_uring buffers, opening a ring first if there is none."""
-        actor = self._actor(step)
-        if _RING not in actor.fds:
-            self._open_other(actor, _RING, lambda task: verbs.IO_URING_SETUP(self.kernel, task, 8))
-        return _answer(
-            lambda: verbs.IO_URING_REGISTER(
-                self.kernel, actor.task, _fd(actor, _RING), step["bytes"]
-            )
-        )
-
-    def open_xsk(self, step: Step) -> Answer:
-        """Opens an AF_XDP socket."""
-        actor = self._actor(step)
-        return self._open_other(actor, _XSK, lambda task: verbs.SOCKET(self.kernel, task, "xsk"))
-
-    def register_umem(self, step: Step) -> Answer:
-        """Registers an AF_XDP umem."""
-        actor = self._actor(step)
-        return _answer(
-            lambda: verbs.XDP_UMEM_REG(
-                self.kernel, actor.task, _fd(actor, _XSK), step["pages"] * PAGE_SIZE
-            )
-        )
-
-    def mlock(self, step: Step) -> Answer:
-        """Locks memory: counted elsewhere."""
-        actor = self._actor(step)
-        return _answer(lambda: verbs.MLOCK(self.kernel, actor.task, _length(step)))
-
-    def shm_lock(self, step: Step) -> Answer:
-        """Locks shared memory: counted elsewhere."""
-        actor = self._actor(step)
-        return _answer(lambda: verbs.SHM_LOCK(self.kernel, actor.task, _length(step)))
-
-    def _open_other(self, actor: Actor, name: str, opener: Callable[[Task], int]) -> Answer:
-        def call() -> None:
-            actor.fds[name] = opener(actor.task)
-
-        return _answer(call)
-
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    def note(self, step: Step) -> Answer:
-        """A remark of the recorder; with ``high``, how often that event had been raised so far."""
-        if "high" not in step or self._high_path is None:
-            return None
-        counted = _table(verbs.READ_FILE(self.kernel, self._high_path, "memory.events"))["high"]
-        return {"high": counted}
-
-    def nothing(self, step: Step) -> Answer:
-        """A step whose effect is part of a later one."""
         return 0
 
-    def who_lives(self, step: Step) -> Answer:
-        """Which actors live, and what the kernel logged about killing since the last time."""
-        alive = sorted(name for name, actor in self.stage.actors.items() if actor.task.alive)
-        return {"alive": alive, "log": self._new_log_lines()}
-
-    def _new_log_lines(self) -> list[str]:
-        lines = []
-        log = self.kernel.events
-        for event in log.since(max(self._log_read, log.oldest_revision - 1), limit=log.capacity):
-            if event.kind is EventKind.KERNEL_LOG:
-                lines.extend(self._recorder_line(str(event.fields["line"])))
-        self._log_read = self.kernel.events.revision
-        return lines
-
-    def _recorder_line(self, line: str) -> list[str]:
-        """A kernel log line in the recorder's short form."""
-        if "invoked oom-killer" in line:
-            return ["invoked: " + line.partition("gfp_mask=")[2].partition(", order")[0]]
-        if line.startswith("oom-kill:"):
-            fields = dict(part.partition("=")[::2] for part in line[9:].split(","))
-            return [f"constraint={fields['constraint']},task={fields['task']}"]
-        if "Killed process" in line:
-            pid = int(line.partition("Killed process ")[2].split()[0])
-            return [f"killed {self._names.get(pid, pid)}"]
-        return []
-
-    def state(self, step: Step) -> Answer:
-        """Counters and events of a cgroup."""
-        return self._read_state(_path(step["cgroup"]))
-
-    def _read_state(self, path: str) -> dict[str, Any]:
-        kernel = self.kernel
-        kernel.run_deferred()
-        kernel.controller.drain_stocks()
-        stat = _table(verbs.READ_FILE(kernel, path, "memory.stat"))
-        state: dict[str, Any] = {
-            "current": _number(verbs.READ_FILE(kernel, path, "memory.current")),
-            **{field: stat.get(field, 0) for field in STAT_FIELDS[1:]},
-        }
-        for name, file in (("events", "memory.events"), ("local", "memory.events.local")):
-            counts = _table(verbs.READ_FILE(kernel, path, file))
-            state[name] = {event: count for event, count in counts.items() if count}
-        return state
-
-    def cgroup_stat(self, step: Step) -> Answer:
-        """cgroup.stat: the lines this kernel and the recorded one have in common."""
-        counts = _table(verbs.READ_FILE(self.kernel, _path(step["cgroup"]), "cgroup.stat"))
-        return {name: count for name, count in counts.items() if name in step["=>"]}
-
     def _actor(self, step: Step) -> Actor:
-        return self._named(step.get("actor", ""))
-
-    def _named(self, name: str) -> Actor:
-        try:
-            return self.stage.actor(name)
-        except UnknownNameError:
-            raise UnsupportedCaseError(f"a process {name!r} that was never started") from None
-
-    def _shape_of(self, name: str) -> tuple[str, int, int]:
-        """Type, key size and value size of a map."""
-        shape = self._map_types.get(name)
-        if shape is None:
-            raise UnsupportedCaseError(f"a map {name!r} that was never made")
-        return shape
+        return self.stage.actor(step["a"])
 
     def _task(self, step: Step) -> Task:
         return self._actor(step).task
 
 
-# Steps before which the recorder waited until nothing moved any more.
-_SETTLED: Final = frozenset(
-    {
-        "actor",
-        "cgroup",
-        "cgroup.stat",
-        "exit",
-        "headroom",
-        "largest",
-        "largest_prog",
-        "rmdir",
-        "set",
-        "state",
-    }
-)
-SMALL_DROP: Final = 64  # so few deletions stay in the per-CPU caches
-
 _OPERATIONS: Final[dict[str, Callable[[StoryReplay, Step], Answer]]] = {
-    "IORING_REGISTER_BUFFERS": StoryReplay.register_buffers,
-    "PERF_EVENT_IOC_SET_BPF": StoryReplay.nothing,
-    "SHM_LOCK": StoryReplay.shm_lock,
-    "XDP_UMEM_REG": StoryReplay.register_umem,
     "actor": StoryReplay.actor,
-    "btf_load": StoryReplay.btf_load,
-    "capset": StoryReplay.capset,
+    "adj": StoryReplay.adj,
     "cgroup": StoryReplay.cgroup,
-    "cgroup.stat": StoryReplay.cgroup_stat,
     "close": StoryReplay.close,
-    "close_create": StoryReplay.close_create,
-    "counter": StoryReplay.counter,
     "create": StoryReplay.create,
-    "create_until": StoryReplay.create_until,
-    "delete": StoryReplay.delete,
     "drop": StoryReplay.drop,
     "exit": StoryReplay.exit,
     "fill": StoryReplay.fill,
     "get": StoryReplay.get,
-    "get_by_id": StoryReplay.get_by_id,
-    "headroom": StoryReplay.headroom,
-    "io_uring_setup": StoryReplay.io_uring_setup,
-    "largest": StoryReplay.largest,
-    "largest_prog": StoryReplay.largest_prog,
-    "load_until": StoryReplay.load_until,
-    "mlock": StoryReplay.mlock,
-    "mmap perf": StoryReplay.mmap_perf,
+    "kill": StoryReplay.kill,
+    "load": StoryReplay.load,
     "move": StoryReplay.move,
-    "note": StoryReplay.note,
-    "perf_event_open": StoryReplay.perf_event_open,
+    "pclose": StoryReplay.pclose,
     "pin": StoryReplay.pin,
-    "prog_fd_by_id": StoryReplay.prog_fd_by_id,
-    "prog_load": StoryReplay.prog_load,
-    "raw_tracepoint_open": StoryReplay.raw_tracepoint_open,
+    "prlimit": StoryReplay.prlimit,
+    "probe": StoryReplay.probe,
+    "read": StoryReplay.read,
+    "release": StoryReplay.release,
     "rmdir": StoryReplay.rmdir,
+    "send": StoryReplay.send,
     "set": StoryReplay.set,
-    "setresuid": StoryReplay.setresuid,
-    "setrlimit": StoryReplay.setrlimit,
-    "socket AF_XDP": StoryReplay.open_xsk,
-    "state": StoryReplay.state,
-    "syscalls": StoryReplay.nothing,
-    "test_run": StoryReplay.test_run,
+    "setuid": StoryReplay.setuid,
+    "tmpfs": StoryReplay.tmpfs,
     "touch": StoryReplay.touch,
     "unlink": StoryReplay.unlink,
-    "update": StoryReplay.update,
-    "who_lives": StoryReplay.who_lives,
+    "untmpfs": StoryReplay.untmpfs,
 }
 
 
-def _is_odd(story: str, number: int) -> bool:
-    return any((odd.story, odd.step) == (story, number) for odd in ODD_RECORDINGS)
-
-
-# -- pure helpers ----------------------------------------------------------------------------------------------------
+# -- pure helpers ------------------------------------------------------------------------------------------------------
 
 
 def _path(path: str) -> str:
-    return TEST_ROOT if path == "/" else TEST_ROOT + path
+    return STORY_ROOT if path == "/" else STORY_ROOT + path
 
 
 def _attr(step: Step, inner_fd: int | None) -> MapAttr:
@@ -944,13 +500,14 @@ def _attr(step: Step, inner_fd: int | None) -> MapAttr:
     )
 
 
-def _fd(actor: Actor, name: str) -> int:
-    """A descriptor; -1, which every call refuses, for what could not be opened."""
-    return actor.fds.get(name, -1)
+def _limit_of(memlock: int) -> int:
+    return RLIM_INFINITY if memlock < 0 else memlock
 
 
-def _answer(call: Callable[[], object]) -> Answer:
-    return _told(answer_of(call))
+def _limit_text(value: int, *, v1: bool) -> str:
+    if value == -1:
+        return "-1" if v1 else "max"
+    return str(int(value))
 
 
 def _told(answer: Told[Any]) -> Answer:
@@ -961,77 +518,3 @@ def _told(answer: Told[Any]) -> Answer:
 def _counted(run: Run) -> Answer:
     """How often, and the first refusal."""
     return {"n": run.done, "e": spelled(run.word) if run.word else 0}
-
-
-def _name(errno: int) -> str:
-    return spelled(Errno(errno).name)
-
-
-def _length(step: Step) -> int:
-    return int(step["bytes"]) if "bytes" in step else int(step["pages"]) * PAGE_SIZE
-
-
-def _sizes_of(kind: str) -> Callable[[int], int]:
-    """The sizes a type can have, in order: ring buffers powers of two of pages, others every number."""
-    if kind in ("ringbuf", "user_ringbuf"):
-        return lambda number: PAGE_SIZE << number - 1
-    return lambda number: number
-
-
-def _largest(
-    attempt: Callable[[int], tuple[int, int]],
-    size_of: Callable[[int], int],
-    name: str,
-    *,
-    minimum: int = 1,
-    maximum: int = 1 << 31,
-) -> dict[str, Any]:
-    """The largest size that succeeds, what it was charged, and the errno of the next size (0: ``maximum`` succeeds)."""
-    errno, charged = attempt(size_of(minimum))
-    if errno:
-        return {name: None, "charged": None, "next": _name(errno)}
-    low, high = minimum, minimum
-    refusal = 0
-    while not refusal and size_of(high) < maximum:
-        low, high = high, min(high * 2, maximum)
-        refusal, _ = attempt(size_of(high))
-    if not refusal:
-        low = high
-    while high - low > 1:
-        middle = (low + high) // 2
-        errno, _ = attempt(size_of(middle))
-        if errno:
-            high, refusal = middle, errno
-        else:
-            low = middle
-    _, charged = attempt(size_of(low))
-    return {name: size_of(low), "charged": charged, "next": _name(refusal) if refusal else 0}
-
-
-def _table(text: str) -> dict[str, int]:
-    return {name: int(value) for name, value in (line.split() for line in text.splitlines())}
-
-
-def _number(text: str) -> int:
-    return int(text)
-
-
-def _close(recorded: int, emulated: int) -> bool:
-    return abs(recorded - emulated) <= max(recorded * FILL_TOLERANCE, 1)
-
-
-def _lives_agree(recorded: Answer, emulated: Answer) -> bool:
-    """Same survivors, same kills in the same order. A fault shows as that of a page or of its page table."""
-    if sorted(recorded["alive"]) != emulated["alive"]:
-        return False
-    return [_shape(line) for line in recorded["log"]] == [_shape(line) for line in emulated["log"]]
-
-
-def _shape(line: str) -> str:
-    mask = line.removeprefix("invoked: ")
-    return "invoked: page fault" if mask in PAGE_FAULT_MASKS else line
-
-
-def _costs_agree(step: Step, recorded: Answer, emulated: Answer) -> bool:
-    slack = (PAGES_TOLERANCE * PAGE_SIZE) / step["copies"]
-    return all(abs(recorded[field] - emulated[field]) <= slack for field in emulated)

@@ -4,15 +4,20 @@ import pytest
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.abi.errno import Errno
+from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel import TaskKilled
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.events import EventKind
+from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import AllocKind, Owner
+from bpfleet.kernel.proc.task import Task
+from bpfleet.kernel.profile import profile_named
 from tests.kernels import ALL, MEMCG, boot, charged, read_pages, refused, write_tmpfs
 
 MB = 1 << 20
 TABLE = 512 * 4096
+UNLIMITED = (RLIM_INFINITY, RLIM_INFINITY)
 
 
 @pytest.mark.parametrize("profile", ALL)
@@ -26,9 +31,9 @@ def test_touched_memory_is_anonymous_and_one_page_at_a_time(profile: str) -> Non
     assert "anon 1052672\n" in kernel.read_file("/a", "memory.stat")
 
 
-def test_a_page_table_comes_with_every_further_512_pages() -> None:
+def test_a_page_table_comes_after_256_pages_and_with_every_further_512() -> None:
     kernel, task = boot("6.12")
-    kernel.touch(task.pid, TABLE)
+    kernel.touch(task.pid, TABLE // 2)
     assert task.mm.pgtable_pages == 0
     kernel.touch(task.pid, 4096)
     assert task.mm.pgtable_pages == 1
@@ -214,3 +219,53 @@ def test_pages_given_back_at_once_leave_the_counters_as_pages_given_back_one_by_
         memory.give_singly(account, size, task.cpu, 7)
         kernel.check()
     assert usage[0] == usage[1]
+
+
+# -- what the OOM killer sees, and when ------------------------------------------------------------------------------
+
+
+def two_in_a_group(limit: int) -> tuple[Kernel, Task, Task]:
+    kernel = Kernel(profile_named("6.18"))
+    kernel.mkdir("/c")
+    kernel.write_file("/c", "memory.max", str(limit))
+    first, second = (kernel.spawn(cgroup="/c", memlock=UNLIMITED, comm=name) for name in "ab")
+    return kernel, first, second
+
+
+def test_pages_of_the_fault_in_progress_count_for_their_own_process() -> None:
+    kernel, toucher, bystander = two_in_a_group(2 * MB)
+    kernel.touch(bystander.pid, MB // 4)
+    with pytest.raises(TaskKilled):
+        kernel.touch(toucher.pid, 4 * MB)
+    assert bystander.alive
+    assert kernel.events.total_by_kind[EventKind.OOM_KILL] == 1
+
+
+def test_oom_score_adj_counts_nothing_below_a_thousand_pages() -> None:
+    kernel, toucher, bystander = two_in_a_group(2 * MB)
+    kernel.processes.set_oom_score_adj(toucher.pid, 1000)
+    with pytest.raises(TaskKilled):
+        kernel.touch(toucher.pid, 5705728)
+    assert bystander.alive
+
+
+def test_a_victims_map_is_back_before_its_neighbour_dies_too() -> None:
+    kernel, victim, neighbour = two_in_a_group(8 * MB)
+    kernel.touch(victim.pid, 2035712)
+    kernel.bpf.map_create(victim, MapAttr(MapType.HASH, 4, 24, 65536))
+    kernel.touch(neighbour.pid, 2367488)
+    assert not victim.alive
+    assert neighbour.alive
+    assert kernel.events.total_by_kind[EventKind.OOM_KILL] == 1
+
+
+def test_a_charge_tries_again_while_a_victim_ends() -> None:
+    kernel, victim, neighbour = two_in_a_group(8 * MB)
+    kernel.touch(victim.pid, 6 * MB)
+    before = kernel.now_ns
+    kernel.touch(neighbour.pid, 4 * MB)
+    events = kernel.cgroup("/c").memcg.events
+    assert events["oom_kill"] == 1
+    assert events["max"] > 18 + 17
+    assert events["oom"] > 1
+    assert kernel.now_ns > before

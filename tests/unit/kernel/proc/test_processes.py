@@ -190,11 +190,24 @@ def test_capabilities_are_only_ever_given_up() -> None:
 def test_lowering_oom_score_adj_needs_cap_sys_resource() -> None:
     kernel, task = boot("6.12", uid=1000)
     kernel.processes.set_oom_score_adj(task.pid, 500)
+    kernel.processes.set_oom_score_adj(task.pid, 300)  # its own doing, taken back in part
     with refused(Errno.EACCES):
-        kernel.processes.set_oom_score_adj(task.pid, 499)
+        kernel.processes.set_oom_score_adj(task.pid, -1)
     with refused(Errno.EINVAL):
         kernel.processes.set_oom_score_adj(task.pid, 1001)
-    assert task.oom_score_adj == 500
+    assert task.oom_score_adj == 300
+
+
+def test_what_somebody_with_the_right_wrote_is_the_lowest_oom_score_adj_without_it() -> None:
+    kernel, root = boot("6.12")
+    task = kernel.spawn(uid=1000, oom_score_adj=900)
+    with refused(Errno.EACCES):
+        kernel.processes.set_oom_score_adj(task.pid, 899)
+    kernel.processes.set_oom_score_adj(task.pid, 100, writer=root)
+    kernel.processes.set_oom_score_adj(task.pid, 500)
+    kernel.processes.set_oom_score_adj(task.pid, 100)
+    with refused(Errno.EACCES):
+        kernel.processes.set_oom_score_adj(task.pid, 99)
 
 
 # -- moving and ending -----------------------------------------------------------------------------------------------

@@ -249,6 +249,10 @@ class BpfMap:
     def release_file(self, file: File) -> None:
         """One open file of the map is gone [map_release]."""
 
+    def free_delay(self) -> int:
+        """How long it takes from the last reference until the memory is freed."""
+        return self.free_delay_ns
+
     def free(self, cpu: int) -> None:
         """Frees elements; the plan's blocks are freed by the caller afterwards."""
 

@@ -3,7 +3,7 @@
 At create: struct, buckets (16 B each, a power of two), 5.11 - 6.15 eight per-CPU lock counters, then either all
 elements and one spare per CPU, or (NO_PREALLOC, from 6.1) the prefill of the element caches. Per element: nothing when
 preallocated, else one element: GFP_ATOMIC up to 5.19, GFP_NOWAIT in 6.0, through bpf_mem_alloc from 6.1. Replacing
-takes a second element before the first is given back. Freed: with the map, behind an rcu_barrier.
+takes a second element before the first is given back. Freed: with the map, up to 6.0 behind an rcu_barrier.
 Known gap: the class names it.
 """
 
@@ -34,7 +34,7 @@ from bpfleet.kernel.bpf.maps.hlist import HashLists
 from bpfleet.kernel.bpf.memalloc import BpfMemAlloc, prefill, unit_bytes
 from bpfleet.kernel.bpf.refusals import key_exists, map_full, not_found, refuse, require_bpf
 from bpfleet.kernel.bpf.site import AllocSite
-from bpfleet.kernel.deferred import RCU_GRACE_NS
+from bpfleet.kernel.deferred import RCU_GRACE_NS, WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
@@ -57,8 +57,6 @@ class HashTable(BpfMap):
     The walking order is built on the first walk and kept from then on, so maps nobody walks pay nothing for it.
     """
 
-    free_delay_ns = RCU_GRACE_NS
-
     __slots__ = ("_bucket_mask", "_elements", "_order", "prealloc")
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
@@ -67,6 +65,11 @@ class HashTable(BpfMap):
         self._order: HashLists | None = None
         self._bucket_mask: Final = roundup_pow_of_two(attr.max_entries) - 1
         self.prealloc: Final = not attr.map_flags & F_NO_PREALLOC
+
+    def free_delay(self) -> int:
+        """Behind an rcu_barrier up to 6.0; since then only the caches of elements on demand wait [htab_map_free]."""
+        waits = not self.prealloc or not self.host.profile.hash_uses_mem_alloc
+        return RCU_GRACE_NS if waits else WORK_ITEM_NS
 
     @classmethod
     def check(cls, attr: MapAttr, host: Host, task: Task) -> None:
