@@ -12,6 +12,7 @@ from bpfleet.capture.document import Document, read_document, write_document
 from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.main import main
+from bpfleet.workload.errors import SpecError
 from tests.captured_hosts import MIB, host
 
 HOSTS = Path(__file__).parents[1] / "unit" / "capture" / "hosts"
@@ -102,6 +103,24 @@ def test_what_the_nodes_kernel_refuses_is_said(client) -> None:
     assert left_out[0] == "map odd: type 999 is not known"
     assert left_out[1].startswith("map large: BPF_MAP_CREATE: ENOMEM")
     assert [each.name for each in capture_node(client.node("one")).maps] == ["flows"]
+
+
+def test_odd_paths_and_capabilities_are_made_legal(client) -> None:
+    document = host("h", release="6.12.1", profile="6.12", path="/../a b/x")
+    odd = replace(document.processes[0], capabilities="none of them")
+    assert (
+        build_node(client, "one", replace(document, processes=(odd,))) != []
+    )  # it may not load programs
+    made = capture_node(client.node("one"))
+    assert "/up/a_b/x" in [each.path for each in made.cgroups]
+
+
+def test_a_node_that_cannot_be_made_is_not_left_half_made(client) -> None:
+    document = host("h", release="6.12.1", profile="6.12")
+    stranger = replace(document.processes[0], uid=4_000_000_000)
+    with pytest.raises(SpecError, match="over 2147483647"):
+        build_node(client, "half", replace(document, processes=(stranger,)))
+    assert "nodes/half" not in [each.name for each in client.list_nodes()]
 
 
 def test_one_command_makes_the_node(

@@ -4,20 +4,25 @@ What the capture does not tell is left out: contents of maps (elements are numbe
 of types that the kernel of the node refuses. Each is a line of what ``build_node`` gives back.
 """
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
+
+from msgspec.structs import replace
 
 from bpfleet.abi.bpf import Capability, MapType, ProgType, creation_flags
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.containers import FILL_MAX
+from bpfleet.calibrate.emulate import safe_path
 from bpfleet.capture.document import Cgroup, Document, Map, Payer, Program
 from bpfleet.capture.document import Process as Seen
 from bpfleet.cli.captured import own_kernel_and_text
 from bpfleet.client.bpf import AgentClient, Node, Process
 from bpfleet.client.bpf import Map as OpenMap
-from bpfleet.client.session import Verdict
+from bpfleet.client.session import CallError, Verdict
 from bpfleet.runtime.maps import BPFFS, legal_name
+from bpfleet.workload.errors import SpecError
 
 __all__ = ["build_node"]
 
@@ -29,6 +34,8 @@ _LIMITS: Final = {
 }
 _MAPS_OF_MAPS: Final = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _SHORT_COMM: Final = 15
+_HEX: Final = re.compile(r"[0-9a-fA-F]{1,16}")
+_UID_MAX: Final = (1 << 31) - 1
 _MAKER: Final = "maker"
 _GONE: Final = "gone"
 
@@ -47,7 +54,31 @@ def build_node(client: AgentClient, name: str, document: Document) -> list[str]:
         ram_bytes=document.host.ram_bytes,
         possible_cpus=document.host.possible_cpus,
     )
-    return _Builder(node, document).build()
+    try:
+        return _Builder(node, _with_safe_paths(document)).build()
+    except (CallError, SpecError):
+        with suppress(CallError):
+            node.delete()
+        raise
+
+
+def _with_safe_paths(document: Document) -> Document:
+    """Names of cgroups as every kernel admits them: a capture from within a container may have relative ones."""
+
+    def paid(each: Map | Program) -> Payer:
+        return (
+            replace(each.payer, path=safe_path(each.payer.path)) if each.payer.path else each.payer
+        )
+
+    return replace(
+        document,
+        cgroups=tuple(replace(each, path=safe_path(each.path)) for each in document.cgroups),
+        processes=tuple(
+            replace(each, cgroup=safe_path(each.cgroup)) for each in document.processes
+        ),
+        maps=tuple(replace(each, payer=paid(each)) for each in document.maps),
+        programs=tuple(replace(each, payer=paid(each)) for each in document.programs),
+    )
 
 
 class _Builder:
@@ -114,12 +145,20 @@ class _Builder:
         return leaf
 
     def _process(self, seen: Seen) -> Process:
-        mask = int(seen.capabilities, 16)
+        mask = int(seen.capabilities, 16) if _HEX.fullmatch(seen.capabilities) else 0
         soft = seen.memlock[0]
+        if seen.uid > _UID_MAX:
+            raise SpecError(
+                self._document.host.name,
+                "processes.uid",
+                seen.uid,
+                f"over {_UID_MAX}, the largest a node takes",
+                "map it to another user",
+            )
         return self._node.create_process(
             uid=seen.uid,
             cgroup=self._leaf(seen.cgroup or "/"),
-            memlock_bytes=RLIM_INFINITY if soft is None else soft,
+            memlock_bytes=RLIM_INFINITY if soft is None else min(soft, RLIM_INFINITY),
             capabilities=[f"CAP_{each.name}" for each in Capability if mask >> each & 1],
             oom_score_adj=seen.oom_score_adj,
             comm=seen.comm[:_SHORT_COMM],
