@@ -191,7 +191,7 @@ class Loader:
         loaded: list[int] = []
         yield Step("PROG_LOAD", program.name, lambda: self._load(program, ordinal, loaded))
         if program.pinned:
-            path = pin_path(self._spec.name, f"prog-{program.name}", ordinal)
+            path = pin_path(self._spec.name, program.name, ordinal, kind="prog:")
             yield Step("OBJ_PIN", program.name, lambda: self._replace_pin(path, loaded[0]))
 
     def _load(self, program: ProgramDeclaration, ordinal: int, loaded: list[int]) -> None:
