@@ -47,6 +47,12 @@ def fresh_cgroup(name: str) -> Iterator[Path]:
             path.rmdir()
 
 
+def limit_memory(cgroup: Path, size_bytes: int) -> None:
+    """memory.max, or what cgroup v1 calls it."""
+    name = "memory.max" if Cgroups().version == 2 else "memory.limit_in_bytes"
+    (cgroup / name).write_text(str(size_bytes))
+
+
 @contextmanager
 def bpffs() -> Iterator[Path]:
     """A BPF filesystem of its own."""

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from bpfleet.abi.bpf import (
     BPF_OBJ_NAME_LEN,
+    F_NO_PREALLOC,
     Capability,
     MapType,
     ProgType,
@@ -44,6 +45,7 @@ _INSN_BYTES: Final = 8
 _INSTANCE: Final = re.compile(r"@[^.]*(?=\.)")
 _NAME: Final = re.compile(r"[^a-z0-9-]+")
 _MAPS_OF_MAPS: Final = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
+_HASHES: Final = (MapType.HASH, MapType.PERCPU_HASH)
 _STAND_IN: Final = MapDeclaration(
     name="inner", map_type=MapType.ARRAY, key_size=4, value_size=8, max_entries=1
 )
@@ -315,7 +317,8 @@ def _declared(
         made = None if template is None else _declared(template, {}, [], [])
         if made is None:
             assumptions.append("inner maps that are not known are taken for small arrays")
-        inner, count = made or _STAND_IN, min(len(each.inner), each.max_entries)
+        # A map may stand in many slots: it is there once.
+        inner, count = made or _STAND_IN, min(len(set(each.inner)), each.max_entries)
     elements = each.elements or 0
     if each.elements is None and kind in (MapType.HASH, MapType.LPM_TRIE):
         assumptions.append(
@@ -332,7 +335,9 @@ def _declared(
             map_extra=each.extra,
             inner=inner,
             inner_count=count,
-            fill_entries=min(elements, each.max_entries, FILL_MAX) if inner is None else 0,
+            fill_entries=min(elements, each.max_entries, FILL_MAX)
+            if inner is None and _grows(kind, each.flags)
+            else 0,
             pinned=bool(each.pinned),
             frozen=each.frozen,
             churn_weight=0,
@@ -342,10 +347,13 @@ def _declared(
         return None
 
 
+def _grows(kind: int, flags: int) -> bool:
+    """Whether elements cost memory of their own: in all other maps their room is there from the beginning."""
+    return kind == MapType.LPM_TRIE or (kind in _HASHES and bool(flags & F_NO_PREALLOC))
+
+
 def _object_name(each: Map | Program) -> str:
-    """Its name. Pinned ones are pinned by it again, and bpffs admits no dots."""
-    name = each.name[: BPF_OBJ_NAME_LEN - 1]
-    return name.replace(".", "_") if each.pinned else name
+    return each.name[: BPF_OBJ_NAME_LEN - 1]
 
 
 def _program(
@@ -388,7 +396,7 @@ def with_fill(host: HostInput, share: float) -> HostInput:
 def _filled(inventory: Inventory, share: float) -> Inventory:
     maps = tuple(
         each
-        if each.inner is not None
+        if each.inner is not None or not _grows(each.map_type, each.map_flags)
         else replace(each, fill_entries=min(int(each.max_entries * share), FILL_MAX))
         for each in inventory.maps
     )

@@ -28,7 +28,7 @@ from bpfleet.workload.spec import (
     WorkloadSpec,
 )
 
-__all__ = ["ContainerOutcome", "emulate_host"]
+__all__ = ["ContainerOutcome", "emulate_host", "safe_path"]
 
 _PROBE_RAM_BYTES: Final = 1 << 46
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._@:+-]")
@@ -143,9 +143,9 @@ class _Emulated:
     def _cgroup(self) -> str:
         """The container's cgroup with its limits and its ancestors'. The root's containers get one of their own."""
         container = self._container
-        path = _safe(container.path) if container.path != "/" else f"/root-{self._number}"
+        path = safe_path(container.path) if container.path != "/" else f"/root-{self._number}"
         made = ""
-        limits = {_safe(each.path): each.max_bytes for each in container.ancestors}
+        limits = {safe_path(each.path): each.max_bytes for each in container.ancestors}
         if container.has_children and container.path != "/":
             # Processes belong in leaves: what an inner cgroup pays for is made in one of its own below it.
             if container.max_bytes is not None:
@@ -193,6 +193,8 @@ class _Emulated:
 
     def _loading_bytes(self, path: str) -> int:
         """How far the start went beyond what it left: what the verifier held, where the loader pays for it."""
+        if not self._profile.verifier_memory_charged:
+            return 0
         counter = self._kernel.cgroup(path).memcg.memory
         return bytes_of(counter.watermark - counter.usage)
 
@@ -234,7 +236,7 @@ class _Emulated:
         return (exact, full) if full > exact else (exact, exact)
 
 
-def _safe(path: str) -> str:
+def safe_path(path: str) -> str:
     """``path`` with names that every kernel admits: a capture from within a container may have relative ones."""
     parts = (_UNSAFE.sub("_", part)[:_NAME_MAX] for part in path.split("/") if part)
     return "/" + "/".join("up" if part in (".", "..") else part for part in parts)

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import socket
 import struct
 import sys
 import time
@@ -865,6 +866,9 @@ def _btf_facts(btf: Btf) -> Dict[str, Plain]:
 _STATUS_SIZES = (("rss_anon", "RssAnon"), ("rss_file", "RssFile"), ("rss_shmem", "RssShmem"), ("vm_locked", "VmLck"),
                  ("vm_pinned", "VmPin"), ("vm_pte", "VmPTE"))  # fmt: skip
 _BPF_FILES = {"bpf-map": "map_id", "bpf-prog": "prog_id", "bpf_link": "link_id", "btf": "btf_id"}
+_UMEM, _AF_XDP, _NETLINK_SOCK_DIAG, _XDP_DIAG_UMEM, _SO_DOMAIN = "af_xdp", 44, 4, 5, 39
+_PIDFD_OPEN, _PIDFD_GETFD = 434, 438  # the same on every architecture
+_SOCKETS_MAX = 4096
 _LOCKERS = {"[perf_event]": "perf", "[io_uring]": "io_uring"}
 
 
@@ -876,8 +880,82 @@ def _limit(text: str, name: str) -> List[Optional[int]]:
     return [None, None]
 
 
-def _descriptors(pid: int) -> Tuple[int, Dict[str, Set[int]], Dict[str, int]]:
-    """How many descriptors a process has; ids of BPF objects among them; counts of others that lock memory."""
+class XdpSockets(object):
+    """AF_XDP sockets, whose umems lock memory of a user: by inode from sock_diag, else by asking each socket."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for line in _read("/proc/net/protocols").splitlines():
+            words = line.split()
+            if len(words) > 2 and words[0] == "XDP" and words[2].isdigit():
+                self.count = int(words[2])
+        self._sizes = _umem_sizes() if self.count else {}
+        self._asked = 0
+
+    def umem(self, pid: int, fd: int, inode: int) -> Optional[int]:
+        """Bytes of the umem of an AF_XDP socket, 0 where they are not told; None for other sockets."""
+        if not self.count:
+            return None
+        if inode in self._sizes:
+            return self._sizes[inode]
+        self._asked += 1
+        if self._sizes or self._asked > _SOCKETS_MAX:
+            return None
+        return 0 if _domain(pid, fd) == _AF_XDP else None
+
+
+def _umem_sizes() -> Dict[int, int]:
+    """Umems by the inode of their socket, from sock_diag; none where the kernel has it not for AF_XDP."""
+    sizes = {}  # type: Dict[int, int]
+    try:
+        link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    except (AttributeError, OSError):
+        return sizes
+    with link:
+        request = struct.pack("<BBHIIII", _AF_XDP, 0, 0, 0, 0x1F, 0, 0)
+        link.settimeout(1.0)
+        try:
+            link.send(struct.pack("<IHHII", 16 + len(request), 20, 0x301, 1, 0) + request)
+            while True:
+                data = link.recv(1 << 16)
+                at = 0
+                while at + 16 <= len(data):
+                    length, kind = struct.unpack_from("<IH", data, at)
+                    if kind != 20 or length < 32:  # the end, or an error
+                        return sizes
+                    inode, sizes_at = struct.unpack_from("<I", data, at + 20)[0], at + 32
+                    sizes[inode] = 0
+                    while sizes_at + 4 <= at + length:
+                        size, attribute = struct.unpack_from("<HH", data, sizes_at)
+                        if attribute == _XDP_DIAG_UMEM and size >= 12:
+                            sizes[inode] = struct.unpack_from("<Q", data, sizes_at + 4)[0]
+                        sizes_at += max(4, (size + 3) & ~3)
+                    at += (length + 3) & ~3
+        except OSError:
+            return sizes
+
+
+def _domain(pid: int, fd: int) -> int:
+    """SO_DOMAIN of another process's socket, by a copy of its descriptor [pidfd_getfd, 5.6]; 0 where that cannot be."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    pidfd = int(libc.syscall(_PIDFD_OPEN, ctypes.c_long(pid), 0))
+    if pidfd < 0:
+        return 0
+    copy = int(libc.syscall(_PIDFD_GETFD, ctypes.c_long(pidfd), ctypes.c_long(fd), 0))
+    os.close(pidfd)
+    if copy < 0:
+        return 0
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, 0, fileno=copy) as found:
+            return found.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN)
+    except OSError:
+        return 0
+
+
+def _descriptors(pid: int, xdp: XdpSockets) -> Tuple[int, Dict[str, Set[int]], Dict[str, int], int]:
+    """How many descriptors a process has; ids of BPF objects; counts of others that lock memory; bytes of umems."""
+    umems = 0
     held = {name: set() for name in ("map_id", "prog_id", "link_id", "btf_id")}  # type: Dict[str, Set[int]]
     lockers, count, base = {}, 0, "/proc/%d/" % pid  # type: Dict[str, int], int, str
     with os.scandir(base + "fd") as entries:
@@ -895,7 +973,12 @@ def _descriptors(pid: int) -> Tuple[int, Dict[str, Set[int]], Dict[str, int]]:
                     held[_BPF_FILES[kind]].add(int(number))
             elif kind in _LOCKERS:
                 lockers[_LOCKERS[kind]] = lockers.get(_LOCKERS[kind], 0) + 1
-    return count, held, lockers
+            elif target.startswith("socket:[") and xdp.count:
+                size = xdp.umem(pid, int(entry.name), int(target[len("socket:[") : -1]))
+                if size is not None:
+                    lockers[_UMEM] = lockers.get(_UMEM, 0) + 1
+                    umems += size
+    return count, held, lockers, umems
 
 
 def _mappings(maps: str) -> Dict[str, int]:
@@ -923,9 +1006,9 @@ def _locked_mappings(maps: str) -> Dict[str, int]:
     return found
 
 
-def _process(pid: int, cgroups: Cgroups) -> Optional[Dict[str, Plain]]:
+def _process(pid: int, cgroups: Cgroups, xdp: XdpSockets) -> Optional[Dict[str, Plain]]:
     try:
-        count, held, lockers = _descriptors(pid)
+        count, held, lockers, umems = _descriptors(pid, xdp)
     except OSError:
         return None
     status = _fields(_read("/proc/%d/status" % pid))
@@ -962,6 +1045,7 @@ def _process(pid: int, cgroups: Cgroups) -> Optional[Dict[str, Plain]]:
     process.update(_mappings(maps))
     if lockers:
         mapped = _locked_mappings(maps)
+        mapped[_UMEM] = umems
         process["lockers"] = [
             {"kind": kind, "descriptors": lockers[kind], "mapped_bytes": mapped.get(kind, 0)}
             for kind in sorted(lockers)
@@ -1152,13 +1236,13 @@ class Collector(object):
         return True
 
     def _processes(self) -> List[Dict[str, Plain]]:
-        found = []
+        found, xdp = [], XdpSockets()
         for name in os.listdir("/proc"):
             if not name.isdigit():
                 continue
             if self._late("processes"):
                 break
-            process = _process(int(name), self._cgroups)
+            process = _process(int(name), self._cgroups, xdp)
             if process is not None:
                 found.append(process)
         return sorted(found, key=lambda process: process["pid"])
@@ -1204,7 +1288,8 @@ class Collector(object):
             if fd is None:
                 continue
             try:
-                entry["inner"] = self._slots(bpf, fd, entry)
+                slots = self._slots(bpf, fd, entry)
+                entry["inner"], entry["elements"] = sorted(set(slots)), len(slots)
             except OSError as error:
                 self._notes.append(
                     "inner maps of map %d cannot be read: %s" % (entry["id"], error.strerror)
@@ -1221,7 +1306,7 @@ class Collector(object):
             number = bpf.inner_id(fd, key)
             if number is not None:
                 found.append(number)
-        return sorted(found)
+        return found
 
     def _charges(self, bpf: Bpf, document: Dict[str, Plain]) -> None:
         """Payers read, else deduced from holders; users; elements; facts of the BTF."""
@@ -1317,7 +1402,7 @@ class Collector(object):
 
     def _walked(self, bpf: Bpf, fd: int, entry: Dict[str, Plain]) -> Optional[int]:
         if entry["type"] in _MAPS_OF_MAPS:
-            return len(entry.get("inner", ()))
+            return entry.get("elements")  # counted with its inner maps
         count, key = 0, None  # type: int, Optional[bytes]
         while count < _KEYS_MAX and time.time() < self._deadline:
             key = bpf.next_key(fd, key, entry["key_size"])

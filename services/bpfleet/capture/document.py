@@ -166,7 +166,7 @@ class BtfObject(_Part, frozen=True, kw_only=True):
 
 
 class Locker(_Part, frozen=True, kw_only=True):
-    """What locks memory beside BPF: buffers of perf and io_uring."""
+    """What locks memory beside BPF: buffers of perf and io_uring, umems of AF_XDP (0 bytes where not told)."""
 
     kind: str
     descriptors: Count = 0

@@ -71,13 +71,13 @@ class CapturedOptions:
 def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
     """The answer for the hosts in ``files``; the exit status."""
     targets = [profile_from(name) for name in options.after]
-    documents = list(_documents(files, skip_bad=options.skip_bad))
-    if not documents:
-        raise click.UsageError("no capture could be read")
     profiles: _Profiles = {}
-    cases = [_case(source, document, options, profiles) for source, document in documents]
-    with progress("hosts", len(cases)) as advance:
+    with progress("hosts", len(files)) as advance:
+        documents = _documents(files, skip_bad=options.skip_bad)
+        cases = (_case(source, document, options, profiles) for source, document in documents)
         answer = answer_for(cases, targets, grouping=options.grouping, on_host=advance)
+    if not answer.hosts:
+        raise click.UsageError("no capture could be read")
     _write(answer, options)
     if options.as_json:
         print_json(answer_data(answer))
@@ -88,15 +88,13 @@ def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
 
 
 def _documents(files: Sequence[Path], *, skip_bad: bool) -> Iterator[tuple[str, Document]]:
-    with progress("captures", len(files)) as advance:
-        for path in files:
-            try:
-                yield str(path), read_document(path.read_bytes(), str(path))
-            except SpecError as error:
-                if not skip_bad:
-                    raise
-                click.echo(f"left out: {error}", err=True)
-            advance()
+    for path in files:
+        try:
+            yield str(path), read_document(path.read_bytes(), str(path))
+        except SpecError as error:
+            if not skip_bad:
+                raise
+            click.echo(f"left out: {error}", err=True)
 
 
 def _case(
@@ -119,10 +117,21 @@ def _case(
     return HostCase(source=source, document=document, before=before, after=after, kernel=kernel)
 
 
+def own_kernel_and_text(document: Document) -> tuple[KernelProfile, str]:
+    """The kernel of a document, and the profile file that tells it where a name does not."""
+    host = document.host
+    if "profile" in host.distribution or document.btf is None:
+        return own_kernel(document, {}), host.distribution.get("profile_file", "")
+    text = capture_btf(_vmlinux(document.btf), host.release)
+    return profile_from_toml(text), text
+
+
 def own_kernel(document: Document, known: _Profiles) -> KernelProfile:
     """The kernel a document was taken on: the nearest known one, with the sizes and changes its BTF shows."""
     host = document.host
     if "profile" in host.distribution:
+        if host.distribution.get("profile_file"):
+            return profile_from_toml(host.distribution["profile_file"])
         return profile_named(host.distribution["profile"])  # an emulated node
     option = host.boot_options.get("cgroup.memory", "")
     key = (host.release, option, b"" if document.btf is None else msgspec.json.encode(document.btf))

@@ -1,7 +1,7 @@
 """An emulated node as a capture: the same document that a host gives, from the node's own answers."""
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
@@ -20,7 +20,13 @@ from bpfleet.capture.document import (
 )
 from bpfleet.client.bpf import Node
 from bpfleet.rpc.rlimits import memlock_record
-from bpfleet.v1 import bpf_pb2, cgroup_service_pb2, process_service_pb2, rlimit_pb2
+from bpfleet.v1 import (
+    bpf_pb2,
+    cgroup_service_pb2,
+    node_service_pb2,
+    process_service_pb2,
+    rlimit_pb2,
+)
 
 __all__ = ["capture_node"]
 
@@ -34,7 +40,8 @@ def capture_node(node: Node) -> Document:
     live = [process for process in node.list_processes() if process.alive]
     cgroups = [_cgroup(each) for each in node.list_cgroups()]
     payers = _Payers(cgroups)
-    maps = [_map(each, payers) for each in node.list_maps()]
+    holders = _holders(live)
+    maps = [_map(each, payers, holders.maps) for each in node.list_maps()]
     return Document(
         schema=SCHEMA,
         host=Host(
@@ -44,15 +51,44 @@ def capture_node(node: Node) -> Document:
             possible_cpus=info.spec.possible_cpus,
             online_cpus=info.spec.possible_cpus,
             ram_bytes=info.spec.ram_bytes,
-            distribution={"profile": info.kernel.profile},
+            distribution=_kernel(info),
         ),
         charges=ChargesRead(read=True, how="ledger"),
         maps=tuple(maps),
-        programs=tuple(_program(each, payers) for each in node.list_programs()),
-        processes=tuple(_process(each) for each in live),
+        programs=tuple(_program(each, payers, holders.programs) for each in node.list_programs()),
+        processes=tuple(_process(node, each) for each in live if _tells(each)),
         users=_users(live),
         cgroups=tuple(cgroups),
     )
+
+
+def _kernel(info: node_service_pb2.Node) -> dict[str, str]:
+    """The node's profile by name, and its file where it was made from one."""
+    found = {"profile": info.kernel.profile}
+    if info.spec.profile_file:
+        found["profile_file"] = info.spec.profile_file
+    return found
+
+
+class _Holders(NamedTuple):
+    """Processes by the id of what they have a descriptor of."""
+
+    maps: dict[int, list[int]]
+    programs: dict[int, list[int]]
+
+
+def _holders(processes: Iterable[process_service_pb2.Process]) -> _Holders:
+    found = _Holders({}, {})
+    for process in processes:
+        for ids, by_id in ((process.map_ids, found.maps), (process.program_ids, found.programs)):
+            for number in ids:
+                by_id.setdefault(number, []).append(process.pid)
+    return found
+
+
+def _tells(process: process_service_pb2.Process) -> bool:
+    """Whether a capture keeps a process: one that holds BPF objects or locked memory."""
+    return bool(process.map_ids or process.program_ids or process.mlocked_bytes)
 
 
 class _Payers:
@@ -71,7 +107,7 @@ class _Payers:
         return Payer(kind="cgroup", path=charged_to, read=True, removed=removed)
 
 
-def _map(info: bpf_pb2.MapInfo, payers: _Payers) -> Map:
+def _map(info: bpf_pb2.MapInfo, payers: _Payers, holders: Mapping[int, list[int]]) -> Map:
     spec = info.spec
     return Map(
         id=info.map_id,
@@ -85,12 +121,16 @@ def _map(info: bpf_pb2.MapInfo, payers: _Payers) -> Map:
         memlock_bytes=info.memlock_bytes,
         frozen=info.frozen,
         pinned=tuple(sorted(info.pinned_paths)),
-        elements=info.element_count,
+        holders=tuple(holders.get(info.map_id, ())),
+        inner=tuple(info.inner_map_ids),
+        elements=len(info.inner_map_ids) or info.element_count,
         payer=payers.of(info.charged_to),
     )
 
 
-def _program(info: bpf_pb2.ProgramInfo, payers: _Payers) -> Program:
+def _program(
+    info: bpf_pb2.ProgramInfo, payers: _Payers, holders: Mapping[int, list[int]]
+) -> Program:
     return Program(
         id=info.program_id,
         type=int(info.program_type),
@@ -99,12 +139,14 @@ def _program(info: bpf_pb2.ProgramInfo, payers: _Payers) -> Program:
         memlock_bytes=info.memlock_bytes,
         maps=tuple(info.map_ids),
         pinned=tuple(sorted(info.pinned_paths)),
+        holders=tuple(holders.get(info.program_id, ())),
         payer=payers.of(info.charged_to),
     )
 
 
-def _process(info: process_service_pb2.Process) -> Process:
+def _process(node: Node, info: process_service_pb2.Process) -> Process:
     limit = info.memlock
+    status = node.read_proc("status", info.pid)
     return Process(
         pid=info.pid,
         comm=info.comm,
@@ -115,9 +157,19 @@ def _process(info: process_service_pb2.Process) -> Process:
         oom_score_adj=info.oom_score_adj,
         descriptors=info.fd_count,
         cgroup=info.cgroup,
+        maps=tuple(info.map_ids),
+        programs=tuple(info.program_ids),
+        vm_pte=_kib(status, "VmPTE"),
         rss_anon=info.rss_bytes,
         vm_locked=info.mlocked_bytes,
     )
+
+
+def _kib(status: str, name: str) -> int:
+    """A size of /proc/PID/status."""
+    line = next((line for line in status.splitlines() if line.startswith(f"{name}:")), "")
+    words = line.split()
+    return int(words[1]) * 1024 if len(words) > 1 else 0
 
 
 def _limit(value: rlimit_pb2.RlimitValue) -> int | None:
@@ -129,7 +181,7 @@ def _capabilities(credentials: process_service_pb2.Credentials) -> str:
     explicit = process_service_pb2.Credentials.CAPABILITY_MODE_EXPLICIT
     if credentials.capability_mode != explicit:
         return f"{0 if credentials.uid else _ALL_CAPABILITIES:016x}"
-    known = Capability.__members__
+    known = {f"CAP_{name}": number for name, number in Capability.__members__.items()}
     return f"{sum(1 << known[name] for name in credentials.capabilities if name in known):016x}"
 
 

@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import click
+from click.core import ParameterSource
 
+from bpfleet.capture.document import read_document
+from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.inputs import Size
 from bpfleet.cli.listing import Column, listing
 from bpfleet.cli.output import message_data, print_json, print_table, word
@@ -78,6 +81,12 @@ def list_nodes(*, server: ChannelOptions) -> Iterable[pb.Node]:
     show_default=True,
     help="Seed of the node.",
 )
+@click.option(
+    "--capture",
+    "captured",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Make it like the host in this file of bpfleet capture.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create(
     *,
@@ -87,16 +96,21 @@ def create(
     ram: int,
     cpus: int,
     seed: int,
+    captured: Path | None,
     as_json: bool,
 ) -> None:
-    """Boots a node.
+    """Boots a node; with --capture in the state of a captured host, under its own kernel.
 
     \b
     Examples:
       bpfleet node create web-1
+      bpfleet node create web-1 --capture host.json
       bpfleet node create web-1 --profile 5.10 --ram 16G --cpus 8 --seed 7
       bpfleet node create web-1 --profile host.toml
     """
+    if captured is not None:
+        _create_captured(node, captured, server, as_json=as_json)
+        return
     try:
         known, text = profile_and_text(profile)
     except ValueError as error:
@@ -114,6 +128,27 @@ def create(
         print_json(message_data(made))
     else:
         click.echo(f"{node}: {known.name}, {cpus} CPUs, {format_bytes(ram)}")
+
+
+def _create_captured(node: str, captured: Path, server: ChannelOptions, *, as_json: bool) -> None:
+    context = click.get_current_context()
+    for name in ("profile", "ram", "cpus", "seed"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} is told by the capture")
+    document = read_document(captured.read_bytes(), str(captured))
+    with agent(server) as client:
+        left_out = build_node(client, node, document)
+        made = client.node(node).info()
+    for line in left_out:
+        click.echo(f"left out: {line}", err=True)
+    if as_json:
+        print_json(message_data(made))
+    else:
+        status = made.status
+        click.echo(
+            f"{node}: {made.kernel.profile}, {status.map_count} maps, {status.program_count} programs,"
+            f" {status.process_count} processes"
+        )
 
 
 @command.command("show")

@@ -10,8 +10,18 @@ from bpfleet.cli.output import print_json
 from bpfleet.oracle.format.report import render
 from bpfleet.oracle.record.cases import random_creations, random_sequences
 from bpfleet.oracle.record.create import dump
-from bpfleet.oracle.record.files import RecordingRefused, kernel_name, record_cases, record_file
+from bpfleet.oracle.record.files import (
+    RecordingRefused,
+    kernel_name,
+    record_cases,
+    record_file,
+    story_recorder,
+)
+from bpfleet.oracle.record.stories import StoryRecorder, random_stories
 from bpfleet.oracle.replay.files import check_file
+from bpfleet.oracle.replay.machine import Target
+from bpfleet.oracle.replay.stories import first_difference, story_target
+from bpfleet.oracle.shrink import smallest
 
 __all__ = ["command"]
 
@@ -79,6 +89,16 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
     type=click.IntRange(1, 100_000),
     help="Also record this many new cases of each kind.",
 )
+@click.option(
+    "--stories",
+    type=click.IntRange(1, 100_000),
+    help="Also play this many random stories of several processes, cgroups and limits.",
+)
+@click.option(
+    "--shrink",
+    is_flag=True,
+    help="Replay each story, and cut one that differs down to the smallest that still does.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of the new cases.")
 @click.option(
     "--sysctl",
@@ -91,6 +111,8 @@ def record(
     files: tuple[Path, ...],
     out: Path,
     count: int | None,
+    stories: int | None,
+    shrink: bool,
     seed: int,
     sysctl: bool,
     as_json: bool,
@@ -106,11 +128,14 @@ def record(
     Examples:
       bpfleet oracle record --out mine tests/oracle/recorded/errno.jsonl
       bpfleet oracle record --out mine --random 200 --seed 7
+      bpfleet oracle record --out mine --stories 20 --shrink
     """
-    if not files and count is None:
+    if not files and count is None and stories is None:
         raise click.UsageError(
-            "nothing to record: give recordings, or --random COUNT for new cases"
+            "nothing to record: give recordings, --random COUNT for new cases, or --stories COUNT"
         )
+    if shrink and stories is None:
+        raise click.UsageError("--shrink is of --stories: give how many")
     here = kernel_name()
     try:
         written = [
@@ -122,6 +147,8 @@ def record(
             for kind, cases in new.items():
                 target = out / f"random-{seed}" / f"{kind}-{here}.jsonl"
                 written.append(_write(target, record_cases(cases, kind)))
+        if stories is not None:
+            written += _record_stories(out / f"random-{seed}", here, seed, stories, shrink=shrink)
     except (RecordingRefused, ValueError) as error:
         raise click.ClickException(f"cannot record: {error}") from None
     if as_json:
@@ -129,6 +156,38 @@ def record(
         return
     for path, number in written:
         click.echo(f"{number:>6} cases  {path}")
+
+
+def _record_stories(
+    out: Path, here: str, seed: int, count: int, *, shrink: bool
+) -> list[tuple[Path, int]]:
+    """Random stories as this kernel plays them; with ``shrink`` also the smallest of each that differs."""
+    recorder = story_recorder()
+    mode = "memcg-v1" if recorder.mode == "v1" else "memcg"
+    path = out / f"stories-{mode}-{here}.jsonl"
+    told = [recorder.record(story) for story in random_stories(seed, count)]
+    written = [_write(path, iter(told))]
+    if shrink:
+        target = story_target(f"{mode}-{here}", {}, told)
+        small = [
+            _smallest(case, recorder, target) for case in told if first_difference(case, target)
+        ]
+        if small:
+            written.append(_write(out / f"stories-smallest-{here}.jsonl", iter(small)))
+    return written
+
+
+def _smallest(case: dict[str, Any], recorder: StoryRecorder, target: Target) -> dict[str, Any]:
+    """The smallest story that differs in the same field of whatever cgroup or actor."""
+    found = first_difference(case, target)
+    assert found is not None, case["id"]
+    field = found[1].field.split()[-1]
+
+    def differs(steps: list[dict[str, Any]]) -> bool:
+        again = first_difference(recorder.record({**case, "steps": steps}), target)
+        return again is not None and again[1].field.split()[-1] == field
+
+    return recorder.record({**case, "steps": smallest(case["steps"], differs)})
 
 
 def _kind(path: Path) -> str:

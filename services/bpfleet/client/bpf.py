@@ -370,6 +370,27 @@ class Process:
         request = process_service_pb2.CloseFileRequest(caller=self.caller, fd=fd)
         return self.node.session.call(self.node.client.processes.CloseFile, request).receipt
 
+    def open_map(self, map_id: int) -> "Map":
+        """BPF_MAP_GET_FD_BY_ID."""
+        request = bpf_service_pb2.OpenMapRequest(caller=self.caller, map_id=map_id)
+        fd = self.node.session.call(self.node.client.bpf.OpenMap, request).fd
+        return Map(self, fd, map_id, bpf_pb2.ChargeReceipt())
+
+    def open_program(self, program_id: int) -> int:
+        """BPF_PROG_GET_FD_BY_ID; returns the descriptor."""
+        request = bpf_service_pb2.OpenProgramRequest(caller=self.caller, program_id=program_id)
+        return self.node.session.call(self.node.client.bpf.OpenProgram, request).fd
+
+    def lock(self, size_bytes: int) -> None:
+        """mlock(2) of memory that it touches for it. Raises ``Verdict``."""
+        request = process_service_pb2.LockMemoryRequest(caller=self.caller, size_bytes=size_bytes)
+        self.node.session.call(self.node.client.processes.LockMemory, request)
+
+    def pin(self, fd: int, path: str) -> None:
+        """BPF_OBJ_PIN of a descriptor."""
+        request = bpf_service_pb2.PinObjectRequest(caller=self.caller, fd=fd, path=path)
+        self.node.session.call(self.node.client.bpf.PinObject, request)
+
     def open_pinned(self, path: str) -> int:
         """BPF_OBJ_GET; returns the descriptor."""
         request = bpf_service_pb2.OpenPinnedObjectRequest(caller=self.caller, path=path)

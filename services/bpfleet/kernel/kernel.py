@@ -13,6 +13,7 @@ from bpfleet.kernel.bpf.fdinfo import fdinfo_text
 from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.syscall import BpfSyscalls
 from bpfleet.kernel.cgroup import files as cgroup_files
+from bpfleet.kernel.cgroup.files_v1 import CONTROL_FILES_V1
 from bpfleet.kernel.cgroup.tree import Cgroup, CgroupTree
 from bpfleet.kernel.errors import KernelError, Reason, TaskKilled
 from bpfleet.kernel.events import EventKind, EventLog
@@ -70,7 +71,6 @@ class Kernel:
     """A node. Single-threaded: every call runs to completion and leaves all invariants true, also when it raises.
 
     ``ram_bytes`` is the node's memory, ``possible_cpus`` its possible CPUs, ``seed`` feeds hash seeds only.
-    With ``cgroup_v1`` the memory controller is mounted as cgroup v1.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class Kernel:
         ram_bytes: int = 8 << 30,
         possible_cpus: int = 2,
         seed: int = 0,
-        cgroup_v1: bool = False,
     ) -> None:
         self.profile: Final = profile
         self.node: Final = node
@@ -97,7 +96,7 @@ class Kernel:
         self.reclaimer: Final = Reclaimer(
             self.page_cache, self.controller.root, walks_in_part=profile.reclaim_walks_in_part
         )
-        self.cgroups: Final = CgroupTree(self.memory, self.timeline, v1=cgroup_v1)
+        self.cgroups: Final = CgroupTree(self.memory, self.timeline, v1=profile.cgroup_v1)
         self.users: Final = UserTable()
         self.files: Final = FileTable(self.memory, self.timeline)
         self.objects: Final = Objects(self.files, profile)
@@ -119,7 +118,12 @@ class Kernel:
             self.leave,
             seed=seed,
         )
-        self._control_files: Final = cgroup_files.FileHost(self.cgroups, self.timeline, self)
+        self._control_files: Final = cgroup_files.FileHost(
+            self.cgroups,
+            self.timeline,
+            self,
+            CONTROL_FILES_V1 if profile.cgroup_v1 else cgroup_files.CONTROL_FILES,
+        )
         self._wire()
 
     def _wire(self) -> None:
@@ -299,6 +303,15 @@ class Kernel:
     def tasks(self) -> list[Task]:
         """All live processes by pid."""
         return self.processes.all()
+
+    def clone_threads(self, pid: int, count: int) -> None:
+        """clone(2): ``count`` threads more for a process. Raises ESRCH, ENOMEM, TaskKilled."""
+        task = self.processes.find(pid)
+        try:
+            self.processes.clone_threads(task, count)
+        finally:
+            if task.notify_resume:
+                self.leave(task)
 
     def exit(self, pid: int, code: int = 0) -> None:
         """A process ends by itself: its memory goes, its descriptors are closed. Raises ESRCH."""

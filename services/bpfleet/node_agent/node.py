@@ -34,6 +34,7 @@ class NodeBoot:
     ram_bytes: int
     possible_cpus: int
     seed: int
+    profile_text: str = ""
 
 
 @final

@@ -43,6 +43,7 @@ def node_shape(spec: pb.NodeSpec, field: str = "spec") -> NodeBoot:
         ram_bytes=within(spec.ram_bytes, f"{field}.ram_bytes", RAM_BYTES_MIN, RAM_BYTES_MAX),
         possible_cpus=within(spec.possible_cpus, f"{field}.possible_cpus", 1, CPUS_MAX),
         seed=within(spec.seed, f"{field}.seed", 0, (1 << 63) - 1),
+        profile_text=spec.profile_file,
     )
 
 
@@ -86,7 +87,10 @@ class NodeServicer(pb_grpc.NodeServiceServicer):
 
     async def GetNode(self, request: pb.GetNodeRequest, context: _Context) -> pb.GetNodeResponse:
         """One node, running or stopped."""
-        return pb.GetNodeResponse(node=_message(self._agent.named(request.name)))
+        node = self._agent.named(request.name)
+        answer = pb.GetNodeResponse(node=_message(node))
+        answer.node.spec.profile_file = node.shape.profile_text
+        return answer
 
     async def ListNodes(
         self, request: pb.ListNodesRequest, context: _Context

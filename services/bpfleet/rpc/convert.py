@@ -10,6 +10,7 @@ from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.command import Cost
 from bpfleet.kernel.bpf.complexity import Complexity
 from bpfleet.kernel.bpf.maps.base import BpfMap
+from bpfleet.kernel.bpf.maps.map_in_map import inner_maps
 from bpfleet.kernel.bpf.program import BpfProg, ProgAttr, ProgOp
 from bpfleet.kernel.events import Event, EventKind
 from bpfleet.kernel.kernel import Kernel
@@ -139,6 +140,7 @@ def map_message(node: str, found: BpfMap, charges: Mapping[Owner, int]) -> bpf_p
         charged_to=_payer(found.charge, found.site.creator),
         pinned_paths=found.pinned_paths,
         frozen=found.frozen,
+        inner_map_ids=sorted({inner.id for inner in inner_maps(found)}),
     )
 
 
@@ -318,6 +320,12 @@ def capability_set(words: Sequence[str], field: str) -> frozenset[Capability]:
     return frozenset(found)
 
 
+def _held(task: Task, kind: type[BpfMap | BpfProg]) -> list[int]:
+    """Ids of the objects of one kind that a process has descriptors of."""
+    targets = (file.target for file in task.fds.values())
+    return sorted({target.id for target in targets if isinstance(target, kind)})
+
+
 def process_message(node: str, task: Task) -> process_service_pb2.Process:
     """A process as its node sees it."""
     by_user = task.caps == (ALL_CAPABILITIES if task.uid == 0 else frozenset())
@@ -341,6 +349,8 @@ def process_message(node: str, task: Task) -> process_service_pb2.Process:
         exit_reason=task.exit_reason,
         rss_bytes=task.rss_bytes,
         fd_count=len(task.fds),
+        map_ids=_held(task, BpfMap),
+        program_ids=_held(task, BpfProg),
         locked_bytes=min(bytes_of(task.user.locked_vm_pages), INT64_MAX),
         mlocked_bytes=min(bytes_of(task.mlocked_pages), INT64_MAX),
     )

@@ -1,5 +1,7 @@
 """What the emulator shows of a node, as messages: cgroups, the ledger, orphans, what tools would say."""
 
+from typing import Final
+
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.cgroup.tree import Cgroup
@@ -19,18 +21,24 @@ __all__ = [
 ]
 
 
+_MAX: Final = {False: "memory.max", True: "memory.limit_in_bytes"}
+_PEAK: Final = {False: "memory.peak", True: "memory.max_usage_in_bytes"}
+
+
 def cgroup_message(kernel: Kernel, cgroup: Cgroup) -> cgroup_service_pb2.Cgroup:
     """A cgroup with its limits, usage and events, as its control files say them."""
     path = cgroup.path
+    v1 = kernel.profile.cgroup_v1
+    unlimited = cgroup.memcg.limit_bytes is None
     limits = cgroup_service_pb2.MemoryLimits(
-        max_bytes=_limit(kernel, path, "memory.max"),
+        max_bytes=None if v1 and unlimited else _limit(kernel, path, _MAX[v1]),
         high_bytes=_limit(kernel, path, "memory.high"),
         low_bytes=_limit(kernel, path, "memory.low") or 0,
         min_bytes=_limit(kernel, path, "memory.min") or 0,
     )
     usage = cgroup_service_pb2.MemoryUsage(
         current_bytes=cgroup.memcg.usage_bytes,
-        peak_bytes=_limit(kernel, path, "memory.peak") or 0,
+        peak_bytes=_limit(kernel, path, _PEAK[v1]) or 0,
     )
     counts = {
         f"{name}_count": count for name, count in _table(kernel, path, "memory.events").items()

@@ -261,6 +261,7 @@ def spec_record(message: workload_pb2.WorkloadSpec, path: str = "spec") -> Workl
             user_memory_bytes=message.user_memory_bytes
             if message.HasField("user_memory_bytes")
             else None,
+            threads=message.threads or 1,
             churn=churn_record(message.churn, f"{path}.churn")
             if message.HasField("churn")
             else None,
@@ -374,6 +375,7 @@ def spec_message(record: WorkloadSpec) -> workload_pb2.WorkloadSpec:
         memlock=memlock_message(record.memlock_bytes),
         oom_score_adj=record.oom_score_adj,
         user_memory_bytes=record.user_memory_bytes,
+        threads=record.threads,
         churn=None if record.churn is None else churn_message(record.churn),
         restart_policy=RESTART_POLICIES.message(record.restart_policy),
         node_selector=record.node_selector,

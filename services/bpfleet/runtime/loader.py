@@ -55,6 +55,8 @@ class Loader:
         if spec.workload.memory_limit_bytes is not None:
             yield Step("write memory.max", self._cgroup, self._set_limit)
         yield Step("clone", spec.name, self._spawn)
+        if spec.workload.threads > 1:
+            yield Step("clone", "threads", self._clone_threads)
         for part in touch_parts(self._heap_bytes):
             yield Step("page fault", "heap", partial(self._touch_heap, part))
         for declared in spec.inventory.maps:
@@ -81,7 +83,9 @@ class Loader:
 
     def _set_limit(self) -> None:
         limit = str(self._spec.workload.memory_limit_bytes)
-        self._kernel.write_file(self._cgroup, "memory.max", limit)
+        v1 = self._kernel.profile.cgroup_v1
+        file = "memory.limit_in_bytes" if v1 else "memory.max"
+        self._kernel.write_file(self._cgroup, file, limit)
 
     def _spawn(self) -> None:
         spec = self._spec
@@ -95,6 +99,9 @@ class Loader:
             comm=spec.workload.name[:15],
         )
         self.task.nofile = _NOFILE
+
+    def _clone_threads(self) -> None:
+        self._kernel.clone_threads(self._running.pid, self._spec.workload.threads - 1)
 
     def _touch_heap(self, size_bytes: int) -> None:
         self._kernel.touch(self._running.pid, size_bytes)
@@ -184,7 +191,7 @@ class Loader:
         loaded: list[int] = []
         yield Step("PROG_LOAD", program.name, lambda: self._load(program, ordinal, loaded))
         if program.pinned:
-            path = pin_path(self._spec.name, f"prog-{program.name}", ordinal)
+            path = pin_path(self._spec.name, program.name, ordinal, kind="prog:")
             yield Step("OBJ_PIN", program.name, lambda: self._replace_pin(path, loaded[0]))
 
     def _load(self, program: ProgramDeclaration, ordinal: int, loaded: list[int]) -> None:

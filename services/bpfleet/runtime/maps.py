@@ -11,15 +11,30 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.workload.ops import BATCH_TYPES, key_bytes, value_bytes
 from bpfleet.workload.spec import MapDeclaration
 
-__all__ = ["OpenMap", "create_map", "map_attr", "pin_path"]
+__all__ = ["OpenMap", "create_map", "legal_name", "map_attr", "pin_path"]
 
 BPFFS: Final = "/sys/fs/bpf"
 _LISTS: Final = frozenset({MapType.QUEUE, MapType.STACK})
 
 
-def pin_path(replica: str, name: str, ordinal: int) -> str:
-    """Where a replica pins copy ``ordinal`` of the object ``name``."""
-    return f"{BPFFS}/{replica}-{name}" if ordinal == 0 else f"{BPFFS}/{replica}-{name}-{ordinal}"
+def legal_name(text: str) -> str:
+    """``text`` as one name that bpffs takes, which refuses dots: what it refuses is spelled as in URLs.
+
+    Different texts have different names.
+
+    >>> legal_name("app-1.2"), legal_name("tc/globals/x")
+    ('app-1%2e2', 'tc%2fglobals%2fx')
+    """
+    return text.replace("%", "%25").replace(".", "%2e").replace("/", "%2f")
+
+
+def pin_path(replica: str, name: str, ordinal: int, *, kind: str = "") -> str:
+    """Where a replica pins copy ``ordinal`` of the object ``name``; ``kind`` tells programs from maps.
+
+    No two objects share a path: names of objects have neither ``-`` nor ``:`` nor ``%``.
+    """
+    copy = f"%{ordinal}" if ordinal else ""
+    return f"{BPFFS}/{legal_name(replica)}-{kind}{legal_name(name)}{copy}"
 
 
 def map_attr(

@@ -341,6 +341,7 @@ class MapInfo(_message.Message):
     CHARGED_TO_FIELD_NUMBER: _builtins.int
     PINNED_PATHS_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
+    INNER_MAP_IDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}/maps/{map_id}`."""
     map_id: _builtins.int
@@ -365,6 +366,10 @@ class MapInfo(_message.Message):
     def pinned_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths in the BPF file system."""
 
+    @_builtins.property
+    def inner_map_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Maps in the slots of a map of maps, by id."""
+
     def __init__(
         self,
         *,
@@ -378,10 +383,11 @@ class MapInfo(_message.Message):
         charged_to: _builtins.str = ...,
         pinned_paths: _abc.Iterable[_builtins.str] | None = ...,
         frozen: _builtins.bool = ...,
+        inner_map_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged_bytes", b"charged_bytes", "charged_to", b"charged_to", "element_count", b"element_count", "estimate_bytes", b"estimate_bytes", "frozen", b"frozen", "map_id", b"map_id", "memlock_bytes", b"memlock_bytes", "name", b"name", "pinned_paths", b"pinned_paths", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged_bytes", b"charged_bytes", "charged_to", b"charged_to", "element_count", b"element_count", "estimate_bytes", b"estimate_bytes", "frozen", b"frozen", "inner_map_ids", b"inner_map_ids", "map_id", b"map_id", "memlock_bytes", b"memlock_bytes", "name", b"name", "pinned_paths", b"pinned_paths", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,8 +94,8 @@ class NodeSpec(_message.Message):
     seed: _builtins.int
     """Seed of whatever is not determined by the calls."""
     profile_file: _builtins.str
-    """The text of a profile file, as `bpfleet profile capture` writes it, in place of `profile`: at most 64 KiB. Answers
-    give the profile's name alone.
+    """The text of a profile file, as `bpfleet profile capture` writes it, in place of `profile`: at most 64 KiB. Of the
+    answers GetNode's alone gives it back, beside the profile's name.
     """
     def __init__(
         self,

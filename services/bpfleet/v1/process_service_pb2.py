@@ -27,15 +27,15 @@ from bpfleet.v1 import bpf_pb2 as bpfleet_dot_v1_dot_bpf__pb2
 from bpfleet.v1 import rlimit_pb2 as bpfleet_dot_v1_dot_rlimit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bpfleet/v1/process_service.proto\x12\nbpfleet.v1\x1a\x14\x62pfleet/v1/bpf.proto\x1a\x17\x62pfleet/v1/rlimit.proto\"\xc2\x01\n\x0b\x43redentials\x12\x0b\n\x03uid\x18\x01 \x01(\x05\x12?\n\x0f\x63\x61pability_mode\x18\x02 \x01(\x0e\x32&.bpfleet.v1.Credentials.CapabilityMode\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\"O\n\x0e\x43\x61pabilityMode\x12\x1f\n\x1b\x43\x41PABILITY_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41PABILITY_MODE_EXPLICIT\x10\x01\"]\n\rResourceLimit\x12%\n\x04soft\x18\x01 \x01(\x0b\x32\x17.bpfleet.v1.RlimitValue\x12%\n\x04hard\x18\x02 \x01(\x0b\x32\x17.bpfleet.v1.RlimitValue\"\xa9\x02\n\x07Process\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12,\n\x0b\x63redentials\x18\x03 \x01(\x0b\x32\x17.bpfleet.v1.Credentials\x12\x0e\n\x06\x63group\x18\x04 \x01(\t\x12*\n\x07memlock\x18\x05 \x01(\x0b\x32\x19.bpfleet.v1.ResourceLimit\x12\x15\n\room_score_adj\x18\x06 \x01(\x05\x12\x0c\n\x04\x63omm\x18\x07 \x01(\t\x12\r\n\x05\x61live\x18\x08 \x01(\x08\x12\x13\n\x0b\x65xit_reason\x18\t \x01(\t\x12\x11\n\trss_bytes\x18\n \x01(\x03\x12\x10\n\x08\x66\x64_count\x18\x0b \x01(\x03\x12\x14\n\x0clocked_bytes\x18\x0c \x01(\x03\x12\x15\n\rmlocked_bytes\x18\r \x01(\x03\"\xd4\x01\n\x14\x43reateProcessRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12,\n\x0b\x63redentials\x18\x02 \x01(\x0b\x32\x17.bpfleet.v1.Credentials\x12\x0e\n\x06\x63group\x18\x03 \x01(\t\x12*\n\x07memlock\x18\x04 \x01(\x0b\x32\x19.bpfleet.v1.ResourceLimit\x12\x15\n\room_score_adj\x18\x05 \x01(\x05\x12\x0c\n\x04\x63omm\x18\x06 \x01(\t\x12\x0b\n\x03\x63pu\x18\x07 \x01(\x05\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"=\n\x15\x43reateProcessResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"!\n\x11GetProcessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetProcessResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"K\n\x14ListProcessesRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x15ListProcessesResponse\x12&\n\tprocesses\x18\x01 \x03(\x0b\x32\x13.bpfleet.v1.Process\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12KillProcessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x13KillProcessResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"i\n\x17SetResourceLimitRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12*\n\x07memlock\x18\x02 \x01(\x0b\x32\x19.bpfleet.v1.ResourceLimit\"@\n\x18SetResourceLimitResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"\x9d\x01\n\x0fOpenFileRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x15\n\x0bsocket_kind\x18\x02 \x01(\tH\x00\x12\x10\n\x06\x63group\x18\x03 \x01(\tH\x00\x12\r\n\x03pid\x18\x04 \x01(\x05H\x00\x12\x0e\n\x04path\x18\x05 \x01(\tH\x00\x12\x14\n\nperf_event\x18\x06 \x01(\tH\x00\x42\x08\n\x06target\"\x1e\n\x10OpenFileResponse\x12\n\n\x02\x66\x64\x18\x01 \x01(\x05\"B\n\x10\x43loseFileRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\n\n\x02\x66\x64\x18\x02 \x01(\x05\"?\n\x11\x43loseFileResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.bpfleet.v1.ChargeReceipt\"O\n\x15\x41llocateMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\">\n\x16\x41llocateMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"N\n\x14ReleaseMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"=\n\x15ReleaseMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"o\n\x11LockMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.bpfleet.v1.LockKind\"R\n\x12LockMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\x12\x0f\n\x02\x66\x64\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x05\n\x03_fd\"M\n\x13UnlockMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"<\n\x14UnlockMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\">\n\x13ReadProcFileRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0c\n\x04\x66ile\x18\x03 \x01(\t\"\'\n\x14ReadProcFileResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t*P\n\x08LockKind\x12\x19\n\x15LOCK_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rLOCK_KIND_SHM\x10\x01\x12\x16\n\x12LOCK_KIND_IO_URING\x10\x02\x32\xeb\x07\n\x0eProcessService\x12T\n\rCreateProcess\x12 .bpfleet.v1.CreateProcessRequest\x1a!.bpfleet.v1.CreateProcessResponse\x12K\n\nGetProcess\x12\x1d.bpfleet.v1.GetProcessRequest\x1a\x1e.bpfleet.v1.GetProcessResponse\x12T\n\rListProcesses\x12 .bpfleet.v1.ListProcessesRequest\x1a!.bpfleet.v1.ListProcessesResponse\x12N\n\x0bKillProcess\x12\x1e.bpfleet.v1.KillProcessRequest\x1a\x1f.bpfleet.v1.KillProcessResponse\x12]\n\x10SetResourceLimit\x12#.bpfleet.v1.SetResourceLimitRequest\x1a$.bpfleet.v1.SetResourceLimitResponse\x12\x45\n\x08OpenFile\x12\x1b.bpfleet.v1.OpenFileRequest\x1a\x1c.bpfleet.v1.OpenFileResponse\x12H\n\tCloseFile\x12\x1c.bpfleet.v1.CloseFileRequest\x1a\x1d.bpfleet.v1.CloseFileResponse\x12W\n\x0e\x41llocateMemory\x12!.bpfleet.v1.AllocateMemoryRequest\x1a\".bpfleet.v1.AllocateMemoryResponse\x12T\n\rReleaseMemory\x12 .bpfleet.v1.ReleaseMemoryRequest\x1a!.bpfleet.v1.ReleaseMemoryResponse\x12K\n\nLockMemory\x12\x1d.bpfleet.v1.LockMemoryRequest\x1a\x1e.bpfleet.v1.LockMemoryResponse\x12Q\n\x0cUnlockMemory\x12\x1f.bpfleet.v1.UnlockMemoryRequest\x1a .bpfleet.v1.UnlockMemoryResponse\x12Q\n\x0cReadProcFile\x12\x1f.bpfleet.v1.ReadProcFileRequest\x1a .bpfleet.v1.ReadProcFileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n bpfleet/v1/process_service.proto\x12\nbpfleet.v1\x1a\x14\x62pfleet/v1/bpf.proto\x1a\x17\x62pfleet/v1/rlimit.proto\"\xc2\x01\n\x0b\x43redentials\x12\x0b\n\x03uid\x18\x01 \x01(\x05\x12?\n\x0f\x63\x61pability_mode\x18\x02 \x01(\x0e\x32&.bpfleet.v1.Credentials.CapabilityMode\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\"O\n\x0e\x43\x61pabilityMode\x12\x1f\n\x1b\x43\x41PABILITY_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41PABILITY_MODE_EXPLICIT\x10\x01\"]\n\rResourceLimit\x12%\n\x04soft\x18\x01 \x01(\x0b\x32\x17.bpfleet.v1.RlimitValue\x12%\n\x04hard\x18\x02 \x01(\x0b\x32\x17.bpfleet.v1.RlimitValue\"\xcf\x02\n\x07Process\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12,\n\x0b\x63redentials\x18\x03 \x01(\x0b\x32\x17.bpfleet.v1.Credentials\x12\x0e\n\x06\x63group\x18\x04 \x01(\t\x12*\n\x07memlock\x18\x05 \x01(\x0b\x32\x19.bpfleet.v1.ResourceLimit\x12\x15\n\room_score_adj\x18\x06 \x01(\x05\x12\x0c\n\x04\x63omm\x18\x07 \x01(\t\x12\r\n\x05\x61live\x18\x08 \x01(\x08\x12\x13\n\x0b\x65xit_reason\x18\t \x01(\t\x12\x11\n\trss_bytes\x18\n \x01(\x03\x12\x10\n\x08\x66\x64_count\x18\x0b \x01(\x03\x12\x14\n\x0clocked_bytes\x18\x0c \x01(\x03\x12\x15\n\rmlocked_bytes\x18\r \x01(\x03\x12\x0f\n\x07map_ids\x18\x0e \x03(\x05\x12\x13\n\x0bprogram_ids\x18\x0f \x03(\x05\"\xd4\x01\n\x14\x43reateProcessRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12,\n\x0b\x63redentials\x18\x02 \x01(\x0b\x32\x17.bpfleet.v1.Credentials\x12\x0e\n\x06\x63group\x18\x03 \x01(\t\x12*\n\x07memlock\x18\x04 \x01(\x0b\x32\x19.bpfleet.v1.ResourceLimit\x12\x15\n\room_score_adj\x18\x05 \x01(\x05\x12\x0c\n\x04\x63omm\x18\x06 \x01(\t\x12\x0b\n\x03\x63pu\x18\x07 \x01(\x05\x12\x12\n\nrequest_id\x18\x08 \x01(\t\"=\n\x15\x43reateProcessResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"!\n\x11GetProcessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x12GetProcessResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"K\n\x14ListProcessesRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x15ListProcessesResponse\x12&\n\tprocesses\x18\x01 \x03(\x0b\x32\x13.bpfleet.v1.Process\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12KillProcessRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x13KillProcessResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"i\n\x17SetResourceLimitRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12*\n\x07memlock\x18\x02 \x01(\x0b\x32\x19.bpfleet.v1.ResourceLimit\"@\n\x18SetResourceLimitResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"\x9d\x01\n\x0fOpenFileRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x15\n\x0bsocket_kind\x18\x02 \x01(\tH\x00\x12\x10\n\x06\x63group\x18\x03 \x01(\tH\x00\x12\r\n\x03pid\x18\x04 \x01(\x05H\x00\x12\x0e\n\x04path\x18\x05 \x01(\tH\x00\x12\x14\n\nperf_event\x18\x06 \x01(\tH\x00\x42\x08\n\x06target\"\x1e\n\x10OpenFileResponse\x12\n\n\x02\x66\x64\x18\x01 \x01(\x05\"B\n\x10\x43loseFileRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\n\n\x02\x66\x64\x18\x02 \x01(\x05\"?\n\x11\x43loseFileResponse\x12*\n\x07receipt\x18\x01 \x01(\x0b\x32\x19.bpfleet.v1.ChargeReceipt\"O\n\x15\x41llocateMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\">\n\x16\x41llocateMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"N\n\x14ReleaseMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"=\n\x15ReleaseMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\"o\n\x11LockMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\"\n\x04kind\x18\x03 \x01(\x0e\x32\x14.bpfleet.v1.LockKind\"R\n\x12LockMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\x12\x0f\n\x02\x66\x64\x18\x02 \x01(\x05H\x00\x88\x01\x01\x42\x05\n\x03_fd\"M\n\x13UnlockMemoryRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.bpfleet.v1.Caller\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"<\n\x14UnlockMemoryResponse\x12$\n\x07process\x18\x01 \x01(\x0b\x32\x13.bpfleet.v1.Process\">\n\x13ReadProcFileRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x0c\n\x04\x66ile\x18\x03 \x01(\t\"\'\n\x14ReadProcFileResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t*P\n\x08LockKind\x12\x19\n\x15LOCK_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rLOCK_KIND_SHM\x10\x01\x12\x16\n\x12LOCK_KIND_IO_URING\x10\x02\x32\xeb\x07\n\x0eProcessService\x12T\n\rCreateProcess\x12 .bpfleet.v1.CreateProcessRequest\x1a!.bpfleet.v1.CreateProcessResponse\x12K\n\nGetProcess\x12\x1d.bpfleet.v1.GetProcessRequest\x1a\x1e.bpfleet.v1.GetProcessResponse\x12T\n\rListProcesses\x12 .bpfleet.v1.ListProcessesRequest\x1a!.bpfleet.v1.ListProcessesResponse\x12N\n\x0bKillProcess\x12\x1e.bpfleet.v1.KillProcessRequest\x1a\x1f.bpfleet.v1.KillProcessResponse\x12]\n\x10SetResourceLimit\x12#.bpfleet.v1.SetResourceLimitRequest\x1a$.bpfleet.v1.SetResourceLimitResponse\x12\x45\n\x08OpenFile\x12\x1b.bpfleet.v1.OpenFileRequest\x1a\x1c.bpfleet.v1.OpenFileResponse\x12H\n\tCloseFile\x12\x1c.bpfleet.v1.CloseFileRequest\x1a\x1d.bpfleet.v1.CloseFileResponse\x12W\n\x0e\x41llocateMemory\x12!.bpfleet.v1.AllocateMemoryRequest\x1a\".bpfleet.v1.AllocateMemoryResponse\x12T\n\rReleaseMemory\x12 .bpfleet.v1.ReleaseMemoryRequest\x1a!.bpfleet.v1.ReleaseMemoryResponse\x12K\n\nLockMemory\x12\x1d.bpfleet.v1.LockMemoryRequest\x1a\x1e.bpfleet.v1.LockMemoryResponse\x12Q\n\x0cUnlockMemory\x12\x1f.bpfleet.v1.UnlockMemoryRequest\x1a .bpfleet.v1.UnlockMemoryResponse\x12Q\n\x0cReadProcFile\x12\x1f.bpfleet.v1.ReadProcFileRequest\x1a .bpfleet.v1.ReadProcFileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'bpfleet.v1.process_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOCKKIND']._serialized_start=2553
-  _globals['_LOCKKIND']._serialized_end=2633
+  _globals['_LOCKKIND']._serialized_start=2591
+  _globals['_LOCKKIND']._serialized_end=2671
   _globals['_CREDENTIALS']._serialized_start=96
   _globals['_CREDENTIALS']._serialized_end=290
   _globals['_CREDENTIALS_CAPABILITYMODE']._serialized_start=211
@@ -43,55 +43,55 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCELIMIT']._serialized_start=292
   _globals['_RESOURCELIMIT']._serialized_end=385
   _globals['_PROCESS']._serialized_start=388
-  _globals['_PROCESS']._serialized_end=685
-  _globals['_CREATEPROCESSREQUEST']._serialized_start=688
-  _globals['_CREATEPROCESSREQUEST']._serialized_end=900
-  _globals['_CREATEPROCESSRESPONSE']._serialized_start=902
-  _globals['_CREATEPROCESSRESPONSE']._serialized_end=963
-  _globals['_GETPROCESSREQUEST']._serialized_start=965
-  _globals['_GETPROCESSREQUEST']._serialized_end=998
-  _globals['_GETPROCESSRESPONSE']._serialized_start=1000
-  _globals['_GETPROCESSRESPONSE']._serialized_end=1058
-  _globals['_LISTPROCESSESREQUEST']._serialized_start=1060
-  _globals['_LISTPROCESSESREQUEST']._serialized_end=1135
-  _globals['_LISTPROCESSESRESPONSE']._serialized_start=1137
-  _globals['_LISTPROCESSESRESPONSE']._serialized_end=1225
-  _globals['_KILLPROCESSREQUEST']._serialized_start=1227
-  _globals['_KILLPROCESSREQUEST']._serialized_end=1261
-  _globals['_KILLPROCESSRESPONSE']._serialized_start=1263
-  _globals['_KILLPROCESSRESPONSE']._serialized_end=1322
-  _globals['_SETRESOURCELIMITREQUEST']._serialized_start=1324
-  _globals['_SETRESOURCELIMITREQUEST']._serialized_end=1429
-  _globals['_SETRESOURCELIMITRESPONSE']._serialized_start=1431
-  _globals['_SETRESOURCELIMITRESPONSE']._serialized_end=1495
-  _globals['_OPENFILEREQUEST']._serialized_start=1498
-  _globals['_OPENFILEREQUEST']._serialized_end=1655
-  _globals['_OPENFILERESPONSE']._serialized_start=1657
-  _globals['_OPENFILERESPONSE']._serialized_end=1687
-  _globals['_CLOSEFILEREQUEST']._serialized_start=1689
-  _globals['_CLOSEFILEREQUEST']._serialized_end=1755
-  _globals['_CLOSEFILERESPONSE']._serialized_start=1757
-  _globals['_CLOSEFILERESPONSE']._serialized_end=1820
-  _globals['_ALLOCATEMEMORYREQUEST']._serialized_start=1822
-  _globals['_ALLOCATEMEMORYREQUEST']._serialized_end=1901
-  _globals['_ALLOCATEMEMORYRESPONSE']._serialized_start=1903
-  _globals['_ALLOCATEMEMORYRESPONSE']._serialized_end=1965
-  _globals['_RELEASEMEMORYREQUEST']._serialized_start=1967
-  _globals['_RELEASEMEMORYREQUEST']._serialized_end=2045
-  _globals['_RELEASEMEMORYRESPONSE']._serialized_start=2047
-  _globals['_RELEASEMEMORYRESPONSE']._serialized_end=2108
-  _globals['_LOCKMEMORYREQUEST']._serialized_start=2110
-  _globals['_LOCKMEMORYREQUEST']._serialized_end=2221
-  _globals['_LOCKMEMORYRESPONSE']._serialized_start=2223
-  _globals['_LOCKMEMORYRESPONSE']._serialized_end=2305
-  _globals['_UNLOCKMEMORYREQUEST']._serialized_start=2307
-  _globals['_UNLOCKMEMORYREQUEST']._serialized_end=2384
-  _globals['_UNLOCKMEMORYRESPONSE']._serialized_start=2386
-  _globals['_UNLOCKMEMORYRESPONSE']._serialized_end=2446
-  _globals['_READPROCFILEREQUEST']._serialized_start=2448
-  _globals['_READPROCFILEREQUEST']._serialized_end=2510
-  _globals['_READPROCFILERESPONSE']._serialized_start=2512
-  _globals['_READPROCFILERESPONSE']._serialized_end=2551
-  _globals['_PROCESSSERVICE']._serialized_start=2636
-  _globals['_PROCESSSERVICE']._serialized_end=3639
+  _globals['_PROCESS']._serialized_end=723
+  _globals['_CREATEPROCESSREQUEST']._serialized_start=726
+  _globals['_CREATEPROCESSREQUEST']._serialized_end=938
+  _globals['_CREATEPROCESSRESPONSE']._serialized_start=940
+  _globals['_CREATEPROCESSRESPONSE']._serialized_end=1001
+  _globals['_GETPROCESSREQUEST']._serialized_start=1003
+  _globals['_GETPROCESSREQUEST']._serialized_end=1036
+  _globals['_GETPROCESSRESPONSE']._serialized_start=1038
+  _globals['_GETPROCESSRESPONSE']._serialized_end=1096
+  _globals['_LISTPROCESSESREQUEST']._serialized_start=1098
+  _globals['_LISTPROCESSESREQUEST']._serialized_end=1173
+  _globals['_LISTPROCESSESRESPONSE']._serialized_start=1175
+  _globals['_LISTPROCESSESRESPONSE']._serialized_end=1263
+  _globals['_KILLPROCESSREQUEST']._serialized_start=1265
+  _globals['_KILLPROCESSREQUEST']._serialized_end=1299
+  _globals['_KILLPROCESSRESPONSE']._serialized_start=1301
+  _globals['_KILLPROCESSRESPONSE']._serialized_end=1360
+  _globals['_SETRESOURCELIMITREQUEST']._serialized_start=1362
+  _globals['_SETRESOURCELIMITREQUEST']._serialized_end=1467
+  _globals['_SETRESOURCELIMITRESPONSE']._serialized_start=1469
+  _globals['_SETRESOURCELIMITRESPONSE']._serialized_end=1533
+  _globals['_OPENFILEREQUEST']._serialized_start=1536
+  _globals['_OPENFILEREQUEST']._serialized_end=1693
+  _globals['_OPENFILERESPONSE']._serialized_start=1695
+  _globals['_OPENFILERESPONSE']._serialized_end=1725
+  _globals['_CLOSEFILEREQUEST']._serialized_start=1727
+  _globals['_CLOSEFILEREQUEST']._serialized_end=1793
+  _globals['_CLOSEFILERESPONSE']._serialized_start=1795
+  _globals['_CLOSEFILERESPONSE']._serialized_end=1858
+  _globals['_ALLOCATEMEMORYREQUEST']._serialized_start=1860
+  _globals['_ALLOCATEMEMORYREQUEST']._serialized_end=1939
+  _globals['_ALLOCATEMEMORYRESPONSE']._serialized_start=1941
+  _globals['_ALLOCATEMEMORYRESPONSE']._serialized_end=2003
+  _globals['_RELEASEMEMORYREQUEST']._serialized_start=2005
+  _globals['_RELEASEMEMORYREQUEST']._serialized_end=2083
+  _globals['_RELEASEMEMORYRESPONSE']._serialized_start=2085
+  _globals['_RELEASEMEMORYRESPONSE']._serialized_end=2146
+  _globals['_LOCKMEMORYREQUEST']._serialized_start=2148
+  _globals['_LOCKMEMORYREQUEST']._serialized_end=2259
+  _globals['_LOCKMEMORYRESPONSE']._serialized_start=2261
+  _globals['_LOCKMEMORYRESPONSE']._serialized_end=2343
+  _globals['_UNLOCKMEMORYREQUEST']._serialized_start=2345
+  _globals['_UNLOCKMEMORYREQUEST']._serialized_end=2422
+  _globals['_UNLOCKMEMORYRESPONSE']._serialized_start=2424
+  _globals['_UNLOCKMEMORYRESPONSE']._serialized_end=2484
+  _globals['_READPROCFILEREQUEST']._serialized_start=2486
+  _globals['_READPROCFILEREQUEST']._serialized_end=2548
+  _globals['_READPROCFILERESPONSE']._serialized_start=2550
+  _globals['_READPROCFILERESPONSE']._serialized_end=2589
+  _globals['_PROCESSSERVICE']._serialized_start=2674
+  _globals['_PROCESSSERVICE']._serialized_end=3677
 # @@protoc_insertion_point(module_scope)

@@ -146,6 +146,8 @@ class Process(_message.Message):
     FD_COUNT_FIELD_NUMBER: _builtins.int
     LOCKED_BYTES_FIELD_NUMBER: _builtins.int
     MLOCKED_BYTES_FIELD_NUMBER: _builtins.int
+    MAP_IDS_FIELD_NUMBER: _builtins.int
+    PROGRAM_IDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`nodes/{node}/processes/{pid}`."""
     pid: _builtins.int
@@ -176,6 +178,14 @@ class Process(_message.Message):
     def memlock(self) -> Global___ResourceLimit:
         """RLIMIT_MEMLOCK."""
 
+    @_builtins.property
+    def map_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Maps it has descriptors of, by id."""
+
+    @_builtins.property
+    def program_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Programs it has descriptors of, by id."""
+
     def __init__(
         self,
         *,
@@ -192,10 +202,12 @@ class Process(_message.Message):
         fd_count: _builtins.int = ...,
         locked_bytes: _builtins.int = ...,
         mlocked_bytes: _builtins.int = ...,
+        map_ids: _abc.Iterable[_builtins.int] | None = ...,
+        program_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials", "memlock", b"memlock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "cgroup", b"cgroup", "comm", b"comm", "credentials", b"credentials", "exit_reason", b"exit_reason", "fd_count", b"fd_count", "locked_bytes", b"locked_bytes", "memlock", b"memlock", "mlocked_bytes", b"mlocked_bytes", "name", b"name", "oom_score_adj", b"oom_score_adj", "pid", b"pid", "rss_bytes", b"rss_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "cgroup", b"cgroup", "comm", b"comm", "credentials", b"credentials", "exit_reason", b"exit_reason", "fd_count", b"fd_count", "locked_bytes", b"locked_bytes", "map_ids", b"map_ids", "memlock", b"memlock", "mlocked_bytes", b"mlocked_bytes", "name", b"name", "oom_score_adj", b"oom_score_adj", "pid", b"pid", "program_ids", b"program_ids", "rss_bytes", b"rss_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

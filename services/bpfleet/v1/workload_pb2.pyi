@@ -744,6 +744,7 @@ class WorkloadSpec(_message.Message):
     TOLERATIONS_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique on the fleet: 1 to 63 of a-z, 0-9, '-' and '.', a letter or digit at both ends."""
     application: _builtins.str
@@ -766,6 +767,8 @@ class WorkloadSpec(_message.Message):
     """Peak of a replica's anonymous memory; absent for the application's own figure."""
     restart_policy: Global___RestartPolicy.ValueType
     """What happens when a replica dies."""
+    threads: _builtins.int
+    """Threads of the process; 0 counts as 1."""
     @_builtins.property
     def inventory(self) -> Global___Inventory:
         """The BPF objects one replica creates. Either this or `application`."""
@@ -830,10 +833,11 @@ class WorkloadSpec(_message.Message):
         tolerations: _abc.Iterable[Global___Toleration] | None = ...,
         spread: Global___Spread | None = ...,
         scheduling: Global___Scheduling | None = ...,
+        threads: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "capabilities", b"capabilities", "churn", b"churn", "inventory", b"inventory", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "scheduling", b"scheduling", "spread", b"spread", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "inventory", b"inventory", "labels", b"labels", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "name", b"name", "node_selector", b"node_selector", "oom_score_adj", b"oom_score_adj", "options", b"options", "per_node", b"per_node", "priority", b"priority", "replicas", b"replicas", "restart_policy", b"restart_policy", "scheduling", b"scheduling", "spread", b"spread", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "inventory", b"inventory", "labels", b"labels", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "name", b"name", "node_selector", b"node_selector", "oom_score_adj", b"oom_score_adj", "options", b"options", "per_node", b"per_node", "priority", b"priority", "replicas", b"replicas", "restart_policy", b"restart_policy", "scheduling", b"scheduling", "spread", b"spread", "threads", b"threads", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__memory_limit_bytes: _TypeAlias = _typing.Literal["memory_limit_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_limit_bytes: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes"]  # noqa: Y015

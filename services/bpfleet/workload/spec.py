@@ -72,6 +72,7 @@ CPUS_MAX: Final = 8192
 MAPS_PER_INVENTORY_MAX: Final = 65_536
 COUNT_MAX: Final = 65_536
 REPLICAS_MAX: Final = 100_000
+THREADS_MAX: Final = 65_536
 SERIAL_MAX: Final = (1 << 63) - 1
 INSNS_MAX: Final = 1_000_000
 SUBPROGS_MAX: Final = 256  # BPF_MAX_SUBPROGS
@@ -442,7 +443,8 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
     sized for the node it lands on; ``options`` override that entry's own. ``per_node`` puts one
     replica on every eligible node instead of ``replicas`` (a DaemonSet). ``memory_limit_bytes``
     None is ``max``. ``memlock_bytes`` None leaves the node's default; ``RLIM_INFINITY`` lifts it.
-    ``user_memory_bytes`` None takes the application's own figure.
+    ``user_memory_bytes`` None takes the application's own figure. ``threads`` are those of its process: some 27 KiB of
+    kernel memory each beyond the first.
     """
 
     name: str
@@ -460,6 +462,7 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
     memlock_bytes: int | None = None
     oom_score_adj: int = 0
     user_memory_bytes: int | None = None
+    threads: int = 1
     churn: Churn | None = None
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -479,6 +482,7 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
             check_optional("memlock_bytes", self.memlock_bytes, 0, MEMLOCK_BYTES_MAX)
         check_range("oom_score_adj", self.oom_score_adj, -1000, 1000)
         check_optional("user_memory_bytes", self.user_memory_bytes, 0, MEMORY_BYTES_MAX)
+        check_range("threads", self.threads, 1, THREADS_MAX)
         check_member("restart_policy", self.restart_policy, RestartPolicy)
         check_labels("labels", self.labels)
         check_labels("node_selector", self.node_selector)

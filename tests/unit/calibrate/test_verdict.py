@@ -276,3 +276,25 @@ def test_names_of_pods_do_not_tell_hosts_apart() -> None:
     other = host("b", path="/kubepods/pod2/y")
     assert host_input(one) != host_input(other)
     assert normalised(host_input(one)) == normalised(host_input(other))
+
+
+def test_a_map_in_many_slots_is_there_once() -> None:
+    document = host("h", release="6.12.1", profile="6.12")
+    inner = replace(document.maps[0], id=5, name="inner", max_entries=4)
+    outer = replace(
+        document.maps[0],
+        id=6,
+        name="outer",
+        type=MapType.HASH_OF_MAPS,
+        value_size=4,
+        inner=(5,) * 900,
+    )
+    (container,) = host_input(replace(document, maps=(inner, outer))).containers
+    assert [(each.name, each.inner_count) for each in container.inventory.maps] == [("outer", 1)]
+
+
+def test_cgroup_v1_cannot_tell_cached_dentries() -> None:
+    document = of_tool(next(path for path in TOOLS if path.stem == "biolatency"))
+    cgroup = replace(document.cgroups[0], kmem=(document.cgroups[0].kmem or 0) + (20 << 20))
+    line = line_of(replace(document, cgroups=(cgroup,)), "6.18")
+    assert line.verdict.endswith("which cgroup v1 does not tell apart: mostly dentries and inodes)")

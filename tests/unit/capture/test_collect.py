@@ -1,6 +1,11 @@
 """The collector: a script for Python 3.6, which knows every structure a profile needs, and what cgroups are."""
 
 import ast
+import ctypes
+import mmap
+import os
+import socket
+import struct
 import subprocess
 import sys
 from dataclasses import fields
@@ -9,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from bpfleet.capture import collect
+from bpfleet.capture.document import read_document
 from bpfleet.kernel.profile import StructSizes
 from bpfleet.oracle.capture import _RENAMED
 
 SOURCE = Path(collect.__file__)
+AF_XDP, SOL_XDP, XDP_UMEM_REG, UMEM_BYTES = 44, 283, 4, 1 << 20
 HEX = "0123456789abcdef" * 4
 
 
@@ -23,6 +30,58 @@ def test_the_collector_is_grammar_and_library_of_python_3_6() -> None:
     )
     assert result.returncode == 0, result.stdout
     ast.parse(SOURCE.read_text(), feature_version=(3, 6))
+
+
+def interpreters() -> list[str]:
+    """Every Python 3.6 and later that is installed here, Debian's own first."""
+    names = [f"python3.{minor}" for minor in range(6, 20)]
+    found = [Path("/usr/bin", name) for name in names]
+    found += [Path(folder, name) for name in names for folder in os.get_exec_path()]
+    versions = Path(os.environ.get("PYENV_ROOT", "/nowhere"), "versions")
+    found += [path for name in names for path in versions.glob(f"3.*/bin/{name}")]
+    real = [path for path in found if path.is_file() and "shims" not in path.parts]
+    return list(dict.fromkeys(str(path) for path in real))
+
+
+@pytest.mark.parametrize("python", interpreters() or [sys.executable])
+def test_the_script_runs_on_every_interpreter_that_is_here(python: str) -> None:
+    source = SOURCE.read_bytes()
+    helped = subprocess.run(
+        [python, "-I", "-", "--help"], input=source, capture_output=True, check=True
+    )
+    assert b"--count-elements" in helped.stdout
+    result = subprocess.run(
+        [python, "-I", "-W", "error", "-", "--no-bpf"],
+        input=source,
+        capture_output=True,
+        check=False,
+    )
+    if result.returncode:  # not root, or bpf(2) is not allowed: one line that says so
+        assert result.stderr.startswith(b"capture: ")
+        assert result.stderr.count(b"\n") == 1
+    else:
+        assert read_document(result.stdout, python).charges.why_not == "left out by --no-bpf"
+
+
+def test_umems_of_af_xdp_sockets_are_seen() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    area = mmap.mmap(-1, UMEM_BYTES)
+    with socket.socket(AF_XDP, socket.SOCK_RAW) as xsk:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+        registration = struct.pack("<QQIII4x", address, UMEM_BYTES, 4096, 0, 0)
+        xsk.setsockopt(SOL_XDP, XDP_UMEM_REG, registration)
+        (mine,) = [
+            each
+            for each in collect.collect(use_bpf=False)["processes"]
+            if each["pid"] == os.getpid()
+        ]
+    (locker,) = mine["lockers"]
+    assert (locker["kind"], locker["descriptors"]) == ("af_xdp", 1)
+    assert locker["mapped_bytes"] in (
+        0,
+        UMEM_BYTES,
+    )  # where the kernel has no sock_diag for AF_XDP: 0
 
 
 def test_the_collector_reads_every_structure_a_profile_has() -> None:

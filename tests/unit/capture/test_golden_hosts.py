@@ -112,6 +112,18 @@ def test_all_of_it_is_reproduced(kernel: str) -> None:
         assert abs(line.unexplained_bytes or 0) <= 16 * KIB, line
 
 
+def test_kernel_memory_of_many_tools_is_explained_to_the_page() -> None:
+    """Twenty-three tools of libbpf-tools, each in a cgroup of its own, on one host of 6.1."""
+    path = HOSTS[0].with_name("tools-6.1.json")
+    lines = calibrated(read_document(path.read_bytes(), path.name))
+    assert len(lines) == 23
+    for line in lines.values():
+        assert (line.verdict, line.exact_maps) == ("reproduced", line.maps), line
+        assert abs(line.unexplained_bytes or 0) <= 8 * KIB, line
+    close = [line for line in lines.values() if abs(line.unexplained_bytes or 0) < KIB]
+    assert len(close) == 22
+
+
 @pytest.mark.parametrize("target", ["5.10", "6.12", "7.3"])
 def test_one_question_about_all_three(target: str) -> None:
     cases = []

@@ -149,3 +149,56 @@ def test_the_script_and_the_schema_are_printed(capsys: pytest.CaptureFixture[str
     assert "def collect(" in capsys.readouterr().out
     assert run("capture", "--schema") == 0
     assert "Document" in json.loads(capsys.readouterr().out)["$defs"]
+
+
+def rows_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict]:
+    assert run("compare", *arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)["rows"]
+
+
+def test_a_host_with_less_memory_runs_out_of_it(
+    captures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (today,) = rows_of(capsys, captures[2], "--to", "6.12")
+    (small,) = rows_of(capsys, captures[2], "--to", "6.12", "--ram", "5M")
+    assert today["change"] == "fits"
+    assert (small["change"], small["after"]) == ("fails anew", "ENOMEM")
+    assert "NODE_OUT_OF_MEMORY" in small["why"]
+
+
+def test_an_application_of_the_catalogue_is_sized_for_each_host(
+    captures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--to", "6.12", "--replace", "agent.service=cilium")
+    (here,) = rows_of(capsys, captures[2], *options)
+    (larger,) = rows_of(capsys, captures[2], *options, "--ram", "256G", "--cpus", "64")
+    assert (here["change"], larger["change"]) == ("fails anew", "fails anew")  # 64 MiB are too few
+    assert larger["need_bytes"] > 2 * here["need_bytes"] > 0
+
+
+def test_a_listing_takes_the_place_of_a_containers_maps(
+    captures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = tmp_path / "listing.json"
+    entry = {
+        "id": 1,
+        "type": "hash",
+        "name": "flows",
+        "flags": 0,
+        "bytes_key": 8,
+        "bytes_value": 64,
+        "max_entries": 900_000,
+        "bytes_memlock": 100_000_000,
+    }
+    listing.write_text(json.dumps([entry]))
+    (row,) = rows_of(capsys, captures[2], "--to", "6.12", "--replace", f"agent.service={listing}")
+    assert (row["change"], row["after"]) == ("fails anew", "ENOMEM")
+
+
+def test_kernel_agent_limits_and_size_may_change_in_one_question(
+    captures: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--models", "6.12,6.12:nobpf,6.12:selectable", "--cpus", "128", "--fill", "80%")
+    rows = rows_of(capsys, *captures, *options, "--replace", "agent.service=falco")
+    assert [row["target"] for row in rows] == ["6.12", "6.12:nobpf", "6.12:selectable"]
+    assert all(row["hosts"] == 3 for row in rows)

@@ -7,9 +7,11 @@ from sample_replicas import APP, MIB, PROGRAM, SPARSE, TABLE, WRITES, boot, repl
 from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.profile import PROFILES
 from bpfleet.runtime import ReplicaRun
+from bpfleet.runtime.maps import pin_path
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import Churn, Inventory, MapDeclaration
+from bpfleet.workload.spec import Churn, Inventory, MapDeclaration, ReplicaSpec, WorkloadSpec
 
 MODELS = ["5.10", "seed-v5", "5.11", "6.1", "6.12", "6.12:nobpf"]
 
@@ -206,3 +208,37 @@ def test_copies_of_a_program_use_copies_of_a_map_in_turn() -> None:
     assert {tuple(m.id for m in prog.maps) for prog in kernel.bpf.progs()} == {
         (m.id,) for m in kernel.bpf.maps()
     }
+
+
+def test_names_with_dots_pin_and_share_no_path() -> None:
+    names = ["a.b", "a_b", "a%2eb", "a/b", "a"]
+    paths = {
+        pin_path(replica, name, ordinal, kind=kind)
+        for replica in names
+        for name in ("m", "m.x", "m_x", "1")
+        for ordinal in (0, 1, 2)
+        for kind in ("", "prog:")
+    }
+    assert len(paths) == len(names) * 4 * 3 * 2
+    assert not [path for path in paths if "." in path]
+
+
+def test_a_workload_with_dots_in_its_names_starts_and_finds_its_pins_again() -> None:
+    pinned = MapDeclaration(
+        name="app.rodata",
+        map_type=MapType.ARRAY,
+        key_size=4,
+        value_size=8,
+        max_entries=1,
+        pinned=True,
+    )
+    inventory = Inventory(name="dotted", maps=(pinned,))
+    workload = WorkloadSpec(name="app-1.2", inventory=inventory)
+    spec = ReplicaSpec(workload=workload, serial=0, inventory=inventory, cgroup="/a")
+    kernel = Kernel(PROFILES["6.12"])
+    for _ in range(2):
+        run = ReplicaRun(kernel, spec)
+        run.start()
+        assert run.failure is None
+        run.stop()
+    assert [each.name for each in kernel.bpf.maps()] == ["app.rodata"]

@@ -4,6 +4,7 @@
 directory without the memory controller does not have answers ENOENT; one that cannot be read or written EINVAL.
 """
 
+from collections.abc import Mapping
 from typing import Final, Protocol, final
 
 from bpfleet.abi.errno import Errno
@@ -44,9 +45,16 @@ class Members(Protocol):
 
 @final
 class FileHost:
-    """What the files need of their node."""
+    """What the files need of their node, and which there are: those of cgroup v2 or of v1."""
 
-    def __init__(self, tree: CgroupTree, timeline: Timeline, members: Members) -> None:
+    def __init__(
+        self,
+        tree: CgroupTree,
+        timeline: Timeline,
+        members: Members,
+        files: "Mapping[str, ControlFile]",
+    ) -> None:
+        self.files: Final = files
         self.tree: Final = tree
         self.timeline: Final = timeline
         self.members: Final = members
@@ -58,7 +66,6 @@ class ControlFile:
 
     memory = True
     on_root = False
-    cgroup_v1 = False  # one of the memory controller's own hierarchy
 
     def exists(self, profile: KernelProfile) -> bool:
         """Whether this kernel has the file at all."""
@@ -131,7 +138,7 @@ class MemoryHigh(ControlFile):
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         pages = page_counter_memparse("memory.high", text)
         host.tree.controller.set_high(cgroup.memcg, pages, _writer())
-        _limit_changed(cgroup, host, "memory.high", pages)
+        limit_changed(cgroup, host, "memory.high", pages)
 
 
 @final
@@ -144,22 +151,7 @@ class MemoryMax(ControlFile):
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         pages = page_counter_memparse("memory.max", text)
         host.tree.controller.set_max(cgroup.memcg, pages, _writer())
-        _limit_changed(cgroup, host, "memory.max", pages)
-
-
-@final
-class MemoryLimitInBytes(ControlFile):
-    """memory.limit_in_bytes of v1: the limit. A value that reclaim cannot make room for is refused with EBUSY."""
-
-    cgroup_v1 = True
-
-    def read(self, cgroup: Cgroup, host: FileHost) -> str:
-        return f"{bytes_of(cgroup.memcg.memory.max)}\n"
-
-    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
-        pages = page_counter_memparse("memory.limit_in_bytes", text, unlimited="-1")
-        host.tree.controller.resize_max(cgroup.memcg, pages)
-        _limit_changed(cgroup, host, "memory.limit_in_bytes", pages)
+        limit_changed(cgroup, host, "memory.max", pages)
 
 
 @final
@@ -456,7 +448,6 @@ CONTROL_FILES: Final[dict[str, ControlFile]] = {
     "memory.events": MemoryEvents(local=False),
     "memory.events.local": MemoryEvents(local=True),
     "memory.high": MemoryHigh(),
-    "memory.limit_in_bytes": MemoryLimitInBytes(),
     "memory.low": MemoryLow(),
     "memory.max": MemoryMax(),
     "memory.min": MemoryMin(),
@@ -475,7 +466,7 @@ CONTROL_FILES: Final[dict[str, ControlFile]] = {
 
 def list_files(cgroup: Cgroup, host: FileHost) -> list[str]:
     """The names of the control files this directory has, sorted."""
-    return [name for name, file in CONTROL_FILES.items() if _is_there(file, cgroup, host)]
+    return [name for name, file in host.files.items() if _is_there(file, cgroup, host)]
 
 
 def read_file(cgroup: Cgroup, name: str, host: FileHost) -> str:
@@ -495,7 +486,7 @@ def write_file(cgroup: Cgroup, name: str, text: str, host: FileHost) -> int:
 
 
 def _find(cgroup: Cgroup, name: str, host: FileHost) -> ControlFile:
-    file = CONTROL_FILES.get(name)
+    file = host.files.get(name)
     if file is None or not _is_there(file, cgroup, host):
         raise KernelError(
             Errno.ENOENT,
@@ -509,8 +500,6 @@ def _find(cgroup: Cgroup, name: str, host: FileHost) -> ControlFile:
 def _is_there(file: ControlFile, cgroup: Cgroup, host: FileHost) -> bool:
     if cgroup.parent is None and not file.on_root:
         return False
-    if file.cgroup_v1 != host.tree.v1 and file.memory:
-        return False
     return file.exists(host.profile) and (cgroup.has_memory or not file.memory)
 
 
@@ -519,7 +508,8 @@ def _writer() -> KernelContext:
     return KernelContext(comm="sh", in_task=True)
 
 
-def _limit_changed(cgroup: Cgroup, host: FileHost, file: str, pages: int) -> None:
+def limit_changed(cgroup: Cgroup, host: FileHost, file: str, pages: int) -> None:
+    """Tells the node's log of a limit that was written."""
     memcg: Memcg = cgroup.memcg
     host.timeline.emit(
         EventKind.LIMIT_CHANGED,

@@ -24,6 +24,7 @@ _SOURCES: Final[dict[str, Callable[[list[int]], int]]] = {
     "anon": _pages(Stat.ANON_PAGES),
     "file": _pages(Stat.FILE_PAGES),
     "kernel": _pages(Stat.KERNEL_PAGES),
+    "kernel_stack": _pages(Stat.KERNEL_STACK_PAGES),
     "pagetables": _pages(Stat.PGTABLE_PAGES),
     "percpu": _plain(Stat.PERCPU),
     "vmalloc": _pages(Stat.VMALLOC_PAGES),

@@ -37,6 +37,7 @@ class Stat(IntEnum):
     PGFAULT = 10
     PGSCAN = 11
     PGSTEAL = 12
+    KERNEL_STACK_PAGES = 13
 
 
 @final

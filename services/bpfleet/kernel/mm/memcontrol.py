@@ -32,6 +32,7 @@ __all__ = [
 
 MAX_RECLAIM_RETRIES: Final = 16
 PAGE_ALLOC_COSTLY_ORDER: Final = 3
+MAX_PAGE_ORDER: Final = 10
 # A look at a memcg with nothing to reclaim (seen on 6.18 by its failcnt); one at victims that are still there (seen on
 # 5.15 to 7.3, 400 to 3,500 for one victim).
 RECLAIM_PASS_NS: Final = 25_000
@@ -89,6 +90,8 @@ class MemoryController:
         self.batch_pages: Final = profile.memcg_charge_batch
         # Why the latest charge failed, for callers that undo first.
         self.last_failure: KernelError | None = None
+        # Objects asked for together that do not fit are asked for again one by one: only then a refusal counts.
+        self._asks_for_a_batch = False
         self.pace = 1  # how many times longer than on hardware it takes what a CPU does
         self.has_high_limits = False  # any memory.high was ever set: spares charges the walk
         self.dying: Final[list[Memcg]] = []  # removed memcgs that something still refers to
@@ -186,12 +189,23 @@ class MemoryController:
         """Charges the pages of a vmalloc area. Returns how many succeeded before the first failure.
 
         From 5.13 the first page is asked of the bulk allocator, which does not do accounted pages in bulk: when it
-        fails, the fallback asks for it once more, unless the task has been killed [vm_area_alloc_pages].
+        fails, the fallback asks for it once more, unless the task has been killed. From 6.19 larger parts are asked for
+        before, without waiting: what is left for that first page is nothing, or one page where the room was odd
+        [vm_area_alloc_pages].
         """
+        profile = self.profile
         done = self.charge_single_pages(memcg, pages, gfp, current)
-        if done or not pages or current.dying or not self.profile.vmalloc_tries_bulk_first:
+        if done == pages or current.dying or not profile.vmalloc_tries_bulk_first:
             return done
-        return self.charge_single_pages(memcg, pages, gfp, current)
+        if not done:
+            return self.charge_single_pages(memcg, pages, gfp, current)
+        if profile.vmalloc_takes_large_orders:
+            if profile.nowait_charge_raises_max and self.last_failure is not None:
+                limited = self._memcg_at(memcg, str(self.last_failure.numbers["cgroup"]))
+                limited.raise_event(MemcgEvent.MAX, min(pages.bit_length() - 1, MAX_PAGE_ORDER))
+            if done % 2 == 0:
+                return done + self.charge_single_pages(memcg, pages - done, gfp, current)
+        return done
 
     def uncharge_direct(self, memcg: Memcg, pages: int) -> None:
         """Gives user pages back, straight to the counters [uncharge_batch]."""
@@ -229,6 +243,9 @@ class MemoryController:
                 memcg.memory.charge(pages)
                 return False
             if not gfp & GFP.DIRECT_RECLAIM:
+                if profile.nowait_charge_raises_max and not self._asks_for_a_batch:
+                    self._memcg_of(memcg, over).raise_event(MemcgEvent.MAX)
+                    max_event = True
                 break
             limited = self._memcg_of(memcg, over)
             limited.raise_event(MemcgEvent.MAX)
@@ -296,6 +313,14 @@ class MemoryController:
         if limited.memory.margin() >= 1 << order or current.dying:
             return True
         return self.oom(limited, order, gfp, current)
+
+    def _memcg_at(self, memcg: Memcg, path: str) -> Memcg:
+        """The ancestor of ``memcg`` with that path."""
+        found = memcg
+        while found.path != path:
+            assert found.parent is not None, path
+            found = found.parent
+        return found
 
     def _memcg_of(self, memcg: Memcg, counter: PageCounter) -> Memcg:
         found: Memcg | None = memcg
@@ -428,10 +453,13 @@ class MemoryController:
                 stock.bytes -= taken * size_bytes
                 done += taken
                 continue
+            self._asks_for_a_batch = count > 1
             try:
                 self.charge_pages(memcg, pages, gfp, current)
             except KernelError:
                 return done
+            finally:
+                self._asks_for_a_batch = False
             memcg.add_stat(Stat.KERNEL_PAGES, pages)
             if remainder:
                 self._refill_bytes(stock, objcg, remainder, allow_uncharge=False)

@@ -42,6 +42,7 @@ class AllocKind(IntEnum):
     ANON = 6
     FILE = 7
     SHMEM = 8
+    STACK = 9  # of a task in the kernel
 
 
 _STATS_OF_KIND: Final[dict[AllocKind, tuple[Stat, ...]]] = {
@@ -54,6 +55,7 @@ _STATS_OF_KIND: Final[dict[AllocKind, tuple[Stat, ...]]] = {
     AllocKind.ANON: (Stat.ANON_PAGES,),
     AllocKind.FILE: (Stat.FILE_PAGES,),
     AllocKind.SHMEM: (Stat.FILE_PAGES, Stat.SHMEM_PAGES),
+    AllocKind.STACK: (Stat.KERNEL_STACK_PAGES,),
 }
 _PAGE_KINDS: Final = frozenset(
     {
@@ -63,6 +65,7 @@ _PAGE_KINDS: Final = frozenset(
         AllocKind.ANON,
         AllocKind.FILE,
         AllocKind.SHMEM,
+        AllocKind.STACK,
     }
 )
 _USER_KINDS: Final = frozenset({AllocKind.ANON, AllocKind.FILE, AllocKind.SHMEM})

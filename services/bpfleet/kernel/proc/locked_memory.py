@@ -20,9 +20,12 @@ from bpfleet.kernel.proc.sockets import Family, PerfEvent, Socket, socket_of
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import bytes_of, pages_for, whole_pages
+from bpfleet.kernel.units import bytes_of, pages_for, roundup_pow_of_two, whole_pages
 
 PAGES_PER_HUGE_PAGE: Final = 512
+IO_RINGS_BYTES: Final = (
+    320  # struct io_rings; then 16 bytes per completion, 4 per submission; 64 per entry apart
+)
 
 
 @dataclass(slots=True)
@@ -124,15 +127,21 @@ class LockedMemory:
         sock.holders[hold.what] = leave
 
     def io_uring_setup(self, task: Task, entries: int) -> int:
-        """io_uring_setup(2). The rings themselves are not counted since 5.10.162. Raises EINVAL, EMFILE, ENOMEM."""
+        """io_uring_setup(2). Up to 5.11 (5.10.161) the rings themselves count. Raises EINVAL, EMFILE, ENOMEM."""
         if not 1 <= entries <= 32768:
             raise KernelError(
                 Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"{entries} entries: 1 to 32768 are possible"
             )
         ring = IoUring(unlimited=task.has(Capability.IPC_LOCK))
-        return self._files.open(
-            task, File("io_uring", ring, lambda _: ring.release()), Owner("file", 0, "io_uring")
-        )
+        if self._memory.profile.io_uring_rings_locked:
+            ring.holds.append(self._pin(task, "io_uring", ring_pages(entries), Errno.ENOMEM))
+        try:
+            return self._files.open(
+                task, File("io_uring", ring, lambda _: ring.release()), Owner("file", 0, "io_uring")
+            )
+        except KernelError:
+            ring.release()
+            raise
 
     def register_buffers(
         self, task: Task, fd: int, length_bytes: int, *, huge_pages: int = 0
@@ -215,3 +224,14 @@ def _refusal(errno: Errno, what: str, task: Task, used_pages: int, pages: int) -
         usage_bytes=bytes_of(used_pages),
         requested_bytes=bytes_of(pages),
     )
+
+
+def ring_pages(entries: int) -> int:
+    """Pages of an io_uring's two areas, each a power of two [ring_pages]. There are twice as many completions.
+
+    >>> ring_pages(1024), ring_pages(8)
+    (32, 2)
+    """
+    slots = roundup_pow_of_two(entries)
+    rings = IO_RINGS_BYTES + 2 * slots * 16 + slots * 4
+    return sum(roundup_pow_of_two(pages_for(size)) for size in (rings, slots * 64))

@@ -9,7 +9,8 @@ from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.cgroup.tree import Cgroup, CgroupTree
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
-from bpfleet.kernel.mm.memory import Memory, Owner
+from bpfleet.kernel.mm import gfp as GFP
+from bpfleet.kernel.mm.memory import AllocKind, Memory, Owner
 from bpfleet.kernel.mm.oom_kill import OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN
 from bpfleet.kernel.proc.address_space import AddressSpace
 from bpfleet.kernel.proc.fdtable import FileTable
@@ -22,6 +23,7 @@ PID_MAX: Final = 1 << 22
 UID_MAX: Final = (1 << 32) - 2
 SIGKILL: Final = 9
 COMM_MAX: Final = 15
+STACK_PAGES: Final = 4  # THREAD_SIZE on x86-64
 
 
 _SINCE_5_8: Final = frozenset({Capability.BPF, Capability.PERFMON})
@@ -236,6 +238,21 @@ class Processes:
         if privileged:
             task.oom_score_adj_min = oom_score_adj
 
+    def clone_threads(self, task: Task, count: int) -> None:
+        """clone(2) of ``count`` threads: each has a kernel stack, its structures and an area with a page table for its
+        stack. What it touches there is the process's own memory. Raises ENOMEM; those before stay [copy_process].
+        """
+        memory, profile = self._memory, self._memory.profile
+        sizes = (
+            *([memory.page_size(AllocKind.STACK)] * STACK_PAGES),
+            *map(memory.cache_size, profile.thread_slab_bytes),
+            memory.page_size(AllocKind.PAGE_TABLE),
+        )
+        for _ in range(count):
+            gfp = GFP.GFP_KERNEL_ACCOUNT
+            blocks = memory.take_objects(sizes, gfp, task.objcg, task, task.mm.owner)
+            task.threads.append(blocks)
+
     # -- ending --------------------------------------------------------------------------------------------------
 
     def exit(self, task: Task, status: int, reason: str) -> None:
@@ -246,6 +263,8 @@ class Processes:
         for fd in list(task.fds):
             self._files.close(task, fd)
         self._files.release(task)
+        while task.threads:
+            self._memory.free_blocks(task.threads.pop(), task.cpu)
         task.alive = False
         task.exit_status = status
         task.exit_reason = reason

@@ -21,7 +21,7 @@ RLIMIT_NOFILE_HARD: Final = 4096  # INR_OPEN_MAX
 
 @final
 class Task:
-    """One single-threaded process.
+    """One process. Its threads are a number, and what each of them costs.
 
     ``user`` belongs to the real uid and is the one BPF charges; capabilities are those in the initial user namespace.
     """
@@ -58,6 +58,7 @@ class Task:
         "pinned_vm_pages",
         "stall_ns",
         "start_ns",
+        "threads",
         "uid",
         "user",
     )
@@ -101,6 +102,9 @@ class Task:
         self.next_fd = FIRST_FD
         self.max_fds = NR_OPEN_DEFAULT
         self.fdtable: tuple[Block, ...] = ()  # of more than that
+        self.threads: Final[
+            list[tuple[Block, ...]]
+        ] = []  # beside the first, with what was taken for each
         self.mm: Final = mm
         self.pinned_vm_pages = 0  # VmPin
         self.mlocked_pages = 0  # VmLck

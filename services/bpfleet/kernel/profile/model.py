@@ -146,16 +146,20 @@ class KernelProfile:
     reclaim_takes_swappiness: bool
     memory_stat_lines: tuple[str, ...]
     gfp_bits_of_4_18: bool
+    io_uring_rings_locked: bool
     has_cgroup_kill: bool
     has_memory_swap_peak: bool
     cgroup_stat_has_subsystems: bool
     vmalloc_tries_bulk_first: bool
+    vmalloc_takes_large_orders: bool
+    nowait_charge_raises_max: bool
     high_throttles_inside: bool
     memcg_percpu_bytes: tuple[int, ...]
     memcg_slab_bytes: tuple[int, ...]
     memcg_cache_bytes: tuple[int, ...]
     reclaim_walks_in_part: bool
     vma_slab_bytes: tuple[int, ...]
+    thread_slab_bytes: tuple[int, ...]
     file_vma_slab_bytes: tuple[int, ...]
 
     # -- who pays
@@ -168,6 +172,7 @@ class KernelProfile:
     # -- BPF allocation
     elements_nowait: bool
     hash_uses_mem_alloc: bool
+    maps_freed_behind_grace: bool
     lpm_uses_mem_alloc: bool
     task_storage_uses_mem_alloc: bool
     mem_alloc_prefill_blocks: bool
@@ -242,6 +247,7 @@ class KernelProfile:
     perf_event_array_keeps_entries: bool
     percpu_populated_pages: int
     bpf_lsm_enabled: bool
+    cgroup_v1: bool
     optmem_max_bytes: int
     local_storage_charges_replacement: bool
     cgroup_storage_value_limit_page: bool

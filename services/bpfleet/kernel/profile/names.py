@@ -39,12 +39,18 @@ def _backport(profile: KernelProfile) -> KernelProfile:
     return replace(profile, has_ktime_get_coarse_ns=True)
 
 
+def _v1(profile: KernelProfile) -> KernelProfile:
+    """The memory controller in a hierarchy of its own, as nodes without systemd.unified_cgroup_hierarchy have it."""
+    return replace(profile, cgroup_v1=True)
+
+
 VARIANTS: Final = {
     "backport": _backport,
     "nobpf": _nobpf,
     "nokmem": _nokmem,
     "recharge": _recharge,
     "nocharge": _nocharge,
+    "v1": _v1,
     "selectable": _selectable,
     "dry": _dry,
 }
@@ -131,7 +137,7 @@ def profile_named(name: str) -> KernelProfile:
         raise ValueError(f"unknown variant {variant!r} of {base}; known: {', '.join(VARIANTS)}")
     if variant == "backport" and not profile.is_rlimit:
         raise ValueError(f"{name!r}: variant 'backport' is of kernels without memcg accounting")
-    if profile.is_rlimit and variant != "backport":
+    if profile.is_rlimit and variant not in ("backport", "v1"):
         raise ValueError(
             f"{name!r}: variant {variant!r} needs a kernel with memcg accounting, {base} has none"
         )

@@ -17,8 +17,16 @@ from typing import Any, Final
 from bpfleet.oracle.record import create, elements, live, perm
 from bpfleet.oracle.record.meter import Meter, Unmeasurable
 from bpfleet.oracle.record.ops import RecordingSession
+from bpfleet.oracle.record.stories import StoryRecorder
 
-__all__ = ["RecordingRefused", "kernel_name", "possible_cpus", "record_cases", "record_file"]
+__all__ = [
+    "RecordingRefused",
+    "kernel_name",
+    "possible_cpus",
+    "record_cases",
+    "record_file",
+    "story_recorder",
+]
 
 _POSSIBLE: Final = Path("/sys/devices/system/cpu/possible")
 _CASE_SECONDS: Final = 60
@@ -84,6 +92,22 @@ def record_cases(cases: Iterator[Case], kind: str, *, sysctl: bool = False) -> I
         yield from recorders[kind](cases)
     except Unmeasurable as error:
         raise RecordingRefused(f"a case of {kind} could not be measured: {error}") from None
+
+
+def story_recorder() -> StoryRecorder:
+    """Plays stories on this kernel. Raises ``RecordingRefused``."""
+    refusal = live.bpf_refusal()
+    if refusal is not None:
+        raise RecordingRefused(refusal)
+    if not _charges_to_memcg():
+        raise RecordingRefused(
+            "stories are of kernels that charge BPF memory to cgroups, from 5.11 on"
+        )
+    _raise_limits()
+    try:
+        return StoryRecorder()
+    except (Unmeasurable, OSError) as error:
+        raise RecordingRefused(f"no cgroup can be made here: {error}") from None
 
 
 def _raise_limits() -> None:

@@ -136,6 +136,16 @@ def check_story(case: dict[str, Any], target: Target, report: FileReport) -> Non
             section.compare(where, each.recorded, each.emulated, {})
 
 
+def first_difference(case: dict[str, Any], target: Target) -> tuple[int, Difference] | None:
+    """The first field of a story that differs, event counters left out, and its step."""
+    replay = StoryReplay(target.profile, target.possible_cpus, target.ram_bytes, story_of(case))
+    for number, differences in replay.run():
+        for each in differences:
+            if not each.is_count:
+                return number, each
+    return None
+
+
 @final
 class StoryReplay:
     """One story on one kernel."""
@@ -145,10 +155,9 @@ class StoryReplay:
     ) -> None:
         self.story: Final = story
         self.kernel: Final = Kernel(
-            profile,
+            replace(profile, cgroup_v1=story.mode == V1),
             ram_bytes=ram_bytes,
             possible_cpus=possible_cpus,
-            cgroup_v1=story.mode == V1,
         )
         if story.mode != V1:
             self.kernel.page_cache.window_pages = GUEST_WINDOW_PAGES

@@ -123,7 +123,7 @@ class StepTolerance:
             allowed = slack if self._is_exact(field) else slack + self._lag_bytes()
             if field == "kernel":
                 allowed += tables
-            if self._stays_stale(path, memcg, field, counters):
+            if self._is_behind(path, memcg, field, counters, value):
                 continue
             recorded = {counters[field], later.get(field, counters[field])}
             if all(abs(each - value) > allowed for each in recorded):
@@ -139,15 +139,20 @@ class StepTolerance:
                 found.append(Difference(f"{EVENT} {path} {event}", recorded, count))
         return found
 
-    def _stays_stale(
-        self, path: str, memcg: Memcg, field: str, counters: Mapping[str, Any]
+    def _is_behind(
+        self, path: str, memcg: Memcg, field: str, counters: Mapping[str, Any], value: int
     ) -> bool:
-        """A group with children that shows what it did before: it is not flushed for what a child has flushed already.
+        """A group with children whose statistic is on its way from what it was to what it is.
 
-        The children are compared themselves [memcg_rstat_updated].
+        It is not flushed for what a child has flushed already, however much that is; the children are compared
+        themselves [memcg_rstat_updated].
         """
         before = self._before.get(path, {}).get(field)
-        return bool(memcg.children) and not self._is_exact(field) and before == counters[field]
+        if not memcg.children or self._is_exact(field) or before is None:
+            return False
+        lag = self._lag_bytes() + self._slack_bytes()
+        low, high = min(before, value) - lag, max(before, value) + lag
+        return bool(low <= counters[field] <= high)
 
     def _current_range(self, memcg: Memcg) -> tuple[int, int]:
         """Bytes charged, and those with as full a stock as there can be."""

@@ -24,7 +24,7 @@ from bpfleet.kernel.bpf.cost import CostPlan, Creation
 from bpfleet.kernel.bpf.host import Host, OpContext
 from bpfleet.kernel.bpf.refusals import refuse
 from bpfleet.kernel.bpf.site import AllocSite
-from bpfleet.kernel.deferred import WORK_ITEM_NS
+from bpfleet.kernel.deferred import RCU_GRACE_NS, WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
@@ -250,7 +250,9 @@ class BpfMap:
         """One open file of the map is gone [map_release]."""
 
     def free_delay(self) -> int:
-        """How long it takes from the last reference until the memory is freed."""
+        """How long it takes from the last reference until the memory is freed: up to 5.8 a grace period for all."""
+        if self.host.profile.maps_freed_behind_grace:
+            return max(self.free_delay_ns, RCU_GRACE_NS)
         return self.free_delay_ns
 
     def free(self, cpu: int) -> None:

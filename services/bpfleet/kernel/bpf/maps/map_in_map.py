@@ -205,6 +205,15 @@ class HashOfMaps(HashMap):
         super().free(cpu)
 
 
+def inner_maps(outer: BpfMap) -> list[BpfMap]:
+    """The maps in the slots of a map of maps; none of any other."""
+    if isinstance(outer, HashOfMaps):
+        return list(outer.inner.values())
+    if isinstance(outer, ArrayOfMaps):
+        return [held for held in outer.slots.values() if isinstance(held, BpfMap)]
+    return []
+
+
 def map_of(task: Task, fd: int) -> BpfMap:
     """The map behind a descriptor. Raises EBADF, EINVAL for anything else [__bpf_map_get]."""
     file = task.file(fd)
