@@ -14,7 +14,7 @@ from bpfleet.calibrate.containers import Container, HostInput, normalised
 from bpfleet.calibrate.emulate import OK, ContainerOutcome, emulate_host
 from bpfleet.calibrate.verdict import Calibration, calibrate
 from bpfleet.capture.document import Document
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, sureness, sureness_line
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import KILLED, Inventory
 
@@ -81,13 +81,16 @@ class AnswerRow(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """All there is to say. ``groups`` is how many different hosts were emulated."""
+    """All there is to say. ``groups`` is how many different hosts were emulated.
+
+    ``kernels`` are those of the hosts, ``targets`` those asked about, each with how sure what is said of it is.
+    """
 
     version: str
     hosts: int
     groups: int
-    kernels: tuple[str, ...]
-    targets: tuple[str, ...]
+    kernels: dict[str, str]
+    targets: dict[str, str]
     rows: tuple[AnswerRow, ...]
     calibrations: tuple[tuple[str, Calibration], ...]
     assumptions: tuple[tuple[str, str], ...]
@@ -101,6 +104,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     def title(self) -> str:
         """The question in one line."""
         return f"{self.hosts} hosts: {', '.join(self.kernels)} to {', '.join(self.targets)}"
+
+    @property
+    def sureness(self) -> dict[str, str]:
+        """The kernels of the hosts and those asked about."""
+        return self.kernels | self.targets
 
 
 def answer_for(
@@ -128,11 +136,11 @@ def answer_for(
     calibrations: list[tuple[str, Calibration]] = []
     assumptions: dict[tuple[str, str], None] = {}
     distinct: set[tuple[HostInput, str]] = set()
-    kernels: set[str] = set()
+    kernels: dict[str, KernelProfile] = {}
     hosts = 0
     for case in cases:
         hosts += 1
-        kernels.add(case.kernel.name)
+        kernels[case.kernel.name] = case.kernel
         distinct.add((normalised(case.before), case.kernel.name))
         before = emulated(case.before, case.kernel)
         lines = calibrate(case.document, case.before.containers, before, case.kernel)
@@ -164,8 +172,8 @@ def answer_for(
         version=__version__,
         hosts=hosts,
         groups=len(distinct),
-        kernels=tuple(sorted(kernels)),
-        targets=names,
+        kernels=sureness(dict(sorted(kernels.items()))),
+        targets=sureness({target.name: target for target in targets}),
         rows=tuple(rows),
         calibrations=tuple(calibrations),
         assumptions=tuple(assumptions),
@@ -348,8 +356,8 @@ def answer_data(answer: Answer) -> Plain:
         "version": answer.version,
         "hosts": answer.hosts,
         "groups": answer.groups,
-        "kernels": list(answer.kernels),
-        "targets": list(answer.targets),
+        "kernels": answer.kernels,
+        "targets": answer.targets,
         "new_failures": answer.new_failures,
         "rows": [
             {name: getattr(row, name) for name in AnswerRow.__struct_fields__}
@@ -460,6 +468,7 @@ def to_markdown(answer: Answer) -> str:
             "### Assumed",
             "\n".join(f"- {kind}: {text}" for kind, text in answer.assumptions),
         ]
+    parts.append(f"Kernels: {sureness_line(answer.sureness)}.")
     return "\n\n".join(parts) + "\n"
 
 
