@@ -338,6 +338,10 @@ INTERFACE: Final = (
                  stable=("6.1.192", "6.6.150", "6.12.107"))),
     _flag("has_cpu_flags", False,
           _since("7.0", "bpf: Introduce BPF_F_CPU and BPF_F_ALL_CPUS flags")),
+    _flag("cpu_insert_leaves_others", False,
+          _since("7.0", "bpf: Add BPF_F_CPU and BPF_F_ALL_CPUS flags support for percpu_hash and lru_percpu_hash maps:"
+                 " pcpu_init_value writes one CPU alone"),
+          _until("7.2", "pcpu_init_value fills the other CPUs with zeros for BPF_F_CPU too")),
     _flag("stack_trace_lookup_and_delete", False,
           _since("6.18", "bpf: Add lookup_and_delete_elem for BPF_MAP_STACK_TRACE")),
     _flag("hash_lookup_and_delete", False,

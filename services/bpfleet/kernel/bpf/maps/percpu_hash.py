@@ -41,7 +41,8 @@ class PercpuHashMap(HashTable):
     percpu_values = True
     gap: ClassVar[str] = (
         "large values on demand: Linux may be out of populated per-CPU pages (ENOMEM with memory left),"
-        " depending on what else uses them"
+        " depending on what else uses them; in 7.0 and 7.1 an insert with BPF_F_CPU leaves to the other CPUs what the"
+        " element held before, here zeros"
     )
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bpfleet.abi.bpf import BPF_F_ALL_CPUS, BPF_F_CPU, MapType
+from bpfleet.abi.bpf import BPF_F_ALL_CPUS, BPF_F_CPU, F_NO_COMMON_LRU, MapType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.attr import MapAttr
 from tests.kernels import ALL, boot, having, refused
@@ -66,3 +66,32 @@ def test_older_kernels_know_none_of_it(profile, map_type):
             bpf.map_update_elem(task, fd, KEY, bytes(32), flags)
     with refused(Errno.EINVAL):
         bpf.map_lookup_elem(task, fd, KEY, on_cpu(0))
+
+
+def percpu_lru(profile):
+    kernel, task = boot(profile, cpus=2)
+    fd = kernel.bpf.map_create(
+        task, MapAttr(MapType.LRU_PERCPU_HASH, 4, 8, 4, map_flags=F_NO_COMMON_LRU)
+    ).fd
+    return kernel.bpf, task, fd
+
+
+@pytest.mark.parametrize(
+    ("profile", "other"), [("7.0", b"a"), ("7.1", b"a"), ("7.2", b"\0"), ("7.3", b"\0")]
+)
+def test_an_insert_for_one_cpu_shows_what_an_evicted_element_held_on_the_others(profile, other):
+    """An update takes a node before it looks for the key, and here evicts the very element it is for."""
+    bpf, task, fd = percpu_lru(profile)
+    bpf.map_update_elem(task, fd, b"one.", b"." * 8, on_cpu(0))
+    bpf.map_update_elem(task, fd, b"two.", b"a" * 16)
+    bpf.map_update_elem(task, fd, b"two.", b"b" * 8, on_cpu(0))
+    assert bpf.map_lookup_elem(task, fd, b"two.") == b"b" * 8 + other * 8
+
+
+@pytest.mark.parametrize(("profile", "other"), [("7.1", b"a"), ("7.2", b"\0")])
+def test_an_insert_for_one_cpu_shows_what_a_deleted_element_held_on_the_others(profile, other):
+    bpf, task, fd = percpu_lru(profile)
+    bpf.map_update_elem(task, fd, b"one.", b"a" * 16)
+    bpf.map_delete_elem(task, fd, b"one.")
+    bpf.map_update_elem(task, fd, b"two.", b"b" * 8, on_cpu(1))
+    assert bpf.map_lookup_elem(task, fd, b"two.") == other * 8 + b"b" * 8
