@@ -436,6 +436,7 @@ MAP_TYPES: Final[dict[MapType, Change]] = {
     MapType.CGRP_STORAGE: _type("6.2", "bpf: Implement cgroup storage available to non-cgroup-attached bpf progs",
                                 "el9.3"),
     MapType.ARENA: _type("6.9", "bpf: Introduce bpf_arena.", "el9.6"),
+    MapType.INSN_ARRAY: _type("6.19", "bpf, x86: add new map type: instructions array"),
 }  # fmt: skip
 # Program types newer than 5.4 and 4.18.
 PROG_TYPES: Final[dict[ProgType, Change]] = {
