@@ -146,14 +146,14 @@ def _one_map(
         return
     print_table(
         ("kernel", "precharge", "bpftool shows", "charged at creation", "not charged", "per element",
-         "when full", "classes of allocation"),
+         "when full", "after a flush and a refill", "classes of allocation"),
         (_map_row(name, size) for name, size in sizes.items()),
     )  # fmt: skip
 
 
 def _map_row(name: str, size: MapSize) -> tuple[str, ...]:
     if size.refusal:
-        return (name, "", "", "", "", "", "", size.refusal)
+        return (name, "", "", "", "", "", "", "", size.refusal)
     return (
         name,
         _bytes(size.precharge_bytes),
@@ -162,6 +162,7 @@ def _map_row(name: str, size: MapSize) -> tuple[str, ...]:
         f"{size.escaped_bytes:,}",
         f"{size.element_bytes:,}",
         _bytes(size.full_bytes),
+        _bytes(size.refilled_bytes),
         _classes(size),
     )
 
@@ -197,7 +198,7 @@ def _inventories(
     out.print()
     print_table(
         ("total", "maps", "precharge", "bpftool shows", "charged at creation", "not charged", "when full",
-         "while loading", "classes"),
+         "refilled", "while loading", "classes"),
         (_total_row(name, total) for name, total in totals.items()),
     )  # fmt: skip
 
@@ -231,6 +232,7 @@ def _total_row(name: str, total: TotalSize) -> tuple[str, ...]:
         _bytes(total.charged_bytes),
         _bytes(total.escaped_bytes),
         _bytes(total.full_bytes),
+        _bytes(total.refilled_bytes),
         _range(total.verifying_bytes),
         _classes(total),
     )

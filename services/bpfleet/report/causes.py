@@ -15,6 +15,7 @@ _SENTENCES: Final[Mapping[str, str]] = {
     "NODE_OUT_OF_MEMORY": "the node itself has no free memory left",
     "ALLOCATOR_REFILL_LATE": "the map's allocator cache is empty and its refill is late or could not be charged",
     "JIT_LIMIT_EXCEEDED": "the JIT memory limit is reached",
+    "JIT_AREA_FULL": "the area for machine code is full",
     "MAP_TYPE_UNSUPPORTED": "this kernel does not know the map type",
     "CAPABILITY_MISSING": "a capability is required here and not there",
     "MAP_FULL": "the map is full under one model and not under the other",

@@ -36,8 +36,9 @@ class MapSize:
 
     ``charged`` is by class of allocation (``locked`` under the rlimit model). ``element_bytes`` is
     what inserting one more element charges (0: paid at creation); a trie's includes the
-    intermediate node it usually needs. ``verifying_bytes`` are charged while a program is loaded, at
-    least and at most; the two are one where its paths are declared.
+    intermediate node it usually needs. ``full_bytes`` is the charge after the first filling,
+    ``refilled_bytes`` after a flush of all elements and another. ``verifying_bytes`` are charged while a program is
+    loaded, at least and at most; the two are one where its paths are declared.
     """
 
     name: str
@@ -50,6 +51,7 @@ class MapSize:
     escaped_bytes: int = 0
     element_bytes: int = 0
     full_bytes: int = 0
+    refilled_bytes: int = 0
     verifying_bytes: tuple[int, int] = (0, 0)
     refusal: str = ""
 
@@ -71,6 +73,7 @@ class TotalSize:
     charged: Mapping[str, int]
     escaped_bytes: int
     full_bytes: int
+    refilled_bytes: int
     verifying_bytes: tuple[int, int]
     refused: int
 
@@ -110,6 +113,7 @@ def total_of(sizes: Iterable[MapSize]) -> TotalSize:
         charged=dict(sorted(charged.items())),
         escaped_bytes=sum(s.escaped_bytes for s in found),
         full_bytes=sum(s.full_bytes for s in found),
+        refilled_bytes=sum(s.refilled_bytes for s in found),
         verifying_bytes=(
             max((s.verifying_bytes[0] for s in found), default=0),
             max((s.verifying_bytes[1] for s in found), default=0),
@@ -138,13 +142,20 @@ def _measured(declared: MapDeclaration, profile: KernelProfile, possible_cpus: i
     sized = replace(blank, max_entries=cost.entries, memlock_bytes=cost.memlock_bytes)
     if profile.is_rlimit:
         locked = cost.precharge_bytes
-        return replace(sized, precharge_bytes=locked, charged=_locked(locked), full_bytes=locked)
+        return replace(
+            sized,
+            precharge_bytes=locked,
+            charged=_locked(locked),
+            full_bytes=locked,
+            refilled_bytes=locked,
+        )
     return replace(
         sized,
         charged=cost.created.by_class(),
         escaped_bytes=cost.created.uncharged,
         element_bytes=cost.per_element.total,
         full_bytes=cost.full.total,
+        refilled_bytes=cost.refilled.total,
     )
 
 
@@ -168,6 +179,7 @@ def _program(declared: ProgramDeclaration, profile: KernelProfile, possible_cpus
             charged=charged,
             escaped_bytes=escaped,
             full_bytes=sum(charged.values()),
+            refilled_bytes=sum(charged.values()),
             verifying_bytes=bounds_bytes(
                 profile, declared.insn_cnt, declared.subprog_insns, complexity_of(declared)
             ),
@@ -211,6 +223,7 @@ def _times(size: MapSize, count: int) -> MapSize:
         charged={name: value * count for name, value in size.charged.items()},
         escaped_bytes=size.escaped_bytes * count,
         full_bytes=size.full_bytes * count,
+        refilled_bytes=size.refilled_bytes * count,
     )
 
 
@@ -225,5 +238,6 @@ def _with_inner(outer: MapSize, inner: MapSize) -> MapSize:
         charged=dict(sorted(charged.items())),
         escaped_bytes=outer.escaped_bytes + inner.escaped_bytes,
         full_bytes=outer.full_bytes + inner.full_bytes,
+        refilled_bytes=outer.refilled_bytes + inner.refilled_bytes,
         refusal=inner.refusal,
     )

@@ -47,11 +47,20 @@ class Cost(NamedTuple):
     created: bool = False
 
 
-class Created(NamedTuple):
-    """What a map creation or a program load answers."""
+class Created(int):
+    """What a map creation or a program load answers: the descriptor, which knows what it cost."""
 
-    fd: int
     cost: Cost
+
+    def __new__(cls, fd: int, cost: Cost) -> "Created":
+        made = super().__new__(cls, fd)
+        made.cost = cost
+        return made
+
+    @property
+    def fd(self) -> int:
+        """The descriptor."""
+        return int(self)
 
     @property
     def id(self) -> int:

@@ -1,15 +1,18 @@
 """bpf_mem_alloc: per-CPU caches of equal objects for maps that allocate on update [kernel/bpf/memalloc.c].
 
 Kept are counts, not objects: how many each CPU has ready, and how many wait for a grace period. All objects, ready or
-in use, are charged to the map's creator. A CPU's cache is refilled from an irq_work: at once here, or with
-``late_refill`` only when the system call ends, as on machines that cannot interrupt themselves.
+in use, are charged to the map's creator. What a CPU frees beyond its high watermark is sent off to a grace period;
+while one runs, no more is, and waits until the next time that the CPU has too many: a burst of deletions stays
+charged until the map is used again. From 7.2 on the end of one period begins the next. A CPU's cache is refilled from
+an irq_work: at once here, or with ``late_refill`` only when the system call ends, as on machines that cannot
+interrupt themselves.
 """
 
 from typing import Final, final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.cost import Allocation, How
-from bpfleet.kernel.deferred import RCU_GRACE_NS, TASKS_TRACE_GRACE_NS
+from bpfleet.kernel.deferred import RCU_GRACE_NS, TASKS_TRACE_GRACE_NS, WORK_ITEM_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current, KernelContext
@@ -71,19 +74,31 @@ class BpfMemAlloc:
     """The caches of one map for one object size.
 
     Invariant: objects taken from memory = in use by elements + ready on CPUs + waiting for one grace period or another.
+
+    Of each CPU: ``_free`` is ready; ``_queued`` waits to be sent off, ``_waiting`` for its tasks-trace grace period to
+    end (free_by_rcu_ttrace and waiting_for_gp_ttrace); ``_rcu_queued`` and ``_rcu_waiting`` are the same of what must
+    see an RCU grace period before it may be used again (free_by_rcu, waiting_for_gp).
     """
 
     __slots__ = (
         "_account",
+        "_again",
         "_batch",
         "_free",
+        "_grace_restarts",
         "_header_account",
         "_header_size",
         "_high",
+        "_in_progress",
         "_low",
         "_memory",
         "_middle",
-        "_not_reusable",
+        "_populating",
+        "_queued",
+        "_ran_dry",
+        "_rcu_in_progress",
+        "_rcu_queued",
+        "_rcu_waiting",
         "_reuses_waiting",
         "_size",
         "_timeline",
@@ -113,12 +128,26 @@ class BpfMemAlloc:
         self._low, self._high, self._batch = watermarks(profile, unit, percpu=percpu)
         self._middle: Final = (self._high + self._low) // 2
         self._reuses_waiting: Final = profile.mem_alloc_reuses_waiting
+        self._grace_restarts: Final = profile.mem_alloc_grace_restarts
         self._free: Final = [0] * memory.possible_cpus
+        self._queued: Final = [0] * memory.possible_cpus
         self._waiting: Final = [0] * memory.possible_cpus
-        self._not_reusable: Final = [0] * memory.possible_cpus
+        self._in_progress: Final = [False] * memory.possible_cpus
+        self._again: Final = [False] * memory.possible_cpus
+        self._rcu_queued: Final = [0] * memory.possible_cpus
+        self._rcu_waiting: Final = [0] * memory.possible_cpus
+        self._rcu_in_progress: Final = [False] * memory.possible_cpus
         self.objects = 0
         self.in_use = 0
         self.late_refill = False
+        self._populating = False
+        self._ran_dry = False
+
+    @property
+    def overflow_bytes(self) -> int:
+        """What one overflow sends off is charged."""
+        each = self._size.charge + (self._header_size.charge if self._header_size else 0)
+        return (self._high + 1 - self._middle) * each
 
     # -- life of the caches --------------------------------------------------------------------------------------
 
@@ -133,7 +162,8 @@ class BpfMemAlloc:
         if self.objects:
             self._give_back(self.objects, cpu)
         for each in range(len(self._free)):
-            self._free[each] = self._waiting[each] = self._not_reusable[each] = 0
+            self._free[each] = self._queued[each] = self._waiting[each] = 0
+            self._rcu_queued[each] = self._rcu_waiting[each] = 0
 
     # -- elements ------------------------------------------------------------------------------------------------
 
@@ -145,6 +175,8 @@ class BpfMemAlloc:
         cpu = current.cpu
         free = self._free
         if not free[cpu]:
+            if not self.late_refill:
+                self.refill(cpu)  # for the next one: this one has come too early
             raise self.refusal(current)
         free[cpu] -= 1
         self.in_use += 1
@@ -158,6 +190,8 @@ class BpfMemAlloc:
         while done < wanted:
             ready = free[cpu]
             if not ready:
+                if not self.late_refill:
+                    self.refill(cpu)
                 break
             # Down to one below the watermark nothing happens between two allocations.
             step = min(wanted - done, ready if self.late_refill else max(ready - low + 1, 1))
@@ -197,9 +231,9 @@ class BpfMemAlloc:
         """Sends objects through a grace period without offering them for reuse first [bpf_mem_cache_free_rcu]."""
         assert self.in_use >= count, (self.in_use, count)
         self.in_use -= count
-        if not self._not_reusable[current_cpu]:
-            self._timeline.defer(RCU_GRACE_NS, lambda: self._rcu_over(current_cpu))
-        self._not_reusable[current_cpu] += count
+        self._rcu_queued[current_cpu] += 1
+        self._check_free_by_rcu(current_cpu)  # the first one leaves before the others come
+        self._rcu_queued[current_cpu] += count - 1
 
     def hand_over(self, owner: Owner) -> tuple[Account, AllocSize]:
         """An object in use that outlives these caches: from now on it belongs to ``owner``."""
@@ -213,15 +247,18 @@ class BpfMemAlloc:
         """The irq_work: adds a batch when the CPU's cache is below its low watermark [bpf_mem_refill]."""
         if self._free[cpu] < self._low:
             self._alloc_bulk(cpu, self._batch, GFP.GFP_NOWAIT, KernelContext(cpu))
+        if self._rcu_queued[cpu]:
+            self._check_free_by_rcu(cpu)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _alloc_bulk(self, cpu: int, count: int, gfp: int, current: Current) -> None:
         if self._reuses_waiting:
-            reused = min(count, self._waiting[cpu])
-            self._waiting[cpu] -= reused
-            self._free[cpu] += reused
-            count -= reused
+            for list_ in (self._queued, self._waiting):
+                reused = min(count, list_[cpu])
+                list_[cpu] -= reused
+                self._free[cpu] += reused
+                count -= reused
         if count > 1 and not self._memory.faults and self._take(count, gfp, current):
             self._free[cpu] += count
             return
@@ -233,6 +270,8 @@ class BpfMemAlloc:
     def _take(self, count: int, gfp: int, current: Current) -> bool:
         memory, header = self._memory, self._header_size
         header_taken = False
+        if header is not None and not gfp & GFP.DIRECT_RECLAIM and not self._populated(count):
+            return False
         try:
             if header is not None:
                 memory.take(self._header_account, header, gfp, current, count)
@@ -245,38 +284,80 @@ class BpfMemAlloc:
         self.objects += count
         return True
 
+    def _populated(self, count: int) -> bool:
+        """Whether pages lie ready for objects on every CPU; a work item populates more where few are left."""
+        pages = self._memory.populated
+        found = pages.take(self._size.requested * count)
+        if (pages.is_low or not found) and not self._populating:
+            self._populating = True
+            self._timeline.defer(WORK_ITEM_NS, self._populate)
+        self._ran_dry = not found
+        return found
+
+    def _populate(self) -> None:
+        self._populating = False
+        self._memory.populated.populate()
+
     def _give_back(self, count: int, cpu: int) -> None:
+        if self._header_size is not None:
+            self._memory.populated.give(self._size.requested * count)
         self.objects -= count
         self._memory.give(self._account, self._size, cpu, count)
         if self._header_size is not None:
             self._memory.give(self._header_account, self._header_size, cpu, count)
 
     def _free_bulk(self, cpu: int) -> None:
-        surplus = self._free[cpu] - self._middle
+        """The irq_work of a CPU with too many: down to the middle [free_bulk]."""
+        self._queued[cpu] += self._free[cpu] - self._middle
         self._free[cpu] = self._middle
-        self._wait(cpu, surplus)
+        self._send_off(cpu)
 
-    def _wait(self, cpu: int, count: int) -> None:
-        """Objects that meet a grace period under way are taken along; Linux leaves them for the next overflow."""
-        if not self._waiting[cpu]:
-            self._timeline.defer(TASKS_TRACE_GRACE_NS, lambda: self._grace_over(cpu))
-        self._waiting[cpu] += count
-
-    def _rcu_over(self, cpu: int) -> None:
-        """Programs can no longer see these objects: refills may take them, and the tasks-trace period begins."""
-        count = self._not_reusable[cpu]
-        self._not_reusable[cpu] = 0
-        if count:
-            self._wait(cpu, count)
+    def _send_off(self, cpu: int) -> None:
+        """All that is queued goes to one grace period; while one runs it stays queued [do_call_rcu_ttrace]."""
+        if self._in_progress[cpu]:
+            self._again[cpu] = self._grace_restarts
+            return
+        self._in_progress[cpu] = True
+        self._waiting[cpu] = self._queued[cpu]
+        self._queued[cpu] = 0
+        self._timeline.defer(TASKS_TRACE_GRACE_NS, lambda: self._grace_over(cpu))
 
     def _grace_over(self, cpu: int) -> None:
         waiting = self._waiting[cpu]
         self._waiting[cpu] = 0
+        self._in_progress[cpu] = False
         if waiting:
             self._give_back(waiting, cpu)
+        if self._again[cpu]:
+            self._again[cpu] = False
+            self._send_off(cpu)
+
+    def _check_free_by_rcu(self, cpu: int) -> None:
+        """The same for what programs may still see: no more than one grace period at a time [check_free_by_rcu]."""
+        if self._rcu_in_progress[cpu]:
+            return
+        self._rcu_in_progress[cpu] = True
+        self._rcu_waiting[cpu] = self._rcu_queued[cpu]
+        self._rcu_queued[cpu] = 0
+        self._timeline.defer(RCU_GRACE_NS, lambda: self._rcu_over(cpu))
+
+    def _rcu_over(self, cpu: int) -> None:
+        """Programs can no longer see these objects: refills may take them, and the tasks-trace period begins."""
+        count = self._rcu_waiting[cpu]
+        self._rcu_waiting[cpu] = 0
+        self._rcu_in_progress[cpu] = False
+        if count:
+            self._queued[cpu] += count
+            self._send_off(cpu)
 
     def refusal(self, current: Current) -> KernelError:
         """Why an empty cache is empty."""
+        if self._ran_dry:
+            return KernelError(
+                Errno.ENOMEM,
+                Reason.ALLOCATOR_REFILL_LATE,
+                f"no per-CPU pages lie ready for the cache of CPU {current.cpu}, which cannot wait for them",
+            )
         failure = self._memory.controller.last_failure
         if self.late_refill or failure is None:
             return KernelError(
@@ -288,5 +369,6 @@ class BpfMemAlloc:
 
     def check(self) -> None:
         """Asserts the class's invariant."""
-        kept = sum(self._free) + sum(self._waiting) + sum(self._not_reusable)
+        kept = sum(self._free) + sum(self._queued) + sum(self._waiting)
+        kept += sum(self._rcu_queued) + sum(self._rcu_waiting)
         assert self.objects == self.in_use + kept, (self.objects, self.in_use, kept)

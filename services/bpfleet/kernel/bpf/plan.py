@@ -81,7 +81,8 @@ class MapCost:
     """One map under one profile.
 
     ``precharge_bytes`` is what 5.10 holds on the user's RLIMIT_MEMLOCK, ``memlock_bytes`` the memlock line right after
-    creation and ``memlock_full_bytes`` with every entry in. ``per_element`` is one more element on its own, without
+    creation and ``memlock_full_bytes`` with every entry in. ``refilled`` is the charge when all of it was deleted at
+    once and inserted again. ``per_element`` is one more element on its own, without
     what the element caches keep ready; ``full`` the whole map with every entry inserted on one CPU. ``entries`` is
     max_entries as the kernel reports it; 0 for types that have none, and then ``full`` equals ``created``.
     """
@@ -94,6 +95,7 @@ class MapCost:
     created: Charges
     per_element: Charges
     full: Charges
+    refilled: Charges
 
 
 def plan_map(attr: MapAttr, profile: KernelProfile, possible_cpus: int) -> CostPlan:
@@ -118,13 +120,15 @@ def map_cost(
     attr = cls.effective(attr, possible_cpus)
     creation = Creation(attr, profile, possible_cpus, perfmon)
     plan = cls.plan(creation)
-    created = element = filled = Charges()
+    created = element = filled = again = Charges()
     for allocation in plan.allocations:
         created += _charge(allocation, profile, possible_cpus, at_creation=True)
     for allocation in plan.per_element:
         element += _charge(allocation, profile, possible_cpus, at_creation=False)
         count = _inserted(attr, allocation, profile, attr.max_entries)
         filled += _charge(allocation, profile, possible_cpus, at_creation=False, count=count)
+        count = _held_back(attr, allocation, profile, attr.max_entries)
+        again += _charge(allocation, profile, possible_cpus, at_creation=False, count=count)
     return MapCost(
         profile=profile.name,
         entries=attr.max_entries,
@@ -134,6 +138,7 @@ def map_cost(
         created=created,
         per_element=element,
         full=created + filled,
+        refilled=created + filled + again,
     )
 
 
@@ -207,6 +212,37 @@ def cached_objects(profile: KernelProfile, unit: int, wanted: int, *, percpu: bo
     low, _, batch = watermarks(profile, unit, percpu=percpu)
     short = low + wanted - prefill_count(profile, unit, percpu=percpu)
     return max(-(-short // batch), 0) * batch
+
+
+def _held_back(attr: MapAttr, allocation: Allocation, profile: KernelProfile, entries: int) -> int:
+    """How many more there are when all was deleted in one burst and inserted again: what was freed waits meanwhile."""
+    wanted = entries * allocation.count
+    if allocation.how not in (How.MEM_ALLOC, How.MEM_ALLOC_PERCPU):
+        return 0
+    if profile.mem_alloc_reuses_waiting or attr.map_type == MapType.LPM_TRIE:
+        return 0
+    percpu = allocation.how is How.MEM_ALLOC_PERCPU
+    return held_back_objects(profile, allocation.size_bytes, wanted, percpu=percpu)
+
+
+def held_back_objects(profile: KernelProfile, unit: int, wanted: int, *, percpu: bool) -> int:
+    """Objects that wait for an overflow when ``wanted`` were freed in a burst, and are taken anew for as many elements.
+
+    What the first overflow sends off is given back; what stays ready serves the next elements.
+
+    >>> from bpfleet.kernel.profile import PROFILES
+    >>> [held_back_objects(PROFILES["6.1"], 72, n, percpu=False) for n in (10, 50, 1000)]
+    [0, 15, 975]
+    """
+    low, high, batch = watermarks(profile, unit, percpu=percpu)
+    surplus = high + 1 - (high + low) // 2
+    taken = cached_objects(profile, unit, wanted, percpu=percpu)
+    ready = prefill_count(profile, unit, percpu=percpu) + taken
+    overflows = max(-(-(ready - high) // surplus), 0)
+    if not overflows:
+        return 0
+    ready -= overflows * surplus
+    return max(-(-(low + wanted - ready) // batch), 0) * batch - surplus
 
 
 def _charge(

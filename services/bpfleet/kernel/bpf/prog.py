@@ -50,6 +50,9 @@ PROG_FLAGS_KNOWN: Final = 0xFF
 PROG_GFP: Final = GFP.GFP_KERNEL_ACCOUNT
 IMAGE_GFP: Final = GFP.GFP_USER | GFP.ZERO | GFP.ACCOUNT
 _NAME_EXTRA: Final = frozenset("_.")
+_NOT_BLINDED: Final = KernelError(
+    Errno.ENOTSUPP, Reason.JIT_LIMIT_EXCEEDED, "blinding the program's constants failed"
+)
 _PROG_TYPES: Final = frozenset(int(prog_type) for prog_type in ProgType)
 
 
@@ -315,23 +318,23 @@ class Programs:
         code = attr.jited_bytes or jited_estimate_bytes(max(attr.insn_cnt, attr.largest_insn_cnt))
         images = [self.jit.image_bytes(code)]
         images += [self.jit.image_bytes(jited_estimate_bytes(n)) for n in attr.subprog_insns]
-        total = sum(images)
-        if blinded and self.jit.charge(task, total):
-            prog.jited = True
-            prog.jited_bytes = code
-            prog.jit_charged_bytes = total
-            return
+        refusal = _NOT_BLINDED
         if blinded:
+            try:
+                prog.jit_images = self.jit.charge(task, images)
+            except KernelError as error:
+                refusal = error
+            else:
+                prog.jited = True
+                prog.jited_bytes = code
+                return
             self._leak(prog, prog.image_pages - self._unblinded_pages(prog))
         if self._host.jit_always_on:
             raise KernelError(
-                Errno.ENOTSUPP,
-                Reason.JIT_LIMIT_EXCEEDED,
-                f"net.core.bpf_jit_limit is {self._host.jit_limit_bytes} bytes and"
-                f" {self.jit.charged_bytes} are used; this kernel has no interpreter",
-                limit_bytes=self._host.jit_limit_bytes,
-                usage_bytes=self.jit.charged_bytes,
-                requested_bytes=total,
+                refusal.errno,
+                refusal.reason,
+                f"{refusal.detail}; this kernel has no interpreter",
+                **refusal.numbers,
             )
 
     def _unblinded_pages(self, prog: BpfProg) -> int:
@@ -410,9 +413,8 @@ class Programs:
     def _undo(self, prog: BpfProg, cpu: int) -> None:
         """Gives everything back; harmless for what was never taken."""
         self._accounting.release(prog.charge)
-        if prog.jit_charged_bytes:
-            self.jit.uncharge(prog.jit_charged_bytes)
-            prog.jit_charged_bytes = 0
+        self.jit.uncharge(prog.jit_images)
+        prog.jit_images = ()
         while prog.blocks:
             self._memory.free(prog.blocks.pop(), cpu)
         if prog.image is not None:

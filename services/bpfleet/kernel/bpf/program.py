@@ -11,6 +11,7 @@ from bpfleet.abi.bpf import AttachType, ProgType
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.accounting.base import NO_CHARGE, Charge
 from bpfleet.kernel.bpf.complexity import PLAIN, Complexity
+from bpfleet.kernel.bpf.jit_area import Image
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memory import Block, Owner
 from bpfleet.kernel.proc.task import Task
@@ -82,7 +83,7 @@ class BpfProg:
         "id",
         "image",
         "image_pages",
-        "jit_charged_bytes",
+        "jit_images",
         "jited",
         "jited_bytes",
         "loaded_at_ns",
@@ -118,7 +119,7 @@ class BpfProg:
         self.maps: Final[list[HeldMap]] = []
         self.jited = False
         self.jited_bytes = 0
-        self.jit_charged_bytes = 0
+        self.jit_images: tuple[Image, ...] = ()
         self.run_cnt = 0
         self.run_time_ns = 0
         self.recursion_misses = 0

@@ -14,6 +14,7 @@ from bpfleet.kernel.mm.faults import InjectedFaults
 from bpfleet.kernel.mm.memcg import ObjCgroup, Stat
 from bpfleet.kernel.mm.memcontrol import MemoryController
 from bpfleet.kernel.mm.page_alloc import NodeMemory
+from bpfleet.kernel.mm.populated import PopulatedPages
 from bpfleet.kernel.mm.sizes import (
     KMALLOC_LARGEST_CLASS,
     OBJCG_POINTER_BYTES,
@@ -179,6 +180,7 @@ class Memory:
         # The ledger in the order of its lines: a dictionary serves as an ordered set.
         self.accounts: Final[dict[Account, Account]] = {}
         self.faults: Final = InjectedFaults(seed)
+        self.populated: Final = PopulatedPages(profile.percpu_populated_pages)
         # Live charges of all accounts; receipts take differences of it.
         self.charged_bytes_total = 0
         self._last_failure: KernelError | None = None

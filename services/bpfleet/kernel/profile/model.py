@@ -172,12 +172,14 @@ class KernelProfile:
     # -- BPF allocation
     elements_nowait: bool
     hash_uses_mem_alloc: bool
+    kfree_rcu_waits_for_more: bool
     maps_freed_behind_grace: bool
     lpm_uses_mem_alloc: bool
     task_storage_uses_mem_alloc: bool
     mem_alloc_prefill_blocks: bool
     mem_alloc_percpu_low_watermarks: bool
     mem_alloc_reuses_waiting: bool
+    mem_alloc_grace_restarts: bool
     lru_target_free_scaled: bool
     redirect_flush_lists_charged: bool
     percpu_value_size_checked: bool
@@ -244,6 +246,7 @@ class KernelProfile:
     has_mmap: bool
     array_takes_inner_map_flag: bool
     perf_event_array_keeps_entries: bool
+    percpu_populated_pages: int
     bpf_lsm_enabled: bool
     cgroup_v1: bool
     optmem_max_bytes: int

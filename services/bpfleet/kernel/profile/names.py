@@ -21,6 +21,11 @@ def _recharge(profile: KernelProfile) -> KernelProfile:
     return replace(profile, payer=Payer.RECHARGE)
 
 
+def _dry(profile: KernelProfile) -> KernelProfile:
+    """As seen on Debian's standard build of 6.12: a per-CPU hash of 512-byte values refuses its 49th element."""
+    return replace(profile, percpu_populated_pages=6)
+
+
 def _nocharge(profile: KernelProfile) -> KernelProfile:
     return replace(profile, payer=Payer.NOCHARGE)
 
@@ -47,6 +52,7 @@ VARIANTS: Final = {
     "nocharge": _nocharge,
     "v1": _v1,
     "selectable": _selectable,
+    "dry": _dry,
 }
 
 

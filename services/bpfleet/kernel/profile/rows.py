@@ -215,6 +215,8 @@ ALLOCATION: Final = (
     _flag("elements_nowait", False,
           _since("6.0", "bpf: Make non-preallocated allocation low priority; GFP_NOWAIT instead of GFP_ATOMIC",
                  backports=("el9.2",))),
+    _flag("kfree_rcu_waits_for_more", False,
+          _since("6.1", "rcu/kvfree: Update KFREE_DRAIN_JIFFIES interval", backports=("el9.2",))),
     _flag("maps_freed_behind_grace", True,
           _until("5.9", "bpf: Remove redundant synchronize_rcu", backports=("el8.4",))),
     _flag("hash_uses_mem_alloc", False,
@@ -228,6 +230,8 @@ ALLOCATION: Final = (
           _since("6.8", "the per-CPU instance has watermarks 1 and 3", backports=("el9.6",))),
     _flag("mem_alloc_reuses_waiting", False,
           _since("6.6", "a refill takes objects that wait for RCU first", backports=("el9.4",))),
+    _flag("mem_alloc_grace_restarts", False,
+          _since("7.2", "the end of a grace period sends off what came while it ran; it waited for the next overflow")),
     _flag("lru_target_free_scaled", False,
           _since("6.16", "bpf: Adjust free target to avoid global starvation of LRU map",
                  stable=("6.6.150", "6.12.107"))),
@@ -408,6 +412,7 @@ OPTIONS: Final = (
     Option("nr_cpus", 8192, "CONFIG_NR_CPUS: bounds a cpumap"),
     Option("bpf_jit_always_on", False, "CONFIG_BPF_JIT_ALWAYS_ON: no interpreter to fall back to"),
     Option("cgroup_v1", False, "the memory controller is mounted as cgroup v1"),
+    Option("percpu_populated_pages", 0, "per-CPU pages ready for who cannot sleep, after booting; 0: always enough"),
     Option("bpf_lsm_enabled", True, "CONFIG_BPF_LSM: without it inodes have no room for storage"),
 )  # fmt: skip
 

@@ -277,6 +277,18 @@ def _jit_limit(error: KernelError, profile: KernelProfile) -> _Parts:
     )
 
 
+def _jit_area(error: KernelError, profile: KernelProfile) -> _Parts:
+    return (
+        f"{error.errno.name}: the area for machine code of the whole host is full",
+        (
+            error.detail,
+            "CAP_BPF passes net.core.bpf_jit_limit, so such loaders fill the area itself (x86-64: some 1 GiB)",
+        ),
+        ("find who leaks programs: pins and descriptors that nobody needs keep their code",),
+        ("independent of RLIMIT_MEMLOCK and of cgroups, on every kernel",),
+    )
+
+
 def _optmem(error: KernelError, profile: KernelProfile) -> _Parts:
     return (
         f"{error.errno.name}: the option memory of one socket is used up",
@@ -327,6 +339,7 @@ _EXPLAINERS: Final[dict[Reason, Callable[[KernelError, KernelProfile], _Parts]]]
     Reason.CAPABILITY_MISSING: _capability,
     Reason.UNPRIVILEGED_BPF_DISABLED: _capability,
     Reason.JIT_LIMIT_EXCEEDED: _jit_limit,
+    Reason.JIT_AREA_FULL: _jit_area,
     Reason.OPTMEM_EXCEEDED: _optmem,
     Reason.FAULT_INJECTED: _injected,
     Reason.CALLER_KILLED: _killed,

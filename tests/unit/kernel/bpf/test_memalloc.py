@@ -72,16 +72,32 @@ def test_a_run_takes_what_single_calls_take():
     assert at_once.in_use == one_by_one.in_use == 500
 
 
-def test_surplus_goes_back_after_a_grace_period_down_to_the_middle():
-    kernel, cache = caches()
+@pytest.mark.parametrize("profile", ["6.1", "6.18", "7.1"])
+def test_of_a_burst_only_the_first_overflow_goes_back_by_itself(profile):
+    kernel, cache = caches(profile)
     cache.alloc_many(500, CPU0)
     taken = cache.objects
     cache.free(0, 500)
     assert cache.objects == taken
-    kernel.advance(TASKS_TRACE_GRACE_NS)
+    kernel.advance(100 * TASKS_TRACE_GRACE_NS)
     cache.check()
+    assert cache.objects == taken - (97 - 64)  # from one over the high watermark down to the middle
+    cache.alloc_many(60, CPU0)
+    cache.free(0, 60)  # over the high watermark once more
+    kernel.advance(TASKS_TRACE_GRACE_NS)
     # On CPU 0 between the middle (64) and the high watermark (96) stay, on CPU 1 its prefill.
     assert 64 + 4 <= cache.objects <= 96 + 4
+
+
+def test_from_7_2_on_the_end_of_a_grace_period_sends_off_the_rest():
+    kernel, cache = caches("7.2")
+    cache.alloc_many(500, CPU0)
+    cache.free(0, 500)
+    kernel.advance(TASKS_TRACE_GRACE_NS)
+    assert cache.objects > 400
+    kernel.advance(TASKS_TRACE_GRACE_NS)
+    assert 64 + 4 <= cache.objects <= 96 + 4
+    cache.check()
 
 
 @pytest.mark.parametrize(("profile", "reused"), [("6.1", False), ("6.12", True)])
@@ -98,11 +114,24 @@ def test_objects_freed_through_rcu_wait_for_both_grace_periods():
     kernel, cache = caches()
     cache.alloc_many(40, CPU0)
     taken = cache.objects
-    cache.free_rcu(0, 40)
+    cache.free_rcu(0, 1)
     kernel.advance(RCU_GRACE_NS)
     assert cache.objects == taken
     kernel.advance(TASKS_TRACE_GRACE_NS)
-    assert cache.objects == taken - 40
+    assert cache.objects == taken - 1
+    cache.check()
+
+
+def test_what_comes_while_rcu_is_at_work_waits_for_the_next_free():
+    kernel, cache = caches()
+    cache.alloc_many(40, CPU0)
+    taken = cache.objects
+    cache.free_rcu(0, 30)
+    kernel.advance(100 * TASKS_TRACE_GRACE_NS)
+    assert cache.objects == taken - 1
+    cache.free_rcu(0, 1)
+    kernel.advance(RCU_GRACE_NS + TASKS_TRACE_GRACE_NS)
+    assert cache.objects == taken - 31
     cache.check()
 
 
@@ -181,7 +210,12 @@ def test_no_object_is_lost_whatever_happens(profile, percpu, steps):
         elif count <= cache.in_use:
             (cache.free if what == "free" else cache.free_rcu)(cpu, count)
         cache.check()
+    for cpu in (0, 1, 0, 1):  # what waits goes off with the next refill and the next overflow
+        kernel.advance(RCU_GRACE_NS + TASKS_TRACE_GRACE_NS)
+        cache.alloc_many(200, KernelContext(cpu))
+        cache.free(cpu, 200)
     kernel.advance(10 * (RCU_GRACE_NS + TASKS_TRACE_GRACE_NS))
     low, high, batch = watermarks(kernel.profile, SMALL, percpu=percpu)
     assert low < high
-    assert cache.objects <= cache.in_use + 2 * (max(high, low + batch) + 4)
+    # Of the last 200 what came after the first overflow still waits.
+    assert cache.objects <= cache.in_use + 2 * (max(high, low + batch) + 4 + 200)
