@@ -249,6 +249,7 @@ class KernelProfile:
     percpu_populated_pages: int
     bpf_lsm_enabled: bool
     cgroup_v1: bool
+    stats_lag: bool
     optmem_max_bytes: int
     local_storage_charges_replacement: bool
     cgroup_storage_value_limit_page: bool
