@@ -161,8 +161,8 @@ def _no_convergence(found: States, compared: int) -> None:
     """
     kept = sum(min(STATES_AT_POINT, (point + 2) // 4) for point in range(1, compared + 1))
     more = kept - found.pending - found.remembered
-    if more > 0:
-        found.remembered += more
+    if more > 0:  # there are most at the end, when nothing waits any more
+        found.pending, found.remembered = 0, kept
         found.stacks[0] += more
         found.histories[STATES_AT_POINT] += more
 
