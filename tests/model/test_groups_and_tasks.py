@@ -372,7 +372,7 @@ class Groups(RuleBasedStateMachine):
                 kernel.exit(each.pid)
             for path in kernel.list_cgroups()[1:]:
                 kernel.cgroup(path).memcg.memory.min = 0
-            while kernel.reclaimer.reclaim(kernel.controller.root, 1 << 20):
+            while kernel.reclaimer.reclaim_node(1 << 32):
                 pass
             for path in reversed(kernel.list_cgroups()[1:]):
                 kernel.rmdir(path)

@@ -19,7 +19,7 @@ from bpfleet.workload.phase import Phase
 from bpfleet.workload.resolve import inventory_of
 from bpfleet.workload.spec import NodeShape, ReplicaSpec, WorkloadSpec
 
-RECORDED = Path(__file__).parent / "recorded" / "composition-cases.jsonl"
+RECORDED = Path(__file__).parent / "composition-cases.jsonl"
 CASES = [json.loads(line) for line in RECORDED.read_text().splitlines()]
 HOST = NodeShape(possible_cpus=2, ram_bytes=24_684_092 << 10)
 WITHIN = 0.01

@@ -15,9 +15,7 @@ RECORDED = Path(__file__).parent / "recorded"
 FILES = sorted(
     path.name
     for path in RECORDED.glob("*.jsonl")
-    if not path.name.startswith(
-        ("scenarios", "stories", "types", "composition")
-    )  # these have tests of their own
+    if not path.name.startswith(("scenarios", "stories", "types"))  # these have tests of their own
 )
 
 

@@ -13,15 +13,9 @@ from bpfleet.oracle.replay.stories import StoryReplay, check_story, story_of, st
 
 RECORDED = Path(__file__).parent / "recorded"
 FILES = sorted(path.name for kind in ("stories", "types") for path in RECORDED.glob(f"{kind}-*"))
-FREED = "what bpf_mem_alloc has freed stays charged until the map is used again"
 KNOWN = {
-    "s5204": FREED,
-    "s2005": FREED,
-    "s2024": FREED,
-    "s2184": FREED,
-    "s2412": FREED,
-    "s2152": "verifying charges the loader from 6.17 on",
-    "fix0": "the standard build's per-CPU allocator runs dry",
+    "s2024": "how many deleted nodes a refill of a trie takes back hangs on the moment",
+    "fix0": "the standard build's per-CPU allocator runs dry after 48 insertions, here after 29",
 }
 
 

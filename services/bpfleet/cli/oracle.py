@@ -52,12 +52,15 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
 
     \b
     The file name says what it contains: create-TARGET, elements-TARGET, perm-TARGET, errno,
-    scenarios-MODEL-TARGET, with TARGET as in 6.1-smp2. Exit status 1 if anything differs.
+    scenarios-MODEL-TARGET, stories-MODEL-TARGET, types-TARGET, with TARGET as in 6.1-smp2. Of stories it says how many
+    have no difference, with and without event counts, and what differs first in each other. Exit status 1 if anything
+    differs.
 
     \b
     Examples:
       bpfleet oracle check tests/oracle/recorded/create-6.12-smp2.jsonl
       bpfleet oracle check --json tests/oracle/recorded/*.jsonl
+      bpfleet oracle check tests/oracle/recorded/stories-*.jsonl
     """
     reports = []
     for path in files:

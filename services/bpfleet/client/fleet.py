@@ -150,17 +150,23 @@ class FleetClient:
 
     def cordon(self, node: str) -> pb.FleetNode:
         """Places nothing new on a node."""
-        request = pb.CordonNodeRequest(name=names.node_name(names.node_id(node)))
+        request = pb.CordonNodeRequest(
+            name=names.node_name(names.node_id(node)), request_id=new_request_id()
+        )
         return self.session.call(self.stub.CordonNode, request, repeatable=True).node
 
     def uncordon(self, node: str) -> pb.FleetNode:
         """Allows placing on a node again, and ends a drain."""
-        request = pb.UncordonNodeRequest(name=names.node_name(names.node_id(node)))
+        request = pb.UncordonNodeRequest(
+            name=names.node_name(names.node_id(node)), request_id=new_request_id()
+        )
         return self.session.call(self.stub.UncordonNode, request, repeatable=True).node
 
     def drain(self, node: str) -> pb.DrainNodeResponse:
         """Moves the replicas of a node away."""
-        request = pb.DrainNodeRequest(name=names.node_name(names.node_id(node)))
+        request = pb.DrainNodeRequest(
+            name=names.node_name(names.node_id(node)), request_id=new_request_id()
+        )
         return self.session.call(self.stub.DrainNode, request, repeatable=True)
 
     def label(

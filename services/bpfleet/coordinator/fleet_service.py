@@ -276,7 +276,7 @@ class FleetServicer(FleetServiceServicer):
         def made() -> pb.CordonNodeResponse:
             return pb.CordonNodeResponse(node=self._node(name))
 
-        return await self._carry_out(CordonNode(name), context, made)
+        return await self._carry_out(CordonNode(name, *_request(request)), context, made)
 
     @_write
     async def UncordonNode(
@@ -288,7 +288,7 @@ class FleetServicer(FleetServiceServicer):
         def made() -> pb.UncordonNodeResponse:
             return pb.UncordonNodeResponse(node=self._node(name))
 
-        return await self._carry_out(UncordonNode(name), context, made)
+        return await self._carry_out(UncordonNode(name, *_request(request)), context, made)
 
     @_write
     async def DrainNode(
@@ -301,7 +301,7 @@ class FleetServicer(FleetServiceServicer):
             node = self._node(name)
             return pb.DrainNodeResponse(node=node, remaining_count=node.replica_count)
 
-        return await self._carry_out(DrainNode(name), context, made)
+        return await self._carry_out(DrainNode(name, *_request(request)), context, made)
 
     @_write
     async def LabelNode(
@@ -529,6 +529,12 @@ def _request_id(text: str) -> str:
     if len(text) > _REQUEST_ID_CHARS_MAX:
         raise invalid("request_id", f"longer than {_REQUEST_ID_CHARS_MAX} characters")
     return text
+
+
+# Any: one of the requests that carry a request id.
+def _request(request: Any) -> tuple[str, str]:
+    """Its request id, and what was asked under it."""
+    return _request_id(request.request_id), _fingerprint(request)
 
 
 # Any: one of the requests that carry a request id.

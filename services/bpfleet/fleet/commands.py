@@ -58,18 +58,24 @@ class CordonNode(Struct, frozen=True):
     """Place nothing new on a node."""
 
     name: str
+    request_id: str = ""
+    fingerprint: str = ""
 
 
 class UncordonNode(Struct, frozen=True):
     """Place on a node again; ends a drain."""
 
     name: str
+    request_id: str = ""
+    fingerprint: str = ""
 
 
 class DrainNode(Struct, frozen=True):
     """Cordon a node and move its replicas away within the disruption budgets."""
 
     name: str
+    request_id: str = ""
+    fingerprint: str = ""
 
 
 class LabelNode(Struct, frozen=True, kw_only=True):

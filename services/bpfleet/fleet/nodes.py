@@ -3,12 +3,15 @@
 from msgspec.structs import replace
 
 from bpfleet.fleet.commands import (
+    CordonNode,
+    DrainNode,
     NodeAnnouncement,
     NodeUsage,
     RegisterAgent,
     RemoveNode,
     ReplicaNews,
     ReportNodes,
+    UncordonNode,
     UnregisterAgent,
 )
 from bpfleet.fleet.disruption import evict_for_pressure, settle_drain, shed
@@ -16,6 +19,7 @@ from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind, ReplicaReason
 from bpfleet.fleet.records import FleetAgent, FleetNode, Parted, Replica
 from bpfleet.fleet.replicas import hear, lose, restart_now
+from bpfleet.fleet.requests import remember, repeated
 from bpfleet.fleet.transition import Transition
 from bpfleet.workload.phase import Phase
 
@@ -292,29 +296,39 @@ def _forget_node(t: Transition, node: FleetNode, reason: ReplicaReason) -> None:
     t.event(FleetEventKind.NODE_REMOVED, node=node.name, reason=reason)
 
 
-def cordon_node(t: Transition, name: str) -> None:
+def cordon_node(t: Transition, command: CordonNode) -> None:
     """Places nothing new on a node."""
-    node = t.node(name)
-    if not node.cordoned:
+    node, name = t.node(command.name), command.name
+    if _is_new(t, command) and not node.cordoned:
         t.tables.put(replace(node, cordoned=True))
         t.changed_nodes[name] = None
         t.event(FleetEventKind.NODE_CORDONED, node=name)
 
 
-def uncordon_node(t: Transition, name: str) -> None:
+def uncordon_node(t: Transition, command: UncordonNode) -> None:
     """Places on a node again and ends a drain."""
-    node = t.node(name)
-    if node.cordoned or node.draining:
+    node, name = t.node(command.name), command.name
+    if _is_new(t, command) and (node.cordoned or node.draining):
         t.tables.put(replace(node, cordoned=False, draining=False))
         t.changed_nodes[name] = None
         t.event(FleetEventKind.NODE_UNCORDONED, node=name)
 
 
-def drain_node(t: Transition, name: str) -> None:
+def drain_node(t: Transition, command: DrainNode) -> None:
     """Moves a node's replicas away; goes on with every tick until it is empty."""
-    node = t.node(name)
+    node, name = t.node(command.name), command.name
+    if not _is_new(t, command):
+        return
     if not node.draining:
         t.tables.put(replace(node, cordoned=True, draining=True))
         t.changed_nodes[name] = None
         t.event(FleetEventKind.NODE_DRAINING, node=name)
     settle_drain(t, name)
+
+
+def _is_new(t: Transition, command: CordonNode | UncordonNode | DrainNode) -> bool:
+    """Whether it was not carried out before: one that arrives late again must not undo what came after it."""
+    if repeated(t, command.request_id, command.fingerprint):
+        return False
+    remember(t, command.request_id, command.fingerprint)
+    return True

@@ -158,12 +158,12 @@ def _carry_out(t: Transition, command: Command) -> Any:
             return workloads.update_workload(t, command)
         case DeleteWorkload():
             return workloads.delete_workload(t, command)
-        case CordonNode(name):
-            return nodes.cordon_node(t, name)
-        case UncordonNode(name):
-            return nodes.uncordon_node(t, name)
-        case DrainNode(name):
-            return nodes.drain_node(t, name)
+        case CordonNode():
+            return nodes.cordon_node(t, command)
+        case UncordonNode():
+            return nodes.uncordon_node(t, command)
+        case DrainNode():
+            return nodes.drain_node(t, command)
         case LabelNode():
             return marks.label_node(t, command)
         case TaintNode():

@@ -14,6 +14,7 @@ from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.syscall import BpfSyscalls
 from bpfleet.kernel.cgroup import files as cgroup_files
 from bpfleet.kernel.cgroup.files_v1 import CONTROL_FILES_V1
+from bpfleet.kernel.cgroup.stat import LaggingStats
 from bpfleet.kernel.cgroup.tree import Cgroup, CgroupTree
 from bpfleet.kernel.errors import KernelError, Reason, TaskKilled
 from bpfleet.kernel.events import EventKind, EventLog
@@ -123,6 +124,7 @@ class Kernel:
             self.timeline,
             self,
             CONTROL_FILES_V1 if profile.cgroup_v1 else cgroup_files.CONTROL_FILES,
+            LaggingStats(profile.memcg_charge_batch * possible_cpus) if profile.stats_lag else None,
         )
         self._wire()
 

@@ -229,7 +229,7 @@ of several kernels have a row of their own; figures of other recordings come fro
 | cgroups | v2 domain cgroups; v1 as a variant | memory alone; no threaded domains, no freezer; v1 without\
  thresholds and soft limits |
 | control files | exact text, parsing, errno | no numa_stat, zswap, cgroup.pressure, triggers; peaks are not reset |
-| memory.stat | exact where recorded | huge pages, swap, writeback, sockets, zswap read 0; never stale |
+| memory.stat | exact where recorded | huge pages, swap, writeback, sockets, zswap read 0; stale only with `:lag` |
 | memory.pressure | stall time of memory.high | averages are shares of the window, not decaying averages |
 | charging | exact | stocks drain at once; files are written on CPU 0; pipes are free; 4 KiB pages |
 | a memcg's own size | exact on 6.1, 6.12, 6.16 and later | an estimate on the others |

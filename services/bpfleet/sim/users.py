@@ -236,15 +236,16 @@ class Users(SimProcess):
             await asyncio.sleep(6 * self._random.random())
             name = self._random.choice(nodes)
             for method, request in (
-                ("CordonNode", pb.CordonNodeRequest(name=name)),
-                ("DrainNode", pb.DrainNodeRequest(name=name)),
-                ("UncordonNode", pb.UncordonNodeRequest(name=name)),
+                ("CordonNode", pb.CordonNodeRequest(name=name, request_id=self._request_id())),
+                ("DrainNode", pb.DrainNodeRequest(name=name, request_id=self._request_id())),
+                ("UncordonNode", pb.UncordonNodeRequest(name=name, request_id=self._request_id())),
             ):
                 if self._random.random() < 0.7 or method == "UncordonNode":
                     await self._insist(method, request)
                     await asyncio.sleep(4 * self._random.random())
             await self._repair(self._random.choice(nodes))
-        await self._insist("DrainNode", pb.DrainNodeRequest(name=nodes[0]))
+        last = pb.DrainNodeRequest(name=nodes[0], request_id=self._request_id())
+        await self._insist("DrainNode", last)
 
     async def _repair(self, node: str) -> None:
         """Moves a node to another duty, and throws everything off it for a while."""

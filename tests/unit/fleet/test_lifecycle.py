@@ -585,3 +585,18 @@ def test_an_update_keeps_the_nodes_on_which_one_per_node_replicas_wait_for_memor
     small.delete("big")
     small.settle()
     assert small.where("agent") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("kind", [CordonNode, DrainNode])
+def test_a_cordon_that_arrives_again_late_does_not_undo_what_came_after_it(kind):
+    small = SmallFleet()
+    small.node("a")
+    first = kind("a", "request-1", "asked")
+    small.apply(first)
+    small.apply(UncordonNode("a", "request-2", "asked"))
+    small.apply(first)
+    assert not small.state.tables.nodes["a"].cordoned
+    small.apply(kind("a", "request-3", "asked"))
+    assert small.state.tables.nodes["a"].cordoned
+    small.apply(UncordonNode("a", "request-2", "asked"))
+    assert small.state.tables.nodes["a"].cordoned

@@ -6,7 +6,6 @@ from typing import Final, Generic, TypeVar, final
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.bpf.accounting.base import BpfAccounting
 from bpfleet.kernel.bpf.maps.base import BpfMap
-from bpfleet.kernel.deferred import RCU_GRACE_NS
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.proc.file import File
@@ -87,10 +86,7 @@ class MapTable:
     def _unreferenced(self, bpf_map: BpfMap) -> None:
         self.ids.remove(bpf_map.id)
         self.dying[bpf_map.id] = bpf_map
-        delay = bpf_map.free_delay()
-        if bpf_map.freed_after_grace:
-            delay += RCU_GRACE_NS
-        self._timeline.defer(delay, lambda: self._free_deferred(bpf_map))
+        self._timeline.defer(bpf_map.free_delay(), lambda: self._free_deferred(bpf_map))
 
     def _free_deferred(self, bpf_map: BpfMap) -> None:
         """The work item: memory first, then the charge [bpf_map_free_deferred]."""

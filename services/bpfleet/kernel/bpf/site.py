@@ -15,6 +15,9 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.timeline import Timeline
 
+KFREE_DRAIN_NS: Final = 5_000_000_000
+KFREE_BULK_ENTRIES: Final = 510  # pointers in a page beside its header
+
 
 @final
 class AllocSite:
@@ -158,13 +161,27 @@ class AllocSite:
         self.memory.give(account, size, cpu)
 
     def give_after_rcu(self, account: Account, size: AllocSize, count: int = 1) -> None:
-        """Gives element objects back when a grace period has passed [kfree_rcu]. One callback serves many."""
+        """Gives element objects back when a grace period has passed [kfree_rcu]. One callback serves many.
+
+        From 6.1 on fewer than a page of pointers waits 5 s for more [schedule_delayed_monitor_work].
+        """
         pending = self._pending
         if pending is None:
             pending = self._pending = {}
-            self.timeline.defer(RCU_GRACE_NS, self._grace_over)
+            few = KFREE_DRAIN_NS if self.profile.kfree_rcu_waits_for_more else RCU_GRACE_NS
+            self._drain_after(few, pending)
+        before = sum(pending.values())
         key = (account, size)
         pending[key] = pending.get(key, 0) + count
+        if before < KFREE_BULK_ENTRIES <= before + count:
+            self._drain_after(RCU_GRACE_NS, pending)
+
+    def _drain_after(self, delay_ns: int, pending: dict[tuple[Account, AllocSize], int]) -> None:
+        def drain() -> None:
+            if self._pending is pending:
+                self._grace_over()
+
+        self.timeline.defer(delay_ns, drain)
 
     def _grace_over(self, cpu: int = 0) -> None:
         pending, self._pending = self._pending, None

@@ -18,7 +18,7 @@ from bpfleet.kernel.cgroup.parse import (
     strstrip,
 )
 from bpfleet.kernel.cgroup.pressure import pressure_text
-from bpfleet.kernel.cgroup.stat import memory_stat_text
+from bpfleet.kernel.cgroup.stat import LaggingStats, memory_stat_text
 from bpfleet.kernel.cgroup.tree import UNLIMITED, Cgroup, CgroupTree
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
@@ -53,8 +53,10 @@ class FileHost:
         timeline: Timeline,
         members: Members,
         files: "Mapping[str, ControlFile]",
+        lagging_stats: LaggingStats | None = None,
     ) -> None:
         self.files: Final = files
+        self.lagging_stats: Final = lagging_stats
         self.tree: Final = tree
         self.timeline: Final = timeline
         self.members: Final = members
@@ -187,12 +189,14 @@ class MemoryEvents(ControlFile):
 
 @final
 class MemoryStat(ControlFile):
-    """memory.stat. Read without the staleness Linux allows itself."""
+    """memory.stat, exact unless the node is to show it as late as Linux does."""
 
     on_root = True
 
     def read(self, cgroup: Cgroup, host: FileHost) -> str:
-        return memory_stat_text(cgroup.memcg, host.profile)
+        memcg, lagging = cgroup.memcg, host.lagging_stats
+        stat = memcg.stat if lagging is None else lagging.read(memcg, host.timeline.now_ns)
+        return memory_stat_text(stat, host.profile)
 
 
 @final

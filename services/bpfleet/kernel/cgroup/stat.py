@@ -1,11 +1,11 @@
 """memory.stat: which lines a kernel has, in its order, and where their numbers come from [memory_stats[]]."""
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, final
 
 from bpfleet.kernel.mm.memcg import Memcg, Stat
 from bpfleet.kernel.profile import KernelProfile
-from bpfleet.kernel.units import bytes_of
+from bpfleet.kernel.units import bytes_of, pages_for
 
 _ZERO: Final[Callable[[list[int]], int]] = lambda stat: 0  # noqa: E731
 
@@ -46,9 +46,39 @@ _SOURCES: Final[dict[str, Callable[[list[int]], int]]] = {
 }
 
 
-def memory_stat_text(memcg: Memcg, profile: KernelProfile) -> str:
+FLUSH_NS: Final = 2_000_000_000  # FLUSH_TIME: a periodic flush of all cgroups
+_BYTE_STATS: Final = (Stat.SLAB_RECLAIMABLE, Stat.SLAB_UNRECLAIMABLE, Stat.PERCPU)
+
+
+@final
+class LaggingStats:
+    """memory.stat as late as Linux reads it: what was flushed last, until enough has changed or 2 s have passed.
+
+    Enough is a batch of pages per CPU, summed over all statistics [memcg_vmstats_needs_flush]. The ledger stays exact.
+    """
+
+    def __init__(self, flush_pages: int) -> None:
+        self._flush_pages: Final = flush_pages
+        self._flushed: Final[dict[Memcg, tuple[int, list[int]]]] = {}
+
+    def read(self, memcg: Memcg, now_ns: int) -> list[int]:
+        """The statistics that a read at ``now_ns`` shows."""
+        at_ns, shown = self._flushed.get(memcg, (now_ns, [0] * len(memcg.stat)))
+        if now_ns - at_ns >= FLUSH_NS or self._changed_pages(shown, memcg.stat) > self._flush_pages:
+            at_ns, shown = now_ns, list(memcg.stat)
+        self._flushed[memcg] = at_ns, shown
+        return shown
+
+    def _changed_pages(self, shown: list[int], real: list[int]) -> int:
+        moved = [abs(now - before) for before, now in zip(shown, real, strict=True)]
+        return sum(
+            pages_for(amount) if stat in _BYTE_STATS else amount
+            for stat, amount in enumerate(moved)
+        )
+
+
+def memory_stat_text(stat: list[int], profile: KernelProfile) -> str:
     """The whole file."""
-    stat = memcg.stat
     return "".join(
         f"{name} {_SOURCES.get(name, _ZERO)(stat)}\n" for name in profile.memory_stat_lines
     )

@@ -1,7 +1,8 @@
 """The page cache and tmpfs: file pages, charged to whoever brought them in first [mm/filemap.c, mm/swap.c, mm/shmem.c].
 
 A page read for the first time goes to the inactive list of its memcg, one read again to the active list. Reclaim takes
-from the old end of the inactive list. What remembers where a page was (xa_node) stays charged until the file goes.
+from the old end of the inactive list. What remembers where a page was (xa_node) stays charged until the file goes: for
+want of memory on the node, if none of its pages is cached.
 
 Not emulated: dirty pages and writeback, mapped pages, folios of several pages, refaults that activate at once.
 """
@@ -329,6 +330,13 @@ class PageCache:
         if not run.pages:
             del lru.inactive[run]
             run.file.runs.remove(run)
+
+    def prune_inodes(self) -> None:
+        """Lets go of files without a cached page, with what remembers where their pages were [prune_icache_sb]."""
+        for path, cached in list(self._files.items()):
+            if not cached.pages:
+                del self._files[path]
+                self._memory.free_blocks(cached.blocks, 0)
 
     def deactivate(self, memcg: Memcg, pages: int) -> None:
         """Moves up to ``pages`` from the old end of the active list to the inactive one [shrink_active_list]."""

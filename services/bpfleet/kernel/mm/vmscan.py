@@ -65,7 +65,9 @@ class Reclaimer:
 
     def reclaim_node(self, wanted_bytes: int) -> int:
         """Direct reclaim for an allocation that found no free page. Returns bytes freed."""
-        return bytes_of(self.reclaim(self._root, pages_for(wanted_bytes)))
+        freed = self.reclaim(self._root, pages_for(wanted_bytes))
+        self._cache.prune_inodes()
+        return bytes_of(freed)
 
     def reclaim(self, target: Memcg, pages: int) -> int:
         """Frees at least ``pages`` (or 32) below ``target`` if it can. Returns pages freed.

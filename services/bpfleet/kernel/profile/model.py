@@ -172,6 +172,7 @@ class KernelProfile:
     # -- BPF allocation
     elements_nowait: bool
     hash_uses_mem_alloc: bool
+    kfree_rcu_waits_for_more: bool
     maps_freed_behind_grace: bool
     lpm_uses_mem_alloc: bool
     task_storage_uses_mem_alloc: bool
@@ -249,6 +250,7 @@ class KernelProfile:
     percpu_populated_pages: int
     bpf_lsm_enabled: bool
     cgroup_v1: bool
+    stats_lag: bool
     optmem_max_bytes: int
     local_storage_charges_replacement: bool
     cgroup_storage_value_limit_page: bool

@@ -45,6 +45,11 @@ def _v1(profile: KernelProfile) -> KernelProfile:
     return replace(profile, cgroup_v1=True)
 
 
+def _lag(profile: KernelProfile) -> KernelProfile:
+    """memory.stat as late as Linux flushes it."""
+    return replace(profile, stats_lag=True)
+
+
 VARIANTS: Final = {
     "backport": _backport,
     "nobpf": _nobpf,
@@ -52,6 +57,7 @@ VARIANTS: Final = {
     "recharge": _recharge,
     "nocharge": _nocharge,
     "v1": _v1,
+    "lag": _lag,
     "selectable": _selectable,
     "dry": _dry,
 }
@@ -152,7 +158,7 @@ def profile_named(name: str) -> KernelProfile:
         raise ValueError(f"unknown variant {variant!r} of {base}; known: {', '.join(VARIANTS)}")
     if variant == "backport" and not profile.is_rlimit:
         raise ValueError(f"{name!r}: variant 'backport' is of kernels without memcg accounting")
-    if profile.is_rlimit and variant not in ("backport", "v1"):
+    if profile.is_rlimit and variant not in ("backport", "lag", "v1"):
         raise ValueError(
             f"{name!r}: variant {variant!r} needs a kernel with memcg accounting, {base} has none"
         )

@@ -3,11 +3,12 @@
 Errnos and memlock are exact. So are insertions, but at a limit, where they may differ by 1 %. What lives may lag one
 step behind a kill in the recording, and so may what the dead one held: the recorder looked before it was gone.
 memory.current has, beside what is charged, up to a batch of pages per CPU and cgroup in stock. Statistics are batched
-per CPU: they may be off by as many pages until somebody flushes them. How many page tables a process needs depends on
-where mmap put its memory: one more or less. Event counters depend on how often a charge tried again while a victim
-ended.
+per CPU: they may be off by as many pages until somebody flushes them. What is freed behind grace periods may be there
+for two steps more. How many page tables a process needs depends on where mmap put its memory: one more or less. Event
+counters depend on how often a charge tried again while a victim ended.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -31,6 +32,9 @@ EVENTS_FREE: Final = {"max": 24, "fail": 88, "oom": 1, "high": 24}
 EVENTS_PER_KILL: Final = {"max": 80, "fail": 80, "oom": 5}
 # The guests ran under full emulation: what a CPU does takes longer there than it should beside a grace period.
 GUEST_PACE: Final = 40
+# What waits for grace periods and work items may be there for two steps more than here.
+FREED_LATE: Final = frozenset({"current", "kernel", "slab", "percpu", "vmalloc"})
+LATE_STEPS: Final = 2
 EVENT: Final = "event"  # what names of event fields begin with
 _KILLED: Final = frozenset({"killed", "dead"})
 _V1: Final = "v1"
@@ -69,6 +73,7 @@ class StepTolerance:
         self._memory: Final = memory
         self._recorded: Final[dict[str, dict[str, Any]]] = {}
         self._before: Final[dict[str, dict[str, Any]]] = {}  # what a changed cgroup had shown
+        self._shown_lately: Final[dict[tuple[str, str], deque[tuple[int, int]]]] = {}
         self._lived = 0  # how many actors did after the step before
         self._home: Final[dict[str, str]] = {}  # the cgroups of the actors
         self._toucher_of: Final[dict[str, str]] = {}  # where those were that touched memory
@@ -114,7 +119,7 @@ class StepTolerance:
         found = []
         low, high = self._current_range(memcg)
         slack, tables = self._slack_bytes(), self._touched(path) * PAGE_SIZE
-        low, high = low - tables, high + tables
+        low, high = self._lately(path, "current", low - tables, high + tables)
         if not low - slack <= counters["current"] <= high + slack:
             found.append(Difference(f"{path} current", counters["current"], [low, high]))
         for field, value in _fields(memcg).items():
@@ -126,7 +131,8 @@ class StepTolerance:
             if self._is_behind(path, memcg, field, counters, value):
                 continue
             recorded = {counters[field], later.get(field, counters[field])}
-            if all(abs(each - value) > allowed for each in recorded):
+            least, most = self._lately(path, field, value, value)
+            if all(not least - allowed <= each <= most + allowed for each in recorded):
                 found.append(Difference(f"{path} {field}", counters[field], value))
         for event, count in self._events(memcg, counters).items():
             recorded = counters["ev"].get(event, 0) if event != "fail" else counters["fail"]
@@ -153,6 +159,14 @@ class StepTolerance:
         lag = self._lag_bytes() + self._slack_bytes()
         low, high = min(before, value) - lag, max(before, value) + lag
         return bool(low <= counters[field] <= high)
+
+    def _lately(self, path: str, field: str, low: int, high: int) -> tuple[int, int]:
+        """The range of a field of kernel memory over this step and the two before: grace periods take their time."""
+        if field not in FREED_LATE:
+            return low, high
+        history = self._shown_lately.setdefault((path, field), deque(maxlen=LATE_STEPS + 1))
+        history.append((low, high))
+        return low, max(most for _, most in history)
 
     def _current_range(self, memcg: Memcg) -> tuple[int, int]:
         """Bytes charged, and those with as full a stock as there can be."""

@@ -251,9 +251,17 @@ class BpfMap:
         """One open file of the map is gone [map_release]."""
 
     def free_delay(self) -> int:
-        """How long it takes from the last reference until the memory is freed: up to 5.8 a grace period for all."""
+        """How long it takes from the last reference until the memory is freed.
+
+        Up to 5.8 all wait for a grace period; later those that were inner maps do, beside what their type waits for.
+        """
+        own = self.own_free_delay()
         if self.host.profile.maps_freed_behind_grace:
-            return max(self.free_delay_ns, RCU_GRACE_NS)
+            return max(own, RCU_GRACE_NS)
+        return own + RCU_GRACE_NS if self.freed_after_grace else own
+
+    def own_free_delay(self) -> int:
+        """What the type itself waits for."""
         return self.free_delay_ns
 
     def free(self, cpu: int) -> None:

@@ -66,7 +66,7 @@ class HashTable(BpfMap):
         self._bucket_mask: Final = roundup_pow_of_two(attr.max_entries) - 1
         self.prealloc: Final = not attr.map_flags & F_NO_PREALLOC
 
-    def free_delay(self) -> int:
+    def own_free_delay(self) -> int:
         """Behind an rcu_barrier up to 6.0; since then only the caches of elements on demand wait [htab_map_free]."""
         waits = not self.prealloc or not self.host.profile.hash_uses_mem_alloc
         return RCU_GRACE_NS if waits else WORK_ITEM_NS
