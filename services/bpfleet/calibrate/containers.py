@@ -52,7 +52,7 @@ _STAND_IN: Final = MapDeclaration(
 
 
 class Ancestor(Struct, frozen=True):
-    """A cgroup above a container that has a limit; ``other_bytes`` is what is charged there besides our containers."""
+    """A cgroup above a container that has a limit."""
 
     path: str
     max_bytes: int

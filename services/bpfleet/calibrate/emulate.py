@@ -45,12 +45,14 @@ class ContainerOutcome(Struct, frozen=True, kw_only=True):
     ``kernel_bytes`` is what BPF and its descriptors are charged for, ``by_kind`` the same by allocator,
     ``growth_bytes`` what full maps add to it, ``loading_bytes`` what loading takes beyond what stays (the verifier's
     from 6.17 on), ``locked_bytes`` the user's counter. ``memlock`` is by a map's place in its container; ``refused``
-    are objects this kernel refuses whatever the limits. ``failure`` says which call failed.
+    are objects this kernel refuses whatever the limits. ``failure`` says which call failed, ``limiting_ancestor`` the
+    place among the container's ancestors of the cgroup whose limit refused it.
     """
 
     start: str
     restart: str
     failure: str = ""
+    limiting_ancestor: int | None = None
     kernel_bytes: int = 0
     heap_bytes: int = 0
     growth_bytes: int = 0
@@ -106,6 +108,7 @@ class _Emulated:
             start=_errno(run.failure),
             restart=restart,
             failure=_sentence(run.failure),
+            limiting_ancestor=self._limiting_ancestor(run.failure),
             kernel_bytes=kernel_bytes,
             heap_bytes=inventory.user_memory_bytes,
             growth_bytes=growth,
@@ -160,6 +163,11 @@ class _Emulated:
         if container.high_bytes is not None:
             self._kernel.write_file(path, "memory.high", str(container.high_bytes))
         return path
+
+    def _limiting_ancestor(self, failure: Failure | None) -> int | None:
+        refused_by = None if failure is None else failure.numbers.get("cgroup")
+        paths = [safe_path(each.path) for each in self._container.ancestors]
+        return paths.index(str(refused_by)) if refused_by in paths else None
 
     def _spec(self, inventory: Inventory, path: str) -> ReplicaSpec:
         container = self._container

@@ -230,3 +230,37 @@ def test_limits_are_written_as_patches(path: str, comm: str, name: str, words: s
     assert words in files[name]
     if name.endswith((".yaml", ".yml")):
         assert yaml.safe_load(files[name])
+
+
+def test_the_limit_that_decides_may_be_one_above_the_container() -> None:
+    inner = ask(pod(64 * MIB, entries=200_000, limit=8 * MIB, heap=MIB)).rows[0]
+    assert (inner.limit_path, inner.limit_bytes) == (inner.path, 8 * MIB)
+    outer = ask(pod(8 * MIB, entries=200_000, limit=64 * MIB, heap=MIB)).rows[0]
+    assert (outer.change, outer.limit_path, outer.limit_bytes) == ("fails anew", POD, 8 * MIB)
+    assert row_cells(outer)[6] == f"8 MiB of {POD}"
+    assert f"of {POD}" in row_cells(outer)[9]
+    assert answer_data(ask(pod(8 * MIB, limit=None)))["rows"][0]["limit_path"] == POD
+
+
+def test_neighbours_take_their_part_of_a_limit_above() -> None:
+    one = host("h", path="/app.slice/a.service", limit=40 * MIB, heap=4 * MIB)
+    agent = ask(one, before="5.10", after="6.12").rows[0]
+    assert agent.limit_path == "/app.slice/a.service"
+    two = host("h", path="/app.slice/b.service", limit=None, heap=30 * MIB)
+    shared = Cgroup(path="/app.slice", max=36 * MIB)
+    maps = tuple(replace(m, id=3, name="more", holders=(11,)) for m in two.maps)
+    processes = tuple(replace(p, pid=11, maps=(3,), programs=()) for p in two.processes)
+    both = replace(
+        one,
+        maps=one.maps + maps,
+        processes=one.processes + processes,
+        cgroups=(*one.cgroups, two.cgroups[1], shared),
+    )
+    row = next(r for r in ask(both).rows if r.container == "a.service")
+    assert (row.limit_path, row.limit_bytes) == ("/app.slice", 36 * MIB)
+    assert row.decides.startswith("its neighbours")
+    assert row.room_after is not None
+    assert row.room_after < 3 * MIB
+    (text,) = patch_files([replace(row, change="may fail", set_bytes=40 * MIB)]).items()
+    assert text[0] == "systemd/app.slice.d/50-bpfleet.conf"
+    assert "[Slice]\nMemoryMax=41943040" in text[1]
