@@ -219,7 +219,11 @@ class _Used:
         lines: Sequence[Calibration],
     ) -> None:
         self._rows: Final = [
-            (each.path, was.steady_bytes + line.other_bytes, will.steady_bytes + line.other_bytes)
+            (
+                each.path,
+                was.steady_bytes + _other_bytes(line, was),
+                will.steady_bytes + _other_bytes(line, will),
+            )
             for each, was, will, line in zip(containers, before, after, lines, strict=True)
         ]
 
@@ -237,6 +241,11 @@ class _Used:
             if each != container.path and (each == path or each.startswith(f"{path}/"))
         ]
         return _Limit(path, max_bytes, sum(t for t, _ in beside), sum(a for _, a in beside))
+
+
+def _other_bytes(line: Calibration, outcome: ContainerOutcome) -> int:
+    """Kernel memory of its processes: what the capture tells, or what is emulated of it where that is more."""
+    return max(line.other_bytes, outcome.process_bytes)
 
 
 _NOTHING: Final = Inventory(name="nothing")
@@ -287,13 +296,13 @@ class _Seen:
         """Its worst moment after the change: the start, or all maps full."""
         if not self.counts_memory:
             return self.will.locked_bytes
-        full = self.will.steady_bytes + self.line.other_bytes + self.will.growth_bytes
+        full = self.will.steady_bytes + _other_bytes(self.line, self.will) + self.will.growth_bytes
         return max(self.start_need, full)
 
     @property
     def start_need(self) -> int:
         """What the start takes: what stays, what verifying holds meanwhile, and what the program takes to read BTF."""
-        stays = self.will.steady_bytes + self.line.other_bytes
+        stays = self.will.steady_bytes + _other_bytes(self.line, self.will)
         return stays + self.will.loading_bytes + self.btf_bytes
 
     @property
@@ -302,7 +311,8 @@ class _Seen:
         container, was = self.container, self.was
         if not container.reads_btf:
             return 0
-        counted = 0 if self.host.kernel.is_rlimit else was.kernel_bytes + self.line.other_bytes
+        charged = was.kernel_bytes + _other_bytes(self.line, was)
+        counted = 0 if self.host.kernel.is_rlimit else charged
         used = max(was.heap_bytes + counted, container.unreclaimable_bytes or 0)
         room = [BTF_READ_BYTES]
         if container.peak_bytes is not None:
@@ -353,7 +363,8 @@ class _Seen:
             return None if limit >= RLIM_INFINITY else limit - outcome.locked_bytes
         if self.limit is None:
             return None
-        return self.limit.bytes - beside - outcome.steady_bytes - self.line.other_bytes
+        other = _other_bytes(self.line, outcome)
+        return self.limit.bytes - beside - outcome.steady_bytes - other
 
     def decides(self) -> str:
         """The largest part of what it needs."""
@@ -363,7 +374,7 @@ class _Seen:
             "maps and programs": self.will.kernel_bytes,
             "heap": self.will.heap_bytes,
             "elements of full maps": self.will.growth_bytes,
-            "its processes in the kernel": self.line.other_bytes,
+            "its processes in the kernel": _other_bytes(self.line, self.will),
             "reading BTF at start": self.btf_bytes,
             "verifying at start": self.will.loading_bytes,
         }

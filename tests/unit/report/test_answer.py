@@ -264,3 +264,25 @@ def test_neighbours_take_their_part_of_a_limit_above() -> None:
     (text,) = patch_files([replace(row, change="may fail", set_bytes=40 * MIB)]).items()
     assert text[0] == "systemd/app.slice.d/50-bpfleet.conf"
     assert "[Slice]\nMemoryMax=41943040" in text[1]
+
+
+@pytest.mark.parametrize("release", ["5.10.200", "6.12.1"])
+def test_the_threads_that_a_capture_saw_are_charged(release: str) -> None:
+    kernel = release.rpartition(".")[0]
+    single = host("h", release=release, profile=kernel, heap=MIB)
+    threads = tuple(replace(each, threads=51) for each in single.processes)
+    others = replace(single.cgroups[1].others, processes=2, threads=12)
+    cgroup = replace(single.cgroups[1], others=others)
+    many = replace(single, processes=threads, cgroups=(single.cgroups[0], cgroup))
+    assert host_input(many).containers[0].threads == 61
+    few, more = (ask(each, before=kernel).rows[0] for each in (single, many))
+    assert 60 * 24 * KIB < more.need_bytes - few.need_bytes < 60 * 30 * KIB
+    assert (few.room_after or 0) - (more.room_after or 0) == more.need_bytes - few.need_bytes
+
+
+def test_threads_alone_can_meet_the_limit_at_the_start() -> None:
+    document = host("h", release="6.12.1", profile="6.12", heap=MIB, limit=3 * MIB)
+    processes = tuple(replace(each, threads=200) for each in document.processes)
+    (row,) = ask(replace(document, processes=processes), before="6.12").rows
+    assert (row.before, row.after) == ("OOM kill", "OOM kill")
+    assert row.why.startswith("clone threads")
