@@ -113,7 +113,7 @@ def _between(
             continue
         slack = PAGE_TOLERANCE * PAGE_SIZE if column == "kernel" else 0
         least, most = sorted((low.of(column), high.of(column)))
-        more = max(withheld if column == "slab" else slack, late)
+        more = (withheld if column == "slab" else slack) + late
         inside = least - slack <= want[column] <= most + more
         found[column] = want[column] if inside else [least, most]
     return {name: found[name] for name in want}
