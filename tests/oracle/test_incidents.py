@@ -123,6 +123,7 @@ def test_running_one_incident_prints_expected_beside_observed() -> None:
     assert result.return_value == 0
     assert "EPERM" in result.output
     assert "DIFFERS" not in result.output
+    assert result.output.splitlines()[-1] == "5.10: recorded (5.10.262)"
 
 
 def test_an_incident_runs_under_a_captured_profile(tmp_path: Path) -> None:

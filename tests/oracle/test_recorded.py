@@ -67,7 +67,7 @@ def test_an_unknown_operation_counts_as_unsupported_not_as_right() -> None:
 @pytest.mark.parametrize(
     ("name", "altered", "reason"),
     [
-        ("stories-6.1-smp2", {}, "recordings of 'stories'"),
+        ("rumours-6.1-smp2", {}, "recordings of 'rumours'"),
         ("create-7.9-smp2", {}, "no profile of kernel '7.9'"),
         ("create-6.1-smp2", {"type": "teleport"}, "map type 'teleport'"),
         ("create-6.1-smp2", {"inner": "teleport"}, "map type 'teleport'"),

@@ -42,6 +42,7 @@ class MapType(IntEnum):
     USER_RINGBUF = 31
     CGRP_STORAGE = 32
     ARENA = 33
+    INSN_ARRAY = 34
 
 
 class ProgType(IntEnum):
@@ -245,7 +246,7 @@ def creation_flags(map_type: MapType, shown: int) -> int:
     >>> creation_flags(MapType.DEVMAP, F_RDONLY_PROG), creation_flags(MapType.HASH, F_NO_PREALLOC | F_INNER_MAP)
     (0, 1)
     """
-    if map_type in (MapType.DEVMAP, MapType.DEVMAP_HASH):
+    if map_type in (MapType.DEVMAP, MapType.DEVMAP_HASH, MapType.INSN_ARRAY):
         return shown & ~F_RDONLY_PROG
     if map_type is not MapType.ARRAY:
         return shown & ~F_INNER_MAP

@@ -24,6 +24,7 @@ from bpfleet.capture.document import Cgroup, Document, Map, Payer, Process, Prog
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import (
     INSNS_MAX,
+    THREADS_MAX,
     Complexity,
     Inventory,
     MapDeclaration,
@@ -52,7 +53,7 @@ _STAND_IN: Final = MapDeclaration(
 
 
 class Ancestor(Struct, frozen=True):
-    """A cgroup above a container that has a limit; ``other_bytes`` is what is charged there besides our containers."""
+    """A cgroup above a container that has a limit."""
 
     path: str
     max_bytes: int
@@ -63,9 +64,10 @@ class Container(Struct, frozen=True, kw_only=True):
 
     ``has_children``: cgroups below it have their own memory, which its statistics include.
 
-    ``kind`` names what it is over all hosts: its unit, or the process in it. ``memlock_bytes`` is RLIM_INFINITY where
-    nothing limits it. ``left_out`` says which objects cannot be made again, and why. ``peak_bytes`` is the most its
-    cgroup ever used, ``unreclaimable_bytes`` what it uses now besides page cache; None where the capture does not say.
+    ``kind`` names what it is over all hosts: its unit, or the process in it. ``memlock_bytes`` is RLIM_INFINITY
+    where nothing limits it. ``threads`` are those of all its processes, as if they were one's. ``left_out`` says
+    which objects cannot be made again, and why. ``peak_bytes`` is the most its cgroup ever used,
+    ``unreclaimable_bytes`` what it uses now besides page cache; None where the capture does not say.
     """
 
     kind: str
@@ -77,6 +79,7 @@ class Container(Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] | None = None
     memlock_bytes: int = RLIM_INFINITY
     oom_score_adj: int = 0
+    threads: int = 1
     max_bytes: int | None = None
     high_bytes: int | None = None
     ancestors: tuple[Ancestor, ...] = ()
@@ -223,6 +226,7 @@ def _container(
         capabilities=capabilities,
         memlock_bytes=_memlock(main),
         oom_score_adj=main.oom_score_adj if main is not None else 0,
+        threads=_threads(inside, cgroup),
         max_bytes=cgroup.max if cgroup is not None else None,
         high_bytes=cgroup.high if cgroup is not None else None,
         ancestors=_ancestors(path, cgroups),
@@ -256,6 +260,14 @@ def _heap(cgroup: Cgroup | None, inside: Iterable[Process]) -> int:
             if name in cgroup.stat:
                 return cgroup.stat[name]
     return sum(process.rss_anon for process in inside)
+
+
+def _threads(inside: Iterable[Process], cgroup: Cgroup | None) -> int:
+    """One, and all that its processes have beyond their first."""
+    more = sum(max(0, process.threads - 1) for process in inside)
+    if cgroup is not None:
+        more += max(0, cgroup.others.threads - cgroup.others.processes)
+    return min(1 + more, THREADS_MAX)
 
 
 def _unreclaimable(cgroup: Cgroup | None) -> int | None:

@@ -37,22 +37,27 @@ OK: Final = "ok"
 # Ledger lines that a capture tells on its own: the process's memory, and what CPUs hold ready.
 _NOT_OF_BPF: Final = frozenset({"anon", "file", "shmem", "page_table", "stock"})
 _OF_PROCESSES: Final = ("process ", "task ", "thread ")
+_OF_USERS: Final = frozenset({"anon", "file", "shmem"})
 
 
 class ContainerOutcome(Struct, frozen=True, kw_only=True):
     """One container under one kernel. ``start`` and ``restart`` are ``ok``, an errno or ``SIGKILL``.
 
     ``kernel_bytes`` is what BPF and its descriptors are charged for, ``by_kind`` the same by allocator,
-    ``growth_bytes`` what full maps add to it, ``loading_bytes`` what loading takes beyond what stays (the verifier's
-    from 6.17 on), ``locked_bytes`` the user's counter. ``memlock`` is by a map's place in its container; ``refused``
-    are objects this kernel refuses whatever the limits. ``failure`` says which call failed.
+    ``process_bytes`` what its threads and page tables are, ``growth_bytes`` what full maps add to it,
+    ``loading_bytes`` what loading takes beyond what stays (the verifier's from 6.17 on), ``locked_bytes`` the
+    user's counter. ``memlock`` is by a map's place in its container; ``refused`` are objects this kernel refuses
+    whatever the limits. ``failure`` says which call failed, ``limiting_ancestor`` the place among the container's
+    ancestors of the cgroup whose limit refused it.
     """
 
     start: str
     restart: str
     failure: str = ""
+    limiting_ancestor: int | None = None
     kernel_bytes: int = 0
     heap_bytes: int = 0
+    process_bytes: int = 0
     growth_bytes: int = 0
     loading_bytes: int = 0
     by_kind: Mapping[str, int] = {}
@@ -97,6 +102,7 @@ class _Emulated:
         locked = bytes_of(self._kernel.user(self._container.uid).locked_vm_pages - before)
         by_kind = self._by_kind(path) if started else {}
         kernel_bytes = sum(by_kind.values()) if started else self._creation_bytes(inventory)
+        process_bytes = self._process_bytes(path) if started else 0
         growth = self._growth(inventory)
         loading = self._loading_bytes(path) if started else 0
         high = self._container.high_bytes
@@ -106,8 +112,10 @@ class _Emulated:
             start=_errno(run.failure),
             restart=restart,
             failure=_sentence(run.failure),
+            limiting_ancestor=self._limiting_ancestor(run.failure),
             kernel_bytes=kernel_bytes,
             heap_bytes=inventory.user_memory_bytes,
+            process_bytes=process_bytes,
             growth_bytes=growth,
             loading_bytes=loading,
             by_kind=by_kind,
@@ -161,6 +169,11 @@ class _Emulated:
             self._kernel.write_file(path, "memory.high", str(container.high_bytes))
         return path
 
+    def _limiting_ancestor(self, failure: Failure | None) -> int | None:
+        refused_by = None if failure is None else failure.numbers.get("cgroup")
+        paths = [safe_path(each.path) for each in self._container.ancestors]
+        return paths.index(str(refused_by)) if refused_by in paths else None
+
     def _spec(self, inventory: Inventory, path: str) -> ReplicaSpec:
         container = self._container
         workload = WorkloadSpec(
@@ -171,6 +184,7 @@ class _Emulated:
             memory_limit_bytes=container.max_bytes,
             memlock_bytes=container.memlock_bytes,
             oom_score_adj=container.oom_score_adj,
+            threads=container.threads,
         )
         return ReplicaSpec(workload=workload, serial=0, inventory=inventory, cgroup=path)
 
@@ -190,6 +204,16 @@ class _Emulated:
             if line.cgroup == path and of_bpf:
                 found[line.kind] = found.get(line.kind, 0) + line.bytes
         return found
+
+    def _process_bytes(self, path: str) -> int:
+        """Kernel memory of the process as far as it is emulated: its threads' structures, stacks and page tables."""
+        return sum(
+            line.bytes
+            for line in self._kernel.ledger()
+            if line.cgroup == path
+            and line.kind not in _OF_USERS
+            and line.owner.startswith(_OF_PROCESSES)
+        )
 
     def _loading_bytes(self, path: str) -> int:
         """How far the start went beyond what it left: what the verifier held, where the loader pays for it."""

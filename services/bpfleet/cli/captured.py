@@ -13,7 +13,7 @@ from msgspec.structs import replace as changed
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
 from bpfleet.capture.document import SCHEMA, BtfFacts, Document, read_document
 from bpfleet.capture.listings import read_listing
-from bpfleet.cli.output import console, print_json, print_table, write_file
+from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.cli.progress import progress
 from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
@@ -213,3 +213,4 @@ def _print(answer: Answer) -> None:
     out.print(f"{good} of {len(answer.calibrations)} containers reproduced", markup=False)
     for kind, text in answer.assumptions:
         out.print(f"assumed: {kind}: {text}", markup=False)
+    print_sureness(answer.sureness)

@@ -25,7 +25,7 @@ from bpfleet.cli.inputs import (
     with_inventories,
     with_limits,
 )
-from bpfleet.cli.output import console, print_json, print_table, write_file
+from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.cli.progress import progress
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.limits import advise_all
@@ -50,7 +50,6 @@ from bpfleet.report.upgrade import (
     with_rollouts,
 )
 from bpfleet.report.workers import workers
-from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import CPUS_MAX, NodeShape
@@ -285,13 +284,11 @@ def command(
     )
     _write_files(scenario, results, processes, outputs)
     if as_json:
-        kernels = {name: profile_from(name).known_by for name in names}
-        data = {**as_plain(results[0]), "kernels": kernels}
+        data = as_plain(results[0])
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
-        known = "; ".join(f"{name}: {profile_from(name).known_by}" for name in names)
-        console().print(known, markup=False, style="dim")
+        print_sureness(results[0].kernels)
     return 0
 
 
@@ -517,12 +514,13 @@ def _upgrade(
 ) -> None:
     if before is None or after is None or models is not None:
         raise click.UsageError("--from and --to go together and take the place of --models")
+    tell_kernels((before, after))
     scenario = with_rollouts(scenario)
     result = _run(scenario, [before, after], jobs, _folder(folder, scenario))
     with _waiting("limits"), workers(jobs) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
-    answer = upgrade_data(lines, before, after)
+    answer = upgrade_data(lines, result.kernels)
     _write_files(
         scenario,
         [result],
@@ -549,6 +547,7 @@ def _upgrade(
         f"seed {result.seed}, one rolling restart of every workload, bpfleet {result.version}",
         markup=False,
     )
+    print_sureness(result.kernels)
 
 
 def _upgrade_row(line: UpgradeLine) -> tuple[str, ...]:

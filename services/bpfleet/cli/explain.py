@@ -6,17 +6,26 @@ import click
 
 from bpfleet.capture.charges import about_process
 from bpfleet.cli.capture import this_host
+from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.emulated import capture_node
-from bpfleet.cli.output import print_json
+from bpfleet.cli.output import print_json, print_sureness
 from bpfleet.cli.remote import agent, agent_options
+from bpfleet.kernel.profile import PROFILES, sureness
 from bpfleet.kernel.views.explain import explain_printed
 from bpfleet.kernel.views.messages import Reading, read_message
 from bpfleet.kernel.views.oom_report import read_oom_report
-from bpfleet.kernel.views.symptoms import GENERATIONS, SYMPTOMS, Symptom, symptoms_of_errno
+from bpfleet.kernel.views.symptoms import (
+    GENERATION_KERNELS,
+    GENERATIONS,
+    SYMPTOMS,
+    Symptom,
+    symptoms_of_errno,
+)
 from bpfleet.rpc.channel import ChannelOptions
 
 __all__ = ["command"]
 
+_SURENESS = sureness({name: PROFILES[name] for name in GENERATION_KERNELS})
 _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 
 
@@ -75,6 +84,7 @@ def command(
         print_json([_data(symptom) for symptom in found])
     elif found:
         _print_all(found, reading)
+        print_sureness(_SURENESS)
     else:
         _not_known(reading)
     return 0 if found else 1
@@ -91,6 +101,8 @@ def _who(node: str | None, pid: int | None, server: ChannelOptions) -> int:
             return 1
         document = found
     click.echo("\n".join(about_process(document, pid)))
+    kernel = own_kernel(document, {})
+    print_sureness(sureness({kernel.name: kernel}))
     return 0
 
 
@@ -130,4 +142,5 @@ def _data(symptom: Symptom) -> dict[str, object]:
         "condition": symptom.condition,
         "answers": dict(zip(GENERATIONS, symptom.answers, strict=True)),
         "advice": symptom.advice,
+        "kernels": _SURENESS,
     }

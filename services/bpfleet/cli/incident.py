@@ -8,7 +8,8 @@ import click
 
 from bpfleet.cli.inputs import tell_kernels
 from bpfleet.cli.listing import Column, listing
-from bpfleet.cli.output import print_json, print_table
+from bpfleet.cli.output import print_json, print_sureness, print_table
+from bpfleet.kernel.profile import sureness
 from bpfleet.oracle.incidents.files import (
     Finding,
     Incident,
@@ -127,6 +128,8 @@ def run(
     else:
         for incident, findings in results:
             _print_findings(incident, findings)
+    if not as_json:
+        print_sureness(_sureness(f for _, found in results for f in found))
     return EXIT_DIFFERS if any(not f.agrees for _, found in results for f in found) else 0
 
 
@@ -212,10 +215,15 @@ def _summary(incident: Incident) -> dict[str, object]:
     }
 
 
-def _result(incident: Incident, findings: Iterable[Finding]) -> dict[str, object]:
+def _sureness(findings: Iterable[Finding]) -> dict[str, str]:
+    return sureness({finding.model: finding.profile for finding in findings})
+
+
+def _result(incident: Incident, findings: Sequence[Finding]) -> dict[str, object]:
     return {
         "id": incident.id,
         "name": incident.name,
+        "kernels": _sureness(findings),
         "findings": [
             {
                 "model": f.model,

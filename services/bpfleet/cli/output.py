@@ -3,13 +3,15 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
+
+from bpfleet.kernel.profile import sureness_line
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -18,6 +20,7 @@ __all__ = [
     "console",
     "message_data",
     "print_json",
+    "print_sureness",
     "print_table",
     "word",
     "write_file",
@@ -63,6 +66,11 @@ def print_table(
             padded.append(blanks + cell if index >= numbers_from else cell + blanks)
         lines.append("  ".join(padded).rstrip())
     click.echo("\n".join([click.style(lines[0], bold=True), *lines[1:]]))
+
+
+def print_sureness(known: Mapping[str, str]) -> None:
+    """How sure the numbers above are, kernel by kernel."""
+    console().print(sureness_line(known), markup=False, style="dim")
 
 
 def write_file(path: Path, text: str) -> None:

@@ -8,8 +8,8 @@ import click
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings, tell_kernels
-from bpfleet.cli.output import console, print_json, print_table
-from bpfleet.kernel.profile import KernelProfile, Use, used_by
+from bpfleet.cli.output import console, print_json, print_sureness, print_table
+from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.catalogue import inventory_for
@@ -154,13 +154,7 @@ def _one_map(
          "when full", "after a flush and a refill", "classes of allocation"),
         (_map_row(name, size) for name, size in sizes.items()),
     )  # fmt: skip
-    _print_known(kernels)
-
-
-def _print_known(kernels: dict[str, KernelProfile]) -> None:
-    """How sure the numbers are."""
-    known = "; ".join(f"{name}: {profile.known_by}" for name, profile in kernels.items())
-    console().print(known, markup=False, style="dim")
+    print_sureness(sureness(kernels))
 
 
 def _map_row(name: str, size: MapSize) -> tuple[str, ...]:
@@ -214,7 +208,7 @@ def _inventories(
          "refilled", "while loading", "classes"),
         (_total_row(name, total) for name, total in totals.items()),
     )  # fmt: skip
-    _print_known(kernels)
+    print_sureness(sureness(kernels))
 
 
 def _print_objects(sizes: dict[str, list[MapSize]]) -> None:

@@ -43,6 +43,7 @@ _ALLOCATORS: Final[dict[MapType, str]] = {
     MapType.TASK_STORAGE: "task_storage_map_alloc",
     MapType.BLOOM_FILTER: "bloom_map_alloc",
     MapType.ARENA: "arena_map_alloc",
+    MapType.INSN_ARRAY: "insn_array_alloc",
 }
 # flag -> (what shows it, in words; the test). Only what BTF can decide either way.
 _EVIDENCE: Final[dict[str, tuple[str, Callable[[Vmlinux], bool]]]] = {

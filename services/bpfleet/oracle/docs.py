@@ -70,6 +70,7 @@ _SHAPES: Final[dict[MapType, tuple[int, int, int, int]]] = {
     MapType.USER_RINGBUF: (0, 0, 64 * PAGE_SIZE, 0),
     MapType.STRUCT_OPS: (4, 256, 1, 0),
     MapType.ARENA: (0, 0, ENTRIES, F_MMAPABLE),
+    MapType.INSN_ARRAY: (4, 16, ENTRIES, 0),
     **dict.fromkeys(_STORAGE, (4, 16, 0, F_NO_PREALLOC)),
 }
 
@@ -192,7 +193,7 @@ and what tools print are those of the kernel. **cost only**: checks, cost and li
 """
         + _table(["map type", *PROFILES, "not as in Linux"], rows)
         + """
-Map types that are not here (`insn_array` of 6.19, `rhash`) answer EINVAL on every kernel.
+Map types that are not here answer EINVAL on every kernel: none of these has `rhash`.
 
 ## Replays
 

@@ -14,11 +14,20 @@ from bpfleet.calibrate.containers import Container, HostInput, normalised
 from bpfleet.calibrate.emulate import OK, ContainerOutcome, emulate_host
 from bpfleet.calibrate.verdict import Calibration, calibrate
 from bpfleet.capture.document import Document
-from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.profile import KernelProfile, sureness, sureness_line
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import KILLED, Inventory
 
-__all__ = ["Answer", "AnswerRow", "HostCase", "answer_data", "answer_for", "to_csv", "to_markdown"]
+__all__ = [
+    "Answer",
+    "AnswerRow",
+    "HostCase",
+    "answer_data",
+    "answer_for",
+    "to_csv",
+    "to_markdown",
+    "with_head_room",
+]
 
 # JSON values of any type.
 Plain = Any
@@ -55,7 +64,9 @@ class AnswerRow(Struct, frozen=True, kw_only=True):
     """One kind of container under one change, to the kernel ``target``. Numbers are of the host where it is worst.
 
     ``when`` is at start, at restart or in operation. ``need_bytes`` is what it holds at its worst moment after the
-    change; ``decides`` names the largest part of it.
+    change; ``decides`` names the largest part of it. ``limit_path`` is the cgroup whose limit leaves the least room:
+    the container's own (``path``) or one above it, which its neighbours use too; empty where there is none and where
+    users pay. ``set_bytes`` is what that limit has to be.
     """
 
     container: str
@@ -69,6 +80,7 @@ class AnswerRow(Struct, frozen=True, kw_only=True):
     containers: int
     reproduced: int
     limit_bytes: int | None
+    limit_path: str
     room_before: int | None
     room_after: int | None
     need_bytes: int
@@ -81,13 +93,16 @@ class AnswerRow(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """All there is to say. ``groups`` is how many different hosts were emulated."""
+    """All there is to say. ``groups`` is how many different hosts were emulated.
+
+    ``kernels`` are those of the hosts, ``targets`` those asked about, each with how sure what is said of it is.
+    """
 
     version: str
     hosts: int
     groups: int
-    kernels: tuple[str, ...]
-    targets: tuple[str, ...]
+    kernels: dict[str, str]
+    targets: dict[str, str]
     rows: tuple[AnswerRow, ...]
     calibrations: tuple[tuple[str, Calibration], ...]
     assumptions: tuple[tuple[str, str], ...]
@@ -101,6 +116,11 @@ class Answer(Struct, frozen=True, kw_only=True):
     def title(self) -> str:
         """The question in one line."""
         return f"{self.hosts} hosts: {', '.join(self.kernels)} to {', '.join(self.targets)}"
+
+    @property
+    def sureness(self) -> dict[str, str]:
+        """The kernels of the hosts and those asked about."""
+        return self.kernels | self.targets
 
 
 def answer_for(
@@ -128,22 +148,24 @@ def answer_for(
     calibrations: list[tuple[str, Calibration]] = []
     assumptions: dict[tuple[str, str], None] = {}
     distinct: set[tuple[HostInput, str]] = set()
-    kernels: set[str] = set()
+    kernels: dict[str, KernelProfile] = {}
     hosts = 0
     for case in cases:
         hosts += 1
-        kernels.add(case.kernel.name)
+        kernels[case.kernel.name] = case.kernel
         distinct.add((normalised(case.before), case.kernel.name))
         before = emulated(case.before, case.kernel)
         lines = calibrate(case.document, case.before.containers, before, case.kernel)
         calibrations += [(case.document.host.name, line) for line in lines]
         for target in targets:
             after = emulated(case.after, target)
+            used = _Used(case.after.containers, before, after, lines)
             for container, was, will, line in zip(
                 case.after.containers, before, after, lines, strict=True
             ):
                 host = _SeenHost(hosts, case.document.host.name, case.kernel)
-                seen = _Seen(host, target, _bare(container), was, will, line)
+                limits = used.limits(container)
+                seen = _Seen(host, target, _bare(container), was, will, line, limits)
                 found.setdefault((target.name, container.kind), []).append(seen)
         for container in case.after.containers:
             for text in container.assumptions:
@@ -164,8 +186,8 @@ def answer_for(
         version=__version__,
         hosts=hosts,
         groups=len(distinct),
-        kernels=tuple(sorted(kernels)),
-        targets=names,
+        kernels=sureness(dict(sorted(kernels.items()))),
+        targets=sureness({target.name: target for target in targets}),
         rows=tuple(rows),
         calibrations=tuple(calibrations),
         assumptions=tuple(assumptions),
@@ -178,6 +200,60 @@ class _SeenHost(NamedTuple):
     number: int
     name: str
     kernel: KernelProfile
+
+
+class _Limit(NamedTuple):
+    """memory.max of a container's cgroup or of one above it, and what its neighbours below that use."""
+
+    path: str
+    bytes: int
+    beside_today: int = 0
+    beside_after: int = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """What it leaves to the container after the change."""
+        return self.bytes - self.beside_after
+
+
+class _Used:
+    """What the containers of one host use, today and after the change."""
+
+    def __init__(
+        self,
+        containers: Sequence[Container],
+        before: Sequence[ContainerOutcome],
+        after: Sequence[ContainerOutcome],
+        lines: Sequence[Calibration],
+    ) -> None:
+        self._rows: Final = [
+            (
+                each.path,
+                was.steady_bytes + _other_bytes(line, was),
+                will.steady_bytes + _other_bytes(line, will),
+            )
+            for each, was, will, line in zip(containers, before, after, lines, strict=True)
+        ]
+
+    def limits(self, container: Container) -> tuple[_Limit, ...]:
+        """The limits that count for a container: those above it, the outermost first, and its own."""
+        above = [self._above(container, each.path, each.max_bytes) for each in container.ancestors]
+        if container.max_bytes is not None:
+            above.append(_Limit(container.path, container.max_bytes))
+        return tuple(above)
+
+    def _above(self, container: Container, path: str, max_bytes: int) -> _Limit:
+        beside = [
+            (today, after)
+            for each, today, after in self._rows
+            if each != container.path and (each == path or each.startswith(f"{path}/"))
+        ]
+        return _Limit(path, max_bytes, sum(t for t, _ in beside), sum(a for _, a in beside))
+
+
+def _other_bytes(line: Calibration, outcome: ContainerOutcome) -> int:
+    """Kernel memory of its processes: what the capture tells, or what is emulated of it where that is more."""
+    return max(line.other_bytes, outcome.process_bytes)
 
 
 _NOTHING: Final = Inventory(name="nothing")
@@ -199,6 +275,7 @@ class _Seen:
         was: ContainerOutcome,
         will: ContainerOutcome,
         line: Calibration,
+        limits: tuple[_Limit, ...],
     ) -> None:
         self.host = host
         self.target = target
@@ -206,21 +283,34 @@ class _Seen:
         self.was = was
         self.will = will
         self.line = line
-        self.limit = container.max_bytes
+        self.limits = limits
         self.counts_memory = not target.is_rlimit
+        self.limit = self._deciding()
+
+    def _deciding(self) -> _Limit | None:
+        """The limit that refused the start, else the one that leaves the least; of two alike the inner one."""
+        refused = self.will.limiting_ancestor
+        if refused is not None:
+            return self.limits[refused]
+        return min(reversed(self.limits), key=lambda each: each.left_bytes, default=None)
+
+    @property
+    def shares_limit(self) -> bool:
+        """Whether the limit that decides is one above the container."""
+        return self.limit is not None and self.limit.path != self.container.path
 
     @property
     def need_bytes(self) -> int:
         """Its worst moment after the change: the start, or all maps full."""
         if not self.counts_memory:
             return self.will.locked_bytes
-        full = self.will.steady_bytes + self.line.other_bytes + self.will.growth_bytes
+        full = self.will.steady_bytes + _other_bytes(self.line, self.will) + self.will.growth_bytes
         return max(self.start_need, full)
 
     @property
     def start_need(self) -> int:
         """What the start takes: what stays, what verifying holds meanwhile, and what the program takes to read BTF."""
-        stays = self.will.steady_bytes + self.line.other_bytes
+        stays = self.will.steady_bytes + _other_bytes(self.line, self.will)
         return stays + self.will.loading_bytes + self.btf_bytes
 
     @property
@@ -229,13 +319,14 @@ class _Seen:
         container, was = self.container, self.was
         if not container.reads_btf:
             return 0
-        counted = 0 if self.host.kernel.is_rlimit else was.kernel_bytes + self.line.other_bytes
+        charged = was.kernel_bytes + _other_bytes(self.line, was)
+        counted = 0 if self.host.kernel.is_rlimit else charged
         used = max(was.heap_bytes + counted, container.unreclaimable_bytes or 0)
         room = [BTF_READ_BYTES]
         if container.peak_bytes is not None:
             room = [_BTF_READ_BYTES_MAX, container.peak_bytes - used - was.loading_bytes]
-        if self.limit is not None:
-            room.append(self.limit - used - was.loading_bytes)
+        for each in self.limits:
+            room.append(each.bytes - each.beside_today - used - was.loading_bytes)
         return max(0, min(room))
 
     def change(self) -> tuple[str, str, str]:
@@ -256,22 +347,32 @@ class _Seen:
         if failed_before:
             return "stops failing", OK, ""
         if self.limit is not None and self.counts_memory:
-            if self.start_need > self.limit:
+            if self.start_need > self.limit.left_bytes:
                 return "may fail", "OOM kill", "at start"
-            if self.need_bytes > self.limit:
+            if self.need_bytes > self.limit.left_bytes:
                 return "may fail", "ENOMEM or OOM kill", "in operation"
         if will.throttled and not was.throttled:
             return "throttled", "memory.high", "in operation"
         return "fits", OK, ""
 
-    def room(self, outcome: ContainerOutcome, profile: KernelProfile) -> int | None:
-        """What is left under the limit that counts on a kernel, once it runs."""
+    def room_today(self) -> int | None:
+        """What is left under the limit that counts today, once it runs."""
+        beside = 0 if self.limit is None else self.limit.beside_today
+        return self._room(self.was, self.host.kernel, beside)
+
+    def room_after(self) -> int | None:
+        """The same after the change."""
+        beside = 0 if self.limit is None else self.limit.beside_after
+        return self._room(self.will, self.target, beside)
+
+    def _room(self, outcome: ContainerOutcome, profile: KernelProfile, beside: int) -> int | None:
         if profile.is_rlimit:
             limit = self.container.memlock_bytes
             return None if limit >= RLIM_INFINITY else limit - outcome.locked_bytes
         if self.limit is None:
             return None
-        return self.limit - outcome.steady_bytes - self.line.other_bytes
+        other = _other_bytes(self.line, outcome)
+        return self.limit.bytes - beside - outcome.steady_bytes - other
 
     def decides(self) -> str:
         """The largest part of what it needs."""
@@ -281,10 +382,12 @@ class _Seen:
             "maps and programs": self.will.kernel_bytes,
             "heap": self.will.heap_bytes,
             "elements of full maps": self.will.growth_bytes,
-            "its processes in the kernel": self.line.other_bytes,
+            "its processes in the kernel": _other_bytes(self.line, self.will),
             "reading BTF at start": self.btf_bytes,
             "verifying at start": self.will.loading_bytes,
         }
+        if self.limit is not None and self.shares_limit:
+            parts["its neighbours"] = self.limit.beside_after
         name = max(parts, key=lambda part: parts[part])
         return f"{name} {format_bytes(parts[name])}"
 
@@ -300,6 +403,9 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
     )
     each, (change, after, when) = seen[worst], changes[worst]
     need = max(one.need_bytes for one in seen)
+    limit = each.limit if each.counts_memory else None
+    memlock = None if each.counts_memory else _finite(each.container.memlock_bytes)
+    beside = limit.beside_after if limit is not None else 0
     return AnswerRow(
         container=kind,
         target=each.target.name,
@@ -317,12 +423,13 @@ def _row(kind: str, seen: Sequence[_Seen]) -> AnswerRow:
         when=when,
         containers=len(seen),
         reproduced=sum(one.line.reproduced for one in seen),
-        limit_bytes=each.limit if each.counts_memory else _finite(each.container.memlock_bytes),
-        room_before=each.room(each.was, each.host.kernel),
-        room_after=each.room(each.will, each.target),
+        limit_bytes=memlock if limit is None else limit.bytes,
+        limit_path="" if limit is None else limit.path,
+        room_before=each.room_today(),
+        room_after=each.room_after(),
         need_bytes=need,
         set_limit="memory.max" if each.counts_memory else "LimitMEMLOCK",
-        set_bytes=_rounded(need),
+        set_bytes=with_head_room(need + beside),
         decides=each.decides(),
         why=each.will.failure,
         host=each.host.name,
@@ -334,7 +441,8 @@ def _finite(limit: int) -> int | None:
     return None if limit >= RLIM_INFINITY else limit
 
 
-def _rounded(need: int) -> int:
+def with_head_room(need: int) -> int:
+    """A limit for a need, in whole MiB."""
     with_room = need * (100 + _HEAD_ROOM_PERCENT) // 100
     return max(_MIB, -(-with_room // _MIB) * _MIB)
 
@@ -348,8 +456,8 @@ def answer_data(answer: Answer) -> Plain:
         "version": answer.version,
         "hosts": answer.hosts,
         "groups": answer.groups,
-        "kernels": list(answer.kernels),
-        "targets": list(answer.targets),
+        "kernels": answer.kernels,
+        "targets": answer.targets,
         "new_failures": answer.new_failures,
         "rows": [
             {name: getattr(row, name) for name in AnswerRow.__struct_fields__}
@@ -392,6 +500,7 @@ def to_csv(answer: Answer) -> str:
 def row_cells(row: AnswerRow) -> tuple[str, ...]:
     """A row for people, as ``ROW_HEADS`` names its cells."""
     shaky = "" if row.reproduced == row.containers else " (not reproduced)"
+    of = f" of {row.limit_path}" if row.limit_path not in ("", row.path) else ""
     return (
         row.container,
         row.target,
@@ -399,10 +508,10 @@ def row_cells(row: AnswerRow) -> tuple[str, ...]:
         f"{row.affected} of {row.hosts}",
         row.before,
         f"{row.after} {row.when}".strip(),
-        _size(row.limit_bytes, "max"),
+        _size(row.limit_bytes, "max") + of,
         _size(row.room_before, ""),
         _size(row.room_after, ""),
-        f"{row.set_limit} {format_bytes(row.set_bytes)}",
+        f"{row.set_limit} {format_bytes(row.set_bytes)}{of}",
         row.decides,
     )
 
@@ -460,6 +569,7 @@ def to_markdown(answer: Answer) -> str:
             "### Assumed",
             "\n".join(f"- {kind}: {text}" for kind, text in answer.assumptions),
         ]
+    parts.append(f"Kernels: {sureness_line(answer.sureness)}.")
     return "\n\n".join(parts) + "\n"
 
 

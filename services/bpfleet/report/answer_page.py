@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
+from bpfleet.kernel.profile import sureness_line
 from bpfleet.report.answer import (
     CALIBRATION_HEADS,
     ROW_HEADS,
@@ -80,6 +81,7 @@ def answer_page(answer: Answer, command: str) -> str:
             "<h2>Calibration: today's emulation beside what the captures saw</h2>",
             _table(CALIBRATION_HEADS, lines, _CALIBRATION_NUMBERS),
             f"<h2>Assumed</h2><ul>{assumed}</ul>" if assumed else "",
+            f"<p>Kernels: {escape(sureness_line(answer.sureness))}.</p>",
             f"<p>bpfleet {escape(answer.version)}: <code>{escape(command)}</code></p></body></html>\n",
         )
     )

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from bpfleet import __version__
-from bpfleet.kernel.profile import KernelProfile, compared_models
+from bpfleet.kernel.profile import KernelProfile, compared_models, sureness
 from bpfleet.report.lockstep import run_node
 from bpfleet.report.placing import NodePlan, Placement, place
 from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
@@ -64,7 +64,9 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All a report needs. ``unplaced`` pairs replicas that fit on no node with the reasons."""
+    """All a report needs. ``unplaced`` pairs replicas that fit on no node with the reasons, ``kernels`` models
+    with how sure what is said of them is.
+    """
 
     version: str
     scenario: str
@@ -73,6 +75,7 @@ class Comparison:
     steps: int
     step_ns: int
     models: tuple[str, ...]
+    kernels: dict[str, str]
     totals: tuple[ModelTotals, ...]
     first_divergence: Divergence | None
     causes: tuple[Cause, ...]
@@ -152,6 +155,7 @@ def _comparison(
         steps=scenario.steps,
         step_ns=scenario.step_ns,
         models=tuple(profiles),
+        kernels=sureness(profiles),
         totals=tuple(
             _totals(model, str(profile.model), placement, [r.models[model] for r in results])
             for model, profile in profiles.items()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
+from bpfleet.kernel.profile import sureness_line
 from bpfleet.report.compare import Cause, Comparison
 from bpfleet.report.fidelity import RECORDED_KERNELS, measured_fidelity
 from bpfleet.report.findings import fates, findings
@@ -88,7 +89,10 @@ def _meta(comparison: Comparison) -> dict[str, Plain]:
         "steps": comparison.steps,
         "step_s": comparison.step_ns / _NS_PER_S,
         "version": comparison.version,
-        "models": [{"name": t.model, "kind": t.kind} for t in comparison.totals],
+        "models": [
+            {"name": t.model, "kind": t.kind, "known_by": comparison.kernels[t.model]}
+            for t in comparison.totals
+        ],
         "nodes": len(comparison.nodes),
         "replicas": comparison.totals[0].placed if comparison.totals else 0,
     }
@@ -119,6 +123,7 @@ def _method(comparison: Comparison) -> list[list[str]]:
             "seed",
             f"{comparison.seed}: with the same scenario, models and version it gives the same result, bit for bit",
         ],
+        ["kernels", sureness_line(comparison.kernels)],
         ["version", f"bpfleet {comparison.version}"],
     ]
 

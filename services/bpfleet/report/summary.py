@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
+from bpfleet.kernel.profile import sureness_line
 from bpfleet.report.compare import Comparison, ModelTotals
 from bpfleet.report.findings import findings
 from bpfleet.report.results import Counters, Divergence, ModelAnswer
@@ -150,7 +151,7 @@ def to_markdown(comparison: Comparison, cells: Cells | None = None) -> str:
     seed = f"Scenario `{comparison.scenario}`, seed {comparison.seed}"
     if cells is not None:
         seed += ", the table over all seeds (mean ± half of the 95 % confidence interval)"
-    lines += ["", f"{seed}, {_version(comparison)}."]
+    lines += ["", f"{seed}, {_version(comparison)}. Kernels: {sureness_line(comparison.kernels)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -215,9 +215,15 @@ def _restarts(replicas: Sequence[ReplicaResult]) -> str:
     return ", ".join(f"{n} {end}" for end, n in counts.most_common())
 
 
-def upgrade_data(lines: Sequence[UpgradeLine], before: str, after: str) -> dict[str, Plain]:
-    """The answer for the page."""
-    return {"from": before, "to": after, "workloads": to_data(list(lines))}
+def upgrade_data(lines: Sequence[UpgradeLine], kernels: Mapping[str, str]) -> dict[str, Plain]:
+    """The answer for the page and for programs. ``kernels`` are the one before and the one after."""
+    before, after = kernels
+    return {
+        "from": before,
+        "to": after,
+        "kernels": dict(kernels),
+        "workloads": to_data(list(lines)),
+    }
 
 
 def upgrade_markdown(lines: Sequence[UpgradeLine], before: str, after: str) -> str:

@@ -60,6 +60,7 @@ class _MapTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MapType.Value
     MAP_TYPE_USER_RINGBUF: _MapType.ValueType  # 31
     MAP_TYPE_CGRP_STORAGE: _MapType.ValueType  # 32
     MAP_TYPE_ARENA: _MapType.ValueType  # 33
+    MAP_TYPE_INSN_ARRAY: _MapType.ValueType  # 34
 
 class MapType(_MapType, metaclass=_MapTypeEnumTypeWrapper):
     """enum bpf_map_type, with the numbers of Linux."""
@@ -98,6 +99,7 @@ MAP_TYPE_BLOOM_FILTER: MapType.ValueType  # 30
 MAP_TYPE_USER_RINGBUF: MapType.ValueType  # 31
 MAP_TYPE_CGRP_STORAGE: MapType.ValueType  # 32
 MAP_TYPE_ARENA: MapType.ValueType  # 33
+MAP_TYPE_INSN_ARRAY: MapType.ValueType  # 34
 Global___MapType: _TypeAlias = MapType  # noqa: Y015
 
 class _ProgramType:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfleet.abi.bpf import MapType, ProgType
+from bpfleet.abi.bpf import F_RDONLY_PROG, MapType, ProgType
+from bpfleet.calibrate.generation import best_matches
 from bpfleet.capture.listings import Listing, read_listing
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import Inventory
@@ -206,9 +207,33 @@ def test_an_error_object_before_the_list_is_quoted() -> None:
 
 
 def test_an_unknown_type_is_left_out_with_its_memlock() -> None:
-    (warning,) = case("listing-6.19-insn-array.json").warnings
-    assert "1 of type insn_array, memlock 2,560 bytes" in warning
-    assert len(case("listing-6.19-insn-array.json").seen) == 1
+    later = {"type": "rhash", "flags": 1, "bytes_key": 4, "bytes_value": 8, "max_entries": 9,
+             "bytes_memlock": 2560}  # fmt: skip
+    listing = read_listing(json.dumps([later, CT]), "later.json", name="later")
+    (warning,) = listing.warnings
+    assert "1 of type rhash, memlock 2,560 bytes" in warning
+    assert len(listing.seen) == 1
+
+
+def test_instruction_arrays_are_taken_as_their_maker_declared_them() -> None:
+    """The kernel shows BPF_F_RDONLY_PROG of them, which it sets itself and refuses."""
+    listing = case("listing-6.19-insn-array.json")
+    assert not listing.warnings
+    (_, table) = listing.seen
+    assert (table.declared.map_type, table.memlock_bytes) == (MapType.INSN_ARRAY, 2560)
+    shown = {"type": "insn_array", "flags": F_RDONLY_PROG, "bytes_key": 4, "bytes_value": 16,
+             "max_entries": 64, "bytes_memlock": 1840}  # fmt: skip
+    (declared,) = read([shown]).maps
+    assert declared.map_flags == 0
+
+
+def test_memlock_values_of_instruction_arrays_tell_the_kernel() -> None:
+    shown = {"type": "insn_array", "flags": F_RDONLY_PROG, "bytes_key": 4, "bytes_value": 16,
+             "max_entries": 64, "bytes_memlock": 1840}  # fmt: skip
+    seen = read_listing(json.dumps([shown]), "host.json", name="host").seen
+    names = {match.profile for match in best_matches(seen) if match.is_exact}
+    assert "6.19" in names
+    assert "6.18" not in names
 
 
 def test_a_listing_of_programs_alone_is_taken() -> None:

@@ -37,12 +37,27 @@ def test_captures_are_answered_with_calibration(
     assert "3 of 3 containers reproduced" in output
 
 
+def test_how_sure_the_answer_is_stands_in_every_form_of_it(
+    captures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, text = tmp_path / "answer.html", tmp_path / "answer.md"
+    assert run("compare", *captures, "--to", "6.12", "--report", page, "--markdown", text) == 0
+    sure = "5.10: recorded (5.10.262); 6.1: recorded (6.1.192); 6.12: recorded (6.12.107)"
+    assert capsys.readouterr().out.splitlines()[-1] == sure
+    assert sure in page.read_text()
+    assert sure in text.read_text()
+    assert run("compare", *captures, "--to", "6.12", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["kernels"]["6.1"] == "recorded (6.1.192)"
+    assert answer["targets"] == {"6.12": "recorded (6.12.107)"}
+
+
 def test_several_kernels_are_answered_beside_each_other(
     captures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("compare", *captures, "--models", "6.12,6.12:selectable", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["targets"] == ["6.12", "6.12:selectable"]
+    assert list(answer["targets"]) == ["6.12", "6.12:selectable"]
     assert {row["target"] for row in answer["rows"]} == {"6.12", "6.12:selectable"}
 
 

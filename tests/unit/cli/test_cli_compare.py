@@ -124,6 +124,7 @@ def test_the_upgrade_question_is_answered_per_workload(
     assert changes["bpftrace", "large"] == "stops failing"
     assert changes["falco", "large"] == "newly fails with ENOMEM"
     assert changes["falco", "small"] == "unchanged"
+    assert data["kernels"] == {"5.10": "recorded (5.10.262)", "6.12": "recorded (6.12.107)"}
 
 
 def test_limits_can_be_given_by_hand_or_from_a_file(

@@ -44,6 +44,14 @@ def test_a_message_from_the_field_is_recognised(message: str, expected: str) -> 
     assert expected in result.output
 
 
+def test_every_answer_says_of_which_kernels_it_is_and_how_sure_that_is() -> None:
+    sure = "6.12: recorded (6.12.107)"
+    for words in (["--errno", "ENOMEM"], ["ENOMEM (MEMCG_LIMIT_EXCEEDED): no room"]):
+        assert sure in run(*words).output.splitlines()[-1]
+        first = json.loads(run("--json", *words).output)[0]
+        assert first["kernels"]["6.12"] == "recorded (6.12.107)"
+
+
 def test_a_refusal_as_bpfleet_prints_it_is_explained_with_its_numbers() -> None:
     printed = (
         "bpfleet: BPF_MAP_CREATE: ENOMEM (MEMCG_LIMIT_EXCEEDED): memory.max of /team is 4194304 bytes,"

@@ -89,7 +89,7 @@ def test_alike_hosts_are_emulated_once_with_the_same_answer() -> None:
 def test_hosts_of_several_kernels_are_one_fleet() -> None:
     old, new = host("old"), host("new", release="6.1.5", profile="6.1")
     answer = answer_for([case(old), case(new, before="6.1")], [PROFILES["6.12"]])
-    assert answer.kernels == ("5.10", "6.1")
+    assert list(answer.kernels) == ["5.10", "6.1"]
     assert [row.hosts for row in answer.rows] == [2]
 
 
@@ -182,7 +182,7 @@ def test_the_limit_of_the_selected_cgroup_counts() -> None:
 def test_what_ifs_stand_beside_each_other() -> None:
     names = ("6.12:recharge", "6.12:nocharge", "6.12:selectable")
     answer = ask(pod(None), after=",".join(names))
-    assert answer.targets == names
+    assert tuple(answer.targets) == names
     assert [row.target for row in answer.rows] == list(names)
 
 
@@ -230,3 +230,59 @@ def test_limits_are_written_as_patches(path: str, comm: str, name: str, words: s
     assert words in files[name]
     if name.endswith((".yaml", ".yml")):
         assert yaml.safe_load(files[name])
+
+
+def test_the_limit_that_decides_may_be_one_above_the_container() -> None:
+    inner = ask(pod(64 * MIB, entries=200_000, limit=8 * MIB, heap=MIB)).rows[0]
+    assert (inner.limit_path, inner.limit_bytes) == (inner.path, 8 * MIB)
+    outer = ask(pod(8 * MIB, entries=200_000, limit=64 * MIB, heap=MIB)).rows[0]
+    assert (outer.change, outer.limit_path, outer.limit_bytes) == ("fails anew", POD, 8 * MIB)
+    assert row_cells(outer)[6] == f"8 MiB of {POD}"
+    assert f"of {POD}" in row_cells(outer)[9]
+    assert answer_data(ask(pod(8 * MIB, limit=None)))["rows"][0]["limit_path"] == POD
+
+
+def test_neighbours_take_their_part_of_a_limit_above() -> None:
+    one = host("h", path="/app.slice/a.service", limit=40 * MIB, heap=4 * MIB)
+    agent = ask(one, before="5.10", after="6.12").rows[0]
+    assert agent.limit_path == "/app.slice/a.service"
+    two = host("h", path="/app.slice/b.service", limit=None, heap=30 * MIB)
+    shared = Cgroup(path="/app.slice", max=36 * MIB)
+    maps = tuple(replace(m, id=3, name="more", holders=(11,)) for m in two.maps)
+    processes = tuple(replace(p, pid=11, maps=(3,), programs=()) for p in two.processes)
+    both = replace(
+        one,
+        maps=one.maps + maps,
+        processes=one.processes + processes,
+        cgroups=(*one.cgroups, two.cgroups[1], shared),
+    )
+    row = next(r for r in ask(both).rows if r.container == "a.service")
+    assert (row.limit_path, row.limit_bytes) == ("/app.slice", 36 * MIB)
+    assert row.decides.startswith("its neighbours")
+    assert row.room_after is not None
+    assert row.room_after < 3 * MIB
+    (text,) = patch_files([replace(row, change="may fail", set_bytes=40 * MIB)]).items()
+    assert text[0] == "systemd/app.slice.d/50-bpfleet.conf"
+    assert "[Slice]\nMemoryMax=41943040" in text[1]
+
+
+@pytest.mark.parametrize("release", ["5.10.200", "6.12.1"])
+def test_the_threads_that_a_capture_saw_are_charged(release: str) -> None:
+    kernel = release.rpartition(".")[0]
+    single = host("h", release=release, profile=kernel, heap=MIB)
+    threads = tuple(replace(each, threads=51) for each in single.processes)
+    others = replace(single.cgroups[1].others, processes=2, threads=12)
+    cgroup = replace(single.cgroups[1], others=others)
+    many = replace(single, processes=threads, cgroups=(single.cgroups[0], cgroup))
+    assert host_input(many).containers[0].threads == 61
+    few, more = (ask(each, before=kernel).rows[0] for each in (single, many))
+    assert 60 * 24 * KIB < more.need_bytes - few.need_bytes < 60 * 30 * KIB
+    assert (few.room_after or 0) - (more.room_after or 0) == more.need_bytes - few.need_bytes
+
+
+def test_threads_alone_can_meet_the_limit_at_the_start() -> None:
+    document = host("h", release="6.12.1", profile="6.12", heap=MIB, limit=3 * MIB)
+    processes = tuple(replace(each, threads=200) for each in document.processes)
+    (row,) = ask(replace(document, processes=processes), before="6.12").rows
+    assert (row.before, row.after) == ("OOM kill", "OOM kill")
+    assert row.why.startswith("clone threads")

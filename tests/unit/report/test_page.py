@@ -17,6 +17,11 @@ def result() -> Comparison:
     return compare(small_scenario(), ("5.10", "6.12"))
 
 
+def test_every_model_says_how_sure_it_is(result: Comparison) -> None:
+    known = [model["known_by"] for model in page_data(result)["meta"]["models"]]
+    assert known == ["recorded (5.10.262)", "recorded (6.12.107)"]
+
+
 def test_nothing_is_fetched(result: Comparison) -> None:
     page = to_html(result)
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", page)

@@ -35,7 +35,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     extra = {
         **study(scenario, result, jobs=1),
         "repetitions": intervals_data([result, result]),
-        "upgrade": upgrade_data(upgrade_lines(result, "5.10", "6.12", []), "5.10", "6.12"),
+        "upgrade": upgrade_data(upgrade_lines(result, "5.10", "6.12", []), result.kernels),
     }
     page = tmp_path_factory.mktemp("page") / "report.html"
     visitor = f"<script>{VISITOR.read_text()}</script></body>"

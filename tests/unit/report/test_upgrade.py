@@ -88,6 +88,7 @@ def test_the_answer_is_there_as_markdown_and_as_data(
     text = upgrade_markdown(list(lines.values()), "5.10", "6.12")
     assert "### From 5.10 to 6.12" in text
     assert "| falco | large | 1 | newly fails with ENOMEM | ok → ENOMEM |" in text
-    data = upgrade_data(list(lines.values()), "5.10", "6.12")
+    data = upgrade_data(list(lines.values()), {"5.10": "recorded (a)", "6.12": "nearest (b)"})
+    assert data["kernels"]["6.12"] == "nearest (b)"
     assert len(data["workloads"]) == len(lines)
     assert data["workloads"][0]["raise_to_bytes"] > 0

@@ -193,6 +193,6 @@ def _check_for_type(bpf_map: BpfMap, attr: MapAttr, key: BtfType, value: BtfType
     elif demand is KeyBtf.VOID:
         fits = key.kind is BtfKind.VOID
     else:
-        fits = True
+        fits = demand is not KeyBtf.NONE_FITS
     if not fits:
-        raise refuse(Errno.EINVAL, "the key's BTF type does not fit this map type")
+        raise refuse(Errno.EINVAL, "the BTF types do not fit this map type")

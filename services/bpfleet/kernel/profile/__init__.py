@@ -20,6 +20,8 @@ from bpfleet.kernel.profile.names import (
     nearest_profile,
     profile_named,
     says,
+    sureness,
+    sureness_line,
 )
 from bpfleet.kernel.profile.rows import series_of
 
@@ -40,5 +42,7 @@ __all__ = [
     "recorded_kernels",
     "says",
     "series_of",
+    "sureness",
+    "sureness_line",
     "used_by",
 ]

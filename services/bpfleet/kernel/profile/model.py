@@ -218,6 +218,7 @@ class KernelProfile:
     map_in_map_has_batch: bool
     batch_skips_missing_keys: bool
     has_cpu_flags: bool
+    cpu_insert_leaves_others: bool
     stack_trace_lookup_and_delete: bool
     hash_lookup_and_delete: bool
     freeze_checks_access: bool

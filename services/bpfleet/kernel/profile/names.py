@@ -1,6 +1,7 @@
 """What people call a kernel: a name, a name with a variant, a release as uname -r prints it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -123,6 +124,20 @@ def says(name: str) -> str:
     profile = profile_named(name)
     taken_for = "" if profile.name == name else f"{profile.name}, "
     return f"{name}: {taken_for}{profile.known_by}"
+
+
+def sureness(kernels: Mapping[str, KernelProfile]) -> dict[str, str]:
+    """How sure what is said of each of ``kernels`` is, by the name it was asked by. It goes with every answer.
+
+    >>> sureness({"rhel9": profile_named("rhel9")})
+    {'rhel9': 'recorded (5.14.0)'}
+    """
+    return {name: profile.known_by for name, profile in kernels.items()}
+
+
+def sureness_line(known: Mapping[str, str]) -> str:
+    """What `sureness` gave, for people."""
+    return "; ".join(f"{name}: {how}" for name, how in known.items())
 
 
 def profile_named(name: str) -> KernelProfile:

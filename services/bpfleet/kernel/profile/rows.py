@@ -24,8 +24,9 @@ _Type = TypeVar("_Type", bound=IntEnum)
 class Change:
     """A flag's new value, and the kernels that have it.
 
-    ``since`` is a mainline release, each of ``stable`` the first of its series (``5.10.83``), each of ``backports`` the
-    first of its distribution (``el9.2``); a distribution named here follows its own calendar alone.
+    ``since`` is a mainline release, or empty for what only a distribution has; each of ``stable`` the first of its
+    series (``5.10.83``), each of ``backports`` the first of its distribution (``el9.2``); a distribution named here
+    follows its own calendar alone.
     """
 
     new: Value
@@ -42,11 +43,16 @@ class Change:
         [True, False, False, True]
         >>> change.is_in("5.14.0", "el9.4"), change.is_in("5.14.0", "el9.6")
         (False, True)
+        >>> of_red_hat = Change((216, 40), "", "spare room", backports=("el9.6",))
+        >>> of_red_hat.is_in("6.12.1", ""), of_red_hat.is_in("5.14.0", "el9.6")
+        (False, True)
         """
         name, minor = _distribution(distribution)
         firsts = [first for brand, first in map(_distribution, self.backports) if brand == name]
         if name and firsts:
             return minor >= min(firsts)
+        if not self.since:
+            return False
         major_minor, patch = series_of(version), patch_of(version)
         return major_minor >= series_of(self.since) or any(
             series_of(first) == major_minor and patch_of(first) <= patch for first in self.stable
@@ -180,13 +186,16 @@ MEMCG: Final = (
           _since("6.11", "mm: vmscan: restore incremental cgroup iteration")),
     _flag("file_vma_slab_bytes", (200,),
           Change((152,), "6.1", _MEASURED),
-          Change((176, 40), "6.12", _MEASURED),
-          Change((216, 40), "6.12", "Red Hat's structures have spare room", backports=("el9.6",)),
-          Change((192,), "6.16", "mm: move per-vma lock into vm_area_struct; a cache line at a time")),
+          Change((176, 40), "6.4", "mm: add per-VMA lock; the sizes are those measured on 6.12"),
+          Change((192,), "6.15", "mm: move per-vma lock into vm_area_struct; a cache line at a time"),
+          Change((216, 40), "", "per-vma locks, and Red Hat's structures have spare room", backports=("el9.6",))),
     _flag("thread_slab_bytes", (5888, 192, 192, 192, 104, 64)),
     _flag("vma_slab_bytes", (200, 88, 64),
-          Change((152, 104, 64), "6.1", _MEASURED), Change((176, 40, 104, 64), "6.12", _MEASURED),
-          Change((192, 104, 64), "6.16", "mm: move per-vma lock into vm_area_struct; a cache line at a time")),
+          Change((152, 104, 64), "6.1", _MEASURED),
+          Change((176, 40, 104, 64), "6.4", "mm: add per-VMA lock; the sizes are those measured on 6.12"),
+          Change((192, 104, 64), "6.15", "mm: move per-vma lock into vm_area_struct; a cache line at a time"),
+          Change((216, 40, 88, 64), "", "per-vma locks, and Red Hat's structures have spare room",
+                 backports=("el9.6",))),
 )  # fmt: skip
 
 CONTROL_FILES: Final = (
@@ -341,6 +350,10 @@ INTERFACE: Final = (
                  stable=("6.1.192", "6.6.150", "6.12.107"))),
     _flag("has_cpu_flags", False,
           _since("7.0", "bpf: Introduce BPF_F_CPU and BPF_F_ALL_CPUS flags")),
+    _flag("cpu_insert_leaves_others", False,
+          _since("7.0", "bpf: Add BPF_F_CPU and BPF_F_ALL_CPUS flags support for percpu_hash and lru_percpu_hash maps:"
+                 " pcpu_init_value writes one CPU alone"),
+          _until("7.2", "pcpu_init_value fills the other CPUs with zeros for BPF_F_CPU too")),
     _flag("stack_trace_lookup_and_delete", False,
           _since("6.18", "bpf: Add lookup_and_delete_elem for BPF_MAP_STACK_TRACE")),
     _flag("hash_lookup_and_delete", False,
@@ -436,6 +449,7 @@ MAP_TYPES: Final[dict[MapType, Change]] = {
     MapType.CGRP_STORAGE: _type("6.2", "bpf: Implement cgroup storage available to non-cgroup-attached bpf progs",
                                 "el9.3"),
     MapType.ARENA: _type("6.9", "bpf: Introduce bpf_arena.", "el9.6"),
+    MapType.INSN_ARRAY: _type("6.19", "bpf, x86: add new map type: instructions array"),
 }  # fmt: skip
 # Program types newer than 5.4 and 4.18.
 PROG_TYPES: Final[dict[ProgType, Change]] = {

@@ -8,7 +8,7 @@ from typing import Final
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
-from bpfleet.kernel.profile import PROFILES, KernelProfile
+from bpfleet.kernel.profile import PROFILES, KernelProfile, sureness, sureness_line
 from bpfleet.kernel.units import bytes_of
 from bpfleet.kernel.views.hints import cilium_hint, libbpf_hint
 
@@ -26,6 +26,9 @@ class Explanation:
     tool_messages: tuple[str, ...]  # what user-space libraries print for it
     numbers: dict[str, int | str] = field(default_factory=dict)
     holders: tuple[tuple[str, int], ...] = ()
+    kernels: dict[str, str] = field(
+        default_factory=dict
+    )  # those it is of, each with how sure that is
 
     def lines(self) -> list[str]:
         """The whole text, one sentence a line."""
@@ -37,6 +40,7 @@ class Explanation:
         found += [f"to do: {line}" for line in self.advice]
         found += [f"elsewhere: {line}" for line in self.elsewhere]
         found += [f"shown as: {line}" for line in self.tool_messages]
+        found.append(f"said of: {sureness_line(self.kernels)}")
         return found
 
 
@@ -54,6 +58,7 @@ def explain(
         _tool_messages(error),
         dict(error.numbers),
         tuple(holders),
+        sureness({profile.name: profile}),
     )
 
 
@@ -137,6 +142,7 @@ def _of_outside(whose: str, smaller: str, errno: Errno, detail: str) -> Explanat
             "usage_bytes": bytes_of(int(found["used"])),
             "requested_bytes": bytes_of(int(found["pages"])),
         },
+        kernels=sureness({name: PROFILES[name] for name in ("5.10", "6.18")}),
     )
 
 

@@ -6,9 +6,18 @@ from typing import Final
 
 from bpfleet.abi.errno import Errno
 
-__all__ = ["GENERATIONS", "KILLED", "SYMPTOMS", "Symptom", "symptoms_of_errno"]
+__all__ = [
+    "GENERATIONS",
+    "GENERATION_KERNELS",
+    "KILLED",
+    "SYMPTOMS",
+    "Symptom",
+    "symptoms_of_errno",
+]
 
 GENERATIONS: Final = ("up to 5.10", "5.11 to 5.19", "6.0 and later")
+# The kernel of each generation that its answers are of.
+GENERATION_KERNELS: Final = ("5.10", "5.15", "6.12")
 SAME: Final = "the same"
 NEVER: Final = "does not happen"
 KILLED: Final = "SIGKILL"

@@ -57,12 +57,17 @@ class Incident:
 class Finding:
     """One expectation beside what was observed. ``place`` is the step's number and what it does."""
 
-    model: str
+    profile: KernelProfile
     case: str
     place: str
     observation: str
     expected: Plain
     observed: Plain
+
+    @property
+    def model(self) -> str:
+        """The name of the kernel."""
+        return self.profile.name
 
     @property
     def agrees(self) -> bool:
@@ -156,7 +161,7 @@ def _run_case(
         for name, value in observed.items():
             expected = _expectation(resolved.get(name), profile)
             if expected is not None:
-                yield Finding(profile.name, str(case.get("case", "")), place, name, expected, value)
+                yield Finding(profile, str(case.get("case", "")), place, name, expected, value)
         for name in resolved:
             if (
                 isinstance(resolved[name], dict)

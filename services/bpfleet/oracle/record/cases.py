@@ -75,6 +75,7 @@ _TYPES: Final[dict[str, _Shape]] = {
     "task_storage": ((4,), None, F_NO_PREALLOC, (F_CLONE,)),
     "cgrp_storage": ((4,), None, F_NO_PREALLOC, (F_CLONE,)),
     "arena": ((0,), (0,), F_MMAPABLE, ()),
+    "insn_array": ((4,), (16,), 0, ()),
 }
 _STORAGES: Final = ("sk_storage", "inode_storage", "task_storage", "cgrp_storage")
 _WITHOUT_ENTRIES: Final = (*_STORAGES, "cgroup_storage", "percpu_cgroup_storage")

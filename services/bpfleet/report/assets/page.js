@@ -86,7 +86,7 @@ function niceTop(value) {
 // -- summary
 const BAD = new Set(["crash-looping", "EPERM", "ENOMEM", "E2BIG", "OOM kills"]);
 function modelHead(m) {
-  return el("th", {}, m.name, el("span", { class: "kind" }, m.kind));
+  return el("th", {}, m.name, el("span", { class: "kind" }, m.kind), el("span", { class: "kind" }, m.known_by));
 }
 function drawSummary() {
   const meta = DATA.meta;

@@ -51,6 +51,7 @@ SHAPES = [
     *(MapAttr(t, 16, 8, 0) for t in (MapType.CGROUP_STORAGE, MapType.PERCPU_CGROUP_STORAGE)),
     *(MapAttr(t, 4, 8, 0, F_NO_PREALLOC) for t in STORAGES),
     MapAttr(MapType.ARENA, 0, 0, 4, F_MMAPABLE),
+    MapAttr(MapType.INSN_ARRAY, 4, 16, 600),
 ]
 
 

@@ -49,6 +49,7 @@ class KeyBtf(Enum):
     CGROUP = auto()  # struct bpf_cgroup_storage_key, or an integer of 8 bytes
     STRUCT = auto()
     VOID = auto()
+    NONE_FITS = auto()  # types that no map of this type can have
     UNCHECKED = auto()  # the type has a check of its own, which accepts any and also none
 
 

@@ -25,9 +25,12 @@ _LOCAL_PENDING: Final = 4
 
 @final
 class LruNode:
-    """One element. ``ref``: used since it was last looked at. ``key`` None: not in the hash table."""
+    """One element. ``ref``: used since it was last looked at. ``key`` None: not in the hash table.
 
-    __slots__ = ("after", "before", "cpu", "key", "kind", "ref")
+    ``left`` is what its memory holds of the value it had last; empty where nobody can read that.
+    """
+
+    __slots__ = ("after", "before", "cpu", "key", "kind", "left", "ref")
 
     def __init__(self) -> None:
         self.before: LruNode = self
@@ -36,6 +39,7 @@ class LruNode:
         self.cpu = 0
         self.ref = False
         self.key: bytes | None = None
+        self.left = b""
 
 
 def _unlink(node: LruNode) -> None:

@@ -36,6 +36,7 @@ _NEVER_INNER: Final = (
     MapType.CGROUP_STORAGE,
     MapType.PERCPU_CGROUP_STORAGE,
     MapType.STRUCT_OPS,
+    MapType.INSN_ARRAY,
 )
 _ENTRIES_COMPARED: Final = (MapType.ARRAY, MapType.XSKMAP)
 

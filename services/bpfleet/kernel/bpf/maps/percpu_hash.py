@@ -6,7 +6,8 @@ nothing when preallocated, else an element and a per-CPU value. Existing keys ar
 Known gap: the class names it.
 """
 
-from typing import ClassVar, Final
+from itertools import chain
+from typing import ClassVar, Final, final
 
 from bpfleet.abi.bpf import F_NO_PREALLOC
 from bpfleet.abi.errno import Errno
@@ -33,15 +34,49 @@ from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import round_up_8
 
 
-class PercpuHashMap(HashTable):
-    """A hash whose values exist once per possible CPU."""
+@final
+class Freelist:
+    """Which preallocated element is next, by what its memory holds [kernel/bpf/percpu_freelist.c].
 
-    __slots__ = ("_element_size", "_payers", "_value_size", "_zero")
+    A stack for each CPU; below what was put back lie elements that were never taken, which hold zeros.
+    """
+
+    __slots__ = ("_left", "_untouched")
+
+    def __init__(self, elements: int, possible_cpus: int) -> None:
+        share, rest = divmod(elements, possible_cpus)
+        self._untouched: Final = [share + (cpu < rest) for cpu in range(possible_cpus)]
+        self._left: Final[list[list[bytes]]] = [[] for _ in range(possible_cpus)]
+
+    def pop(self, cpu: int) -> bytes:
+        """What the element that ``cpu`` takes holds, empty for zeros: its own, else that of the next CPU with one."""
+        possible = len(self._left)
+        for number in chain(range(cpu, possible), range(cpu)):
+            if self._left[number]:
+                return self._left[number].pop()
+            if self._untouched[number]:
+                self._untouched[number] -= 1
+                break
+        return b""
+
+    def push(self, cpu: int, held: bytes) -> None:
+        """Puts an element back."""
+        self._left[cpu].append(held)
+
+
+class PercpuHashMap(HashTable):
+    """A hash whose values exist once per possible CPU.
+
+    In 7.0 and 7.1 an insert with BPF_F_CPU leaves to the other CPUs what the element held before [pcpu_init_value].
+    """
+
+    __slots__ = ("_element_size", "_freelist", "_payers", "_value_size", "_zero")
 
     percpu_values = True
     gap: ClassVar[str] = (
         "large values on demand: Linux may be out of populated per-CPU pages (ENOMEM with memory left),"
-        " depending on what else uses them"
+        " depending on what else uses them; in 7.0 and 7.1 an insert with BPF_F_CPU on"
+        " demand may show on the other CPUs what the element held before, here zeros"
     )
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
@@ -51,6 +86,8 @@ class PercpuHashMap(HashTable):
         self._value_size: Final = memory.percpu_size(round_up_8(attr.value_size))
         self._payers: Final[dict[bytes, tuple[Account, Account]]] = {}
         self._zero: Final = zeroes(self.user_value_size)
+        shows = self.prealloc and host.profile.cpu_insert_leaves_others
+        self._freelist = Freelist(attr.max_entries, host.possible_cpus) if shows else None
 
     @classmethod
     def plan(cls, creation: Creation) -> CostPlan:
@@ -81,15 +118,18 @@ class PercpuHashMap(HashTable):
         one_cpu = takes_one_value(self, flags)
         old = self._elements.get(key)
         self._check_presence(old is not None, flags)
+        if old is None and len(self._elements) >= self.max_entries:
+            raise map_full(Errno.E2BIG, self.max_entries)
+        left = self._zero
+        if old is None and self._freelist is not None:
+            left = self._freelist.pop(context.cpu) or left
         if one_cpu:
-            value = onto_cpus(self._zero if old is None else old, value, flags)
+            value = onto_cpus(left if old is None else old, value, flags)
         elif context.from_prog:
             value = splice_cpu(self._zero if old is None else old, value, context.cpu)
         if old is not None:
             self._elements[key] = value  # in place: its position in the bucket stays
             return
-        if len(self._elements) >= self.max_entries:
-            raise map_full(Errno.E2BIG, self.max_entries)
         if not self.prealloc:
             self._take_element(key, context)
         self._store_newest(key, value)
@@ -98,6 +138,8 @@ class PercpuHashMap(HashTable):
         """Raises ENOENT."""
         if key not in self._elements:
             raise not_found()
+        if self._freelist is not None:
+            self._freelist.push(context.cpu, self._elements[key])
         self._drop(key)
         if not self.prealloc:
             self._give_element(key, context.cpu)

@@ -12,6 +12,7 @@ from bpfleet.kernel.bpf.maps.cpumap import CpuMap
 from bpfleet.kernel.bpf.maps.devmap import DevMap, DevMapHash
 from bpfleet.kernel.bpf.maps.fd_array import CgroupArrayMap, PerfEventArrayMap, ProgArrayMap
 from bpfleet.kernel.bpf.maps.hash import HashMap
+from bpfleet.kernel.bpf.maps.insn_array import InsnArrayMap
 from bpfleet.kernel.bpf.maps.local_storage import (
     CgroupLocalStorage,
     InodeStorage,
@@ -65,4 +66,5 @@ MAP_CLASSES: Final[dict[MapType, type[BpfMap]]] = {
     MapType.USER_RINGBUF: RingbufMap,
     MapType.CGRP_STORAGE: CgroupLocalStorage,
     MapType.ARENA: ArenaMap,
+    MapType.INSN_ARRAY: InsnArrayMap,
 }
