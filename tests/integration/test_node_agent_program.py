@@ -75,12 +75,14 @@ def test_a_setting_carries_the_text_of_a_profile_file(monkeypatch):
 def test_the_environment_sets_what_flags_do_not(monkeypatch):
     monkeypatch.setenv("BPFLEET_PROFILE", "6.1")
     monkeypatch.setenv("BPFLEET_NODE_RAM", "2G")
+    monkeypatch.setenv("BPFLEET_NODE_SWAP", "1G")
     monkeypatch.setenv("BPFLEET_NODES", "7")
     with Program("--nodes", "1", "--metrics", f"127.0.0.1:{free_port()}") as program:
         assert "profile=6.1 nodes=1 " in program.line
         with Session(program.target) as session:
             (node,) = AgentClient(session).list_nodes()
         assert node.spec.ram_bytes == 2 << 30
+        assert node.spec.swap_bytes == 1 << 30
 
 
 def free_port():

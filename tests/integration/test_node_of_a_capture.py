@@ -51,6 +51,25 @@ def test_capture_node_capture_is_an_equal_document(client, kernel: str) -> None:
     assert still(second) == still(first)
 
 
+def test_a_host_that_swaps_gives_a_node_that_does(client) -> None:
+    document = golden("6.12")
+    path = next(each.path for each in document.cgroups if each.path != "/" and not each.removed)
+    swapping = replace(
+        document,
+        host=replace(document.host, swap_bytes=1 << 30),
+        cgroups=tuple(
+            replace(each, swap_max=0) if each.path == path else each for each in document.cgroups
+        ),
+    )
+    assert build_node(client, "one", swapping) == []
+    assert "SwapTotal:       1048576 kB" in client.node("one").read_proc("meminfo")
+    assert client.node("one").cgroup(path).read("memory.swap.max") == "0\n"
+    first = capture_node(client.node("one"))
+    assert first.host.swap_bytes == 1 << 30
+    assert build_node(client, "two", first) == []
+    assert still(capture_node(client.node("two"))) == still(first)
+
+
 @pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
 def test_the_node_is_like_its_host(client, kernel: str) -> None:
     document = golden(kernel)

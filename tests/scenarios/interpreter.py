@@ -60,6 +60,7 @@ class Interpreter(ObjectCommands):
         kernel = Kernel(
             profile_named(plain[0]),
             ram_bytes=parse_bytes(options.get("ram", "8G")),
+            swap_bytes=parse_bytes(options.get("swap", "0")),
             possible_cpus=int(options.get("cpus", "2")),
         )
         self.stage, self.log_read = Stage(kernel), 0

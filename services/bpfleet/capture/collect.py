@@ -824,6 +824,7 @@ def _host(cgroups: Cgroups) -> Dict[str, Plain]:
         "ram_bytes": _kib(memory, "MemTotal"),
         "available_bytes": _kib(memory, "MemAvailable"),
         "percpu_bytes": _kib(memory, "Percpu"),
+        "swap_bytes": _kib(memory, "SwapTotal"),
         "cgroup_version": cgroups.version,
         "cgroup_mounts": cgroups.mounts,
         "boot_options": options,

@@ -59,6 +59,7 @@ class Host(_Part, frozen=True, kw_only=True):
     online_cpus: Count = 0
     available_bytes: Count = 0
     percpu_bytes: Count = 0
+    swap_bytes: Count = 0
     cgroup_version: Annotated[int, Meta(ge=0, le=2)] = 2
     cgroup_mounts: tuple[str, ...] = ()
     boot_options: Mapping[str, str] = field(default_factory=dict)

@@ -31,7 +31,9 @@ _LIMITS: Final = {
     "high": "memory.high",
     "low": "memory.low",
     "min": "memory.min",
+    "swap_max": "memory.swap.max",
 }
+_TELL_AT_ZERO: Final = ("max", "high", "swap_max")
 _MAPS_OF_MAPS: Final = (MapType.ARRAY_OF_MAPS, MapType.HASH_OF_MAPS)
 _SHORT_COMM: Final = 15
 _HEX: Final = re.compile(r"[0-9a-fA-F]{1,16}")
@@ -52,6 +54,7 @@ def build_node(client: AgentClient, name: str, document: Document) -> list[str]:
         profile=profile.name,
         profile_file=text,
         ram_bytes=document.host.ram_bytes,
+        swap_bytes=document.host.swap_bytes,
         possible_cpus=document.host.possible_cpus,
     )
     try:
@@ -128,7 +131,7 @@ class _Builder:
         self._mkdir(cgroup.path)
         for field, file in _LIMITS.items():
             value = getattr(cgroup, field)
-            if value is not None and (value or field in ("max", "high")):
+            if value is not None and (value or field in _TELL_AT_ZERO):
                 self._node.cgroup(cgroup.path).write(file, str(value))
 
     def _mkdir(self, path: str) -> None:

@@ -3,7 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from bpfleet.abi.bpf import Capability
+from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.capture.collect import identify
 from bpfleet.capture.document import (
@@ -19,6 +22,7 @@ from bpfleet.capture.document import (
     User,
 )
 from bpfleet.client.bpf import Node
+from bpfleet.client.session import Verdict
 from bpfleet.rpc.rlimits import memlock_record
 from bpfleet.v1 import (
     bpf_pb2,
@@ -39,6 +43,8 @@ def capture_node(node: Node) -> Document:
     info = node.info()
     live = [process for process in node.list_processes() if process.alive]
     cgroups = [_cgroup(each) for each in node.list_cgroups()]
+    if info.spec.swap_bytes:
+        cgroups = [_with_swap(node, each) for each in cgroups]
     payers = _Payers(cgroups)
     holders = _holders(live)
     maps = [_map(each, payers, holders.maps) for each in node.list_maps()]
@@ -51,6 +57,7 @@ def capture_node(node: Node) -> Document:
             possible_cpus=info.spec.possible_cpus,
             online_cpus=info.spec.possible_cpus,
             ram_bytes=info.spec.ram_bytes,
+            swap_bytes=info.spec.swap_bytes,
             distribution=_kernel(info),
         ),
         charges=ChargesRead(read=True, how="ledger"),
@@ -217,4 +224,18 @@ def _cgroup(info: cgroup_service_pb2.Cgroup) -> Cgroup:
             "oom": events.oom_count,
             "oom_kill": events.oom_kill_count,
         },
+    )
+
+
+def _with_swap(node: Node, cgroup: Cgroup) -> Cgroup:
+    """The cgroup with its swap; as it was where it has none of these files (the root, cgroup v1)."""
+    try:
+        limit = node.cgroup(cgroup.path).read("memory.swap.max").strip()
+        current = node.cgroup(cgroup.path).read("memory.swap.current")
+    except Verdict as refused:
+        if refused.errno != Errno.ENOENT:
+            raise
+        return cgroup
+    return replace(
+        cgroup, swap_max=None if limit == "max" else int(limit), swap_current=int(current)
     )

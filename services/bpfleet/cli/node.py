@@ -71,6 +71,7 @@ def list_nodes(*, server: ChannelOptions) -> Iterable[pb.Node]:
 @agent_options
 @click.option("--profile", default="6.12", show_default=True, help="Kernel profile, or its file.")
 @click.option("--ram", type=Size(), default="8G", show_default=True, help="Memory.")
+@click.option("--swap", type=Size(), default="0", show_default=True, help="Swap space.")
 @click.option(
     "--cpus", type=click.IntRange(1, 8192), default=4, show_default=True, help="Possible CPUs."
 )
@@ -94,6 +95,7 @@ def create(
     server: ChannelOptions,
     profile: str,
     ram: int,
+    swap: int,
     cpus: int,
     seed: int,
     captured: Path | None,
@@ -106,6 +108,7 @@ def create(
       bpfleet node create web-1
       bpfleet node create web-1 --capture host.json
       bpfleet node create web-1 --profile 5.10 --ram 16G --cpus 8 --seed 7
+      bpfleet node create web-1 --ram 4G --swap 2G
       bpfleet node create web-1 --profile host.toml
     """
     if captured is not None:
@@ -121,6 +124,7 @@ def create(
             profile=known.name,
             profile_file=text,
             ram_bytes=ram,
+            swap_bytes=swap,
             possible_cpus=cpus,
             seed=seed,
         ).info()
@@ -132,7 +136,7 @@ def create(
 
 def _create_captured(node: str, captured: Path, server: ChannelOptions, *, as_json: bool) -> None:
     context = click.get_current_context()
-    for name in ("profile", "ram", "cpus", "seed"):
+    for name in ("profile", "ram", "swap", "cpus", "seed"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is told by the capture")
     document = read_document(captured.read_bytes(), str(captured))
@@ -173,6 +177,7 @@ def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
     rows = [
         ("profile", f"{info.spec.profile} (accounting: {model})"),
         ("CPUs, memory", f"{info.spec.possible_cpus}, {format_bytes(info.spec.ram_bytes)}"),
+        *([("swap", format_bytes(info.spec.swap_bytes))] if info.spec.swap_bytes else []),
         ("virtual time", f"{status.clock_ns / _SECOND_NS:.3f} s, {status.revision} events"),
         ("charged", f"{format_bytes(status.usage_bytes)} in all"),
         ("BPF", f"{format_bytes(status.bpf_charged_bytes)} charged, "

@@ -55,6 +55,7 @@ class AgentClient:
         profile: str = "6.12",
         profile_file: str = "",
         ram_bytes: int = 8 << 30,
+        swap_bytes: int = 0,
         possible_cpus: int = 4,
         seed: int = 0,
     ) -> "Node":
@@ -65,6 +66,7 @@ class AgentClient:
                 profile="" if profile_file else profile,
                 profile_file=profile_file,
                 ram_bytes=ram_bytes,
+                swap_bytes=swap_bytes,
                 possible_cpus=possible_cpus,
                 seed=seed,
             ),

@@ -1,13 +1,14 @@
 """Conservation laws over all subsystems of a node, by the names of docs/ARCHITECTURE.md. A breach is our bug."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.cgroup.tree import CgroupTree
-from bpfleet.kernel.mm.memcg import Memcg
+from bpfleet.kernel.mm.memcg import Memcg, Stat
 from bpfleet.kernel.mm.memory import Memory
+from bpfleet.kernel.mm.swapfile import SwapEntries, SwapSpace
 from bpfleet.kernel.proc.processes import Processes
 from bpfleet.kernel.proc.user import UserTable
 from bpfleet.kernel.units import bytes_of
@@ -99,6 +100,25 @@ def check_no_orphan(
             assert (owner.kind, owner.ident) in live_bpf, f"{owner} is gone but still holds memory"
         if owner.kind == "process" and account.count:
             processes.find(owner.ident)
+
+
+def check_swap(swap: SwapSpace | None, entries: Iterable[SwapEntries], memory: Memory) -> None:
+    """*swap conservation*: what is used = the entries of all owners; a counter = its entries and those below it."""
+    own: Counter[Memcg] = Counter()
+    for each in entries:
+        held = [pages for line in each.lines.values() for pages in line.values()]
+        assert all(pages > 0 for pages in held), held
+        assert sum(held) == each.pages, (held, each.pages)
+        for line in each.lines.values():
+            own.update(line)
+    used, total = (0, 0) if swap is None else (swap.used_pages, swap.total_pages)
+    assert used == own.total() <= total, (used, own.total(), total)
+    for memcg in reversed(memory.controller.root.pre_order()):
+        assert memcg.stat[Stat.SWAP_PAGES] == own[memcg], (memcg.path, own[memcg])
+        if memcg.parent is None:
+            continue
+        assert memcg.swap.usage == own[memcg], (memcg.path, memcg.swap.usage, own[memcg])
+        own[memcg.parent] += own[memcg]
 
 
 def check_stats(memory: Memory) -> None:

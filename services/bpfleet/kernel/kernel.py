@@ -26,6 +26,7 @@ from bpfleet.kernel.mm.memcg import Memcg
 from bpfleet.kernel.mm.memcontrol import MemoryController
 from bpfleet.kernel.mm.memory import AllocKind, Memory
 from bpfleet.kernel.mm.page_alloc import NodeMemory
+from bpfleet.kernel.mm.swapfile import SwapSpace
 from bpfleet.kernel.mm.throttle import handle_over_high
 from bpfleet.kernel.mm.vmscan import Reclaimer
 from bpfleet.kernel.proc.fdtable import FileTable
@@ -71,7 +72,8 @@ def _accounting(profile: KernelProfile) -> BpfAccounting:
 class Kernel:
     """A node. Single-threaded: every call runs to completion and leaves all invariants true, also when it raises.
 
-    ``ram_bytes`` is the node's memory, ``possible_cpus`` its possible CPUs, ``seed`` feeds hash seeds only.
+    ``ram_bytes`` is the node's memory, ``swap_bytes`` its swap space, ``possible_cpus`` its possible CPUs, ``seed``
+    feeds hash seeds only.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Kernel:
         *,
         node: str = "node",
         ram_bytes: int = 8 << 30,
+        swap_bytes: int = 0,
         possible_cpus: int = 2,
         seed: int = 0,
     ) -> None:
@@ -93,9 +96,14 @@ class Kernel:
         self.ram: Final = NodeMemory(ram_bytes)
         self.controller: Final = MemoryController(profile, possible_cpus)
         self.memory: Final = Memory(profile, self.controller, self.ram, possible_cpus, seed)
-        self.page_cache: Final = PageCache(self.memory)
+        swap_pages = whole_pages(swap_bytes)
+        self.swap: Final = SwapSpace(self.memory, swap_pages) if swap_pages else None
+        self.page_cache: Final = PageCache(self.memory, self.swap)
         self.reclaimer: Final = Reclaimer(
-            self.page_cache, self.controller.root, walks_in_part=profile.reclaim_walks_in_part
+            self.page_cache,
+            self.controller.root,
+            self.swap,
+            walks_in_part=profile.reclaim_walks_in_part,
         )
         self.cgroups: Final = CgroupTree(self.memory, self.timeline, v1=profile.cgroup_v1)
         self.users: Final = UserTable()
@@ -103,10 +111,15 @@ class Kernel:
         self.objects: Final = Objects(self.files, profile)
         self.locked: Final = LockedMemory(self.memory, self.files, self.timeline, possible_cpus)
         self.processes: Final = Processes(
-            self.memory, self.cgroups, self.users, self.files, self.timeline
+            self.memory, self.cgroups, self.users, self.files, self.timeline, self.swap
         )
         self.oom_killer: Final = OomKiller(
-            self.processes, self.memory, self.cgroups.root, self.timeline, self.crash
+            self.processes,
+            self.memory,
+            self.cgroups.root,
+            self.timeline,
+            self.crash,
+            swap_pages,
         )
         self.host: Final = Host(profile, possible_cpus)
         self.accounting: Final[BpfAccounting] = _accounting(profile)
@@ -131,6 +144,7 @@ class Kernel:
     def _wire(self) -> None:
         """Lower layers call upwards through these callbacks only."""
         self.controller.reclaim = self._reclaim
+        self.controller.reclaim_proactively = self.reclaimer.reclaim
         self.controller.oom = self.oom_killer.kill_in_memcg
         self.controller.wait_for_victim = self.oom_killer.wait
         self.controller.catch_up = self.catch_up
@@ -472,7 +486,7 @@ class Kernel:
         if pid is None:
             if name != "meminfo":
                 raise no_such_file(name)
-            return meminfo_text(self.ram, self.controller.root)
+            return meminfo_text(self.ram, self.controller.root, self.swap)
         task = self.processes.find(pid)
         directory, _, fd = name.partition("/")
         if directory == "fdinfo" and fd.isdecimal():
@@ -498,6 +512,9 @@ class Kernel:
         invariants.check_hierarchy(self.memory)
         invariants.check_limit(self.memory)
         invariants.check_stats(self.memory)
+        swapped = [task.mm.swapped for task in self.processes.all()]
+        swapped += self.page_cache.swap_entries()
+        invariants.check_swap(self.swap, swapped, self.memory)
         invariants.check_memlock_conservation(self.users)
         if not len(self.timeline.deferred):
             invariants.check_no_orphan(self.memory, self.processes, self._live_bpf())

@@ -97,6 +97,14 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Memory of each node.",
 )
 @click.option(
+    "--swap",
+    default="0",
+    envvar="BPFLEET_NODE_SWAP",
+    show_default=True,
+    callback=_size,
+    help="Swap space of each node.",
+)
+@click.option(
     "--cpus",
     default=4,
     envvar="BPFLEET_NODE_CPUS",
@@ -202,12 +210,16 @@ def _settings(flags: dict[str, Any]) -> AgentSettings:
     targets = [target.strip() for target in flags["coordinator"].split(",") if target.strip()]
     server = server_options(flags["listen"], flags, own_agent=flags["agent_id"])
     token = server.tokens.of_agent(flags["agent_id"]) if server.tokens is not None else None
+    swap_bytes = flags["swap"]
+    if not 0 <= swap_bytes <= RAM_BYTES_MAX:
+        raise SettingsError(f"--swap: {swap_bytes} bytes is out of range; use 0 to 16T")
     return AgentSettings(
         agent_id=flags["agent_id"],
         server=server,
         shape=NodeBoot(
             profile=flags["profile"],
             ram_bytes=ram_bytes,
+            swap_bytes=swap_bytes,
             possible_cpus=flags["cpus"],
             seed=flags["seed"],
         ),

@@ -28,12 +28,13 @@ _log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeBoot:
-    """What a node is booted with: kernel, memory, possible CPUs, seed."""
+    """What a node is booted with: kernel, memory, swap, possible CPUs, seed."""
 
     profile: KernelProfile
     ram_bytes: int
     possible_cpus: int
     seed: int
+    swap_bytes: int = 0
     profile_text: str = ""
 
 
@@ -82,6 +83,7 @@ class HostedNode:
             shape.profile,
             node=node_id,
             ram_bytes=shape.ram_bytes,
+            swap_bytes=shape.swap_bytes,
             possible_cpus=shape.possible_cpus,
             seed=shape.seed,
         )

@@ -41,6 +41,7 @@ def node_shape(spec: pb.NodeSpec, field: str = "spec") -> NodeBoot:
     return NodeBoot(
         profile=_profile(spec, field),
         ram_bytes=within(spec.ram_bytes, f"{field}.ram_bytes", RAM_BYTES_MIN, RAM_BYTES_MAX),
+        swap_bytes=within(spec.swap_bytes, f"{field}.swap_bytes", 0, RAM_BYTES_MAX),
         possible_cpus=within(spec.possible_cpus, f"{field}.possible_cpus", 1, CPUS_MAX),
         seed=within(spec.seed, f"{field}.seed", 0, (1 << 63) - 1),
         profile_text=spec.profile_file,
@@ -276,6 +277,7 @@ def _message(node: HostedNode) -> pb.Node:
         spec=pb.NodeSpec(
             profile=shape.profile.name,
             ram_bytes=shape.ram_bytes,
+            swap_bytes=shape.swap_bytes,
             possible_cpus=shape.possible_cpus,
             seed=shape.seed,
         ),

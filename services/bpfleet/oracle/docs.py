@@ -229,11 +229,14 @@ of several kernels have a row of their own; figures of other recordings come fro
 | cgroups | v2 domain cgroups; v1 as a variant | memory alone; no threaded domains, no freezer; v1 without\
  thresholds and soft limits |
 | control files | exact text, parsing, errno | no numa_stat, zswap, cgroup.pressure, triggers; peaks are not reset |
-| memory.stat | exact where recorded | huge pages, swap, writeback, sockets, zswap read 0; stale only with `:lag` |
+| memory.stat | exact where recorded | huge pages, swapcached, writeback, sockets, zswap read 0; stale only with\
+ `:lag` |
 | memory.pressure | stall time of memory.high | averages are shares of the window, not decaying averages |
 | charging | exact | stocks drain at once; files are written on CPU 0; pipes are free; 4 KiB pages |
 | a memcg's own size | exact on 6.1, 6.12, 6.16 and later | an estimate on the others |
-| reclaim | page cache, by page on two lists | no swap, no dirty pages, no kswapd, no refaults that activate at once |
+| reclaim | page cache, by page on two lists | no dirty pages, no kswapd, no refaults that activate at once |
+| swap | memory.swap files, vm.swappiness, swap of the node; v1: memory.memsw.usage_in_bytes | not recorded; pages go\
+ out at the first look and never come in; no memory.memsw.limit_in_bytes; `compare` and `limits` of captures: without |
 | OOM killer | exact choice, log lines | a victim always takes 0.75 ms to end, in which `max` and `oom` count on:\
  0.3 to 2.8 ms were seen; no reaper, no sysctls |
 | user memory | anonymous, shared, tmpfs, page tables | one mapping of each kind, in one process; no huge pages |
@@ -256,8 +259,10 @@ Measured on 6.18 with 2 CPUs, where a figure stands.
  limit: 2 MiB either way |
 | sockets, dentries, inodes | 200 TCP pairs with 20 KB queued: 2.7 MB; 1,000 open /proc files: 405 KB | proxies:\
  some MB too low |
-| swap, zswap | anonymous memory goes out up to memory.swap.max | on nodes with swap a limit kills later; maps\
- cannot be swapped |
+| swapping in | nothing touches a page again | a process under pressure keeps what is resident; no thrashing, no\
+ refault costs, so anonymous and file pages share pressure as swappiness says |
+| zswap, swap cache | compressed pages stay in RAM and are charged | a limit kills earlier there, by what the pool\
+ holds |
 | kswapd, watermarks, other users of RAM | a node can be filled to its last page | the node's own OOM starts too late |
 | updates from softirq on other CPUs | per-CPU caches run dry | ENOMEM in packet paths is understated |
 | throttling by memory.high, PSI decay | shares of a window | latency, not limits |

@@ -51,6 +51,7 @@ class _Lane:
             profile,
             node=plan.node.name,
             ram_bytes=shape.ram_bytes,
+            swap_bytes=plan.node.swap_bytes,
             possible_cpus=shape.possible_cpus,
             seed=seed,
         )

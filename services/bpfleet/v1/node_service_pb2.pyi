@@ -85,6 +85,7 @@ class NodeSpec(_message.Message):
     POSSIBLE_CPUS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     PROFILE_FILE_FIELD_NUMBER: _builtins.int
+    SWAP_BYTES_FIELD_NUMBER: _builtins.int
     profile: _builtins.str
     """Name of the kernel profile."""
     ram_bytes: _builtins.int
@@ -97,6 +98,8 @@ class NodeSpec(_message.Message):
     """The text of a profile file, as `bpfleet profile capture` writes it, in place of `profile`: at most 64 KiB. Of the
     answers GetNode's alone gives it back, beside the profile's name.
     """
+    swap_bytes: _builtins.int
+    """Swap space, up to 16 TiB; 0: none. Anonymous and shared memory of processes goes there when a limit is hit."""
     def __init__(
         self,
         *,
@@ -105,10 +108,11 @@ class NodeSpec(_message.Message):
         possible_cpus: _builtins.int = ...,
         seed: _builtins.int = ...,
         profile_file: _builtins.str = ...,
+        swap_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["possible_cpus", b"possible_cpus", "profile", b"profile", "profile_file", b"profile_file", "ram_bytes", b"ram_bytes", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["possible_cpus", b"possible_cpus", "profile", b"profile", "profile_file", b"profile_file", "ram_bytes", b"ram_bytes", "seed", b"seed", "swap_bytes", b"swap_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

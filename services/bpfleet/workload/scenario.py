@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from bpfleet.plain import toml_table
 from bpfleet.workload.catalogue import inventory_for
-from bpfleet.workload.checks import check_entries, check_labels, check_name
+from bpfleet.workload.checks import check_entries, check_labels, check_name, check_range
 from bpfleet.workload.codec import Record, from_data
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.spec import NodeShape, Taint, WorkloadSpec
+from bpfleet.workload.spec import MEMORY_BYTES_MAX, NodeShape, Taint, WorkloadSpec
 
 __all__ = [
     "NODES_MAX",
@@ -40,12 +40,16 @@ _FOLDER: Final = "scenarios"
 
 
 class NodeGroup(Record, frozen=True, kw_only=True):
-    """``count`` equal nodes. ``reserved_bytes`` is memory no workload may request (system daemons)."""
+    """``count`` equal nodes. ``reserved_bytes`` is memory no workload may request (system daemons).
+
+    ``swap_bytes`` is swap space for anonymous memory; no workload may request it either.
+    """
 
     name: str
     count: int = 1
     possible_cpus: int = 4
     ram_bytes: int = 8 << 30
+    swap_bytes: int = 0
     reserved_bytes: int = 512 << 20
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
@@ -66,6 +70,7 @@ class NodeGroup(Record, frozen=True, kw_only=True):
                 "out of range",
                 "use 0 to ram_bytes",
             )
+        check_range("swap_bytes", self.swap_bytes, 0, MEMORY_BYTES_MAX)
         _ = self.shape  # checks the CPUs and the RAM
 
     @property
@@ -81,6 +86,7 @@ class ScenarioNode(Record, frozen=True, kw_only=True):
     group: str
     shape: NodeShape
     allocatable_bytes: int
+    swap_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
 
@@ -150,6 +156,7 @@ class Scenario(Record, frozen=True, kw_only=True):
                 group=group.name,
                 shape=group.shape,
                 allocatable_bytes=group.ram_bytes - group.reserved_bytes,
+                swap_bytes=group.swap_bytes,
                 labels={
                     **group.labels,
                     "node": f"{group.name}-{ordinal:04d}",

@@ -45,6 +45,17 @@ def test_nodes_are_listed_and_shown(
     assert shown["spec"]["ram_bytes"] == str(2 << 30)
 
 
+def test_a_node_has_the_swap_it_was_made_with(
+    target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bpfleet("node", "create", "n3", "--agent", target, "--swap", "1G") == 0
+    assert bpfleet("node", "show", "n3", "--agent", target) == 0
+    assert "swap          1 GiB" in capsys.readouterr().out
+    assert bpfleet("node", "show", "n3", "--agent", target, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["swap_bytes"] == str(1 << 30)
+    assert bpfleet("node", "delete", "n3", "--agent", target) == 0
+
+
 def test_a_cgroup_is_made_limited_read_and_removed(
     target: str, node: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +143,7 @@ def test_time_passes_when_told(target: str, node: str, capsys: pytest.CaptureFix
         (("map", "create", "n1", "--pid", "999999", "--type", "hash"), 1, "ESRCH"),
         (("map", "create", "n1", "--pid", "1", "--type", "hsah"), 2, "'hsah' is not one of"),
         (("node", "create", "n2", "--ram", "1"), 2, "spec.ram_bytes: 1 is out of range"),
+        (("node", "create", "n2", "--swap", "17T"), 2, "spec.swap_bytes: 18691697672192 is out"),
         (("node", "create", "n2", "--ram", "9999999P"), 2, "larger than any memory"),
         (("node", "create", "n2", "--seed", "99999999999999999999"), 2, "'--seed'"),
         (("node", "advance", "n1", "nan"), 2, "not a number of seconds"),

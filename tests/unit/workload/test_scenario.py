@@ -85,6 +85,7 @@ def test_seeds_differ_by_node_workload_and_serial_and_by_nothing_else() -> None:
         ("seed = 5", "sede = 5", r"f\.toml: sede: unknown field"),
         ("count = 3", "count = -3", r"f\.toml: nodes\[0\]\.count = -3: out of range"),
         ('ram_bytes = "8G"', 'ram_bytes = "8 apples"', r"nodes\[0\]\.ram_bytes = '8 apples'"),
+        ("possible_cpus = 4", "swap_bytes = -1", r"nodes\[0\]\.swap_bytes = -1: out of range"),
         ("possible_cpus = 4", "possible_cpus = 0", r"nodes\[0\]\.possible_cpus = 0: out of range"),
         ('workload = "falco"', 'workload = "x"', r"events\[0\]\.workload = 'x': no such workload"),
         ('name = "web"', 'name = "falco"', r"workloads\[1\]\.name = 'falco': used twice"),
@@ -110,3 +111,9 @@ def test_built_in_scenarios_can_be_read_and_say_what_they_are(name: str) -> None
 
 def test_the_built_in_comparison_has_more_than_a_handful_of_nodes() -> None:
     assert len(builtin_scenario("mixed-fleet").fleet()) >= 24
+
+
+def test_nodes_have_the_swap_of_their_group() -> None:
+    text = TEXT.replace('ram_bytes = "8G"', 'ram_bytes = "8G"\nswap_bytes = "2G"', 1)
+    nodes = scenario_from_toml(text, "f.toml").fleet()
+    assert {(node.group, node.swap_bytes) for node in nodes} == {("small", 2 << 30), ("large", 0)}

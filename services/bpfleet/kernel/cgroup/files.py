@@ -22,15 +22,14 @@ from bpfleet.kernel.cgroup.stat import LaggingStats, memory_stat_text
 from bpfleet.kernel.cgroup.tree import UNLIMITED, Cgroup, CgroupTree
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
-from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import KernelContext
-from bpfleet.kernel.mm.memcontrol import MAX_RECLAIM_RETRIES, Memcg, MemcgEvent
+from bpfleet.kernel.mm.memcontrol import MAX_RECLAIM_RETRIES, Memcg, MemcgEvent, SwapEvent
+from bpfleet.kernel.mm.vmscan import MAX_SWAPPINESS
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.timeline import Timeline
 from bpfleet.kernel.units import bytes_of, whole_pages
 
 PROACTIVE_RECLAIM_SHARE: Final = 4
-SWAPPINESS_MAX: Final = 200
 
 
 class Members(Protocol):
@@ -213,12 +212,12 @@ class MemoryReclaim(ControlFile):
         size_bytes, rest = memparse(stripped)
         if rest == stripped:
             raise invalid("memory.reclaim", stripped, "a size in bytes such as 64M")
-        _check_reclaim_options(rest, host.profile)
+        swappiness = _reclaim_swappiness(rest, host.profile)
         wanted = whole_pages(size_bytes)
         freed, retries = 0, MAX_RECLAIM_RETRIES
         while freed < wanted:
             batch = (wanted - freed) // PROACTIVE_RECLAIM_SHARE
-            got = host.tree.controller.reclaim(cgroup.memcg, batch, GFP.GFP_KERNEL)
+            got = host.tree.controller.reclaim_proactively(cgroup.memcg, batch, swappiness)
             if not got:
                 if not retries:
                     raise KernelError(
@@ -231,15 +230,19 @@ class MemoryReclaim(ControlFile):
             freed += got
 
 
-def _check_reclaim_options(rest: str, profile: KernelProfile) -> None:
+def _reclaim_swappiness(rest: str, profile: KernelProfile) -> int | None:
+    """The value of swappiness=, the last one given; None without. Raises EINVAL for anything else."""
+    swappiness: int | None = None
     for option in strstrip(rest).split(" "):
         if not option:
             continue
         name, _, value = option.partition("=")
         if not profile.reclaim_takes_swappiness or name != "swappiness" or not value.isdecimal():
             raise invalid("memory.reclaim", option, "a size in bytes such as 64M")
-        if int(value) > SWAPPINESS_MAX:
-            raise invalid("memory.reclaim", option, f"swappiness=0 to {SWAPPINESS_MAX}")
+        if int(value) > MAX_SWAPPINESS:
+            raise invalid("memory.reclaim", option, f"swappiness=0 to {MAX_SWAPPINESS}")
+        swappiness = int(value)
+    return swappiness
 
 
 @final
@@ -260,25 +263,26 @@ class MemoryPressure(ControlFile):
 
 @final
 class SwapLimit(ControlFile):
-    """memory.swap.max and memory.swap.high. The node has no swap: the values are kept and never reached."""
+    """memory.swap.max: no more goes out; what is out stays. memory.swap.high: throttles those that have more out."""
 
     def __init__(self, *, high: bool) -> None:
         self._high: Final = high
 
     def read(self, cgroup: Cgroup, host: FileHost) -> str:
-        memcg = cgroup.memcg
-        return page_counter_text(memcg.swap_high_pages if self._high else memcg.swap_max_pages)
+        swap = cgroup.memcg.swap
+        return page_counter_text(swap.high if self._high else swap.max)
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         if self._high:
-            cgroup.memcg.swap_high_pages = page_counter_memparse("memory.swap.high", text)
+            pages = page_counter_memparse("memory.swap.high", text)
+            host.tree.controller.set_swap_high(cgroup.memcg, pages)
         else:
-            cgroup.memcg.swap_max_pages = page_counter_memparse("memory.swap.max", text)
+            cgroup.memcg.swap.max = page_counter_memparse("memory.swap.max", text)
 
 
 @final
 class Constant(ControlFile):
-    """A file whose text never changes here, because what it reports is not emulated (swap, freezing, threads)."""
+    """A file whose text never changes here, because what it reports is not emulated (freezing, threads)."""
 
     def __init__(self, text: str, *, memory: bool = True, on_root: bool = False) -> None:
         self._text: Final = text
@@ -291,17 +295,34 @@ class Constant(ControlFile):
 
 @final
 class SwapPeak(ControlFile):
-    """memory.swap.peak: nothing was ever swapped."""
+    """memory.swap.peak: the most that was out at a time."""
 
     def exists(self, profile: KernelProfile) -> bool:
         return profile.has_memory_swap_peak
 
     def read(self, cgroup: Cgroup, host: FileHost) -> str:
-        return "0\n"
+        return f"{bytes_of(cgroup.memcg.swap.watermark)}\n"
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         if not host.profile.memory_peak_resets:
             super().write(cgroup, text, host)
+
+
+@final
+class SwapCurrent(ControlFile):
+    """memory.swap.current: what is out of memory and charged here."""
+
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
+        return f"{bytes_of(cgroup.memcg.swap.usage)}\n"
+
+
+@final
+class SwapEvents(ControlFile):
+    """memory.swap.events, here and below: throttled, refused by memory.swap.max, not swapped out for any reason."""
+
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
+        counts = cgroup.memcg.swap_event_counts
+        return "".join(f"{event.name.lower()} {counts[event]}\n" for event in SwapEvent)
 
 
 # -- cgroup.* ----------------------------------------------------------------------------------------------------
@@ -460,8 +481,8 @@ CONTROL_FILES: Final[dict[str, ControlFile]] = {
     "memory.pressure": MemoryPressure(),
     "memory.reclaim": MemoryReclaim(),
     "memory.stat": MemoryStat(),
-    "memory.swap.current": Constant("0\n"),
-    "memory.swap.events": Constant("high 0\nmax 0\nfail 0\n"),
+    "memory.swap.current": SwapCurrent(),
+    "memory.swap.events": SwapEvents(),
     "memory.swap.high": SwapLimit(high=True),
     "memory.swap.max": SwapLimit(high=False),
     "memory.swap.peak": SwapPeak(),

@@ -2,7 +2,8 @@
 
 Linux: a limit is refused where what is in use does not fit below it and cannot be reclaimed (EBUSY); nobody is killed.
 There is no memory.high, no group kill. Events are those of the directory itself. Kernel memory has its own counter.
-Here: as there. The swap counter is always that of memory alone; thresholds, soft limits and moved charges do nothing.
+Here: as there. Memory and swap together are counted and have no limit (no memory.memsw.limit_in_bytes); thresholds,
+soft limits and moved charges do nothing.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from bpfleet.kernel.mm.memcontrol import MAX_RECLAIM_RETRIES, Memcg, MemcgEvent
 from bpfleet.kernel.mm.page_counter import PAGE_COUNTER_MAX
 from bpfleet.kernel.units import bytes_of
 
-SWAPPINESS: Final = 60
+SWAPPINESS_MAX: Final = 100
 UNLIMITED: Final = "-1"  # what is written; it reads as the largest counter
 
 
@@ -123,6 +124,7 @@ def _lines(stat: list[int]) -> list[tuple[str, int]]:
         ("mapped_file", 0),
         ("dirty", 0),
         ("writeback", 0),
+        ("swap", bytes_of(stat[Stat.SWAP_PAGES])),
         ("pgfault", stat[Stat.PGFAULT]),
         ("inactive_anon", bytes_of(stat[Stat.ANON_PAGES] + stat[Stat.SHMEM_PAGES])),
         ("active_anon", 0),
@@ -158,8 +160,26 @@ class Setting(ControlFile):
             )
 
 
+@final
+class Swappiness(ControlFile):
+    """memory.swappiness: 0 to 100; children created later inherit it. With 0 a limit never swaps the group out."""
+
+    def read(self, cgroup: Cgroup, host: FileHost) -> str:
+        return f"{cgroup.memcg.swappiness}\n"
+
+    def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
+        value = kstrtoint("memory.swappiness", text)
+        if not 0 <= value <= SWAPPINESS_MAX:
+            raise invalid("memory.swappiness", strstrip(text), f"0 to {SWAPPINESS_MAX}")
+        cgroup.memcg.swappiness = value
+
+
 def _kernel_bytes(memcg: Memcg) -> int:
     return bytes_of(memcg.stat[Stat.KERNEL_PAGES])
+
+
+def _memsw_bytes(memcg: Memcg) -> int:
+    return bytes_of(memcg.memory.usage + memcg.swap.usage)
 
 
 def _forget_peak(memcg: Memcg) -> None:
@@ -179,11 +199,11 @@ CONTROL_FILES_V1: Final[dict[str, ControlFile]] = {
     "memory.max_usage_in_bytes": Counter(
         lambda memcg: bytes_of(memcg.memory.watermark), _forget_peak
     ),
-    "memory.memsw.usage_in_bytes": Counter(lambda memcg: memcg.usage_bytes),
+    "memory.memsw.usage_in_bytes": Counter(_memsw_bytes),
     "memory.move_charge_at_immigrate": Setting(0),
     "memory.oom_control": OomControl(),
     "memory.stat": MemoryStatV1(),
-    "memory.swappiness": Setting(SWAPPINESS),
+    "memory.swappiness": Swappiness(),
     "memory.usage_in_bytes": Counter(lambda memcg: memcg.usage_bytes),
     "memory.use_hierarchy": Setting(1),
     "notify_on_release": Setting(0),

@@ -18,7 +18,7 @@ def _plain(which: Stat) -> Callable[[list[int]], int]:
     return lambda stat: stat[which]
 
 
-# What a line reads. Lines not listed are 0 here: huge pages, swap, writeback, working-set detection and NUMA
+# What a line reads. Lines not listed are 0 here: huge pages, the swap cache, writeback, working-set detection and NUMA
 # balancing are not modelled.
 _SOURCES: Final[dict[str, Callable[[list[int]], int]]] = {
     "anon": _pages(Stat.ANON_PAGES),
@@ -29,7 +29,7 @@ _SOURCES: Final[dict[str, Callable[[list[int]], int]]] = {
     "percpu": _plain(Stat.PERCPU),
     "vmalloc": _pages(Stat.VMALLOC_PAGES),
     "shmem": _pages(Stat.SHMEM_PAGES),
-    # Without swap, anonymous and shared pages age on the inactive list only when reclaim looks at them.
+    # Anonymous and shared pages are not told apart by age.
     "inactive_anon": lambda stat: bytes_of(stat[Stat.ANON_PAGES] + stat[Stat.SHMEM_PAGES]),
     "inactive_file": lambda stat: bytes_of(
         stat[Stat.FILE_PAGES] - stat[Stat.SHMEM_PAGES] - stat[Stat.ACTIVE_FILE_PAGES]
@@ -39,6 +39,7 @@ _SOURCES: Final[dict[str, Callable[[list[int]], int]]] = {
     "slab_unreclaimable": _plain(Stat.SLAB_UNRECLAIMABLE),
     "slab": lambda stat: stat[Stat.SLAB_RECLAIMABLE] + stat[Stat.SLAB_UNRECLAIMABLE],
     "pgfault": _plain(Stat.PGFAULT),
+    "pswpout": _plain(Stat.PSWPOUT),
     "pgscan": _plain(Stat.PGSCAN),
     "pgsteal": _plain(Stat.PGSTEAL),
     "pgscan_direct": _plain(Stat.PGSCAN),

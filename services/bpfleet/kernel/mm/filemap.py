@@ -14,6 +14,7 @@ from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup, Stat
 from bpfleet.kernel.mm.memory import Account, AllocKind, Block, Memory, Owner
+from bpfleet.kernel.mm.swapfile import SwapEntries, SwapSpace
 
 READAHEAD_PAGES: Final = 32
 XA_CHUNK_SIZE: Final = 64  # slots of a node
@@ -46,9 +47,12 @@ class _Run:
 
 @final
 class _CachedFile:
-    """One file: its cached runs by their first page, and the nodes of its index, which only grow."""
+    """One file: its cached runs by their first page, and the nodes of its index, which only grow.
 
-    __slots__ = ("blocks", "nodes", "owner", "pages", "runs")
+    ``pages`` are those cached, of a file of tmpfs all it has.
+    """
+
+    __slots__ = ("blocks", "nodes", "owner", "pages", "runs", "swapped")
 
     def __init__(self, owner: Owner) -> None:
         self.owner: Final = owner
@@ -56,6 +60,10 @@ class _CachedFile:
         self.pages = 0
         self.nodes = 0
         self.blocks: Final[list[Block]] = []
+        self.swapped: Final = SwapEntries()
+
+    def went_out(self, account: Account, pages: int) -> None:
+        """Pages of a tmpfs file are in swap space now: it is as long as before."""
 
     def at(self, index: int) -> tuple[_Run | None, int]:
         """The run with page ``index``, or None; and where the next one begins."""
@@ -110,14 +118,15 @@ class Lru:
 
 @final
 class PageCache:
-    """File pages of one node. Clean and evictable; those of tmpfs files stay until the file goes (there is no swap).
+    """File pages of one node. Clean and evictable; those of tmpfs files go to ``swap``, or stay until the file goes.
 
     ``window_pages`` is how much a disk reads at a time: files go on behind what is read of them, and a read that misses
     brings the rest of a window in as well. 1: nothing but what was asked for.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, swap: SwapSpace | None = None) -> None:
         self._memory: Final = memory
+        self._swap: Final = swap
         self._files: Final[dict[str, _CachedFile]] = {}
         self._tmpfs: Final[dict[str, _CachedFile]] = {}
         self._lrus: Final[dict[Memcg, Lru]] = {}
@@ -256,8 +265,17 @@ class PageCache:
         for account in cached.owner.lines():
             if account.kind == AllocKind.SHMEM:
                 self._memory.give(account, self._shmem_page, 0, account.count)
+                if self._swap is not None:
+                    self._swap.forget(account)
+        if self._swap is not None:
+            for account in list(cached.swapped.lines):
+                self._swap.discard(cached, account, cached.swapped.of(account))
         self._memory.free_blocks(cached.blocks, 0)
         return True
+
+    def swap_entries(self) -> list[SwapEntries]:
+        """What is out of each file of tmpfs."""
+        return [cached.swapped for cached in self._tmpfs.values()]
 
     def _new(self, path: str) -> _CachedFile:
         self._next_id += 1
@@ -279,6 +297,8 @@ class PageCache:
         if not got:
             return account, 0
         cached.pages += got
+        if kind is AllocKind.SHMEM and self._swap is not None:
+            self._swap.add(account, cached)
         self._grow_index(cached, start + got, current.objcg, current)
         return account, got
 

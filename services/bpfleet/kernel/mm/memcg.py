@@ -8,6 +8,7 @@ from bpfleet.kernel.mm.page_counter import PAGE_COUNTER_MAX, PageCounter
 from bpfleet.kernel.units import bytes_of
 
 STALLS_KEPT: Final = 512
+SWAPPINESS: Final = 60  # vm.swappiness: of 200 parts of pressure, those that anonymous pages get
 
 
 class MemcgEvent(IntEnum):
@@ -19,6 +20,14 @@ class MemcgEvent(IntEnum):
     OOM = 3
     OOM_KILL = 4
     OOM_GROUP_KILL = 5
+
+
+class SwapEvent(IntEnum):
+    """Lines of memory.swap.events, in their order."""
+
+    HIGH = 0
+    MAX = 1
+    FAIL = 2
 
 
 class Stat(IntEnum):
@@ -38,6 +47,8 @@ class Stat(IntEnum):
     PGSCAN = 11
     PGSTEAL = 12
     KERNEL_STACK_PAGES = 13
+    SWAP_PAGES = 14  # that are out
+    PSWPOUT = 15
 
 
 @final
@@ -84,8 +95,9 @@ class Memcg:
         "stall_ns",
         "stalls",
         "stat",
-        "swap_high_pages",
-        "swap_max_pages",
+        "swap",
+        "swap_event_counts",
+        "swappiness",
     )
 
     def __init__(self, path: str, parent: "Memcg | None") -> None:
@@ -94,6 +106,9 @@ class Memcg:
         # The root's counter exists but is never charged, so the chain of counters ends below it.
         above = parent.memory if parent is not None and parent.parent is not None else None
         self.memory: Final[PageCounter] = PageCounter(above)
+        swap_above = parent.swap if parent is not None and parent.parent is not None else None
+        self.swap: Final[PageCounter] = PageCounter(swap_above)
+        self.swappiness: int = SWAPPINESS if parent is None else parent.swappiness
         self.objcg: Final = ObjCgroup(self)
         self.objcgs: Final = [self.objcg]  # its own and those inherited from removed children
         self.css_ref: Final = ObjCgroup(self)
@@ -101,11 +116,10 @@ class Memcg:
         self.children: Final[list[Memcg]] = []
         self.event_counts: Final = [0] * len(MemcgEvent)
         self.event_counts_local: Final = [0] * len(MemcgEvent)
+        self.swap_event_counts: Final = [0] * len(SwapEvent)
         self.stat: Final = [0] * len(Stat)
         self.oom_group = False
         self.online = True
-        self.swap_max_pages = PAGE_COUNTER_MAX
-        self.swap_high_pages = PAGE_COUNTER_MAX
         self.stall_ns = 0  # time tasks here and below waited for memory, and the latest such waits as (start, end)
         self.stalls: deque[tuple[int, int]] | None = None
         if parent is not None:
@@ -168,4 +182,11 @@ class Memcg:
         memcg: Memcg | None = self
         while memcg is not None and memcg.parent is not None:
             memcg.event_counts[event] += count
+            memcg = memcg.parent
+
+    def raise_swap_event(self, event: SwapEvent, count: int = 1) -> None:
+        """Counts a swap event here and on every ancestor but the root."""
+        memcg: Memcg | None = self
+        while memcg is not None and memcg.parent is not None:
+            memcg.swap_event_counts[event] += count
             memcg = memcg.parent

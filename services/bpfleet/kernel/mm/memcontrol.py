@@ -13,7 +13,7 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current, KernelContext
-from bpfleet.kernel.mm.memcg import Memcg, MemcgEvent, ObjCgroup, Stat
+from bpfleet.kernel.mm.memcg import Memcg, MemcgEvent, ObjCgroup, Stat, SwapEvent
 from bpfleet.kernel.mm.page_counter import PAGE_COUNTER_MAX, PageCounter
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import bytes_of
@@ -28,6 +28,7 @@ __all__ = [
     "MemoryController",
     "ObjCgroup",
     "Stat",
+    "SwapEvent",
 ]
 
 MAX_RECLAIM_RETRIES: Final = 16
@@ -65,7 +66,8 @@ class _CpuStock:
 class MemoryController:
     """Charges pages and bytes to memcgs of one node.
 
-    ``reclaim(memcg, pages, gfp)`` returns pages freed below ``memcg``; ``oom(memcg, order, gfp, current)`` returns True
+    ``reclaim(memcg, pages, gfp)`` returns pages freed below ``memcg``, as does ``reclaim_proactively(memcg, pages,
+    swappiness)``; ``oom(memcg, order, gfp, current)`` returns True
     when memory will come back (a task was killed or is dying), False when no task can be killed;
     ``wait_for_victim()`` lets the time pass that its end takes and returns it; ``catch_up()`` lets the time pass that
     what was allocated so far took and returns how much fell due, ``elapse(ns)`` lets more pass: what falls due is freed
@@ -77,6 +79,7 @@ class MemoryController:
     """
 
     reclaim: Callable[[Memcg, int, int], int]
+    reclaim_proactively: Callable[[Memcg, int, int | None], int]
     oom: Callable[[Memcg, int, int, Current], bool]
     wait_for_victim: Callable[[], int]
     catch_up: Callable[[], int]
@@ -93,7 +96,9 @@ class MemoryController:
         # Objects asked for together that do not fit are asked for again one by one: only then a refusal counts.
         self._asks_for_a_batch = False
         self.pace = 1  # how many times longer than on hardware it takes what a CPU does
-        self.has_high_limits = False  # any memory.high was ever set: spares charges the walk
+        self.has_high_limits = (
+            False  # any memory.high or memory.swap.high was ever set: spares charges the walk
+        )
         self.dying: Final[list[Memcg]] = []  # removed memcgs that something still refers to
         self._cpus: Final = [_CpuStock() for _ in range(cpus)]
 
@@ -336,12 +341,13 @@ class MemoryController:
         """Whoever exceeds a memory.high after a charge through the counters owes for it [try_charge, at its end]."""
         level: Memcg | None = memcg
         while level is not None and level.parent is not None:
-            if level.memory.usage > level.memory.high:
-                if current.in_task:
-                    current.over_high_pages += batch
-                    current.notify_resume = True
-                else:
-                    self.reclaim_high(level, self.batch_pages, GFP.GFP_KERNEL)
+            over_memory = level.memory.usage > level.memory.high
+            if current.in_task and (over_memory or level.swap.usage > level.swap.high):
+                current.over_high_pages += batch
+                current.notify_resume = True
+                break
+            if over_memory:
+                self.reclaim_high(level, self.batch_pages, GFP.GFP_KERNEL)
                 break
             level = level.parent
         if (
@@ -605,6 +611,11 @@ class MemoryController:
                     break
                 fruitless -= 1
 
+    def set_swap_high(self, memcg: Memcg, pages: int) -> None:
+        """memory.swap.high: tasks of a group that has more out pay for each further charge [swap_high_write]."""
+        memcg.swap.high = pages
+        self.has_high_limits = self.has_high_limits or pages < PAGE_COUNTER_MAX
+
     # -- a memcg's end -------------------------------------------------------------------------------------------
 
     def offline(self, memcg: Memcg) -> None:
@@ -618,7 +629,7 @@ class MemoryController:
         self.drain_stocks(memcg)
         memcg.online = False
         memcg.memory.min = memcg.memory.low = 0
-        memcg.memory.high = PAGE_COUNTER_MAX
+        memcg.memory.high = memcg.swap.high = PAGE_COUNTER_MAX
         for objcg in memcg.objcgs:
             objcg.memcg = parent
         parent.objcgs.extend(memcg.objcgs)

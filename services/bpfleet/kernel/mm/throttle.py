@@ -1,10 +1,10 @@
-"""memory.high: what a task owes for exceeding it [mem_cgroup_handle_over_high, calculate_high_delay]."""
+"""memory.high, memory.swap.high: what a task owes for exceeding them [mem_cgroup_handle_over_high]."""
 
 from collections.abc import Callable
 from typing import Final
 
 from bpfleet.kernel.mm.current import Current
-from bpfleet.kernel.mm.memcg import Memcg
+from bpfleet.kernel.mm.memcg import Memcg, SwapEvent
 from bpfleet.kernel.mm.memcontrol import MAX_RECLAIM_RETRIES
 
 HZ: Final = 250  # CONFIG_HZ of Debian's kernels
@@ -48,6 +48,8 @@ def handle_over_high(
     while True:
         freed = reclaim_high(memcg, wanted)
         jiffies = delay_jiffies(_max_overage(memcg), pages, batch_pages)
+        swap_jiffies = delay_jiffies(_max_swap_overage(memcg), pages, batch_pages)
+        jiffies = min(jiffies + swap_jiffies, MAX_DELAY_JIFFIES)
         if jiffies <= HZ // 100:
             return
         if not freed:
@@ -65,5 +67,18 @@ def _max_overage(memcg: Memcg) -> int:
     level: Memcg | None = memcg
     while level is not None and level.parent is not None:
         worst = max(worst, overage(level.memory.usage, level.memory.high))
+        level = level.parent
+    return worst
+
+
+def _max_swap_overage(memcg: Memcg) -> int:
+    """The worst overage of memory.swap.high, with an event for each group over it [swap_find_max_overage]."""
+    worst = 0
+    level: Memcg | None = memcg
+    while level is not None and level.parent is not None:
+        found = overage(level.swap.usage, level.swap.high)
+        if found:
+            level.raise_swap_event(SwapEvent.HIGH)
+        worst = max(worst, found)
         level = level.parent
     return worst

@@ -1,6 +1,6 @@
-"""Reclaim: which groups lose page cache, and who is protected [mm/vmscan.c, mem_cgroup_calculate_protection].
+"""Reclaim: which groups lose pages, and who is protected [mm/vmscan.c, mem_cgroup_calculate_protection].
 
-Kernel memory and, without swap, anonymous memory cannot be reclaimed; clean file pages can.
+Kernel memory cannot be reclaimed; clean file pages can, and anonymous and shared ones where there is swap for them.
 """
 
 from dataclasses import dataclass
@@ -8,10 +8,12 @@ from typing import Final, final
 
 from bpfleet.kernel.mm.filemap import Lru, PageCache
 from bpfleet.kernel.mm.memcg import Memcg, MemcgEvent, Stat
+from bpfleet.kernel.mm.swapfile import SwapSpace
 from bpfleet.kernel.units import bytes_of, pages_for
 
 SWAP_CLUSTER_MAX: Final = 32
 DEF_PRIORITY: Final = 12
+MAX_SWAPPINESS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +50,39 @@ def effective_protection(
     return protected + unclaimed * (usage - protected) // (parent_usage - siblings_protected)
 
 
+@dataclass(frozen=True, slots=True)
+class _Balance:
+    """Which share of their lists anonymous and file pages are scanned by, in parts of ``whole``."""
+
+    anon: int
+    file: int
+    whole: int
+
+
+_FILE_ONLY: Final = _Balance(0, 1, 1)
+_ANON_ONLY: Final = _Balance(1, 0, 1)
+_EQUAL: Final = _Balance(1, 1, 1)
+
+
 @final
 class Reclaimer:
-    """Frees page cache below a memcg, or node-wide from the root.
+    """Frees page cache and, with ``swap``, anonymous pages below a memcg, or node-wide from the root.
 
     ``recursive_protection`` is how systemd mounts cgroup v2.
     """
 
-    def __init__(self, cache: PageCache, root: Memcg, *, walks_in_part: bool) -> None:
+    def __init__(
+        self, cache: PageCache, root: Memcg, swap: SwapSpace | None = None, *, walks_in_part: bool
+    ) -> None:
         self._cache: Final = cache
+        self._swap: Final = swap
         self._root: Final = root
         self._walks_in_part: Final = walks_in_part  # stops at the group that brought enough
         self.recursive_protection = True
         self._may_deactivate = False  # what a round decided
         self._skipped_active = False  # and what a pass left alone for it
+        self._cache_trims = False  # file pages suffice, what a round decided
+        self._swappiness: int | None = None  # of this reclaim, in place of its groups'
 
     def reclaim_node(self, wanted_bytes: int) -> int:
         """Direct reclaim for an allocation that found no free page. Returns bytes freed."""
@@ -69,14 +90,15 @@ class Reclaimer:
         self._cache.prune_inodes()
         return bytes_of(freed)
 
-    def reclaim(self, target: Memcg, pages: int) -> int:
+    def reclaim(self, target: Memcg, pages: int, swappiness: int | None = None) -> int:
         """Frees at least ``pages`` (or 32) below ``target`` if it can. Returns pages freed.
 
         Groups below memory.min are never touched, those below memory.low only when nothing else is left; each such
-        breach raises a LOW event.
+        breach raises a LOW event. ``swappiness`` stands in for that of the groups.
         """
-        if self._cache.is_empty:
+        if self._cache.is_empty and (self._swap is None or self._swap.is_idle):
             return 0
+        self._swappiness = swappiness
         wanted = max(pages, SWAP_CLUSTER_MAX)
         freed, low_skipped = self._pass(target, wanted, breach_low=False)
         if not freed and self._skipped_active:
@@ -99,9 +121,11 @@ class Reclaimer:
         protections = self._protections(target)
         for priority in range(DEF_PRIORITY, -1, -1):
             self._may_deactivate = force or self._inactive_is_low(groups)
+            if self._swap is not None:
+                self._cache_trims = not self._may_deactivate and self._file_lasts(groups, priority)
             for memcg in groups:
                 lru = self._cache.lru(memcg)
-                if lru is None:
+                if lru is None and not self._anon_pages(memcg):
                     continue
                 protection = protections[memcg]
                 usage = memcg.memory.usage
@@ -112,8 +136,11 @@ class Reclaimer:
                         low_skipped = True
                         continue
                     memcg.raise_event(MemcgEvent.LOW)
+                balance = _FILE_ONLY
+                if self._swap is not None:
+                    balance = self._balance(memcg, target, priority)
                 freed += self._shrink(
-                    memcg, lru, protection, priority, wanted, breach_low=breach_low
+                    memcg, lru, protection, balance, priority, wanted, breach_low=breach_low
                 )
                 if freed >= wanted and self._walks_in_part:
                     return freed, low_skipped
@@ -124,8 +151,9 @@ class Reclaimer:
     def _shrink(
         self,
         memcg: Memcg,
-        lru: Lru,
+        lru: Lru | None,
         protection: _Protection,
+        balance: _Balance,
         priority: int,
         wanted: int,
         *,
@@ -136,10 +164,22 @@ class Reclaimer:
         Returns pages freed; no more are scanned once ``wanted`` of them have been.
         """
         guarded = protection.emin if breach_low else max(protection.emin, protection.elow)
-        inactive = self._share(memcg, lru.inactive_pages, guarded, priority)
-        active = self._share(memcg, lru.active_pages, guarded, priority)
+        anon = inactive = active = 0
+        if balance.anon:
+            anon = self._share(memcg, self._anon_pages(memcg), guarded, priority)
+            anon = _part(anon, balance.anon, balance.whole, memcg)
+        if lru is not None and balance.file:
+            inactive = self._share(memcg, lru.inactive_pages, guarded, priority)
+            active = self._share(memcg, lru.active_pages, guarded, priority)
+            if balance.file < balance.whole:
+                inactive = _part(inactive, balance.file, balance.whole, memcg)
+                active = _part(active, balance.file, balance.whole, memcg)
         freed = 0
-        while inactive or active:
+        while anon or inactive or active:
+            scan = min(anon, SWAP_CLUSTER_MAX)
+            anon -= scan
+            if scan:
+                freed += self._swap_out(memcg, scan)
             scan = min(inactive, SWAP_CLUSTER_MAX)
             inactive -= scan
             if scan:
@@ -156,6 +196,45 @@ class Reclaimer:
             if freed >= wanted:
                 break
         return freed
+
+    # -- anonymous pages -----------------------------------------------------------------------------------------
+
+    def _anon_pages(self, memcg: Memcg) -> int:
+        """Pages of a group that can be swapped out; none where there is no room for them."""
+        if self._swap is None or not self._swap.room(memcg):
+            return 0
+        return self._swap.resident_pages(memcg)
+
+    def _swap_out(self, memcg: Memcg, pages: int) -> int:
+        assert self._swap is not None, memcg.path
+        got = self._swap.swap_out(memcg, pages)
+        memcg.add_stat(Stat.PGSCAN, pages)
+        memcg.add_stat(Stat.PGSTEAL, got)
+        return got
+
+    def _balance(self, memcg: Memcg, target: Memcg, priority: int) -> _Balance:
+        """How pressure is shared between anonymous and file pages [get_scan_count].
+
+        What it cost to bring pages back in is not counted: none comes in.
+        """
+        on_node = target is self._root
+        swappiness = memcg.swappiness if self._swappiness is None else self._swappiness
+        if not self._anon_pages(memcg):
+            return _FILE_ONLY
+        if not swappiness and (not on_node or self._swappiness is not None):
+            return _FILE_ONLY
+        if not priority and swappiness:
+            return _EQUAL
+        if on_node and self._cache.is_empty:
+            return _ANON_ONLY
+        if self._cache_trims:
+            return _FILE_ONLY
+        return _Balance(swappiness, MAX_SWAPPINESS - swappiness, MAX_SWAPPINESS)
+
+    def _file_lasts(self, groups: list[Memcg], priority: int) -> bool:
+        """Whether there are plenty of inactive file pages, so that nothing else is looked at [cache_trim_mode]."""
+        lrus = [lru for memcg in groups if (lru := self._cache.lru(memcg)) is not None]
+        return bool(sum(lru.inactive_pages for lru in lrus) >> priority)
 
     def _inactive_is_low(self, groups: list[Memcg]) -> bool:
         """Whether active pages may age [prepare_scan_control]. Below a GiB the lists are to be of one size."""
@@ -206,3 +285,8 @@ class Reclaimer:
             claims,
             recursive=self.recursive_protection,
         )
+
+
+def _part(scan: int, share: int, whole: int, memcg: Memcg) -> int:
+    """The share of a scan that a kind of pages gets; of a removed group's rounded up."""
+    return scan * share // whole if memcg.online else -(-scan * share // whole)

@@ -6,6 +6,7 @@ from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
 from bpfleet.kernel.mm.memcg import Memcg, ObjCgroup, Stat
 from bpfleet.kernel.mm.memory import Account, AllocKind, Block, Memory, Owner
+from bpfleet.kernel.mm.swapfile import SwapEntries, SwapSpace
 
 PAGES_PER_TABLE: Final = 512
 PAGES_BEFORE: Final = (
@@ -25,17 +26,23 @@ class AddressSpace:
     __slots__ = (
         "_memory",
         "_segments",
+        "_swap",
+        "_swapped",
         "_tables",
         "_vma",
         "anon_pages",
         "owner",
         "peak_pages",
+        "peak_vm_pages",
         "pgtable_pages",
         "shmem_pages",
+        "swap_pages",
     )
 
-    def __init__(self, memory: Memory, owner: Owner) -> None:
+    def __init__(self, memory: Memory, owner: Owner, swap: SwapSpace | None = None) -> None:
         self._memory: Final = memory
+        self._swap: Final = swap
+        self._swapped: SwapEntries | None = None  # until something goes out
         self.owner: Final = owner
         # Empty until the first fault: most processes of a fleet only hold descriptors.
         self._segments: Final[dict[AllocKind, list[Account]]] = {}
@@ -44,7 +51,9 @@ class AddressSpace:
         self.anon_pages = 0  # resident anonymous pages
         self.shmem_pages = 0  # resident shared pages that this process brought in
         self.pgtable_pages = 0  # page tables beyond those every process starts with
+        self.swap_pages = 0  # anonymous pages that are out
         self.peak_pages = 0  # the most that were resident at a time
+        self.peak_vm_pages = 0  # the most that were mapped
 
     @property
     def rss_pages(self) -> int:
@@ -53,8 +62,15 @@ class AddressSpace:
 
     @property
     def total_vm(self) -> int:
-        """Mapped pages: what is mapped is touched."""
-        return self.rss_pages
+        """Mapped pages: what is mapped is touched, and may be out."""
+        return self.rss_pages + (0 if self._swapped is None else self._swapped.pages)
+
+    @property
+    def swapped(self) -> SwapEntries:
+        """Its pages that are out."""
+        if self._swapped is None:
+            self._swapped = SwapEntries()
+        return self._swapped
 
     # -- growing -------------------------------------------------------------------------------------------------
 
@@ -72,7 +88,7 @@ class AddressSpace:
         account = self._memory.account(self.owner, kind, payer)
         done = 0
         while done < pages:
-            room = PAGES_PER_TABLE - (PAGES_BEFORE + self.rss_pages) % PAGES_PER_TABLE
+            room = PAGES_PER_TABLE - (PAGES_BEFORE + self.total_vm) % PAGES_PER_TABLE
             if room == PAGES_PER_TABLE and not self._add_table(objcg, current):
                 break
             got = self._memory.fault(account, min(room, pages - done), GFP.GFP_KERNEL, current)
@@ -92,6 +108,8 @@ class AddressSpace:
         segments = self._segments.setdefault(kind, [])
         if account not in segments:
             segments.append(account)
+        if self._swap is not None:
+            self._swap.add(account, self)
         self._count(kind, pages)
 
     def _count(self, kind: AllocKind, pages: int) -> None:
@@ -100,6 +118,7 @@ class AddressSpace:
         else:
             self.shmem_pages += pages
         self.peak_pages = max(self.peak_pages, self.rss_pages)
+        self.peak_vm_pages = max(self.peak_vm_pages, self.total_vm)
 
     def _map(self, objcg: ObjCgroup | None, current: Current) -> tuple[Block, ...]:
         """mmap(2) of a new area: its structures. Raises KernelError(ENOMEM), leaving nothing."""
@@ -123,23 +142,52 @@ class AddressSpace:
 
     # -- shrinking -----------------------------------------------------------------------------------------------
 
+    def went_out(self, account: Account, pages: int) -> None:
+        """So many pages of ``account`` are in swap space now; their page tables stay."""
+        self._count(account.kind, -pages)
+        if account.kind == AllocKind.ANON:
+            self.swap_pages += pages
+
+    def _mapped_pages(self, kind: AllocKind) -> int:
+        """Pages of a kind, resident or out."""
+        if kind == AllocKind.ANON:
+            return self.anon_pages + self.swap_pages
+        return self.total_vm - self.anon_pages - self.swap_pages
+
     def release(self, kind: AllocKind, pages: int, cpu: int) -> int:
-        """Gives up to ``pages`` of the newest pages of a kind back, and page tables no longer needed. Returns pages."""
-        left = min(pages, self.anon_pages if kind == AllocKind.ANON else self.shmem_pages)
+        """Gives up to ``pages`` of the newest pages of a kind back, and page tables no longer needed. Returns pages.
+
+        The oldest pages of an account are the ones that are out.
+        """
+        left = min(pages, self._mapped_pages(kind))
         released = left
         segments = self._segments.get(kind, [])
         page = self._memory.page_size(kind)
         while left:
             account = segments[-1]
             step = min(left, account.count)
-            self._memory.give(account, page, cpu, step)
-            self._count(kind, -step)
-            left -= step
-            if not account.count:
-                segments.pop()
-        needed = max(0, PAGES_BEFORE + self.rss_pages - 1) // PAGES_PER_TABLE
+            if step:
+                self._memory.give(account, page, cpu, step)
+                self._count(kind, -step)
+                left -= step
+            if account.count:
+                continue
+            if self._swap is not None:
+                self._swap.forget(account)
+                left -= self._discard(self._swap, account, left)
+                if self.swapped.of(account):
+                    continue
+            segments.pop()
+        needed = max(0, PAGES_BEFORE + self.total_vm - 1) // PAGES_PER_TABLE
         self._free_tables(self.pgtable_pages - needed, cpu)
         return released
+
+    def _discard(self, swap: SwapSpace, account: Account, pages: int) -> int:
+        """Gives up to ``pages`` of an account back that are out. Returns how many."""
+        freed = swap.discard(self, account, pages)
+        if account.kind == AllocKind.ANON:
+            self.swap_pages -= freed
+        return freed
 
     def _free_tables(self, count: int, cpu: int) -> None:
         """Gives the ``count`` newest page tables back."""
@@ -157,7 +205,7 @@ class AddressSpace:
     def drop(self, cpu: int) -> None:
         """exit_mmap: gives everything back."""
         for kind in (AllocKind.SHMEM, AllocKind.ANON):
-            self.release(kind, self.rss_pages, cpu)
+            self.release(kind, self.total_vm, cpu)
         self._free_tables(self.pgtable_pages, cpu)
         for blocks in self._vma.values():
             self._memory.free_blocks(blocks, cpu)

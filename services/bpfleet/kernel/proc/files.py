@@ -1,6 +1,6 @@
 """Text of /proc files: limits, status, cgroup, oom_score_adj of a process; meminfo of the node [fs/proc/*.c].
 
-Lines about what is not modelled (threads, signals, swap, huge pages) read as on a freshly started process or node.
+Lines about what is not modelled (threads, signals, huge pages) read as on a freshly started process or node.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.memcg import Memcg, Stat
 from bpfleet.kernel.mm.page_alloc import NodeMemory
+from bpfleet.kernel.mm.swapfile import SwapSpace
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.units import bytes_of
 
@@ -53,7 +54,7 @@ def status_text(task: Task) -> str:
     """/proc/PID/status, the lines about identity, memory and capabilities [proc_pid_status]."""
     mm = task.mm
     kib = {
-        "VmPeak": bytes_of(mm.peak_pages) // _KIB,
+        "VmPeak": bytes_of(mm.peak_vm_pages) // _KIB,
         "VmSize": bytes_of(mm.total_vm) // _KIB,
         "VmLck": bytes_of(task.mlocked_pages) // _KIB,
         "VmPin": bytes_of(task.pinned_vm_pages) // _KIB,
@@ -63,7 +64,7 @@ def status_text(task: Task) -> str:
         "RssFile": 0,
         "RssShmem": bytes_of(mm.shmem_pages) // _KIB,
         "VmPTE": bytes_of(mm.pgtable_pages) // _KIB,
-        "VmSwap": 0,
+        "VmSwap": bytes_of(mm.swap_pages) // _KIB,
     }
     lines = [
         f"Name:\t{task.comm}",
@@ -111,7 +112,7 @@ PROCESS_FILES: Final[dict[str, Callable[[Task], str]]] = {
 }
 
 
-def meminfo_text(node: NodeMemory, root: Memcg) -> str:
+def meminfo_text(node: NodeMemory, root: Memcg, swap: SwapSpace | None = None) -> str:
     """/proc/meminfo: what is free, and what the rest is, as far as it is known [meminfo_proc_show]."""
     stat = root.stat
     file_bytes = bytes_of(stat[Stat.FILE_PAGES])
@@ -126,8 +127,8 @@ def meminfo_text(node: NodeMemory, root: Memcg) -> str:
         "AnonPages": bytes_of(stat[Stat.ANON_PAGES]),
         "Shmem": bytes_of(stat[Stat.SHMEM_PAGES]),
         "PageTables": bytes_of(stat[Stat.PGTABLE_PAGES]),
-        "SwapTotal": 0,
-        "SwapFree": 0,
+        "SwapTotal": 0 if swap is None else bytes_of(swap.total_pages),
+        "SwapFree": 0 if swap is None else bytes_of(swap.free_pages),
     }
     return "".join(f"{name + ':':<16}{value // _KIB:8d} kB\n" for name, value in rows.items())
 

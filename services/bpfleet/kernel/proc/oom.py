@@ -48,7 +48,9 @@ class OomKiller:
         root: Cgroup,
         timeline: Timeline,
         panic: Callable[[str], None],
+        swap_pages: int = 0,
     ) -> None:
+        self._swap_pages: Final = swap_pages
         self._processes: Final = processes
         self._memory: Final = memory
         self._root: Final = root
@@ -61,7 +63,8 @@ class OomKiller:
     def kill_in_memcg(self, limited: Memcg, order: int, gfp: int, current: Current) -> bool:
         """out_of_memory for a memcg limit. False when nobody below it may be killed."""
         tasks = self._tasks_below(limited)
-        total_pages = limited.memory.max or 1  # no swap is added
+        swap_pages = min(limited.swap.max, self._swap_pages) if limited.swappiness else 0
+        total_pages = limited.memory.max + swap_pages or 1  # mem_cgroup_get_max
         if self._kill_worst(tasks, total_pages, limited, order, gfp, current):
             return True
         self._log(invoked_line(current.comm, self._text(gfp), order, current.oom_score_adj))
@@ -76,7 +79,7 @@ class OomKiller:
 
     def kill_on_node(self, gfp: int, current: Current) -> bool:
         """out_of_memory for the node itself. With nobody to kill the machine panics."""
-        total_pages = pages_for(self._memory.node.ram_bytes)
+        total_pages = pages_for(self._memory.node.ram_bytes) + self._swap_pages
         tasks = self._processes.all()
         if self._kill_worst(tasks, total_pages, None, 0, gfp, current):
             self.wait()
@@ -240,6 +243,7 @@ def _candidate(task: Task) -> Candidate:
         mm.total_vm,
         task.oom_score_adj,
         task.cgroup.memcg.path,
+        mm.swap_pages,
     )
 
 

@@ -12,6 +12,7 @@ from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import AllocKind, Memory, Owner
 from bpfleet.kernel.mm.oom_kill import OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN
+from bpfleet.kernel.mm.swapfile import SwapSpace
 from bpfleet.kernel.proc.address_space import AddressSpace
 from bpfleet.kernel.proc.fdtable import FileTable
 from bpfleet.kernel.proc.task import Task
@@ -42,8 +43,10 @@ class Processes:
         users: UserTable,
         files: FileTable,
         timeline: Timeline,
+        swap: SwapSpace | None = None,
     ) -> None:
         self._memory: Final = memory
+        self._swap: Final = swap
         self._cgroups: Final = cgroups
         self._users: Final = users
         self._files: Final = files
@@ -82,7 +85,7 @@ class Processes:
             self._users.get(uid),
             caps,
             cgroup,
-            AddressSpace(self._memory, Owner("process", pid, comm)),
+            AddressSpace(self._memory, Owner("process", pid, comm), self._swap),
             memlock_soft_bytes=memlock[0],
             memlock_hard_bytes=memlock[1],
             oom_score_adj=oom_score_adj,

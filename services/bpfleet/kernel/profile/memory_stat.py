@@ -33,12 +33,19 @@ STAT_6_1: Final = (
     "pgsteal_direct", "pgfault", "pgmajfault", "pgrefill", "pgactivate", "pgdeactivate",
     "pglazyfree", "pglazyfreed", "zswpin", "zswpout", "thp_fault_alloc", "thp_collapse_alloc",
 )  # fmt: skip
-STAT_6_12: Final = (
-    *_STAT_STATE_6_1, "pgdemote_kswapd", "pgdemote_direct", "pgdemote_khugepaged",
-    "pgpromote_success", "pgscan", "pgsteal", "pgscan_kswapd", "pgscan_direct",
+_DEMOTED_AND_SUMS_6_12: Final = (
+    "pgdemote_kswapd", "pgdemote_direct", "pgdemote_khugepaged", "pgpromote_success", "pgscan",
+    "pgsteal",
+)  # fmt: skip
+_EVENTS_6_12: Final = (
+    "pgscan_kswapd", "pgscan_direct",
     "pgscan_khugepaged", "pgsteal_kswapd", "pgsteal_direct", "pgsteal_khugepaged", "pgfault",
     "pgmajfault", "pgrefill", "pgactivate", "pgdeactivate", "pglazyfree", "pglazyfreed",
     "swpin_zero", "swpout_zero", "zswpin", "zswpout", "zswpwb", "thp_fault_alloc",
     "thp_collapse_alloc", "thp_swpout", "thp_swpout_fallback", "numa_pages_migrated",
     "numa_pte_updates", "numa_hint_faults",
+)  # fmt: skip
+STAT_6_12: Final = (*_STAT_STATE_6_1, *_DEMOTED_AND_SUMS_6_12, *_EVENTS_6_12)
+STAT_6_13: Final = (
+    *_STAT_STATE_6_1, *_DEMOTED_AND_SUMS_6_12, "pswpin", "pswpout", *_EVENTS_6_12,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from itertools import takewhile
 from typing import Any, Final, TypeVar
 
 from bpfleet.abi.bpf import MapType, ProgType
-from bpfleet.kernel.profile.memory_stat import STAT_5_10, STAT_5_11, STAT_6_1, STAT_6_12
+from bpfleet.kernel.profile.memory_stat import STAT_5_10, STAT_5_11, STAT_6_1, STAT_6_12, STAT_6_13
 from bpfleet.kernel.profile.model import Memlock, Model, Payer
 
 # A value of any flag: the fields of KernelProfile say which type.
@@ -208,7 +208,8 @@ CONTROL_FILES: Final = (
           Change(STAT_5_11, "5.11", "pagetables"),
           Change(STAT_6_1, "5.19", "vmalloc (5.17), kernel (5.18), sec_pagetables and zswap (5.19)",
                  backports=("el9.2",)),
-          Change(STAT_6_12, "6.12", "pgdemote, pgpromote, khugepaged, swpin_zero, NUMA lines")),
+          Change(STAT_6_12, "6.12", "pgdemote, pgpromote, khugepaged, swpin_zero, NUMA lines"),
+          Change(STAT_6_13, "6.13", "15ff4d409e1a mm/memcontrol: add per-memcg pgpgin/pswpin counter")),
     _flag("io_uring_rings_locked", True,
           _until("5.12", "io_uring: account io_uring internal files as REQ_F_INFLIGHT; rings are charged to the memcg",
                  stable=("5.10.162",), backports=("el8.10",))),

@@ -110,10 +110,10 @@ def test_force_empty_reclaims_what_it_can() -> None:
 
 def test_what_is_not_emulated_is_refused_in_so_many_words() -> None:
     kernel = mounted()
-    for name, value in (("memory.oom_control", "1"), ("memory.swappiness", "10")):
-        with refused(Errno.EOPNOTSUPP):
-            kernel.write_file("/a", name, value)
-    kernel.write_file("/a", "memory.swappiness", "60")
+    with refused(Errno.EOPNOTSUPP):
+        kernel.write_file("/a", "memory.oom_control", "1")
+    with refused(Errno.ENOENT):
+        kernel.write_file("/a", "memory.memsw.limit_in_bytes", "1G")
     with refused(Errno.EINVAL):
         kernel.write_file("/a", "memory.oom_control", "yes")
     with refused(Errno.EINVAL):

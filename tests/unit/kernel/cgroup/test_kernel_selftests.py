@@ -1,7 +1,7 @@
 """What Linux's own cgroup selftests assert, asserted of the emulator.
 
 Scenarios and tolerances of tools/testing/selftests/cgroup/test_memcontrol.c, test_kmem.c and test_core.c; each test
-names its counterpart. Left out, because the emulator has no such thing: threads (three of test_core), swap, sockets'
+names its counterpart. Left out, because the emulator has no such thing: threads (three of test_core), sockets'
 buffers, negative dentries and kernel stacks, /proc/kpagecgroup, and memory.peak reset per open file.
 """
 
@@ -218,6 +218,25 @@ def test_memcg_max(profile: str) -> None:
     page_cache(kernel, "/g", 50 * MB)
     assert close(current(kernel, "/g"), 30 * MB, 5)
     assert 0 < current(kernel, "/g") <= 30 * MB
+    assert event(kernel, "/g", "max") > 0
+
+
+@pytest.mark.parametrize("profile", ALL)
+def test_memcg_swap_max(profile: str) -> None:
+    kernel = Kernel(
+        profile_named(profile), possible_cpus=CPUS, ram_bytes=2 << 30, swap_bytes=1 << 30
+    )
+    create(kernel, "/g")
+    assert kernel.read_file("/g", "memory.swap.current") == "0\n"
+    assert kernel.read_file("/g", "memory.swap.max") == "max\n"
+    kernel.write_file("/g", "memory.swap.max", "30M")
+    kernel.write_file("/g", "memory.max", "30M")
+    assert not run_anon(kernel, "/g", 100 * MB)
+    assert event(kernel, "/g", "oom") == 1
+    assert event(kernel, "/g", "oom_kill") == 1
+    anon_noexit(kernel, "/g", 50 * MB)
+    assert close(int(kernel.read_file("/g", "memory.swap.current")), 20 * MB, 3)
+    assert current(kernel, "/g") <= 30 * MB
     assert event(kernel, "/g", "max") > 0
 
 
