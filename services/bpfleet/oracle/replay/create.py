@@ -1,5 +1,6 @@
 """Replays create-TARGET.jsonl: the errno of creating a map, its memlock line, and the charge of one map."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from bpfleet.abi.limits import PAGE_SIZE
@@ -12,11 +13,11 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.oracle.format.report import FileReport
 from bpfleet.oracle.format.words import map_type_named, required, same_errno
 from bpfleet.oracle.replay.machine import Target
+from bpfleet.oracle.replay.steps import INNER_MAP, map_attr
 from bpfleet.verbs import table as verbs
 from bpfleet.verbs.stage import answer_of
 
 ATTRIBUTES: Final = ("type", "ks", "vs", "me", "fl")  # every recorded map has these
-_INNER_ENTRIES: Final = 4
 _WITHHELD_BYTES: Final = 2 * PAGE_SIZE  # of reclaimable and of other slab
 
 
@@ -55,13 +56,8 @@ def attr_of(case: dict[str, Any], kernel: Kernel, task: Task) -> MapAttr:
     btf_fd = None
     if "btf" in case:
         btf_fd = storage_btf(kernel, task, case["btf"])
-    return MapAttr(
-        map_type=map_type_named(case["type"]),
-        key_size=case["ks"],
-        value_size=case["vs"],
-        max_entries=case["me"],
-        map_flags=case["fl"],
-        inner_map_fd=inner_fd,
+    return replace(
+        map_attr(case, inner_fd),
         numa_node=case.get("numa", 0),
         map_name=case.get("name", ""),
         map_ifindex=case.get("ifindex", 0),
@@ -74,7 +70,7 @@ def attr_of(case: dict[str, Any], kernel: Kernel, task: Task) -> MapAttr:
 
 def inner_map(kernel: Kernel, task: Task, type_name: str) -> int:
     """The inner map of the recordings: key 4, value 8, 4 entries."""
-    attr = MapAttr(map_type_named(type_name), 4, 8, _INNER_ENTRIES)
+    attr = replace(INNER_MAP, map_type=map_type_named(type_name))
     return verbs.MAP_CREATE(kernel, task, attr).fd
 
 

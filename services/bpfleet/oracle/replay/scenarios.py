@@ -32,13 +32,20 @@ from bpfleet.oracle.format.words import (
     map_type_named,
     spelled,
 )
+from bpfleet.oracle.replay.steps import (
+    FD_VALUED,
+    INNER_MAP,
+    Answer,
+    as_recorded,
+    counted,
+    map_attr,
+    value_of,
+)
 from bpfleet.oracle.replay.tolerances import EVENTS_PER_KILL, GUEST_PACE
 from bpfleet.verbs import table as verbs
-from bpfleet.verbs.stage import Actor, Run, Stage, UnknownNameError, answer_of, numbered_key, run_of
-from bpfleet.verbs.stage import Answer as Told
+from bpfleet.verbs.stage import Actor, Stage, UnknownNameError, answer_of, numbered_key, run_of
 
 Step = dict[str, Any]  # one JSON object of a recording
-Answer = Any  # what a step answered: a JSON value
 
 TEST_ROOT: Final = "/test"  # the recorder's own cgroup: its "/" is not the root of the tree
 INNER_UID: Final = 65_534  # inner maps are made by somebody else, whose budget does not count
@@ -50,7 +57,6 @@ FILL_TOLERANCE: Final = 0.01
 HIGH_EVENTS_TOLERANCE: Final = (
     17  # one throttled return: which step it falls into can hang on a page
 )
-FD_VALUED: Final = frozenset({"array_of_maps", "hash_of_maps"})
 STAT_FIELDS: Final = ("current", "kernel", "slab", "percpu", "vmalloc", "anon")
 # A fault shows as that of a page, of its table, or of its area; an open file as its dentry or its own structure.
 DIRECT_RECLAIM_BITS: Final = 0x200400  # of 4.18 and since
@@ -209,7 +215,7 @@ class ScenarioReplay:
             self.kernel.run_deferred()
         before = len(self.kernel.tasks())
         answer = answer_of(lambda: operation(self, step))
-        emulated = answer.given if answer.refusal is None else _told(answer)
+        emulated = answer.given if answer.refusal is None else as_recorded(answer)
         died = before - len(self.kernel.tasks())
         if step["op"] not in ("exit", "actor") and died > (emulated == "killed"):
             self._waited_for_death = True
@@ -394,7 +400,7 @@ class ScenarioReplay:
 
         def call() -> int:
             inner = self._inner(actor) if step["type"] in FD_VALUED else None
-            attr = _attr(step, inner)
+            attr = map_attr(step, inner)
             if _BTF in actor.fds:
                 attr = replace(attr, btf_fd=actor.fds[_BTF], btf_key_type_id=1, btf_value_type_id=2)
             return verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
@@ -402,7 +408,7 @@ class ScenarioReplay:
         made = answer_of(call)
         if made.refusal is not None:
             self._refused_creations += 1
-            return _told(made)
+            return as_recorded(made)
         fd = made.value
         actor.fds[name] = fd
         info = self.kernel.bpf.map_info(actor.task, fd)
@@ -414,14 +420,13 @@ class ScenarioReplay:
     def _inner(self, actor: Actor) -> int:
         """A map of four 8-byte entries for maps of maps; made by somebody else where locked pages are counted."""
         if _INNER not in actor.fds:
-            attr = MapAttr(MapType.ARRAY, key_size=4, value_size=8, max_entries=4)
             if self.kernel.profile.is_rlimit:
-                actor.fds[_INNER] = self._foreign_inner(actor, attr)
+                actor.fds[_INNER] = self._foreign_inner(actor)
             else:
-                actor.fds[_INNER] = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
+                actor.fds[_INNER] = verbs.MAP_CREATE(self.kernel, actor.task, INNER_MAP).fd
         return actor.fds[_INNER]
 
-    def _foreign_inner(self, actor: Actor, attr: MapAttr) -> int:
+    def _foreign_inner(self, actor: Actor) -> int:
         if self._inner_maker is None:
             self._inner_maker = verbs.SPAWN(
                 self.kernel,
@@ -429,7 +434,7 @@ class ScenarioReplay:
                 caps=ALL_CAPABILITIES,
                 memlock=(RLIM_INFINITY, RLIM_INFINITY),
             )
-        fd = verbs.MAP_CREATE(self.kernel, self._inner_maker, attr).fd
+        fd = verbs.MAP_CREATE(self.kernel, self._inner_maker, INNER_MAP).fd
         return verbs.DUP(self.kernel, self._inner_maker, fd, actor.task)
 
     def get_by_id(self, step: Step) -> Answer:
@@ -463,7 +468,7 @@ class ScenarioReplay:
 
     def unlink(self, step: Step) -> Answer:
         """Removes a pin, as root."""
-        return _told(self.stage.unlink(step["path"]))
+        return as_recorded(self.stage.unlink(step["path"]))
 
     def close(self, step: Step) -> Answer:
         """Closes a map's descriptor."""
@@ -514,7 +519,7 @@ class ScenarioReplay:
         actor, name = self._actor(step), step["map"]
         numbers = range(step["start"], step["start"] + step["count"])
         calls = (partial(operation, actor, name, self._key(name, number), 0) for number in numbers)
-        return _counted(run_of(calls, stop=stop))
+        return counted(run_of(calls, stop=stop))
 
     def _key(self, name: str, number: int) -> bytes:
         kind, key_size, _ = self._shape_of(name)
@@ -539,7 +544,7 @@ class ScenarioReplay:
         inner = self._inner(actor) if step["type"] in FD_VALUED else None
 
         def attempt(entries: int) -> tuple[int, int]:
-            return self._attempt(actor, _attr({**step, "me": entries}, inner))
+            return self._attempt(actor, map_attr({**step, "me": entries}, inner))
 
         return _largest(attempt, _sizes_of(step["type"]), "max_entries")
 
@@ -575,7 +580,7 @@ class ScenarioReplay:
         if "memlock" in step:
             self._limit(actor, step["memlock"])
         inner = self._inner(actor) if step["type"] in FD_VALUED else None
-        attr = _attr(step, inner)
+        attr = map_attr(step, inner)
         return self._until(lambda: verbs.MAP_CREATE(self.kernel, actor.task, attr).fd)
 
     def load_until(self, step: Step) -> Answer:
@@ -587,7 +592,7 @@ class ScenarioReplay:
         return self._until(lambda: verbs.PROG_LOAD(self.kernel, actor.task, attr).fd)
 
     def _until(self, call: Callable[[], object]) -> Answer:
-        return _counted(run_of(repeat(call)))
+        return counted(run_of(repeat(call)))
 
     def close_create(self, step: Step) -> Answer:
         """Closes a map and creates another like it at once, over and over: how often the old charge is still there."""
@@ -951,17 +956,6 @@ _OPERATIONS: Final[dict[str, Callable[[ScenarioReplay, Step], Answer]]] = {
 }
 
 
-def value_of(kind: str, value_size: int, possible_cpus: int, inner_fd: int) -> bytes:
-    """What the recorder wrote as a value: of a map of maps its inner map, of a device map the loopback device."""
-    if kind in FD_VALUED:
-        return inner_fd.to_bytes(4, "little")
-    if kind in ("devmap", "devmap_hash"):
-        return (1).to_bytes(value_size, "little")
-    if kind.startswith(("percpu_", "lru_percpu_")):
-        return bytes(-(-value_size // 8) * 8 * possible_cpus)
-    return bytes(value_size)
-
-
 def _is_odd(story: str, number: int) -> bool:
     return any((odd.story, odd.step) == (story, number) for odd in ODD_RECORDINGS)
 
@@ -973,34 +967,13 @@ def _path(path: str) -> str:
     return TEST_ROOT if path == "/" else TEST_ROOT + path
 
 
-def _attr(step: Step, inner_fd: int | None) -> MapAttr:
-    return MapAttr(
-        map_type_named(step["type"]),
-        key_size=step["ks"],
-        value_size=step["vs"],
-        max_entries=step["me"],
-        map_flags=step["fl"],
-        inner_map_fd=inner_fd,
-    )
-
-
 def _fd(actor: Actor, name: str) -> int:
     """A descriptor; -1, which every call refuses, for what could not be opened."""
     return actor.fds.get(name, -1)
 
 
 def _answer(call: Callable[[], object]) -> Answer:
-    return _told(answer_of(call))
-
-
-def _told(answer: Told[Any]) -> Answer:
-    """0, an errno by name, or "killed"."""
-    return spelled(answer.word) if answer.word else 0
-
-
-def _counted(run: Run) -> Answer:
-    """How often, and the first refusal."""
-    return {"n": run.done, "e": spelled(run.word) if run.word else 0}
+    return as_recorded(answer_of(call))
 
 
 def _name(errno: int) -> str:

@@ -24,17 +24,22 @@ from bpfleet.oracle.format.words import (
     UnsupportedCaseError,
     capabilities_named,
     map_type_named,
-    spelled,
 )
 from bpfleet.oracle.replay.machine import Target, target_named
-from bpfleet.oracle.replay.scenarios import FD_VALUED, value_of
+from bpfleet.oracle.replay.steps import (
+    FD_VALUED,
+    INNER_MAP,
+    Answer,
+    as_recorded,
+    counted,
+    map_attr,
+    value_of,
+)
 from bpfleet.oracle.replay.tolerances import GUEST_PACE, Difference, Shown, StepTolerance
 from bpfleet.verbs import table as verbs
-from bpfleet.verbs.stage import Actor, Run, Stage, answer_of, numbered_key, run_of
-from bpfleet.verbs.stage import Answer as Told
+from bpfleet.verbs.stage import Actor, Stage, answer_of, numbered_key, run_of
 
 Step = Mapping[str, Any]  # one JSON object of a recording
-Answer = Any  # what a step answered: a JSON value
 
 STORY_ROOT: Final = "/story"  # the recorder's own cgroup: its "/" is not the root of the tree
 PIN_DIRECTORY: Final = "/sys/fs/bpf/"
@@ -104,7 +109,7 @@ def _agreeing(profile: KernelProfile, target: Target, lines: Sequence[Step]) -> 
     kernel, task = replace(target, profile=profile).boot()
     agreeing = 0
     for step in lines:
-        made = answer_of(lambda s=step: verbs.MAP_CREATE(kernel, task, _attr(s, None)))  # type: ignore[misc]
+        made = answer_of(lambda s=step: verbs.MAP_CREATE(kernel, task, map_attr(s, None)))  # type: ignore[misc]
         if made.refusal is None:
             shown = kernel.bpf.map_info(task, made.value.fd).memlock_bytes
             agreeing += shown == step["=>"]["memlock"]
@@ -193,7 +198,7 @@ class StoryReplay:
             answer: Answer = DEAD
         else:
             told = answer_of(lambda: operation(self, step))
-            answer = told.given if told.refusal is None else _told(told)
+            answer = told.given if told.refusal is None else as_recorded(told)
         self.kernel.advance(STEP_NS if self.story.mode == V1 else GUEST_STEP_NS)
         self.kernel.check()
         return answer
@@ -345,17 +350,16 @@ class StoryReplay:
         if step["type"] in FD_VALUED:
             made = answer_of(lambda: self._inner(actor))
             if made.refusal is not None:
-                return DEAD if not actor.task.alive else f"inner {_told(made)}"
+                return DEAD if not actor.task.alive else f"inner {as_recorded(made)}"
             inner = made.value
-        attr = _attr(step, inner)
+        attr = map_attr(step, inner)
         actor.fds[name] = fd = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
         return {"e": 0, "memlock": self.kernel.bpf.map_info(actor.task, fd).memlock_bytes}
 
     def _inner(self, actor: Actor) -> int:
         """An array of four 8-byte values, made once by each process."""
         if _INNER not in actor.fds:
-            attr = MapAttr(MapType.ARRAY, key_size=4, value_size=8, max_entries=4)
-            actor.fds[_INNER] = verbs.MAP_CREATE(self.kernel, actor.task, attr).fd
+            actor.fds[_INNER] = verbs.MAP_CREATE(self.kernel, actor.task, INNER_MAP).fd
         return actor.fds[_INNER]
 
     def probe(self, step: Step) -> Answer:
@@ -390,7 +394,7 @@ class StoryReplay:
             for number in range(first, first + step["count"])
         )
         ran = run_of(partial(operation, actor, name, key) for key in keys)
-        return "killed" if not actor.task.alive else _counted(ran)
+        return "killed" if not actor.task.alive else counted(ran)
 
     def _update(self, actor: Actor, name: str, key: bytes | None) -> None:
         kind, _, value_size = self._map_types[name]
@@ -445,7 +449,7 @@ class StoryReplay:
 
     def unlink(self, step: Step) -> Answer:
         """Removes a pin, as root."""
-        return _told(self.stage.unlink(PIN_DIRECTORY + step["pin"]))
+        return as_recorded(self.stage.unlink(PIN_DIRECTORY + step["pin"]))
 
     def send(self, step: Step) -> Answer:
         """Hands a descriptor to another process."""
@@ -504,17 +508,6 @@ def _path(path: str) -> str:
     return STORY_ROOT if path == "/" else STORY_ROOT + path
 
 
-def _attr(step: Step, inner_fd: int | None) -> MapAttr:
-    return MapAttr(
-        map_type_named(step["type"]),
-        key_size=step["ks"],
-        value_size=step["vs"],
-        max_entries=step["me"],
-        map_flags=step["fl"],
-        inner_map_fd=inner_fd,
-    )
-
-
 def _limit_of(memlock: int) -> int:
     return RLIM_INFINITY if memlock < 0 else memlock
 
@@ -523,13 +516,3 @@ def _limit_text(value: int, *, v1: bool) -> str:
     if value == -1:
         return "-1" if v1 else "max"
     return str(int(value))
-
-
-def _told(answer: Told[Any]) -> Answer:
-    """0, an errno by name, or "killed"."""
-    return spelled(answer.word) if answer.word else 0
-
-
-def _counted(run: Run) -> Answer:
-    """How often, and the first refusal."""
-    return {"n": run.done, "e": spelled(run.word) if run.word else 0}
