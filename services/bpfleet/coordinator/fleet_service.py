@@ -120,10 +120,9 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
 
-        def made() -> pb.CreateWorkloadResponse:
-            return pb.CreateWorkloadResponse(workload=self._workload(spec.name))
-
-        return await self._carry_out(command, context, made)
+        return await self._carry_out(
+            command, context, lambda: pb.CreateWorkloadResponse(workload=self._workload(spec.name))
+        )
 
     @_read
     async def GetWorkload(
@@ -186,10 +185,9 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
 
-        def made() -> pb.UpdateWorkloadResponse:
-            return pb.UpdateWorkloadResponse(workload=self._workload(name))
-
-        return await self._carry_out(command, context, made)
+        return await self._carry_out(
+            command, context, lambda: pb.UpdateWorkloadResponse(workload=self._workload(name))
+        )
 
     def _new_spec(self, name: str, request: pb.UpdateWorkloadRequest) -> WorkloadSpec:
         """The spec as it is to be: the one given, or what the mask names of it put into the present one."""
@@ -273,10 +271,11 @@ class FleetServicer(FleetServiceServicer):
         """Places nothing new on a node."""
         name = node_id(request.name, "name")
 
-        def made() -> pb.CordonNodeResponse:
-            return pb.CordonNodeResponse(node=self._node(name))
-
-        return await self._carry_out(CordonNode(name, *_request(request)), context, made)
+        return await self._carry_out(
+            CordonNode(name, *_request(request)),
+            context,
+            lambda: pb.CordonNodeResponse(node=self._node(name)),
+        )
 
     @_write
     async def UncordonNode(
@@ -285,10 +284,11 @@ class FleetServicer(FleetServiceServicer):
         """Allows placing on a node again."""
         name = node_id(request.name, "name")
 
-        def made() -> pb.UncordonNodeResponse:
-            return pb.UncordonNodeResponse(node=self._node(name))
-
-        return await self._carry_out(UncordonNode(name, *_request(request)), context, made)
+        return await self._carry_out(
+            UncordonNode(name, *_request(request)),
+            context,
+            lambda: pb.UncordonNodeResponse(node=self._node(name)),
+        )
 
     @_write
     async def DrainNode(
@@ -314,10 +314,9 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
 
-        def made() -> pb.LabelNodeResponse:
-            return pb.LabelNodeResponse(node=self._node(command.name))
-
-        return await self._carry_out(command, context, made)
+        return await self._carry_out(
+            command, context, lambda: pb.LabelNodeResponse(node=self._node(command.name))
+        )
 
     @_write
     async def TaintNode(
@@ -330,10 +329,9 @@ class FleetServicer(FleetServiceServicer):
             fingerprint=_fingerprint(request),
         )
 
-        def made() -> pb.TaintNodeResponse:
-            return pb.TaintNodeResponse(node=self._node(command.name))
-
-        return await self._carry_out(command, context, made)
+        return await self._carry_out(
+            command, context, lambda: pb.TaintNodeResponse(node=self._node(command.name))
+        )
 
     @_write
     async def RemoveNode(
