@@ -133,6 +133,15 @@ class MemoryController:
         Returns early before a page that has to wait at a limit, and after one for which the task owes something: what
         has come by then counts for its process when the OOM killer looks. The caller asks again for the rest.
         """
+        return self._charge_one_by_one(memcg, pages, gfp, current, hands_out=True)
+
+    def charge_single_pages(self, memcg: Memcg, pages: int, gfp: int, current: Current) -> int:
+        """Charges ``pages`` one by one. Returns how many succeeded before the first failure."""
+        return self._charge_one_by_one(memcg, pages, gfp, current, hands_out=False)
+
+    def _charge_one_by_one(
+        self, memcg: Memcg, pages: int, gfp: int, current: Current, *, hands_out: bool
+    ) -> int:
         if memcg.parent is None:
             return pages
         stock = self._cpus[current.cpu]
@@ -142,7 +151,7 @@ class MemoryController:
             if taken:
                 done += taken
                 continue
-            waits = memcg.memory.headroom() < 1
+            waits = hands_out and memcg.memory.headroom() < 1
             if waits and done:
                 break
             try:
@@ -150,26 +159,8 @@ class MemoryController:
             except KernelError:
                 break
             done += 1
-            if waits or current.dying or current.over_high_pages:
+            if hands_out and (waits or current.dying or current.over_high_pages):
                 break
-        return done
-
-    def charge_single_pages(self, memcg: Memcg, pages: int, gfp: int, current: Current) -> int:
-        """Charges ``pages`` one by one. Returns how many succeeded before the first failure."""
-        if memcg.parent is None:
-            return pages
-        stock = self._cpus[current.cpu]
-        done = self._charge_whole_batches(stock, memcg, pages)
-        while done < pages:
-            taken = self._consume_up_to(stock, memcg, pages - done)
-            if taken:
-                done += taken
-                continue
-            try:
-                self.charge_pages(memcg, 1, gfp, current)
-            except KernelError:
-                return done
-            done += 1
         return done
 
     def _charge_whole_batches(self, stock: _CpuStock, memcg: Memcg, pages: int) -> int:
