@@ -19,6 +19,7 @@ from bpfleet.calibrate.containers import Container
 from bpfleet.capture.document import Cgroup, Document, Others, Process, Program
 from bpfleet.kernel.mm.sizes import OBJCG_POINTER_BYTES, kmalloc_charge_bytes
 from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.views.oom_report import KERNEL_PARTS
 
 __all__ = ["OtherMemory", "other_memory"]
 
@@ -43,15 +44,6 @@ _WRITABLE_VMAS: Final = 10
 _LOOKUPS: Final = 6
 _LOOKUP_INODES: Final = 4
 _STANDARD_DESCRIPTORS: Final = 3  # inherited from whoever started it
-_NAMED_LINES: Final = (
-    "kernel_stack",
-    "pagetables",
-    "sec_pagetables",
-    "percpu",
-    "sock",
-    "vmalloc",
-    "slab",
-)
 _TOLD_LINES: Final = ("kernel_stack", "pagetables", "sec_pagetables", "sock")
 # One line of debug information for so many instructions, where the capture does not tell their number.
 _INSNS_PER_LINE: Final = 2
@@ -192,7 +184,7 @@ def _unnamed_bytes(stat: Mapping[str, int]) -> int | None:
     """Whole pages without a line of their own: page directories, pipe buffers, ring buffers. None where not told."""
     if "kernel" not in stat or not all(name in stat for name in ("vmalloc", "slab", "percpu")):
         return None
-    return stat["kernel"] - sum(stat.get(name, 0) for name in _NAMED_LINES)
+    return stat["kernel"] - sum(stat.get(name, 0) for name in KERNEL_PARTS)
 
 
 def _programs(container: Container, document: Document) -> list[Program]:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["OomReport", "read_oom_report"]
+__all__ = ["KERNEL_PARTS", "OomReport", "read_oom_report"]
 
 _SIGNS: Final = re.compile(
     r"oom-kill:|invoked oom-killer|memory cgroup out of memory|out of memory( and no killable|: kill)",
@@ -22,7 +22,8 @@ _RSS: Final = re.compile(
 )
 _KILLED: Final = re.compile(r"Killed process (\d+)(?: \(([^)]*)\))?", re.IGNORECASE)
 _CGROUP: Final = re.compile(r"(?:Memory cgroup stats for |oom_memcg=)([^\s,:]+)")
-_KERNEL_PARTS: Final = (
+# The lines of memory.stat that `kernel` is made of.
+KERNEL_PARTS: Final = (
     "kernel_stack",
     "pagetables",
     "sec_pagetables",
@@ -155,7 +156,7 @@ def read_oom_report(text: str) -> OomReport | None:
 
 
 def _kernel_parts(stat: dict[str, int], kmem: int | None) -> tuple[int | None, int | None]:
-    parts = [stat[name] for name in _KERNEL_PARTS if name in stat]
+    parts = [stat[name] for name in KERNEL_PARTS if name in stat]
     kernel = stat.get("kernel") or kmem
     if kernel is None and parts:
         kernel = sum(parts)
