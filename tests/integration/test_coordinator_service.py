@@ -10,6 +10,7 @@ import grpc
 import pytest
 from coordinator_process import until
 from grpc import aio
+from held_stores import HoldsBatches, OneAtATime
 from obedient_agent import GIB, ObedientAgent, nodes_named
 
 from bpfleet.client.fleet import FleetClient, SeenRevision
@@ -640,19 +641,6 @@ def test_verdicts_that_are_no_errnos_are_not_kept() -> None:
     serve(body)
 
 
-class HoldsBatches(MemoryStore):
-    """Stores nothing while it is held."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.free = asyncio.Event()
-        self.free.set()
-
-    async def save(self, batch: Batch) -> None:
-        await self.free.wait()
-        await super().save(batch)
-
-
 def test_a_read_shows_nothing_that_is_not_stored():
     store = HoldsBatches()
 
@@ -674,18 +662,6 @@ def test_a_read_shows_nothing_that_is_not_stored():
         assert (await bench.get("web")).name == "workloads/web"
 
     serve(body, store=store)
-
-
-class OneAtATime(MemoryStore):
-    """Stores a batch for each permit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.permits = asyncio.Semaphore(1_000)
-
-    async def save(self, batch: Batch) -> None:
-        await self.permits.acquire()
-        await super().save(batch)
 
 
 def test_a_write_is_answered_when_its_own_batch_is_stored():

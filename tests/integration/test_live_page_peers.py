@@ -5,32 +5,18 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import aiohttp
+from held_stores import HoldsBatches
 
 from bpfleet.coordinator.config import Timing
 from bpfleet.coordinator.live.server import LivePage
 from bpfleet.coordinator.node_client import GrpcAgents
 from bpfleet.coordinator.reconcile import Coordinator
-from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet.commands import NodeAnnouncement, RegisterAgent
 from bpfleet.fleet.placement import RequestEstimator
 from bpfleet.fleet.settings import FleetSettings
-from bpfleet.fleet.store import Batch
 from bpfleet.rpc.channel import ChannelOptions
 
 GIB = 1 << 30
-
-
-class HoldsBatches(MemoryStore):
-    """Stores nothing while it is held."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.free = asyncio.Event()
-        self.free.set()
-
-    async def save(self, batch: Batch) -> None:
-        await self.free.wait()
-        await super().save(batch)
 
 
 async def register(coordinator: Coordinator, nodes: int) -> None:

@@ -35,29 +35,24 @@ JSON_READERS = (
 )
 
 
-def _refusal(arguments: tuple[str, ...], file: Path, capsys) -> str:
-    assert main([*arguments, str(file)]) == 2
-    told = capsys.readouterr()
-    return told.out + told.err
+CASES = [
+    *((reader, "wrong.toml", wrong, TOML[wrong]) for reader in TOML_READERS for wrong in TOML),
+    *((reader, "wrong.json", wrong, JSON[wrong]) for reader in JSON_READERS for wrong in JSON),
+]
 
 
-@pytest.mark.parametrize("reader", TOML_READERS, ids=lambda words: " ".join(words[:2]))
-@pytest.mark.parametrize("wrong", TOML)
-def test_a_toml_file_that_cannot_be_read_is_named(reader, wrong, tmp_path: Path, capsys) -> None:
-    file = tmp_path / "wrong.toml"
-    file.write_text(TOML[wrong])
-    told = _refusal(reader, file, capsys)
-    assert "wrong.toml" in told
-    assert "set_int_max_str_digits" not in told
-    assert len(told) < 1_000
-
-
-@pytest.mark.parametrize("reader", JSON_READERS, ids=lambda words: " ".join(words[:2]))
-@pytest.mark.parametrize("wrong", JSON)
-def test_a_json_file_that_cannot_be_read_is_named(reader, wrong, tmp_path: Path, capsys) -> None:
-    file = tmp_path / "wrong.json"
-    file.write_text(JSON[wrong])
-    told = _refusal(reader, file, capsys)
-    assert "wrong.json" in told
+@pytest.mark.parametrize(
+    ("reader", "name", "text"),
+    [
+        pytest.param(reader, name, text, id=f"{' '.join(reader[:2])}-{wrong}")
+        for reader, name, wrong, text in CASES
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(reader, name, text, tmp_path: Path, capsys) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    assert main([*reader, str(file)]) == 2
+    told = "".join(capsys.readouterr())
+    assert name in told
     assert "set_int_max_str_digits" not in told
     assert len(told) < 1_000
