@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 from node_agents import connected
 
+from bpfleet.abi.bpf import MapType
 from bpfleet.capture.charges import payer_rows
 from bpfleet.capture.document import Document, read_document, write_document
 from bpfleet.cli.captured_node import build_node
@@ -122,6 +123,16 @@ def test_what_the_nodes_kernel_refuses_is_said(client) -> None:
     assert left_out[0] == "map odd: type 999 is not known"
     assert left_out[1].startswith("map large: BPF_MAP_CREATE: ENOMEM")
     assert [each.name for each in capture_node(client.node("one")).maps] == ["flows"]
+
+
+@pytest.mark.parametrize("kind", [MapType.PERCPU_HASH, MapType.LPM_TRIE, MapType.HASH])
+def test_a_host_of_one_cpu_has_its_elements(client, kind: MapType) -> None:
+    """A per-CPU value is read in whole words, however few CPUs there are."""
+    document = host("h", release="6.12.1", profile="6.12", cpus=1)
+    flags = 1 if kind is MapType.LPM_TRIE else 0
+    seen = replace(document.maps[0], type=kind, flags=flags, key_size=8, value_size=4, elements=300)
+    assert build_node(client, "one", replace(document, maps=(seen,))) == []
+    assert [each.elements for each in capture_node(client.node("one")).maps] == [300]
 
 
 def test_odd_paths_and_capabilities_are_made_legal(client) -> None:

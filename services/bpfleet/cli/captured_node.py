@@ -5,6 +5,7 @@ of types that the kernel of the node refuses. Each is a line of what ``build_nod
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -23,6 +24,8 @@ from bpfleet.client.bpf import Map as OpenMap
 from bpfleet.client.session import CallError, Verdict
 from bpfleet.runtime.maps import BPFFS, legal_name
 from bpfleet.workload.errors import SpecError
+from bpfleet.workload.ops import key_bytes, value_bytes
+from bpfleet.workload.spec import MapDeclaration
 
 __all__ = ["build_node"]
 
@@ -91,6 +94,11 @@ class _Builder:
         self._left_out: Final[list[str]] = []
         self._cgroups: Final[set[str]] = {"/"}
         self._inner_cgroups: Final = {_above(each.path) for each in document.cgroups}
+        self._cgroup_of: Final = {each.path: each for each in document.cgroups}
+        self._seen: Final = {each.pid: each for each in document.processes}
+        self._rss_anon: Final = Counter[str]()  # of the processes of a cgroup together
+        for each in document.processes:
+            self._rss_anon[each.cgroup] += each.rss_anon
         self._processes: Final[dict[int, Process]] = {}
         self._maps: Final[dict[int, int]] = {}  # ids there by ids here
 
@@ -178,11 +186,10 @@ class _Builder:
 
     def _charged_memory(self, seen: Seen) -> int:
         """Its anonymous memory, as far as its cgroup pays: a process that moved in left some where it was touched."""
-        cgroup = next((each for each in self._document.cgroups if each.path == seen.cgroup), None)
+        cgroup = self._cgroup_of.get(seen.cgroup)
         stat = cgroup.stat if cgroup is not None and seen.cgroup not in self._inner_cgroups else {}
         charged = stat.get("anon", stat.get("rss"))
-        inside = [each for each in self._document.processes if each.cgroup == seen.cgroup]
-        total = sum(each.rss_anon for each in inside)
+        total = self._rss_anon[seen.cgroup]
         if charged is None or charged >= total:
             return seen.rss_anon
         return seen.rss_anon * charged // total
@@ -190,13 +197,12 @@ class _Builder:
     @contextmanager
     def _maker(self, payer: Payer, holders: tuple[int, ...]) -> Iterator[Process]:
         """Who makes an object so that its payer is charged: a holder, or a process that ends when others hold it."""
-        cgroup_of = {seen.pid: seen.cgroup for seen in self._document.processes}
-        uid_of = {seen.pid: seen.uid for seen in self._document.processes}
         for pid in holders:
-            pays = payer.path == cgroup_of.get(pid) or payer.kind in ("root", "unknown")
-            if pid in self._processes and (
-                pays or (uid_of.get(pid) == payer.uid and payer.kind == "user")
-            ):
+            seen = self._seen.get(pid)
+            if seen is None:
+                continue
+            pays = payer.path == seen.cgroup or payer.kind in ("root", "unknown")
+            if pays or (seen.uid == payer.uid and payer.kind == "user"):
                 yield self._processes[pid]
                 return
         path = payer.path if payer.kind == "cgroup" and not payer.removed else "/"
@@ -267,10 +273,13 @@ class _Builder:
             return
         count = min(each.elements or 0, each.max_entries, FILL_MAX)
         if count and each.type in _FILLED:
-            cpus = self._document.host.possible_cpus if each.type in _PER_CPU else 1
-            value = bytes(-(-each.value_size // 8) * 8 * cpus if cpus > 1 else each.value_size)
+            declared = MapDeclaration(
+                name="filled", map_type=MapType(each.type), key_size=each.key_size,
+                value_size=each.value_size, max_entries=each.max_entries,
+            )  # fmt: skip
+            value = value_bytes(declared, self._document.host.possible_cpus)
             for key in range(count):
-                made.update(_key(each, key), value)
+                made.update(key_bytes(declared, key), value)
 
     def _program(self, each: Program) -> None:
         with self._maker(each.payer, each.holders) as process:
@@ -290,15 +299,6 @@ class _Builder:
 _FILLED: Final = frozenset(
     {MapType.HASH, MapType.PERCPU_HASH, MapType.LRU_HASH, MapType.LRU_PERCPU_HASH, MapType.LPM_TRIE}
 )
-_PER_CPU: Final = frozenset({MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH})
-
-
-def _key(each: Map, number: int) -> bytes:
-    """A key of its own for every number; those of a trie begin with their length in bits."""
-    if each.type == MapType.LPM_TRIE:
-        bits = 8 * (each.key_size - 4)
-        return bits.to_bytes(4, "little") + number.to_bytes(each.key_size - 4, "big")
-    return number.to_bytes(max(each.key_size, 1), "little")
 
 
 def _pin(path: str) -> str:
