@@ -72,7 +72,6 @@ class Container(Struct, frozen=True, kw_only=True):
 
     kind: str
     path: str
-    nature: str
     inventory: Inventory
     map_ids: tuple[int, ...]
     uid: int = 0
@@ -83,7 +82,6 @@ class Container(Struct, frozen=True, kw_only=True):
     max_bytes: int | None = None
     high_bytes: int | None = None
     ancestors: tuple[Ancestor, ...] = ()
-    has_process: bool = True
     has_children: bool = False
     reads_btf: bool = False
     unreclaimable_bytes: int | None = None
@@ -217,7 +215,6 @@ def _container(
     return Container(
         kind=kind,
         path=path,
-        nature=str(cgroup.what.get("kind", "cgroup")) if cgroup is not None else "removed",
         inventory=Inventory(
             name=_slug(kind), maps=tuple(declared), programs=tuple(loaded), user_memory_bytes=heap
         ),
@@ -230,7 +227,6 @@ def _container(
         max_bytes=cgroup.max if cgroup is not None else None,
         high_bytes=cgroup.high if cgroup is not None else None,
         ancestors=_ancestors(path, cgroups),
-        has_process=main is not None,
         has_children=has_children,
         reads_btf=any(program.btf_id for program in programs),
         unreclaimable_bytes=None if has_children else _unreclaimable(cgroup),
