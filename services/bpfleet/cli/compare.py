@@ -28,6 +28,7 @@ from bpfleet.cli.inputs import (
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.cli.progress import progress
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
+from bpfleet.report.findings import verdict
 from bpfleet.report.limits import advise_all
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
@@ -35,13 +36,15 @@ from bpfleet.report.results import as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.sections import study
 from bpfleet.report.summary import (
-    counted,
     divergence_lines,
+    rows_data,
     table_cells,
+    table_lines,
     to_csv,
     to_markdown,
 )
 from bpfleet.report.upgrade import (
+    ROLLOUT_NOTE,
     UpgradeLine,
     arrow,
     upgrade_data,
@@ -50,7 +53,7 @@ from bpfleet.report.upgrade import (
     with_rollouts,
 )
 from bpfleet.report.workers import workers
-from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.quantity import counted, format_bytes
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import CPUS_MAX, NodeShape
 
@@ -284,7 +287,11 @@ def command(
     )
     _write_files(scenario, results, processes, outputs)
     if as_json:
-        data = as_plain(results[0])
+        data = {
+            "verdict": verdict(results[0]),
+            "rows": rows_data(results[0]),
+            **as_plain(results[0]),
+        }
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
@@ -467,8 +474,14 @@ def _write_files(
 def _print(results: Sequence[Comparison]) -> None:
     out, result = console(), results[0]
     out.print(result.title or result.scenario, style="bold", markup=False)
+    out.print(verdict(result), markup=False)
+    out.print()
     cells = table_cells(result) if len(results) == 1 else interval_cells(results)
-    print_table(("", *result.models), [(label, *shown) for label, shown in cells])
+    print_table(
+        ("", *result.models, "what is counted"),
+        table_lines(result, cells),
+        numbers_to=len(result.models) + 1,
+    )
     out.print()
     _print_divergences(result)
     for replica, reason in result.unplaced:
@@ -520,14 +533,14 @@ def _upgrade(
     with _waiting("limits"), workers(jobs) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
-    answer = upgrade_data(lines, result.kernels)
+    answer = upgrade_data(result, lines)
     _write_files(
         scenario,
         [result],
         jobs,
         outputs,
         upgrade=answer,
-        preface=upgrade_markdown(lines, before, after) + "\n",
+        preface=upgrade_markdown(result, lines) + "\n",
     )
     if outputs.as_json:
         print_json(answer)
@@ -536,6 +549,9 @@ def _upgrade(
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
     )
+    out.print(answer["verdict"], markup=False)
+    out.print(ROLLOUT_NOTE, markup=False, style="dim")
+    out.print()
     print_table(
         ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),

@@ -50,20 +50,27 @@ def message_data(message: "Message") -> Plain:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers_from: int = 1,
+    numbers_to: int | None = None,
 ) -> None:
-    """A plain table; columns from number ``numbers_from`` on are right-aligned.
+    """A plain table; columns from number ``numbers_from`` on, up to ``numbers_to``, are right-aligned.
 
-    Tables take the width they need: a cut number is worse than a wrapped line.
+    A row of one cell is a heading over the whole width. Tables take the width they need: a cut number is worse than a
+    wrapped line.
     """
     cells = [tuple(columns), *map(tuple, rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    full = [row for row in cells if len(row) > 1]
+    widths = [max(map(cell_len, column)) for column in zip(*full, strict=True)]
     lines = []
     for row in cells:
         padded = []
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        for index, (cell, width) in enumerate(zip(row, widths, strict=len(row) > 1)):
             blanks = " " * (width - cell_len(cell))
-            padded.append(blanks + cell if index >= numbers_from else cell + blanks)
+            number = index >= numbers_from and (numbers_to is None or index < numbers_to)
+            padded.append(blanks + cell if number else cell + blanks)
         lines.append("  ".join(padded).rstrip())
     click.echo("\n".join([click.style(lines[0], bold=True), *lines[1:]]))
 
