@@ -29,6 +29,7 @@ from bpfleet.cli.output import console, print_json, print_sureness, print_table,
 from bpfleet.cli.progress import progress
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.findings import verdict
+from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.limits import advise_all
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
@@ -451,6 +452,7 @@ def _write_files(
     *,
     upgrade: dict[str, Any] | None = None,  # JSON values
     preface: str = "",
+    limits: Sequence[LimitRow] = (),
 ) -> None:
     """Page and Markdown describe the first seed, with intervals where there are more; CSV has every seed."""
     result = results[0]
@@ -458,7 +460,7 @@ def _write_files(
         write_file(outputs.csv_file, to_csv(results))
     if outputs.markdown_file is not None:
         cells = interval_cells(results) if len(results) > 1 else None
-        write_file(outputs.markdown_file, preface + to_markdown(result, cells))
+        write_file(outputs.markdown_file, preface + to_markdown(result, cells, limits))
     if outputs.report_file is None:
         return
     with _waiting("limits and CPU counts"):

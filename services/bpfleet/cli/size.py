@@ -8,11 +8,14 @@ import click
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings, tell_kernels
+from bpfleet.cli.limit import LIMIT_COLUMNS, rows_of_inventory
+from bpfleet.cli.listing import print_rows
 from bpfleet.cli.output import console, print_json, print_sureness, print_table
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.catalogue import inventory_for
+from bpfleet.workload.codec import to_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import CPUS_MAX, Inventory, MapDeclaration, NodeShape
@@ -102,7 +105,9 @@ def command(
         found = [listing.inventory for listing in listings]
         if cpus is None:
             click.echo(f"{_CPUS} CPUs are assumed; --cpus sets them", err=True)
-    _inventories(found, kernels, cpus or _CPUS, as_json=as_json)
+    _inventories(
+        found, kernels, NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram), as_json=as_json
+    )
 
 
 def _declared(map_type: str, key: int, value: int, entries: int, flags: str) -> MapDeclaration:
@@ -174,8 +179,19 @@ def _map_row(name: str, size: MapSize) -> tuple[str, ...]:
 
 
 def _inventories(
-    found: Sequence[Inventory], kernels: dict[str, KernelProfile], cpus: int, *, as_json: bool
+    found: Sequence[Inventory],
+    kernels: dict[str, KernelProfile],
+    shape: NodeShape,
+    *,
+    as_json: bool,
 ) -> None:
+    cpus = shape.possible_cpus
+    limits = [
+        row
+        for inventory in found
+        for name in kernels
+        for row in rows_of_inventory(inventory, name, shape)
+    ]
     sizes = {
         name: [s for inventory in found for s in size_of_inventory(inventory, profile, cpus)]
         for name, profile in kernels.items()
@@ -195,6 +211,7 @@ def _inventories(
                     }
                     for name, total in totals.items()
                 },
+                "limits": to_data(limits),
             }
         )
         return
@@ -208,6 +225,8 @@ def _inventories(
          "refilled", "while loading", "classes"),
         (_total_row(name, total) for name, total in totals.items()),
     )  # fmt: skip
+    out.print()
+    print_rows(limits, LIMIT_COLUMNS, "table", data=to_data)
     print_sureness(sureness(kernels))
 
 

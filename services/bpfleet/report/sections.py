@@ -3,12 +3,13 @@
 from typing import Any
 
 from bpfleet.report.compare import Comparison
+from bpfleet.report.limit_rows import LimitRow, rows_of_advice
 from bpfleet.report.limits import advice_data, advise_all
 from bpfleet.report.sensitivity import cpu_data
 from bpfleet.report.workers import workers
 from bpfleet.workload.scenario import Scenario
 
-__all__ = ["memcg_model", "study"]
+__all__ = ["limits_of", "memcg_model", "study"]
 
 # JSON values of any type.
 Plain = Any
@@ -38,3 +39,18 @@ def study(
         if model is not None:
             sections["limits"] = advice_data(advise_all(scenario, model, each), model)
     return sections
+
+
+def limits_of(scenario: Scenario, comparison: Comparison, *, jobs: int) -> list[LimitRow]:
+    """The limits of every workload under the model that limits are for; none where no model charges cgroups."""
+    model = memcg_model(comparison)
+    if model is None:
+        return []
+    with workers(jobs) as each:
+        advice = advise_all(scenario, model, each)
+    known_by = comparison.kernels[model]
+    return [
+        row
+        for one in advice
+        for row in rows_of_advice(one, known_by, heap_source="heap of the scenario")
+    ]

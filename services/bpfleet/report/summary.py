@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from bpfleet.kernel.profile import sureness_line
 from bpfleet.report.compare import Comparison, ModelTotals
 from bpfleet.report.findings import findings, verdict
+from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.results import Counters, Divergence, ModelAnswer
 from bpfleet.workload.quantity import counted, format_bytes
 
@@ -169,8 +170,10 @@ def table_lines(comparison: Comparison, cells: Cells) -> list[tuple[str, ...]]:
     return lines
 
 
-def to_markdown(comparison: Comparison, cells: Cells | None = None) -> str:
-    """For a pull request: what matters, the table, the causes, and how to repeat the run.
+def to_markdown(
+    comparison: Comparison, cells: Cells | None = None, limits: Sequence[LimitRow] = ()
+) -> str:
+    """For a pull request: what matters, the table, the causes, limits, and how to repeat the run.
 
     ``cells`` stand in for those of ``comparison`` where several seeds were run.
     """
@@ -194,11 +197,26 @@ def to_markdown(comparison: Comparison, cells: Cells | None = None) -> str:
         lines += ["", "First divergence:", "", "```"]
         lines += divergence_lines(comparison.first_divergence)
         lines += ["```"]
+    if limits:
+        lines += ["", f"Limits under {limits[0].kernel}:", ""]
+        lines += [
+            "| workload | nodes | now | least | recommended | decided by |",
+            "|---|---|---:|---:|---:|---|",
+        ]
+        lines += [
+            f"| {row.name} | {row.host} | {_limit(row.now_bytes, 'max')} | {_limit(row.least_bytes, 'none')} "
+            f"| {format_bytes(row.recommended_bytes)} | {row.decided_by} |"
+            for row in limits
+        ]
     seed = f"Scenario `{comparison.scenario}`, seed {comparison.seed}"
     if cells is not None:
         seed += ", the table over all seeds (mean ± half of the 95 % confidence interval)"
     lines += ["", f"{seed}, {_version(comparison)}. Kernels: {sureness_line(comparison.kernels)}."]
     return "\n".join(lines) + "\n"
+
+
+def _limit(value: int | None, absent: str) -> str:
+    return absent if value is None else format_bytes(value)
 
 
 def to_csv(results: Sequence[Comparison]) -> str:
