@@ -31,6 +31,7 @@ from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.findings import verdict
 from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.limits import advise_all
+from bpfleet.report.models import OWN
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
 from bpfleet.report.results import as_plain
@@ -86,9 +87,16 @@ class _Outputs:
     help="Built-in name or TOML file.",
 )
 @click.option(
-    "--models", help=f"Kernel profiles, comma-separated [default: {','.join(DEFAULT_MODELS)}]."
+    "--models",
+    help=f"Kernels, comma-separated; `own` is what the scenario's node pools have [default: {','.join(DEFAULT_MODELS)},"
+    " with `own` before them where pools say their kernel].",
 )
-@click.option("--from", "before", metavar="MODEL", help="Kernel before the upgrade; needs --to.")
+@click.option(
+    "--from",
+    "before",
+    metavar="MODEL",
+    help="Kernel before the upgrade; needs --to [default: the pools' own, where they say it].",
+)
 @click.option("--to", "after", metavar="MODEL", help="The kernel after the upgrade.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
 @click.option(
@@ -281,7 +289,7 @@ def command(
             raise click.UsageError("--repetitions goes with --models, not with --from and --to")
         _upgrade(scenario, before, after, models, processes, folder, outputs)
         return 0
-    names = _names(models or ",".join(DEFAULT_MODELS))
+    names = list(_default_models(scenario)) if models is None else _names(models)
     tell_kernels(names)
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
@@ -408,6 +416,12 @@ def _command_line(context: click.Context) -> str:
     return shlex.join(words)
 
 
+def _default_models(scenario: Scenario) -> tuple[str, ...]:
+    """The kernels that the node pools have, where they say it, then the usual ones."""
+    has_own = all(pool.kernel for pool in scenario.nodes)
+    return (OWN, *DEFAULT_MODELS) if has_own else DEFAULT_MODELS
+
+
 def _names(models: str) -> list[str]:
     return [name.strip() for name in models.split(",") if name.strip()]
 
@@ -527,6 +541,8 @@ def _upgrade(
     folder: Path | None,
     outputs: _Outputs,
 ) -> None:
+    if before is None and all(pool.kernel for pool in scenario.nodes):
+        before = OWN
     if before is None or after is None or models is not None:
         raise click.UsageError("--from and --to go together and take the place of --models")
     tell_kernels((before, after))

@@ -10,9 +10,11 @@ from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
-from bpfleet.capture.listings import TEXT_LENGTH_MAX, Listing, read_listing
+from bpfleet.capture.listings import Listing, read_listing
 from bpfleet.kernel.profile import profile_named, says
 from bpfleet.plain import json_value, toml_table
+from bpfleet.report.models import OWN
+from bpfleet.report.scenario_file import read_text, scenario_from_file
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import parse_limit
 from bpfleet.workload.scenario import (
@@ -20,7 +22,6 @@ from bpfleet.workload.scenario import (
     Scenario,
     builtin_scenario,
     builtin_scenarios,
-    scenario_from_toml,
 )
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
@@ -71,7 +72,7 @@ def read_scenario(name: str) -> Scenario:
         raise SpecError(
             "--scenario", "", name, "neither a built-in scenario nor a file", f"built in: {known}"
         )
-    return scenario_from_toml(read_text(path), str(path))
+    return scenario_from_file(path)
 
 
 def read_listings(paths: Iterable[Path]) -> tuple[Listing, ...]:
@@ -251,18 +252,6 @@ def _listed_files(path: Path) -> list[Path] | None:
     return [path.parent / entry for entry in data]
 
 
-def read_text(path: Path) -> str:
-    """The text of an input file. Raises ``SpecError`` if it is huge or not UTF-8, ``OSError``."""
-    if path.stat().st_size > TEXT_LENGTH_MAX:
-        raise SpecError(str(path), "", None, "larger than 64 MiB", "split it into several files")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecError(
-            str(path), f"byte {error.start}", None, "not UTF-8 text", "save it as UTF-8"
-        ) from None
-
-
 def _name_of(path: Path, taken: list[str]) -> str:
     """A workload name from a file name; numbered where two files would share it."""
     kept = [c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()]
@@ -279,7 +268,7 @@ def tell_kernels(names: Iterable[str]) -> None:
     Raises ``ValueError`` for an unknown one.
     """
     for name in names:
-        if name.endswith(".toml") or "/" in name:
+        if name == OWN or name.endswith(".toml") or "/" in name:
             continue
         profile = profile_named(name)
         if profile.name != name:

@@ -194,7 +194,7 @@ def _alone(
 
 
 def _rows(task: LimitTask, heap_source: str) -> tuple[LimitRow, ...]:
-    return rows_of_advice(advise(task), profile_from(task.model).known_by, heap_source=heap_source)
+    return rows_of_advice(advise(task), heap_source=heap_source)
 
 
 def _of_scenario(

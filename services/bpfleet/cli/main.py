@@ -26,6 +26,8 @@ _COMMANDS: Final = {
     "charges": ("bpfleet.cli.charges", "Who pays for BPF, here, in a capture or on a node."),
     "compare": ("bpfleet.cli.compare", "The same fleet under several accounting models."),
     "size": ("bpfleet.cli.size", "What maps and applications cost under each kernel."),
+    "scenario": ("bpfleet.cli.scenario", "Files that describe a fleet and what runs on it."),
+    "application": ("bpfleet.cli.application", "Real programs whose maps are known."),
     "limit": ("bpfleet.cli.limit", "The memory.max and RLIMIT_MEMLOCK to set, ready to paste."),
     "node": ("bpfleet.cli.node", "The emulated nodes of one agent."),
     "process": ("bpfleet.cli.process", "Processes of a node."),

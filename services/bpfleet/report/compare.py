@@ -7,14 +7,14 @@ from functools import partial
 from typing import Final
 
 from bpfleet import __version__
-from bpfleet.kernel.profile import KernelProfile, compared_models, sureness
+from bpfleet.kernel.profile import KernelProfile, compared_models
 from bpfleet.report.fate import Fate, fate_of
 from bpfleet.report.lockstep import run_node
+from bpfleet.report.models import kernels_of, known_by, model_kind, profiles_on
 from bpfleet.report.placing import NodePlan, Placement, place
 from bpfleet.report.results import SUCCESS, Divergence, ModelOnNode, NodeResult
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.workers import Mapper, workers
-from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import Scenario
 
@@ -101,14 +101,14 @@ def compare(
     on_node: Progress | None = None,
     kept: ResultFolder | None = None,
 ) -> Comparison:
-    """Runs ``scenario`` under every model of ``models`` (profile names).
+    """Runs ``scenario`` under every model of ``models`` (profile names, or ``own``: the kernels its pools say).
 
     ``jobs`` worker processes share the nodes; the result does not depend on their number.
     ``on_node`` is called after each node, in order. ``kept`` holds results of an earlier,
     interrupted run and takes up new ones. Raises ``ValueError`` for an unknown or repeated model or
     a bad ``jobs``.
     """
-    profiles = _profiles(models)
+    profiles = kernels_of(scenario, models)
     placement = place(scenario)
     results: list[NodeResult] = []
     with workers(jobs) as each:
@@ -139,20 +139,13 @@ def _results(
         yield result
 
 
-def _profiles(models: Sequence[str]) -> dict[str, KernelProfile]:
-    profiles = {model: profile_from(model) for model in models}
-    if not profiles or len(profiles) != len(models):
-        raise ValueError(f"models = {','.join(models)}: name each model once, at least one")
-    return profiles
-
-
 def _run(scenario: Scenario, models: tuple[str, ...], plan: NodePlan) -> NodeResult:
-    return run_node(scenario, plan, {model: profile_from(model) for model in models})
+    return run_node(scenario, plan, profiles_on(models, plan.node.kernel))
 
 
 def _comparison(
     scenario: Scenario,
-    profiles: Mapping[str, KernelProfile],
+    profiles: Mapping[str, Mapping[str, KernelProfile]],
     placement: Placement,
     results: Sequence[NodeResult],
 ) -> Comparison:
@@ -165,10 +158,10 @@ def _comparison(
         steps=scenario.steps,
         step_ns=scenario.step_ns,
         models=tuple(profiles),
-        kernels=sureness(profiles),
+        kernels={model: known_by(found) for model, found in profiles.items()},
         totals=tuple(
-            _totals(model, str(profile.model), placement, [r.models[model] for r in results])
-            for model, profile in profiles.items()
+            _totals(model, model_kind(found), placement, [r.models[model] for r in results])
+            for model, found in profiles.items()
         ),
         first_divergence=divergences[0] if divergences else None,
         causes=_by_cause(divergences),

@@ -8,6 +8,7 @@ from msgspec import Struct
 from bpfleet.report.answer import Answer
 from bpfleet.report.limits import PARTS, LimitAdvice
 from bpfleet.report.patches import compose_override, kubernetes_patch, systemd_drop_in
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["LIMIT_FORMS", "LimitRow", "limit_text", "rows_of_advice", "rows_of_answer"]
@@ -37,9 +38,9 @@ class LimitRow(Struct, frozen=True, kw_only=True):
     confidence: str
 
 
-def rows_of_advice(advice: LimitAdvice, known_by: str, *, heap_source: str) -> tuple[LimitRow, ...]:
+def rows_of_advice(advice: LimitAdvice, *, heap_source: str) -> tuple[LimitRow, ...]:
     """memory.max, and RLIMIT_MEMLOCK where the kernel consults it. ``heap_source`` says who told the heap."""
-    shape = advice.shape
+    shape, known_by = advice.shape, profile_from(advice.model).known_by
     host = f"{shape.possible_cpus} CPUs, {format_bytes(shape.ram_bytes)}"
     largest = max(range(len(PARTS)), key=lambda n: advice.parts_bytes[n])
     memory = LimitRow(

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from bpfleet.kernel.bpf.verifier import bounds_bytes
 from bpfleet.kernel.kernel import Kernel
 from bpfleet.kernel.units import bytes_of
+from bpfleet.report.models import kernel_of
 from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
@@ -96,7 +97,7 @@ def limit_tasks(scenario: Scenario, model: str) -> Sequence[LimitTask]:
     """What is to be measured: every workload on every node group it may run on."""
     return [
         LimitTask(
-            model=model,
+            model=kernel_of(model, group.kernel),
             shape=group.shape,
             group=group.name,
             spec=resolve(workload, 0, group.name, group.shape, seed=scenario.seed),

@@ -5,6 +5,7 @@ from typing import Any
 from bpfleet.report.compare import Comparison
 from bpfleet.report.limit_rows import LimitRow, rows_of_advice
 from bpfleet.report.limits import advice_data, advise_all
+from bpfleet.report.models import OWN
 from bpfleet.report.sensitivity import cpu_data
 from bpfleet.report.workers import workers
 from bpfleet.workload.scenario import Scenario
@@ -18,7 +19,7 @@ Plain = Any
 def memcg_model(comparison: Comparison) -> str | None:
     """The last model of the comparison that charges cgroups, a release rather than a variant; limits are for it."""
     found = [totals.model for totals in comparison.totals if totals.kind == "memcg"]
-    releases = [model for model in found if ":" not in model]
+    releases = [model for model in found if ":" not in model and model != OWN]
     chosen = releases or found
     return chosen[-1] if chosen else None
 
@@ -30,7 +31,7 @@ def study(
     jobs: int,
 ) -> dict[str, Plain]:
     """The data of both sections. Results do not depend on ``jobs``."""
-    charging = [t.model for t in comparison.totals if t.kind != "none"]
+    charging = [t.model for t in comparison.totals if t.kind != "none" and t.model != OWN]
     model = memcg_model(comparison)
     sections: dict[str, Plain] = {}
     with workers(jobs) as each:
@@ -48,9 +49,6 @@ def limits_of(scenario: Scenario, comparison: Comparison, *, jobs: int) -> list[
         return []
     with workers(jobs) as each:
         advice = advise_all(scenario, model, each)
-    known_by = comparison.kernels[model]
     return [
-        row
-        for one in advice
-        for row in rows_of_advice(one, known_by, heap_source="heap of the scenario")
+        row for one in advice for row in rows_of_advice(one, heap_source="heap of the scenario")
     ]
