@@ -25,6 +25,7 @@ from bpfleet.cli.inputs import (
     with_inventories,
     with_limits,
 )
+from bpfleet.cli.kubernetes import from_kubectl, print_seen
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.cli.progress import progress
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
@@ -119,6 +120,24 @@ class _Outputs:
     multiple=True,
     help="Output of `bpftool -j map show`, or a JSON list of such files; repeatable.",
 )
+@click.option(
+    "--from-kubectl",
+    "kubectl",
+    is_flag=True,
+    help="The files are of `kubectl get pods,nodes -A -o json`, not captures.",
+)
+@click.option(
+    "--helm",
+    multiple=True,
+    metavar="CHART=FILE",
+    help="With --from-kubectl: values of the cilium, falco or tetragon chart.",
+)
+@click.option(
+    "--prometheus",
+    type=_FILE,
+    multiple=True,
+    help="With --from-kubectl: JSON of a query for container_memory_* or cilium_bpf_map_pressure.",
+)
 @click.option("--memory-limit", type=Size(), help="memory.max of each --inventory workload.")
 @click.option(
     "--memlock",
@@ -200,6 +219,9 @@ def command(
     jobs: int | None,
     agents: int | None,
     inventories: tuple[Path, ...],
+    kubectl: bool,
+    helm: tuple[str, ...],
+    prometheus: tuple[Path, ...],
     memory_limit: int | None,
     memlock: int | None,
     cpus: int | None,
@@ -230,11 +252,18 @@ def command(
       bpfleet compare
       bpfleet compare --models 5.10,6.1,6.12 --nodes 100 --seed 7
       bpfleet compare --inventory host.json --memory-limit 512M
+      bpfleet compare --from-kubectl cluster.json --to 6.12 --helm cilium=values.yaml
       bpfleet compare --report report.html --markdown summary.md
       bpfleet compare --from 5.10 --to 6.1 --limits falco=512M
       bpfleet compare --repetitions 10
     """
-    if captures:
+    if kubectl and not captures:
+        raise click.UsageError(
+            "--from-kubectl needs the files of kubectl get pods,nodes -A -o json"
+        )
+    if (helm or prometheus) and not kubectl:
+        raise click.UsageError("--helm and --prometheus go with --from-kubectl")
+    if captures and not kubectl:
         _refuse_scenario_options(click.get_current_context())
         if patches and models:
             raise click.UsageError("--patches goes with --to: a limit is set for one kernel")
@@ -261,7 +290,8 @@ def command(
     if fill or replacements or no_grouping or skip_bad or patches or fail_on:
         raise click.UsageError("--fill, --replace, --patches and --fail-on go with captures")
     _offer_this_host(click.get_current_context())
-    scenario = read_scenario(scenario_name)
+    cluster = from_kubectl(captures, helm, prometheus) if kubectl else None
+    scenario = read_scenario(scenario_name) if cluster is None else cluster.scenario
     if inventories:
         listings = read_listings(inventories)
         scenario = with_inventories(
@@ -287,7 +317,9 @@ def command(
     if before is not None or after is not None:
         if repetitions > 1:
             raise click.UsageError("--repetitions goes with --models, not with --from and --to")
-        _upgrade(scenario, before, after, models, processes, folder, outputs)
+        result = _upgrade(scenario, before, after, models, processes, folder, outputs)
+        if cluster is not None and not as_json:
+            print_seen(cluster, result)
         return 0
     names = list(_default_models(scenario)) if models is None else _names(models)
     tell_kernels(names)
@@ -304,6 +336,8 @@ def command(
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
+        if cluster is not None:
+            print_seen(cluster, results[0])
         print_sureness(results[0].kernels)
     return 0
 
@@ -540,7 +574,7 @@ def _upgrade(
     jobs: int,
     folder: Path | None,
     outputs: _Outputs,
-) -> None:
+) -> Comparison:
     if before is None and all(pool.kernel for pool in scenario.nodes):
         before = OWN
     if before is None or after is None or models is not None:
@@ -562,7 +596,7 @@ def _upgrade(
     )
     if outputs.as_json:
         print_json(answer)
-        return
+        return result
     out = console()
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
@@ -582,6 +616,7 @@ def _upgrade(
         markup=False,
     )
     print_sureness(result.kernels)
+    return result
 
 
 def _upgrade_row(line: UpgradeLine) -> tuple[str, ...]:

@@ -84,6 +84,8 @@ _MEANINGS: Final[Mapping[type[Struct], Mapping[str, str]]] = {
         "oom_score_adj": "-1000 to 1000; -1000 is never killed.",
         "user_memory_bytes": "Peak of its heap; absent: that of the application or inventory.",
         "threads": "Threads of its process.",
+        "fill": "Share of a map's entries that is there at the start, by the map's name, `*` for all others; "
+        "counts for maps without preallocation.",
         "churn": "What it does while it runs, instead of the application's or inventory's own.",
         "restart_policy": "Whether a process that ended is started again.",
         "node_selector": "Labels that a node must have.",
