@@ -11,8 +11,8 @@ import msgspec
 from msgspec.structs import replace as changed
 
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
-from bpfleet.capture.document import BtfFacts, Document, is_document, read_document
-from bpfleet.capture.listings import read_listing
+from bpfleet.captures.document import BtfFacts, Document, is_document, read_document
+from bpfleet.captures.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.cli.progress import progress
 from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named

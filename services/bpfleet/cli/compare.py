@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.capture.collect import uses_bpf
-from bpfleet.capture.listings import Listing
+from bpfleet.captures.collect import uses_bpf
+from bpfleet.captures.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
     Size,

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
-from bpfleet.capture.listings import Listing, read_listing
+from bpfleet.captures.listings import Listing, read_listing
 from bpfleet.kernel.profile import profile_named, says
 from bpfleet.plain import json_value, toml_table
 from bpfleet.report.models import OWN

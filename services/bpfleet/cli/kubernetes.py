@@ -8,9 +8,9 @@ from typing import Final
 import click
 import yaml
 
-from bpfleet.capture.helm import options_of_values
-from bpfleet.capture.kubectl import Cluster, read_cluster, scenario_of
-from bpfleet.capture.prometheus import Seen, read_answers
+from bpfleet.captures.helm import options_of_values
+from bpfleet.captures.kubectl import Cluster, read_cluster, scenario_of
+from bpfleet.captures.prometheus import Seen, read_answers
 from bpfleet.cli.output import console, print_table
 from bpfleet.report.compare import Comparison
 from bpfleet.report.scenario_file import read_text

@@ -8,7 +8,7 @@ import click
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.containers import host_input
-from bpfleet.capture.document import is_document, read_document
+from bpfleet.captures.document import is_document, read_document
 from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings, read_scenario, tell_kernels
 from bpfleet.cli.listing import FORMATS, Column, print_rows

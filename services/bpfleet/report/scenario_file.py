@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.containers import Container, host_input
-from bpfleet.capture.document import read_document
-from bpfleet.capture.listings import TEXT_LENGTH_MAX, read_listing
+from bpfleet.captures.document import read_document
+from bpfleet.captures.listings import TEXT_LENGTH_MAX, read_listing
 from bpfleet.plain import toml_table
 from bpfleet.workload.codec import from_data, to_data
 from bpfleet.workload.errors import SpecError

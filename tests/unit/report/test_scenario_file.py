@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfleet.capture.document import write_document
+from bpfleet.captures.document import write_document
 from bpfleet.report.compare import compare
 from bpfleet.report.models import OWN
 from bpfleet.report.scenario_file import scenario_from_file

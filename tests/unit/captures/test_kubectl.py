@@ -5,9 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from bpfleet.capture.helm import options_of_values
-from bpfleet.capture.kubectl import quantity, read_cluster, scenario_of
-from bpfleet.capture.prometheus import read_answers
+from bpfleet.captures.helm import options_of_values
+from bpfleet.captures.kubectl import quantity, read_cluster, scenario_of
+from bpfleet.captures.prometheus import read_answers
 from bpfleet.report.placing import place
 from bpfleet.workload.errors import SpecError
 from tests.cluster_of_kubernetes import cluster, node, pod
