@@ -20,7 +20,6 @@ from bpfleet.cli.inputs import (
     cpus_of_listings,
     default_jobs,
     read_listings,
-    read_scenario,
     tell_kernels,
     with_inventories,
     with_limits,
@@ -37,6 +36,7 @@ from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
 from bpfleet.report.results import as_plain
 from bpfleet.report.resume import ResultFolder
+from bpfleet.report.scenario_file import read_scenario
 from bpfleet.report.sections import study
 from bpfleet.report.summary import (
     divergence_lines,

@@ -8,9 +8,9 @@ from typing import Final
 
 import click
 
-from bpfleet import __version__
 from bpfleet.endings import EXIT_TERMINATED, Terminated, terminable
 from bpfleet.report.workers import WorkerLost
+from bpfleet.version import __version__
 from bpfleet.workload.errors import SpecError
 
 __all__ = ["cli", "main"]

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from bpfleet.abi.bpf import MapType
+from bpfleet.api.limits import limits_of_inventory
 from bpfleet.cli.inputs import Size, cpus_of_listings, read_listings, tell_kernels
-from bpfleet.cli.limit import LIMIT_COLUMNS, rows_of_inventory
+from bpfleet.cli.limit import LIMIT_COLUMNS
 from bpfleet.cli.listing import print_rows
 from bpfleet.cli.output import console, print_json, print_sureness, print_table
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
@@ -190,7 +191,7 @@ def _inventories(
         row
         for inventory in found
         for name in kernels
-        for row in rows_of_inventory(inventory, name, shape)
+        for row in limits_of_inventory(inventory, name, shape)
     ]
     sizes = {
         name: [s for inventory in found for s in size_of_inventory(inventory, profile, cpus)]
