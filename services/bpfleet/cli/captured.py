@@ -201,14 +201,24 @@ def _write(answer: Answer, options: CapturedOptions) -> None:
 def _print(answer: Answer) -> None:
     out = console()
     out.print(answer.title, style="bold", markup=False)
-    print_table(ROW_HEADS, map(row_cells, answer.rows), numbers_from=6)
+    print_table(
+        ROW_HEADS,
+        map(row_cells, answer.rows),
+        numbers_from=6,
+        texts=("limit", "needs at least", "decided by"),
+    )
     for row in answer.rows:
         if row.why:
             out.print(f"  {row.container} under {row.target}: {row.why}", markup=False)
     out.print()
     out.print("Calibration: today's emulation beside what the captures saw", style="bold")
     shown = sorted(answer.calibrations, key=lambda each: each[1].reproduced)[:_SHOWN_CALIBRATIONS]
-    print_table(CALIBRATION_HEADS, (calibration_cells(*each) for each in shown), numbers_from=3)
+    print_table(
+        CALIBRATION_HEADS,
+        (calibration_cells(*each) for each in shown),
+        numbers_from=3,
+        texts=("events",),
+    )
     good = sum(line.reproduced for _, line in answer.calibrations)
     out.print(f"{good} of {len(answer.calibrations)} containers reproduced", markup=False)
     for kind, text in answer.assumptions:

@@ -19,6 +19,7 @@ from bpfleet.cli.inputs import (
     Size,
     cpus_of_listings,
     default_jobs,
+    kernels_option,
     read_listings,
     read_scenario,
     tell_kernels,
@@ -81,11 +82,9 @@ class _Outputs:
     show_default=True,
     help="Built-in name or TOML file.",
 )
-@click.option(
-    "--models", help=f"Kernel profiles, comma-separated [default: {','.join(DEFAULT_MODELS)}]."
-)
-@click.option("--from", "before", metavar="MODEL", help="Kernel before the upgrade; needs --to.")
-@click.option("--to", "after", metavar="MODEL", help="The kernel after the upgrade.")
+@kernels_option(f"[default: {','.join(DEFAULT_MODELS)}]")
+@click.option("--from", "before", metavar="KERNEL", help="Kernel before the upgrade; needs --to.")
+@click.option("--to", "after", metavar="KERNEL", help="The kernel after the upgrade.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
 @click.option(
     "--repetitions", default=1, show_default=True, help="Seeds to run, from --seed upwards."
@@ -178,7 +177,7 @@ def command(
     *,
     captures: tuple[Path, ...],
     scenario_name: str,
-    models: str | None,
+    kernels: tuple[str, ...],
     before: str | None,
     after: str | None,
     seed: int | None,
@@ -216,7 +215,7 @@ def command(
     Examples:
       bpfleet compare captures/*.json --to 6.12 --report answer.html
       bpfleet compare
-      bpfleet compare --models 5.10,6.1,6.12 --nodes 100 --seed 7
+      bpfleet compare --kernel 5.10,6.1,6.12 --nodes 100 --seed 7
       bpfleet compare --inventory host.json --memory-limit 512M
       bpfleet compare --report report.html --markdown summary.md
       bpfleet compare --from 5.10 --to 6.1 --limits falco=512M
@@ -224,12 +223,12 @@ def command(
     """
     if captures:
         _refuse_scenario_options(click.get_current_context())
-        if patches and models:
+        if patches and kernels:
             raise click.UsageError("--patches goes with --to: a limit is set for one kernel")
         return compare_captures(
             captures,
             CapturedOptions(
-                after=_targets(after, models),
+                after=_targets(after, kernels),
                 before=before,
                 cpus=cpus,
                 ram=ram,
@@ -274,11 +273,10 @@ def command(
     processes = jobs or agents or default_jobs()
     if before is not None or after is not None:
         if repetitions > 1:
-            raise click.UsageError("--repetitions goes with --models, not with --from and --to")
-        _upgrade(scenario, before, after, models, processes, folder, outputs)
+            raise click.UsageError("--repetitions goes with --kernel, not with --from and --to")
+        _upgrade(scenario, before, after, kernels, processes, folder, outputs)
         return 0
-    names = _names(models or ",".join(DEFAULT_MODELS))
-    tell_kernels(names)
+    names = list(kernels or DEFAULT_MODELS)
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )
@@ -314,11 +312,11 @@ def _refuse_scenario_options(context: click.Context) -> None:
             raise click.UsageError(f"{parameter.opts[0]} is for scenarios, not for captures")
 
 
-def _targets(after: str | None, models: str | None) -> tuple[str, ...]:
-    """The kernels asked about: that of --to, or several of --models."""
-    if (after is None) == (models is None):
-        raise click.UsageError("captures need --to, the kernel after the change, or --models")
-    return (after,) if after is not None else tuple(_names(models or ""))
+def _targets(after: str | None, kernels: tuple[str, ...]) -> tuple[str, ...]:
+    """The kernels asked about: that of --to, or several of --kernel."""
+    if (after is None) == (not kernels):
+        raise click.UsageError("captures need --to, the kernel after the change, or --kernel")
+    return (after,) if after is not None else kernels
 
 
 def _share(text: str | None) -> float | None:
@@ -394,14 +392,12 @@ def _command_line(context: click.Context) -> str:
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name not in _OUTPUT_OPTIONS:
             value = context.params[name]
+            if name == "kernels":
+                value = ",".join(value)
             named = isinstance(option, click.Option)
             for each in value if isinstance(value, tuple) else (value,):
                 words += [option.opts[0], str(each)] if named else [str(each)]
     return shlex.join(words)
-
-
-def _names(models: str) -> list[str]:
-    return [name.strip() for name in models.split(",") if name.strip()]
 
 
 def _folder(folder: Path | None, scenario: Scenario) -> Path | None:
@@ -507,13 +503,13 @@ def _upgrade(
     scenario: Scenario,
     before: str | None,
     after: str | None,
-    models: str | None,
+    kernels: tuple[str, ...],
     jobs: int,
     folder: Path | None,
     outputs: _Outputs,
 ) -> None:
-    if before is None or after is None or models is not None:
-        raise click.UsageError("--from and --to go together and take the place of --models")
+    if before is None or after is None or kernels:
+        raise click.UsageError("--from and --to go together and take the place of --kernel")
     tell_kernels((before, after))
     scenario = with_rollouts(scenario)
     result = _run(scenario, [before, after], jobs, _folder(folder, scenario))
@@ -540,7 +536,8 @@ def _upgrade(
         ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),
         (_upgrade_row(line) for line in lines),
-        numbers_from=8,
+        numbers_from=2,
+        texts=("change", "before", "after", "first start", "restart"),
     )  # fmt: skip
     out.print()
     out.print(
