@@ -14,11 +14,11 @@ from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_f
 from bpfleet.capture.document import SCHEMA, BtfFacts, Document, read_document
 from bpfleet.capture.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
-from bpfleet.cli.progress import progress
 from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.oracle.capture import capture_btf
 from bpfleet.oracle.vmlinux_btf import Struct, Vmlinux
+from bpfleet.progress import progress
 from bpfleet.report.answer import (
     CALIBRATION_HEADS,
     ROW_HEADS,
@@ -78,11 +78,11 @@ def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
         answer = answer_for(cases, targets, grouping=options.grouping, on_host=advance)
     if not answer.hosts:
         raise click.UsageError("no capture could be read")
-    _write(answer, options)
     if options.as_json:
         print_json(answer_data(answer))
     else:
         _print(answer)
+    _write(answer, options)
     failed = options.fail_on == NEW_FAILURES and answer.new_failures
     return EXIT_NEW_FAILURES if failed else 0
 

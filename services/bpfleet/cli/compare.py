@@ -1,8 +1,7 @@
 """``bpfleet compare``: the same fleet, the same operations, several accounting models."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,8 @@ from bpfleet.capture.collect import uses_bpf
 from bpfleet.capture.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
+    OutputFile,
+    OutputFolder,
     Size,
     cpus_of_listings,
     default_jobs,
@@ -27,12 +28,12 @@ from bpfleet.cli.inputs import (
     with_limits,
 )
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
-from bpfleet.cli.progress import progress
+from bpfleet.progress import progress, waiting
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.limits import advise_all
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
-from bpfleet.report.results import as_plain
+from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.sections import study
 from bpfleet.report.summary import (
@@ -58,8 +59,8 @@ from bpfleet.workload.spec import CPUS_MAX, NodeShape
 __all__ = ["command"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+_OUT = OutputFile()
+_FOLDER = OutputFolder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,13 +281,13 @@ def command(
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )
-    _write_files(scenario, results, processes, outputs)
     if as_json:
         data = as_plain(results[0])
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
         print_sureness(results[0].kernels)
+    _write_files(scenario, results, processes, outputs)
     return 0
 
 
@@ -417,19 +418,27 @@ def _changed(
 
 def _run(scenario: Scenario, models: list[str], jobs: int, folder: Path | None) -> Comparison:
     kept = None if folder is None else ResultFolder(folder, scenario, models)
-    with progress("nodes", sum(group.count for group in scenario.nodes)) as advance:
-        return compare(scenario, models, jobs=jobs, on_node=lambda _: advance(), kept=kept)
+    nodes, done = sum(group.count for group in scenario.nodes), 0
+    with progress("nodes", nodes) as advance:
+
+        def one_more(result: NodeResult) -> None:
+            nonlocal done
+            done += 1
+            advance()
+
+        try:
+            return compare(scenario, models, jobs=jobs, on_node=one_more, kept=kept)
+        except KeyboardInterrupt:
+            if done:
+                click.echo(f"{done:,} of {nodes:,} nodes {_whereabouts(folder)}", err=True)
+            raise
 
 
-@contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """A sign of life on standard error while something of unknown length runs, only where that is a terminal."""
-    screen = console(stderr=True)
-    if not screen.is_terminal:
-        yield
-        return
-    with screen.status(what):
-        yield
+def _whereabouts(folder: Path | None) -> str:
+    """Where results are when a run was ended, and how they are not lost."""
+    if folder is None:
+        return "were done; with --resume FOLDER they are kept and the same command goes on"
+    return f"are kept in {folder}; the same command goes on"
 
 
 def _write_files(
@@ -450,7 +459,7 @@ def _write_files(
         write_file(outputs.markdown_file, preface + to_markdown(result, cells))
     if outputs.report_file is None:
         return
-    with _waiting("limits and CPU counts"):
+    with waiting("limits and CPU counts"):
         extra = study(scenario, result, jobs=jobs)
     extra["command"] = outputs.command
     if len(results) > 1:
@@ -513,10 +522,14 @@ def _upgrade(
     tell_kernels((before, after))
     scenario = with_rollouts(scenario)
     result = _run(scenario, [before, after], jobs, _folder(folder, scenario))
-    with _waiting("limits"), workers(jobs) as each:
+    with waiting("limits"), workers(jobs) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
     answer = upgrade_data(lines, result.kernels)
+    if outputs.as_json:
+        print_json(answer)
+    else:
+        _print_upgrade(result, lines, before, after)
     _write_files(
         scenario,
         [result],
@@ -525,9 +538,11 @@ def _upgrade(
         upgrade=answer,
         preface=upgrade_markdown(lines, before, after) + "\n",
     )
-    if outputs.as_json:
-        print_json(answer)
-        return
+
+
+def _print_upgrade(
+    result: Comparison, lines: Sequence[UpgradeLine], before: str, after: str
+) -> None:
     out = console()
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False

@@ -18,6 +18,7 @@ from bpfleet.oracle.incidents.files import (
     read_incidents,
     run_incident,
 )
+from bpfleet.progress import progress
 
 __all__ = ["command"]
 
@@ -118,7 +119,21 @@ def run(
         raise click.UsageError("name incidents to run, or give --all")
     incidents = _read(directory)
     chosen = incidents if every else [_find(incidents, name) for name in names]
-    results = [(incident, _run(incident, kernels)) for incident in chosen]
+    results: list[tuple[Incident, list[Finding]]] = []
+    try:
+        with progress("incidents", len(chosen)) as advance:
+            for incident in chosen:
+                results.append((incident, _run(incident, kernels)))
+                advance()
+    finally:
+        # Also what was found out before Ctrl-C.
+        _report(results, every=every, as_json=as_json)
+    return EXIT_DIFFERS if any(not f.agrees for _, found in results for f in found) else 0
+
+
+def _report(
+    results: Sequence[tuple[Incident, list[Finding]]], *, every: bool, as_json: bool
+) -> None:
     if as_json:
         print_json([_result(incident, findings) for incident, findings in results])
     elif every:
@@ -128,7 +143,6 @@ def run(
             _print_findings(incident, findings)
     if not as_json:
         print_sureness(_sureness(f for _, found in results for f in found))
-    return EXIT_DIFFERS if any(not f.agrees for _, found in results for f in found) else 0
 
 
 def _read(directory: Path | None) -> list[Incident]:

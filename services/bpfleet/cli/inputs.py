@@ -27,6 +27,8 @@ from bpfleet.workload.scenario import (
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
 __all__ = [
+    "OutputFile",
+    "OutputFolder",
     "Size",
     "application_options",
     "cpus_of_listings",
@@ -130,6 +132,49 @@ def _application_option(text: str) -> tuple[str, int]:
         raise click.BadParameter(
             f"{text!r}: write NAME=N, such as pods=20", param_hint="--option"
         ) from None
+
+
+class OutputFile(click.Path):
+    """A file that will be written: what keeps it from being is said before the work, not after."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """The path. Nothing is made or changed."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no folder {path.parent}; make it first", param, ctx)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            self.fail(f"{path}: may not be written", param, ctx)
+        return path
+
+
+class OutputFolder(click.Path):
+    """A folder that will be made or added to."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """The path. Nothing is made or changed."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not nearest.is_dir():
+            self.fail(f"{path}: {nearest} is not a folder", param, ctx)
+        if not os.access(nearest, os.W_OK):
+            self.fail(f"{path}: {nearest} may not be written", param, ctx)
+        return path
 
 
 def default_jobs() -> int:

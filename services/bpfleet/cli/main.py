@@ -1,5 +1,6 @@
 """The ``bpfleet`` command: finds the subcommand, turns bad input into one line and exit status 2."""
 
+import errno
 import importlib
 import os
 import sys
@@ -20,6 +21,8 @@ __all__ = ["cli", "main"]
 EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130
+# What is no mistake of the user's.
+_DISK_FAILS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 # Module and, where it is not `command`, the name in it. Subcommands are imported when they are used:
 # `bpfleet compare` needs no gRPC, and --help is quick.
@@ -108,6 +111,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             prog_name="bpfleet",
             standalone_mode=False,
         )
+        # What a full disk or a closed pipe does not take is found out here, not at the exit.
+        sys.stdout.flush()
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -124,7 +129,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
-        return _bad_input(f"{error.filename or 'file'}: {error.strerror or error}")
+        _bad_input(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        return EXIT_FAILED if error.errno in _DISK_FAILS else EXIT_BAD_INPUT
     except (click.Abort, KeyboardInterrupt) as error:
         # click turns the one into the other.
         terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)

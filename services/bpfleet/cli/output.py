@@ -140,8 +140,15 @@ def sureness_text(known: Mapping[str, str]) -> str:
 def write_file(path: Path, text: str) -> None:
     """Writes ``text`` beside ``path`` first, then renames it: a reader never sees half a report.
 
-    Raises ``OSError``, then ``path`` is as it was.
+    Raises ``OSError`` that names ``path``, which then is as it was.
     """
+    try:
+        _write_whole(path, text)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def _write_whole(path: Path, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

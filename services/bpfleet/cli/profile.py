@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bpfleet.cli.inputs import OutputFile
 from bpfleet.cli.listing import COUNT, Column, listing
 from bpfleet.cli.output import print_json, print_table, write_file
 from bpfleet.kernel.profile import PROFILES, KernelProfile, StructSizes
@@ -114,8 +115,14 @@ def _words(value: object) -> str:
 @click.option("--btf", default=_BTF, show_default=True, metavar="FILE", help="The kernel's BTF.")
 @click.option("--release", default="", metavar="TEXT", help="Its release; this host's by default.")
 @click.option("--name", default="", metavar="TEXT", help="What to call it; the release by default.")
-@click.option("-o", "--output", default="-", metavar="FILE", help="Where to write it; - is stdout.")
-def capture_profile(*, btf: str, release: str, name: str, output: str) -> None:
+@click.option(
+    "-o",
+    "--output",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Where to write it [default: standard output].",
+)
+def capture_profile(*, btf: str, release: str, name: str, output: Path | None) -> None:
     """Turns a host's BTF into a profile file that --kernel accepts.
 
     Struct sizes come from the BTF; behaviour from the nearest known kernel, corrected by what the BTF shows. Each line
@@ -136,10 +143,7 @@ def capture_profile(*, btf: str, release: str, name: str, output: str) -> None:
         raise click.BadParameter(f"{btf}: {error}", param_hint="--btf") from None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--release") from None
-    if output == "-":
+    if output is None or str(output) == "-":
         click.echo(text, nl=False)
-        return
-    try:
-        write_file(Path(output), text)
-    except OSError as error:
-        raise click.BadParameter(f"{output}: {error.strerror}", param_hint="--output") from None
+    else:
+        write_file(output, text)
