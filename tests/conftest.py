@@ -30,6 +30,10 @@ settings.register_profile(
 settings.load_profile(os.environ.get("BPFLEET_HYPOTHESIS", "gate"))
 
 
+# Tables have the width they need, whatever the terminal of who runs the tests.
+os.environ.pop("COLUMNS", None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--rewrite` replaces the answers in tests/scenarios/*.txt by those of the emulator."""
     parser.addoption("--rewrite", action="store_true", help="rewrite transcripts")

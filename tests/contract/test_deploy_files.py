@@ -41,7 +41,7 @@ def compose() -> dict:
 @needs_compose
 def test_compose_runs_one_agent_per_model(compose) -> None:
     profiles = [
-        service["environment"]["BPFLEET_PROFILE"]
+        service["environment"]["BPFLEET_KERNEL"]
         for name, service in compose["services"].items()
         if name.startswith("agent-")
     ]
@@ -144,7 +144,7 @@ def test_the_stack_keeps_secrets_in_secrets_and_updates_coordinators_one_by_one(
     assert update["failure_action"] == "rollback"
     assert all(secret["external"] for secret in stack["secrets"].values())
     profiles = {
-        service["environment"]["BPFLEET_PROFILE"]
+        service["environment"]["BPFLEET_KERNEL"]
         for name, service in stack["services"].items()
         if name.startswith("agent-")
     }

@@ -58,9 +58,11 @@ def _agents(folder: Path, models: Iterable[str]) -> Iterator[str]:
         for number, model in enumerate(models):
             address = f"127.0.0.1:{_free_port()}"
             command = [sys.executable, "-m", "bpfleet.node_agent", "--listen", address]
-            command += ["--agent-id", f"a{number}", "--model", model, "--nodes", "4"]
+            command += ["--agent-id", f"a{number}", "--kernel", model, "--nodes", "4"]
             with (folder / f"a{number}.log").open("wb") as log:
-                started.append(subprocess.Popen([*command, "--ram", "16G"], stdout=log, stderr=log))
+                started.append(
+                    subprocess.Popen([*command, "--node-ram", "16G"], stdout=log, stderr=log)
+                )
             addresses.append(address)
         for address in addresses:
             _until(lambda a=address: probe(a, deadline_seconds=10) == "SERVING", address)

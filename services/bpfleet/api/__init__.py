@@ -238,7 +238,7 @@ def size(
 
     Raises ``ValueError``.
 
-    >>> size("array", entries=10, kernels=["5.10"])[0]["precharge_bytes"]
+    >>> size("array", entries=10, kernels=["5.10"])[0]["estimate_bytes"]
     4096
     """
     if (map_type is None) == (application is None):

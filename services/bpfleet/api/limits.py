@@ -10,6 +10,7 @@ from bpfleet.calibrate.containers import host_input
 from bpfleet.calibrate.generation import best_matches, likely_cpus
 from bpfleet.captures.document import is_document, read_document
 from bpfleet.captures.listings import listing_name, read_listing
+from bpfleet.near import advice
 from bpfleet.report.answer import HostCase, answer_for
 from bpfleet.report.limit_rows import LimitRow, rows_of_advice, rows_of_answer
 from bpfleet.report.limits import LimitTask, advise, limit_tasks
@@ -50,10 +51,8 @@ def limits_of(
             yield from _of_listing(path, kernels, cpus, ram_bytes, heap_bytes)
         return
     if what not in applications():
-        known = ", ".join(applications())
-        raise SpecError(
-            "limit", "", what, "neither a file nor an application", f"applications: {known}"
-        )
+        remedy = advice(what, applications())
+        raise SpecError("limit", "", what, "neither a file nor an application", remedy)
     workload = WorkloadSpec(
         name=what, application=what, user_memory_bytes=heap_bytes, memlock_bytes=RLIM_INFINITY
     )
@@ -79,9 +78,7 @@ def limits_of_scenario(
     known = [workload.name for workload in scenario.workloads]
     for name in names:
         if name not in known:
-            raise SpecError(
-                "scenario", "", name, "no such workload", f"use one of {', '.join(known)}"
-            )
+            raise SpecError("scenario", "", name, "no such workload", advice(name, known))
     for kernel in kernels or (KERNEL,):
         for task in limit_tasks(scenario, kernel):
             if not names or task.spec.workload.name in names:

@@ -7,7 +7,7 @@ import click
 from msgspec import Struct
 
 from bpfleet.cli.inputs import Size
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, Column, listing
 from bpfleet.cli.output import console, print_json, print_table
 from bpfleet.workload.catalogue import applications, default_options, inventory_for
 from bpfleet.workload.codec import to_data
@@ -47,9 +47,9 @@ def command() -> None:
 @command.command("list")
 @listing(
     Column("name", lambda e: e.name),
-    Column("maps", lambda e: e.maps, number=True),
-    Column("programs", lambda e: e.programs, number=True),
-    Column("heap", lambda e: e.user_memory_bytes, show=format_bytes, number=True),
+    Column("maps", lambda e: e.maps, COUNT),
+    Column("programs", lambda e: e.programs, COUNT),
+    Column("heap", lambda e: e.user_memory_bytes, BYTES),
     Column("title", lambda e: e.title, shrinks=True),
     Column("options", lambda e: ", ".join(f"{k}={v}" for k, v in e.options.items()), wide=True),
     data=to_data,

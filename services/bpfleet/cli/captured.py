@@ -14,7 +14,7 @@ from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_f
 from bpfleet.captures.document import Document, is_document, read_document
 from bpfleet.captures.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
-from bpfleet.cli.progress import progress
+from bpfleet.progress import progress
 from bpfleet.report.answer import (
     CALIBRATION_HEADS,
     ROW_HEADS,
@@ -72,11 +72,11 @@ def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
         answer = answer_for(cases, targets, grouping=options.grouping, on_host=advance)
     if not answer.hosts:
         raise click.UsageError("no capture could be read")
-    _write(answer, options)
     if options.as_json:
         print_json(answer_data(answer))
     else:
         _print(answer)
+    _write(answer, options)
     failed = options.fail_on == NEW_FAILURES and answer.new_failures
     return EXIT_NEW_FAILURES if failed else 0
 
@@ -158,14 +158,24 @@ def _write(answer: Answer, options: CapturedOptions) -> None:
 def _print(answer: Answer) -> None:
     out = console()
     out.print(answer.title, style="bold", markup=False)
-    print_table(ROW_HEADS, map(row_cells, answer.rows), numbers_from=6)
+    print_table(
+        ROW_HEADS,
+        map(row_cells, answer.rows),
+        numbers_from=6,
+        texts=("limit", "needs at least", "decided by"),
+    )
     for row in answer.rows:
         if row.why:
             out.print(f"  {row.container} under {row.target}: {row.why}", markup=False)
     out.print()
     out.print("Calibration: today's emulation beside what the captures saw", style="bold")
     shown = sorted(answer.calibrations, key=lambda each: each[1].reproduced)[:_SHOWN_CALIBRATIONS]
-    print_table(CALIBRATION_HEADS, (calibration_cells(*each) for each in shown), numbers_from=3)
+    print_table(
+        CALIBRATION_HEADS,
+        (calibration_cells(*each) for each in shown),
+        numbers_from=3,
+        texts=("events",),
+    )
     good = sum(line.reproduced for _, line in answer.calibrations)
     out.print(f"{good} of {len(answer.calibrations)} containers reproduced", markup=False)
     for kind, text in answer.assumptions:

@@ -82,5 +82,5 @@ def _print(report: ChaosReport) -> None:
             f"load {row['model']}: {row['calls']} calls, {row['transport_failures']} transport failures"
         )
     rows = [("ok" if c.holds else "BROKEN", c.name, c.detail) for c in report.checks]
-    print_table(("", "PROPERTY", "DETAIL"), rows, numbers_from=3)
+    print_table(("", "property", "detail"), rows, numbers_from=3)
     click.echo(f"settled after {report.settled_seconds:.1f} s")

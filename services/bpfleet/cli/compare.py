@@ -1,9 +1,9 @@
 """``bpfleet compare``: the same fleet, the same operations, several accounting models."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,17 +16,28 @@ from bpfleet.captures.collect import uses_bpf
 from bpfleet.captures.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
+    OutputFile,
+    OutputFolder,
     Size,
     cpus_of_listings,
     default_jobs,
+    kernels_option,
     read_listings,
     tell_kernels,
     with_inventories,
     with_limits,
 )
 from bpfleet.cli.kubernetes import from_kubectl, print_seen
-from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
-from bpfleet.cli.progress import progress
+from bpfleet.cli.output import (
+    console,
+    print_json,
+    print_layout,
+    print_sureness,
+    print_table,
+    write_file,
+)
+from bpfleet.cli.table import NUMBER, Column, lay_out, output_width
+from bpfleet.progress import progress, waiting
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.findings import verdict
 from bpfleet.report.limit_rows import LimitRow
@@ -34,11 +45,12 @@ from bpfleet.report.limits import advise_all
 from bpfleet.report.models import OWN
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
-from bpfleet.report.results import as_plain
+from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.scenario_file import read_scenario
-from bpfleet.report.sections import study
+from bpfleet.report.sections import limits_of_workloads, study
 from bpfleet.report.summary import (
+    Cells,
     divergence_lines,
     rows_data,
     table_cells,
@@ -53,9 +65,11 @@ from bpfleet.report.upgrade import (
     upgrade_data,
     upgrade_lines,
     upgrade_markdown,
+    upgrade_verdict,
     with_rollouts,
 )
 from bpfleet.report.workers import workers
+from bpfleet.workload.codec import to_data
 from bpfleet.workload.quantity import counted, format_bytes
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import CPUS_MAX, NodeShape
@@ -63,8 +77,8 @@ from bpfleet.workload.spec import CPUS_MAX, NodeShape
 __all__ = ["command"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+_OUT = OutputFile()
+_FOLDER = OutputFolder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,18 +101,17 @@ class _Outputs:
     show_default=True,
     help="Built-in name or TOML file.",
 )
-@click.option(
-    "--models",
-    help=f"Kernels, comma-separated; `own` is what the scenario's node pools have [default: {','.join(DEFAULT_MODELS)},"
-    " with `own` before them where pools say their kernel].",
+@kernels_option(
+    f"[default: {','.join(DEFAULT_MODELS)}, with `own` before them where the scenario's node pools say their kernel]",
+    also=(OWN,),
 )
 @click.option(
     "--from",
     "before",
-    metavar="MODEL",
+    metavar="KERNEL",
     help="Kernel before the upgrade; needs --to [default: the pools' own, where they say it].",
 )
-@click.option("--to", "after", metavar="MODEL", help="The kernel after the upgrade.")
+@click.option("--to", "after", metavar="KERNEL", help="The kernel after the upgrade.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
 @click.option(
     "--repetitions", default=1, show_default=True, help="Seeds to run, from --seed upwards."
@@ -209,7 +222,7 @@ def command(
     *,
     captures: tuple[Path, ...],
     scenario_name: str,
-    models: str | None,
+    kernels: tuple[str, ...],
     before: str | None,
     after: str | None,
     seed: int | None,
@@ -250,7 +263,7 @@ def command(
     Examples:
       bpfleet compare captures/*.json --to 6.12 --report answer.html
       bpfleet compare
-      bpfleet compare --models 5.10,6.1,6.12 --nodes 100 --seed 7
+      bpfleet compare --kernel 5.10,6.1,6.12 --nodes 100 --seed 7
       bpfleet compare --inventory host.json --memory-limit 512M
       bpfleet compare --from-kubectl cluster.json --to 6.12 --helm cilium=values.yaml
       bpfleet compare --report report.html --markdown summary.md
@@ -265,12 +278,12 @@ def command(
         raise click.UsageError("--helm and --prometheus go with --from-kubectl")
     if captures and not kubectl:
         _refuse_scenario_options(click.get_current_context())
-        if patches and models:
+        if patches and kernels:
             raise click.UsageError("--patches goes with --to: a limit is set for one kernel")
         return compare_captures(
             captures,
             CapturedOptions(
-                after=_targets(after, models),
+                after=_targets(after, kernels),
                 before=before,
                 cpus=cpus,
                 ram=ram,
@@ -316,21 +329,24 @@ def command(
     processes = jobs or agents or default_jobs()
     if before is not None or after is not None:
         if repetitions > 1:
-            raise click.UsageError("--repetitions goes with --models, not with --from and --to")
-        result = _upgrade(scenario, before, after, models, processes, folder, outputs)
+            raise click.UsageError("--repetitions goes with --kernel, not with --from and --to")
+        result = _upgrade(scenario, before, after, kernels, processes, folder, outputs)
         if cluster is not None and not as_json:
             print_seen(cluster, result)
         return 0
-    names = list(_default_models(scenario)) if models is None else _names(models)
-    tell_kernels(names)
+    names = list(kernels or _default_models(scenario))
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )
-    _write_files(scenario, results, processes, outputs)
+    limits_found: list[LimitRow] = []
+    if as_json or markdown_file is not None:
+        with waiting("limits"):
+            limits_found = limits_of_workloads(scenario, results[0], jobs=processes)
     if as_json:
         data = {
             "verdict": verdict(results[0]),
             "rows": rows_data(results[0]),
+            "limits": to_data(limits_found),
             **as_plain(results[0]),
         }
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
@@ -339,6 +355,7 @@ def command(
         if cluster is not None:
             print_seen(cluster, results[0])
         print_sureness(results[0].kernels)
+    _write_files(scenario, results, processes, outputs, limits=limits_found)
     return 0
 
 
@@ -364,11 +381,11 @@ def _refuse_scenario_options(context: click.Context) -> None:
             raise click.UsageError(f"{parameter.opts[0]} is for scenarios, not for captures")
 
 
-def _targets(after: str | None, models: str | None) -> tuple[str, ...]:
-    """The kernels asked about: that of --to, or several of --models."""
-    if (after is None) == (models is None):
-        raise click.UsageError("captures need --to, the kernel after the change, or --models")
-    return (after,) if after is not None else tuple(_names(models or ""))
+def _targets(after: str | None, kernels: tuple[str, ...]) -> tuple[str, ...]:
+    """The kernels asked about: that of --to, or several of --kernel."""
+    if (after is None) == (not kernels):
+        raise click.UsageError("captures need --to, the kernel after the change, or --kernel")
+    return (after,) if after is not None else kernels
 
 
 def _share(text: str | None) -> float | None:
@@ -444,6 +461,8 @@ def _command_line(context: click.Context) -> str:
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name not in _OUTPUT_OPTIONS:
             value = context.params[name]
+            if name == "kernels":
+                value = ",".join(value)
             named = isinstance(option, click.Option)
             for each in value if isinstance(value, tuple) else (value,):
                 words += [option.opts[0], str(each)] if named else [str(each)]
@@ -454,10 +473,6 @@ def _default_models(scenario: Scenario) -> tuple[str, ...]:
     """The kernels that the node pools have, where they say it, then the usual ones."""
     has_own = all(pool.kernel for pool in scenario.nodes)
     return (OWN, *DEFAULT_MODELS) if has_own else DEFAULT_MODELS
-
-
-def _names(models: str) -> list[str]:
-    return [name.strip() for name in models.split(",") if name.strip()]
 
 
 def _folder(folder: Path | None, scenario: Scenario) -> Path | None:
@@ -477,19 +492,27 @@ def _changed(
 
 def _run(scenario: Scenario, models: list[str], jobs: int, folder: Path | None) -> Comparison:
     kept = None if folder is None else ResultFolder(folder, scenario, models)
-    with progress("nodes", sum(group.count for group in scenario.nodes)) as advance:
-        return compare(scenario, models, jobs=jobs, on_node=lambda _: advance(), kept=kept)
+    nodes, done = sum(group.count for group in scenario.nodes), 0
+    with progress("nodes", nodes) as advance:
+
+        def one_more(result: NodeResult) -> None:
+            nonlocal done
+            done += 1
+            advance()
+
+        try:
+            return compare(scenario, models, jobs=jobs, on_node=one_more, kept=kept)
+        except KeyboardInterrupt:
+            if done:
+                click.echo(f"{done:,} of {nodes:,} nodes {_whereabouts(folder)}", err=True)
+            raise
 
 
-@contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """A sign of life on standard error while something of unknown length runs, only where that is a terminal."""
-    screen = console(stderr=True)
-    if not screen.is_terminal:
-        yield
-        return
-    with screen.status(what):
-        yield
+def _whereabouts(folder: Path | None) -> str:
+    """Where results are when a run was ended, and how they are not lost."""
+    if folder is None:
+        return "were done; with --resume FOLDER they are kept and the same command goes on"
+    return f"are kept in {folder}; the same command goes on"
 
 
 def _write_files(
@@ -511,7 +534,7 @@ def _write_files(
         write_file(outputs.markdown_file, preface + to_markdown(result, cells, limits))
     if outputs.report_file is None:
         return
-    with _waiting("limits and CPU counts"):
+    with waiting("limits and CPU counts"):
         extra = study(scenario, result, jobs=jobs)
     extra["command"] = outputs.command
     if len(results) > 1:
@@ -527,11 +550,7 @@ def _print(results: Sequence[Comparison]) -> None:
     out.print(verdict(result), markup=False)
     out.print()
     cells = table_cells(result) if len(results) == 1 else interval_cells(results)
-    print_table(
-        ("", *result.models, "what is counted"),
-        table_lines(result, cells),
-        numbers_to=len(result.models) + 1,
-    )
+    _print_totals(result, cells)
     out.print()
     _print_divergences(result)
     for replica, reason in result.unplaced:
@@ -545,6 +564,16 @@ def _print(results: Sequence[Comparison]) -> None:
         f"profiles {', '.join(result.models)}, bpfleet {result.version}",
         markup=False,
     )
+
+
+def _print_totals(result: Comparison, cells: Cells) -> None:
+    """The table under its headings; what is counted stands beside each row where there is room."""
+    columns = (
+        Column("", itemgetter(0)),
+        *(Column(model, itemgetter(n), NUMBER) for n, model in enumerate(result.models, 1)),
+        Column("what is counted", itemgetter(-1), folds=True, priority=1),
+    )
+    print_layout(lay_out(columns, table_lines(result, cells), width=output_width()))
 
 
 def _print_divergences(result: Comparison) -> None:
@@ -570,22 +599,26 @@ def _upgrade(
     scenario: Scenario,
     before: str | None,
     after: str | None,
-    models: str | None,
+    kernels: tuple[str, ...],
     jobs: int,
     folder: Path | None,
     outputs: _Outputs,
 ) -> Comparison:
     if before is None and all(pool.kernel for pool in scenario.nodes):
         before = OWN
-    if before is None or after is None or models is not None:
-        raise click.UsageError("--from and --to go together and take the place of --models")
+    if before is None or after is None or kernels:
+        raise click.UsageError("--from and --to go together and take the place of --kernel")
     tell_kernels((before, after))
     scenario = with_rollouts(scenario)
     result = _run(scenario, [before, after], jobs, _folder(folder, scenario))
-    with _waiting("limits"), workers(jobs) as each:
+    with waiting("limits"), workers(jobs) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
     answer = upgrade_data(result, lines)
+    if outputs.as_json:
+        print_json(answer)
+    else:
+        _print_upgrade(result, lines, before, after)
     _write_files(
         scenario,
         [result],
@@ -594,21 +627,25 @@ def _upgrade(
         upgrade=answer,
         preface=upgrade_markdown(result, lines) + "\n",
     )
-    if outputs.as_json:
-        print_json(answer)
-        return result
+    return result
+
+
+def _print_upgrade(
+    result: Comparison, lines: Sequence[UpgradeLine], before: str, after: str
+) -> None:
     out = console()
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
     )
-    out.print(answer["verdict"], markup=False)
+    out.print(upgrade_verdict(result, before, after), markup=False)
     out.print(ROLLOUT_NOTE, markup=False, style="dim")
     out.print()
     print_table(
         ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),
         (_upgrade_row(line) for line in lines),
-        numbers_from=8,
+        numbers_from=2,
+        texts=("change", "before", "after", "first start", "restart"),
     )  # fmt: skip
     out.print()
     out.print(
@@ -616,7 +653,6 @@ def _upgrade(
         markup=False,
     )
     print_sureness(result.kernels)
-    return result
 
 
 def _upgrade_row(line: UpgradeLine) -> tuple[str, ...]:

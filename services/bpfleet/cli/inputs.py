@@ -1,9 +1,10 @@
 """Files and options that several commands take: scenarios, inventories, sizes, models."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 from msgspec.structs import replace
@@ -11,12 +12,14 @@ from msgspec.structs import replace
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
 from bpfleet.captures.listings import Listing, listing_name, read_listing
-from bpfleet.kernel.profile import profile_named, says
+from bpfleet.kernel.profile import KernelProfile, profile_named, says
+from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
 from bpfleet.report.models import OWN
 from bpfleet.report.scenario_file import read_text
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.quantity import parse_limit
+from bpfleet.workload.quantity import parse_bytes, parse_limit
 from bpfleet.workload.scenario import (
     NodeGroup,
     Scenario,
@@ -24,15 +27,25 @@ from bpfleet.workload.scenario import (
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
 __all__ = [
+    "OutputFile",
+    "OutputFolder",
     "Size",
+    "application_options",
     "cpus_of_listings",
     "default_jobs",
+    "kernel_names",
+    "kernel_option",
+    "kernels_option",
+    "known_kernel",
     "read_listings",
     "read_text",
     "tell_kernels",
     "with_inventories",
     "with_limits",
 ]
+
+# click's decorators take and return functions of any kind.
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FILES_MAX: Final = 1000
 
@@ -52,6 +65,119 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2
             return parse_limit(str(value))
         except ValueError as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+
+
+def kernels_option(default: str, *, also: Sequence[str] = ()) -> Callable[[Command], Command]:
+    """Adds ``--kernel`` for one or several kernels, given as ``kernels`` in the order they were named.
+
+    ``also`` are words that are taken beside names of kernels.
+    """
+    return click.option(
+        "--kernel",
+        "kernels",
+        multiple=True,
+        callback=partial(_kernels, also),
+        metavar="KERNEL,...",
+        help=f"Kernels by name, uname -r or profile file; commas or repeated {default}.",
+    )
+
+
+def _kernels(
+    also: Sequence[str], context: click.Context, option: click.Parameter, texts: Sequence[str]
+) -> tuple[str, ...]:
+    names = kernel_names(texts)
+    if texts and not names:
+        raise click.BadParameter(
+            "'': no kernel is named; leave the option out or name one", context, option
+        )
+    for name in names:
+        if name not in also:
+            known_kernel(name, context, option)
+    return names
+
+
+def kernel_names(texts: Iterable[str]) -> tuple[str, ...]:
+    """Names in texts that may hold several, separated by commas."""
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+
+
+def known_kernel(
+    name: str, context: click.Context | None = None, option: click.Parameter | None = None
+) -> KernelProfile:
+    """The kernel ``name`` of an option. Says what another name was taken for; a bad one ends the command."""
+    try:
+        tell_kernels([name])
+        return profile_from(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
+def kernel_option(default: str | None = "6.12") -> Callable[[Command], Command]:
+    """Adds ``--kernel`` for one kernel, given as ``kernel``."""
+    return click.option(
+        "--kernel",
+        default=default,
+        show_default=True,
+        help="Kernel by name, uname -r or profile file.",
+    )
+
+
+def application_options(texts: Iterable[str]) -> dict[str, int]:
+    """Options of an application, each ``NAME=N``."""
+    return dict(map(_application_option, texts))
+
+
+def _application_option(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    try:
+        return name, parse_bytes(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r}: write NAME=N, such as pods=20", param_hint="--option"
+        ) from None
+
+
+class OutputFile(click.Path):
+    """A file that will be written: what keeps it from being is said before the work, not after."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """The path. Nothing is made or changed."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no folder {path.parent}; make it first", param, ctx)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            self.fail(f"{path}: may not be written", param, ctx)
+        return path
+
+
+class OutputFolder(click.Path):
+    """A folder that will be made or added to."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """The path. Nothing is made or changed."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not nearest.is_dir():
+            self.fail(f"{path}: {nearest} is not a folder", param, ctx)
+        if not os.access(nearest, os.W_OK):
+            self.fail(f"{path}: {nearest} may not be written", param, ctx)
+        return path
 
 
 def default_jobs() -> int:
@@ -177,9 +303,7 @@ def with_limits(scenario: Scenario, texts: Iterable[str]) -> Scenario:
     known = {workload.name for workload in scenario.workloads}
     for name in limits:
         if name not in known:
-            raise SpecError(
-                "--limits", name, None, "no such workload", f"use one of {', '.join(sorted(known))}"
-            )
+            raise SpecError("--limits", name, None, "no such workload", advice(name, sorted(known)))
     workloads = tuple(
         replace(w, memory_limit_bytes=limits[w.name]) if w.name in limits else w
         for w in scenario.workloads

@@ -5,8 +5,8 @@ from typing import Final
 import click
 
 from bpfleet.api.limits import CPUS, KERNEL, limits_of, limits_of_scenario
-from bpfleet.cli.inputs import Size, tell_kernels
-from bpfleet.cli.listing import FORMATS, Column, print_rows
+from bpfleet.cli.inputs import Size, kernels_option
+from bpfleet.cli.listing import BYTES, FORMATS, Column, print_rows
 from bpfleet.report.limit_rows import LIMIT_FORMS, LimitRow, limit_text
 from bpfleet.report.scenario_file import read_scenario
 from bpfleet.workload.codec import to_data
@@ -22,13 +22,13 @@ def _max(value: int | None) -> str:
 
 LIMIT_COLUMNS: Final = (
     Column("name", lambda r: r.name, shrinks=True),
-    Column("host", lambda r: r.host, shrinks=True),
+    Column("host", lambda r: r.host, shrinks=True, priority=2),
     Column("kernel", lambda r: r.kernel),
     Column("setting", lambda r: r.setting),
-    Column("least", lambda r: r.least_bytes, show=_max, number=True),
-    Column("recommended", lambda r: r.recommended_bytes, show=format_bytes, number=True),
-    Column("now", lambda r: r.now_bytes, show=_max, number=True, wide=True),
-    Column("decided by", lambda r: r.decided_by, shrinks=True),
+    Column("least", lambda r: r.least_bytes, BYTES, show=_max),
+    Column("recommended", lambda r: r.recommended_bytes, BYTES),
+    Column("now", lambda r: r.now_bytes, BYTES, show=_max, wide=True),
+    Column("decided by", lambda r: r.decided_by, shrinks=True, priority=1),
     Column(
         "parts",
         lambda r: ", ".join(f"{name} {format_bytes(n)}" for name, n in r.parts.items() if n),
@@ -40,12 +40,7 @@ LIMIT_COLUMNS: Final = (
 
 @click.command("limit")
 @click.argument("what", nargs=-1, metavar="APPLICATION|FILE|NAME...")
-@click.option(
-    "--kernel",
-    "kernels",
-    multiple=True,
-    help=f"Kernel, repeatable [default: {KERNEL}; for a capture its own].",
-)
+@kernels_option(f"[default: {KERNEL}; for a capture its own]")
 @click.option("--cpus", type=click.IntRange(1, CPUS_MAX), help=f"Possible CPUs [default: {CPUS}].")
 @click.option("--ram", type=Size(), default="64G", show_default=True, help="Memory of the host.")
 @click.option(
@@ -82,11 +77,10 @@ def command(
     Examples:
       bpfleet limit falco --kernel 6.12 --cpus 64
       bpfleet limit cilium tetragon -o kubernetes
-      bpfleet limit maps.json --heap 120M --kernel 5.10 --kernel 6.12
+      bpfleet limit maps.json --heap 120M --kernel 5.10,6.12
       bpfleet limit here.json -o systemd
       bpfleet limit --scenario mixed-fleet -o wide
     """
-    tell_kernels(kernels)
     rows: list[LimitRow] = []
     if scenario is not None:
         rows += limits_of_scenario(read_scenario(scenario), what, kernels)

@@ -1,5 +1,6 @@
 """The ``bpfleet`` command: finds the subcommand, turns bad input into one line and exit status 2."""
 
+import errno
 import importlib
 import os
 import sys
@@ -8,7 +9,9 @@ from typing import Final
 
 import click
 
+from bpfleet.cli.settings import choose_context
 from bpfleet.endings import EXIT_TERMINATED, Terminated, terminable
+from bpfleet.near import nearest, unknown
 from bpfleet.report.workers import WorkerLost
 from bpfleet.version import __version__
 from bpfleet.workload.errors import SpecError
@@ -18,6 +21,8 @@ __all__ = ["cli", "main"]
 EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130
+# What is no mistake of the user's.
+_DISK_FAILS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 # Module and, where it is not `command`, the name in it. Subcommands are imported when they are used:
 # `bpfleet compare` needs no gRPC, and --help is quick.
@@ -75,15 +80,25 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--context",
+    "named",
+    metavar="NAME",
+    envvar="BPFLEET_CONTEXT",
+    help="Context of the configuration file (bpfleet config view).",
+)
 @click.version_option(__version__, prog_name="bpfleet")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context, *, named: str | None) -> None:
     """Emulates a fleet of Linux hosts to show what a BPF memory-accounting model does to it.
 
     \b
     Examples:
       bpfleet compare
-      bpfleet compare --models 5.10,6.12 --report report.html
+      bpfleet compare --kernel 5.10,6.12 --report report.html
     """
+    if named is not None:
+        choose_context(context, named)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,6 +114,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             prog_name="bpfleet",
             standalone_mode=False,
         )
+        # What a full disk or a closed pipe does not take is found out here, not at the exit.
+        sys.stdout.flush()
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -115,7 +132,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
-        return _bad_input(f"{error.filename or 'file'}: {error.strerror or error}")
+        _bad_input(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        return EXIT_FAILED if error.errno in _DISK_FAILS else EXIT_BAD_INPUT
     except (click.Abort, KeyboardInterrupt) as error:
         # click turns the one into the other.
         terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
@@ -125,13 +143,55 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _show(error: click.ClickException) -> None:
     """One line on standard error; the help of a group that was called without a command."""
-    message = error.format_message()
-    if "\n" in message:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return
+    message = " ".join(_in_words(error).split())
     context = error.ctx if isinstance(error, click.UsageError) else None
-    hint = f" See: {context.command_path} --help" if context is not None else ""
-    click.echo(f"bpfleet: {message}{hint}", err=True)
+    if context is not None:
+        stop = "" if message.endswith((".", "?", "!")) else "."
+        message += f"{stop} See: {context.command_path} --help"
+    click.echo(f"bpfleet: {message}", err=True)
+
+
+# What options were called elsewhere, and are often tried.
+_OTHER_NAMES: Final = {
+    "--model": "--kernel",
+    "--models": "--kernel",
+    "--profile": "--kernel",
+    "--profiles": "--kernel",
+    "--kernels": "--kernel",
+    "--node-ram": "--ram",
+    "--node-cpus": "--cpus",
+    "--ram": "--node-ram",
+    "--cpus": "--node-cpus",
+    "--format": "--output",
+}
+
+
+def _in_words(error: click.ClickException) -> str:
+    """What is wrong; for a mistyped option or command also which one may be meant."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        return _no_such_option(error.option_name, context.command)
+    # click has a type for this from 8.4 on only.
+    command = getattr(error, "command_name", None)
+    if (
+        isinstance(command, str)
+        and context is not None
+        and isinstance(context.command, click.Group)
+    ):
+        return unknown("command", command, context.command.list_commands(context))
+    return error.format_message()
+
+
+def _no_such_option(name: str, command: click.Command) -> str:
+    known = [
+        flag for each in command.params if isinstance(each, click.Option) for flag in each.opts
+    ]
+    other = _OTHER_NAMES.get(name)
+    near = other if other in known else nearest(name, known)
+    return f"no such option {name}" + (f"; did you mean {near}?" if near else "")
 
 
 def _bad_input(message: str) -> int:

@@ -1,12 +1,13 @@
 """``bpfleet map``: the BPF maps of a node, as bpftool would list them, with what they really cost."""
 
 from collections.abc import Iterable
+from typing import Final
 
 import click
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.abi.limits import U32_MAX
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing
+from bpfleet.cli.map_attributes import MapTypeName, map_options
 from bpfleet.cli.output import message_data, print_json, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
@@ -14,9 +15,6 @@ from bpfleet.v1 import bpf_pb2
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["command"]
-
-_U32 = click.IntRange(0, U32_MAX)
-_TYPES = sorted(m.name.lower() for m in MapType if m is not MapType.UNSPEC)
 
 
 @click.group("map")
@@ -26,8 +24,29 @@ def command() -> None:
     \b
     Examples:
       bpfleet map list web-1
-      bpfleet map create web-1 --pid 100 --type hash --key 8 --value 16 --entries 10240
+      bpfleet map create web-1 --pid 100 --type hash --key 8 --value 16 --entries 10K
     """
+
+
+# Types whose elements are created and deleted one by one; an array has all of its from the start.
+_FILLED: Final = frozenset(
+    {
+        MapType.HASH, MapType.PERCPU_HASH, MapType.LRU_HASH, MapType.LRU_PERCPU_HASH, MapType.LPM_TRIE,
+        MapType.HASH_OF_MAPS, MapType.DEVMAP_HASH, MapType.SOCKHASH, MapType.QUEUE, MapType.STACK,
+    }
+)  # fmt: skip
+
+
+def _full_percent(info: bpf_pb2.MapInfo) -> float | None:
+    """The share of entries that are held; None where elements have no limit or are all there from the start."""
+    entries = info.spec.max_entries
+    if not entries or MapType(info.spec.map_type) not in _FILLED:
+        return None
+    return round(100 * info.element_count / entries, 1)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g} %"
 
 
 @command.command("list")
@@ -37,14 +56,16 @@ def command() -> None:
     Column("id", lambda m: m.map_id),
     Column("type", lambda m: word(bpf_pb2.MapType.Name(m.spec.map_type), "MAP_TYPE_", "_")),
     Column("name", lambda m: m.spec.map_name, shrinks=True),
-    Column("key", lambda m: m.spec.key_size_bytes, number=True),
-    Column("value", lambda m: m.spec.value_size_bytes, number=True),
-    Column("entries", lambda m: m.spec.max_entries, "{:,}".format, number=True),
-    Column("held", lambda m: m.element_count, "{:,}".format, number=True),
-    Column("memlock", lambda m: m.memlock_bytes, format_bytes, number=True, wide=True),
-    Column("estimate", lambda m: m.estimate_bytes, format_bytes, number=True, wide=True),
-    Column("charged", lambda m: m.charged_bytes, format_bytes, number=True),
+    Column("key", lambda m: m.spec.key_size_bytes, BYTES, priority=3),
+    Column("value", lambda m: m.spec.value_size_bytes, BYTES, priority=2),
+    Column("entries", lambda m: m.spec.max_entries, COUNT),
+    Column("held", lambda m: m.element_count, COUNT, priority=1),
+    Column("full", _full_percent, NUMBER, _percent),
+    Column("memlock", lambda m: m.memlock_bytes, BYTES, wide=True),
+    Column("estimate", lambda m: m.estimate_bytes, BYTES, wide=True),
+    Column("charged", lambda m: m.charged_bytes, BYTES),
     Column("charged to", lambda m: m.charged_to or "nobody", shrinks=True),
+    Column("pinned", lambda m: " ".join(sorted(m.pinned_paths)), wide=True),
 )
 def list_maps(*, node: str, server: ChannelOptions) -> Iterable[bpf_pb2.MapInfo]:
     """Every map: attributes, what bpftool prints as memlock, the estimate and the true charge.
@@ -67,11 +88,10 @@ def list_maps(*, node: str, server: ChannelOptions) -> Iterable[bpf_pb2.MapInfo]
     required=True,
     help="Process that creates it: see bpfleet process.",
 )
-@click.option("--type", "type_name", type=click.Choice(_TYPES), required=True)
-@click.option("--key", type=_U32, default=4, show_default=True, help="Bytes of a key.")
-@click.option("--value", type=_U32, default=8, show_default=True, help="Bytes of a value.")
-@click.option("--entries", type=_U32, default=1024, show_default=True, help="max_entries.")
-@click.option("--flags", default="0", show_default=True, help="map_flags, such as 0x1.")
+@click.option(
+    "--type", "map_type", type=MapTypeName(), required=True, help="hash, BPF_MAP_TYPE_HASH, ..."
+)
+@map_options
 @click.option("--name", default="", help="Name, at most 15 characters.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def create(
@@ -79,11 +99,11 @@ def create(
     node: str,
     server: ChannelOptions,
     pid: int,
-    type_name: str,
+    map_type: MapType,
     key: int,
     value: int,
     entries: int,
-    flags: str,
+    flags: int,
     name: str,
     as_json: bool,
 ) -> None:
@@ -91,16 +111,16 @@ def create(
 
     \b
     Examples:
-      bpfleet map create web-1 --pid 100 --type hash --key 8 --value 16 --entries 10240
-      bpfleet map create web-1 --pid 100 --type lpm_trie --key 8 --value 4 --flags 1 --name routes
+      bpfleet map create web-1 --pid 100 --type hash --key 8 --value 16 --entries 10K
+      bpfleet map create web-1 --pid 100 --type lpm_trie --key 8 --value 4 --flags no_prealloc --name routes
     """
     with agent(server) as client:
         made = client.node(node).process(pid).create_map(
-            MapType[type_name.upper()],
+            map_type,
             key_size=key,
             value_size=value,
             max_entries=entries,
-            map_flags=_number(flags),
+            map_flags=flags,
             name=name,
         )  # fmt: skip
     receipt = made.receipt
@@ -111,10 +131,3 @@ def create(
         f"map {made.map_id}, fd {made.fd}: estimate {format_bytes(receipt.estimate_bytes)}, "
         f"charged {format_bytes(receipt.charged_bytes)} to {receipt.charged_to or 'nobody'}"
     )
-
-
-def _number(text: str) -> int:
-    try:
-        return _U32.convert(int(text, 0), None, None)
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: not a number; write 1 or 0x1") from None

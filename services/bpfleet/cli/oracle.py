@@ -1,11 +1,12 @@
 """``bpfleet oracle``: the emulator against recordings of real kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bpfleet.cli.inputs import OutputFolder
 from bpfleet.cli.output import print_json
 from bpfleet.oracle.format.report import render
 from bpfleet.oracle.record.cases import random_creations, random_sequences
@@ -22,6 +23,7 @@ from bpfleet.oracle.replay.files import check_file
 from bpfleet.oracle.replay.machine import Target
 from bpfleet.oracle.replay.stories import first_difference, story_target
 from bpfleet.oracle.shrink import smallest
+from bpfleet.progress import progress, ticking
 
 __all__ = ["command"]
 
@@ -63,11 +65,13 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
       bpfleet oracle check tests/oracle/recorded/stories-*.jsonl
     """
     reports = []
-    for path in files:
-        report = check_file(path)
-        reports.append(report)
-        if not as_json:
-            click.echo(render(report))
+    with progress("recordings", len(files)) as advance:
+        for path in files:
+            report = check_file(path)
+            reports.append(report)
+            advance()
+            if not as_json:
+                click.echo(render(report))
     if as_json:
         print_json([report.as_json() for report in reports])
     return 1 if any(report.mismatched for report in reports) else 0
@@ -83,7 +87,7 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutputFolder(),
     help="Directory to write recordings to.",
 )
 @click.option(
@@ -141,17 +145,7 @@ def record(
         raise click.UsageError("--shrink is of --stories: give how many")
     here = kernel_name()
     try:
-        written = [
-            _write(out / f"{_kind(path)}-{here}.jsonl", record_file(path, sysctl=sysctl))
-            for path in files
-        ]
-        if count is not None:
-            new = {"create": random_creations(seed, count), "errno": random_sequences(seed, count)}
-            for kind, cases in new.items():
-                target = out / f"random-{seed}" / f"{kind}-{here}.jsonl"
-                written.append(_write(target, record_cases(cases, kind)))
-        if stories is not None:
-            written += _record_stories(out / f"random-{seed}", here, seed, stories, shrink=shrink)
+        written = _record(files, out, here, count, stories, seed, shrink=shrink, sysctl=sysctl)
     except (RecordingRefused, ValueError) as error:
         raise click.ClickException(f"cannot record: {error}") from None
     if as_json:
@@ -159,6 +153,31 @@ def record(
         return
     for path, number in written:
         click.echo(f"{number:>6} cases  {path}")
+
+
+def _record(
+    files: Sequence[Path],
+    out: Path,
+    here: str,
+    count: int | None,
+    stories: int | None,
+    seed: int,
+    *,
+    shrink: bool,
+    sysctl: bool,
+) -> list[tuple[Path, int]]:
+    written = [
+        _write(out / f"{_kind(path)}-{here}.jsonl", record_file(path, sysctl=sysctl))
+        for path in files
+    ]
+    if count is not None:
+        new = {"create": random_creations(seed, count), "errno": random_sequences(seed, count)}
+        for kind, cases in new.items():
+            target = out / f"random-{seed}" / f"{kind}-{here}.jsonl"
+            written.append(_write(target, record_cases(cases, kind)))
+    if stories is not None:
+        written += _record_stories(out / f"random-{seed}", here, seed, stories, shrink=shrink)
+    return written
 
 
 def _record_stories(
@@ -201,8 +220,10 @@ def _write(path: Path, cases: Iterator[dict[str, Any]]) -> tuple[Path, int]:
     """Writes cases as they come, so that an interrupted recording keeps what it has."""
     written = 0
     path.parent.mkdir(parents=True, exist_ok=True)
+    tick = ticking(f"{path}: cases")
     with path.open("w") as stream:
         for case in cases:
             stream.write(dump(case) + "\n")
             written += 1
+            tick()
     return path, written

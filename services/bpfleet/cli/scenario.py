@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from bpfleet.cli.inputs import tell_kernels
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.listing import COUNT, Column, listing
 from bpfleet.cli.output import console, print_json, print_table, write_file
 from bpfleet.report.placing import place
 from bpfleet.report.scenario_file import read_scenario
@@ -42,9 +42,9 @@ def _nodes(scenario: Scenario) -> int:
 @command.command("list")
 @listing(
     Column("name", lambda s: s.name),
-    Column("nodes", _nodes, number=True),
-    Column("pools", lambda s: len(s.nodes), number=True),
-    Column("workloads", lambda s: len(s.workloads), number=True),
+    Column("nodes", _nodes, COUNT),
+    Column("pools", lambda s: len(s.nodes), COUNT),
+    Column("workloads", lambda s: len(s.workloads), COUNT),
     Column("title", lambda s: s.title, shrinks=True),
     data=to_data,
 )

@@ -8,6 +8,7 @@ from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.containers import Container, host_input
 from bpfleet.captures.document import read_document
 from bpfleet.captures.listings import TEXT_LENGTH_MAX, read_listing
+from bpfleet.near import advice
 from bpfleet.plain import toml_table
 from bpfleet.workload.codec import from_data, to_data
 from bpfleet.workload.errors import SpecError
@@ -30,10 +31,8 @@ def read_scenario(name: str) -> Scenario:
         return builtin_scenario(name)
     path = Path(name)
     if not path.exists() and path.suffix != ".toml":
-        known = ", ".join(builtin_scenarios())
-        raise SpecError(
-            "scenario", "", name, "neither a built-in scenario nor a file", f"built in: {known}"
-        )
+        remedy = advice(name, builtin_scenarios())
+        raise SpecError("scenario", "", name, "neither a built-in scenario nor a file", remedy)
     return scenario_from_file(path)
 
 
@@ -111,13 +110,13 @@ def _chosen(
         return found[0]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(sorted({each.kind for each in containers})) or "none"
+    known = sorted({each.kind for each in containers})
     raise SpecError(
         source,
         f"{where}.{_CONTAINER}",
         wanted,
         "missing" if wanted is None else "no such container in the capture",
-        f"use one of {known}",
+        advice(wanted or "", known),
     )
 
 

@@ -1,4 +1,4 @@
-"""Kernel profiles by name or by file: what every ``--profile`` and ``--model`` accepts."""
+"""Kernel profiles by name or by file: what every ``--kernel`` accepts."""
 
 from pathlib import Path
 

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+from bpfleet.near import advice
 from bpfleet.workload.codec import from_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.sizing import resolve_numbers
@@ -80,8 +81,9 @@ def _options(
     defaults: Mapping[str, int] = entry.get("options", {})
     for name, value in given.items():
         if name not in defaults:
-            known = ", ".join(sorted(defaults)) or "none"
-            raise SpecError(source, f"options.{name}", value, "unknown option", f"it has {known}")
+            raise SpecError(
+                source, f"options.{name}", value, "unknown option", advice(name, sorted(defaults))
+            )
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise SpecError(source, f"options.{name}", value, "not a count", "use 0 or more")
     return {**defaults, **given}
@@ -92,7 +94,7 @@ def _entry(application: str) -> Mapping[str, Plain]:
     known = applications()
     if application not in known:
         raise SpecError(
-            "catalogue", "application", application, "unknown", f"use one of {', '.join(known)}"
+            "catalogue", "application", application, "unknown", advice(application, known)
         )
     text = files("bpfleet.workload").joinpath(_FOLDER, f"{application}.toml").read_text("utf-8")
     return tomllib.loads(text)

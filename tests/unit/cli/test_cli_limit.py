@@ -91,4 +91,4 @@ def test_what_is_neither_a_file_nor_an_application_is_refused(
     assert main(["limit", "falko"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "falko" in line
-    assert "applications: " in line
+    assert "did you mean 'falco'?" in line
