@@ -394,16 +394,14 @@ class Fleet:
         )
         self.probe.call(self.fleet.ExplainPlacement, request)
 
-    def settle(self) -> None:
-        """Until nothing waits that could be placed; the ticks in between count."""
-        before = -1
-        while True:
-            status = self.fleet.GetFleetStatus(pb.GetFleetStatusRequest())
-            now = sum(status.replicas.values()) - status.replicas["PENDING"]
-            if now == before:
-                return
-            before = now
-            time.sleep(2)
+    def until(self, done: Callable[[pb.GetFleetStatusResponse], bool]) -> None:
+        """The ticks until then count, too."""
+        while not done(self.fleet.GetFleetStatus(pb.GetFleetStatusRequest())):
+            time.sleep(0.5)
+
+    def placed(self, count: int) -> None:
+        """Until so many replicas have a node."""
+        self.until(lambda status: status.replicas["ASSIGNED"] == count)
 
 
 def explain_fills() -> Figure:
@@ -439,7 +437,7 @@ def create_shapes() -> Figure:
     kinds = {"ram_bytes": lambda number: 64 * GIB + number * MIB}
     with coordinator(1_000, Policy.KERNEL_AWARE, **kinds) as fleet:
         fleet.create(application="cilium", inventory=None, replicas=100)
-        fleet.settle()
+        fleet.placed(100)
         return fleet.probe.figure("F2 CreateWorkload, kernel-aware, 1,000 kinds of node")
 
 
@@ -448,14 +446,14 @@ def create_replicas() -> Figure:
     with coordinator(5_000) as fleet:
         name = "w" + "x" * 49
         fleet.create(name=name, replicas=100_000)
-        fleet.settle()
+        fleet.placed(100_000)
         return fleet.probe.figure("F7 CreateWorkload of 100,000 replicas, 5,000 nodes")
 
 
 def change_replicas() -> Figure:
     with coordinator(5_000) as fleet:
         fleet.create(replicas=100_000)
-        fleet.settle()
+        fleet.placed(100_000)
         fleet.probe.begin()
         wanted = workload_pb2.WorkloadSpec(
             name="w",
@@ -463,17 +461,18 @@ def change_replicas() -> Figure:
             memory_request_bytes=2 * MIB,
             inventory=workload_pb2.Inventory(name="app"),
         )
-        fleet.probe.call(
-            fleet.fleet.UpdateWorkload, pb.UpdateWorkloadRequest(name="w", spec=wanted)
-        )
-        fleet.settle()
+        call, update = fleet.probe.call, fleet.fleet.UpdateWorkload
+        call(update, pb.UpdateWorkloadRequest(name="w", spec=wanted))
+        fleet.until(lambda status: status.replicas["STOPPING"] >= 99_000)
+        call(update, pb.UpdateWorkloadRequest(name="w", replicas=0))
+        fleet.until(lambda status: status.replicas["STOPPING"] >= 100_000)
         return fleet.probe.figure("F7 UpdateWorkload of 100,000 replicas")
 
 
 def look_at_replicas() -> Figure:
     with coordinator(5_000) as fleet:
         fleet.create(replicas=100_000)
-        fleet.settle()
+        fleet.placed(100_000)
         fleet.probe.begin()
         call, stub = fleet.probe.call, fleet.fleet
         call(stub.GetWorkload, pb.GetWorkloadRequest(name="w", page_size=1_000))
@@ -487,10 +486,10 @@ def look_at_replicas() -> Figure:
 def delete_replicas() -> Figure:
     with coordinator(5_000) as fleet:
         fleet.create(replicas=100_000)
-        fleet.settle()
+        fleet.placed(100_000)
         fleet.probe.begin()
         fleet.probe.call(fleet.fleet.DeleteWorkload, pb.DeleteWorkloadRequest(name="w"))
-        fleet.settle()
+        fleet.until(lambda status: status.replicas["STOPPING"] == 100_000)
         return fleet.probe.figure("F7 DeleteWorkload of 100,000 replicas")
 
 
@@ -498,9 +497,9 @@ def per_node() -> Figure:
     """One replica on each node: created, drained of, deleted."""
     with coordinator(20_000) as fleet:
         fleet.create(per_node=True)
-        fleet.settle()
+        fleet.placed(20_000)
         fleet.probe.call(fleet.fleet.DeleteWorkload, pb.DeleteWorkloadRequest(name="w"))
-        fleet.settle()
+        fleet.until(lambda status: status.replicas["STOPPING"] == 20_000)
         return fleet.probe.figure("one per node on 20,000 nodes, created and deleted")
 
 
@@ -508,11 +507,11 @@ def agent_leaves() -> Figure:
     """An agent of 5,000 nodes with 100,000 replicas leaves."""
     with coordinator(5_000) as fleet:
         fleet.create(replicas=100_000)
-        fleet.settle()
+        fleet.placed(100_000)
         fleet.probe.begin()
         leave = registry.UnregisterAgentRequest(agent="a", incarnation="1")
         fleet.probe.call(fleet.registry.UnregisterAgent, leave)
-        fleet.settle()
+        fleet.until(lambda status: not status.node_count)
         return fleet.probe.figure("UnregisterAgent with 100,000 replicas")
 
 
@@ -536,7 +535,7 @@ def many_conditions() -> Figure:
                     required=conditions, preferred=wishes, gang=gang
                 ),
             )
-        fleet.settle()
+        fleet.placed(500)
         return fleet.probe.figure("F13 500 replicas, 120 conditions, 1,000 labels")
 
 
