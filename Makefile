@@ -39,8 +39,14 @@ site: $(VENV)/.run      ## build the pages of docs/ with references from the cod
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file deploy/site/mkdocs.yml
 
-wheel: $(VENV)/.dev     ## build dist/*.whl
-	$(BIN)/python -m build --wheel --outdir dist .
+wheel: $(BIN)/python    ## build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+sbom: $(BIN)/python     ## list what the image installs, as CycloneDX, in dist/bpfleet.cdx.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=5'
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/bpfleet.cdx.json deploy/requirements.lock
 
 clean:           ## remove the virtual environment and everything generated locally
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
