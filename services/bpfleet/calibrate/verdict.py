@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from bpfleet.calibrate.containers import Container
 from bpfleet.calibrate.emulate import OK, ContainerOutcome
 from bpfleet.calibrate.other_memory import OtherMemory, other_memory
-from bpfleet.capture.document import Cgroup, Document, Map
+from bpfleet.captures.document import Cgroup, Document, Map
 from bpfleet.kernel.profile import KernelProfile
 
 __all__ = ["Calibration", "MapCalibration", "calibrate"]

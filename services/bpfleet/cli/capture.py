@@ -10,9 +10,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from bpfleet.capture.anonymise import anonymised
-from bpfleet.capture.collect import Unavailable, collect
-from bpfleet.capture.document import Document, document_schema, read_document, write_document
+from bpfleet.captures.anonymise import anonymised
+from bpfleet.captures.collect import Unavailable, collect
+from bpfleet.captures.document import Document, document_schema, read_document, write_document
 from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.inputs import OutputFile
 from bpfleet.cli.output import print_json, write_file
@@ -72,7 +72,7 @@ def command(
       bpfleet capture --anonymise my.key -o here.json
     """
     if script:
-        click.echo(files("bpfleet.capture").joinpath("collect.py").read_text("utf-8"), nl=False)
+        click.echo(files("bpfleet.captures").joinpath("collect.py").read_text("utf-8"), nl=False)
         return 0
     if schema:
         print_json(document_schema())

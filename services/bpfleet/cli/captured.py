@@ -11,8 +11,8 @@ import msgspec
 from msgspec.structs import replace as changed
 
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
-from bpfleet.capture.document import SCHEMA, BtfFacts, Document, read_document
-from bpfleet.capture.listings import read_listing
+from bpfleet.captures.document import BtfFacts, Document, is_document, read_document
+from bpfleet.captures.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
@@ -173,7 +173,7 @@ def _new_inventory(kind: str, what: str, host: HostInput) -> Inventory:
         shape = NodeShape(possible_cpus=host.possible_cpus, ram_bytes=host.ram_bytes)
         return inventory_for(what, shape)
     data = path.read_bytes()
-    if SCHEMA.encode() in data[: 1 << 20] or b'"schema"' in data:
+    if is_document(data):
         containers = host_input(read_document(data, what)).containers
         found = next((each for each in containers if each.kind == kind), None)
         if found is None:

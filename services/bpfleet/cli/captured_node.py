@@ -16,8 +16,8 @@ from bpfleet.abi.bpf import Capability, MapType, ProgType, creation_flags
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.containers import FILL_MAX
 from bpfleet.calibrate.emulate import safe_path
-from bpfleet.capture.document import Cgroup, Document, Map, Payer, Program
-from bpfleet.capture.document import Process as Seen
+from bpfleet.captures.document import Cgroup, Document, Map, Payer, Program
+from bpfleet.captures.document import Process as Seen
 from bpfleet.cli.captured import own_kernel_and_text
 from bpfleet.client.bpf import AgentClient, Node, Process
 from bpfleet.client.bpf import Map as OpenMap

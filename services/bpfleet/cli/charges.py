@@ -7,8 +7,8 @@ from typing import Final
 import click
 import msgspec
 
-from bpfleet.capture.charges import PayerRow, openmetrics, payer_rows
-from bpfleet.capture.document import Document, read_document
+from bpfleet.captures.charges import PayerRow, openmetrics, payer_rows
+from bpfleet.captures.document import Document, read_document
 from bpfleet.cli.capture import this_host
 from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.listing import BYTES, COUNT, Column, Rows, listing, watchable

@@ -11,8 +11,8 @@ from click.core import ParameterSource
 from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.capture.collect import uses_bpf
-from bpfleet.capture.listings import Listing
+from bpfleet.captures.collect import uses_bpf
+from bpfleet.captures.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
     OutputFile,
@@ -27,23 +27,29 @@ from bpfleet.cli.inputs import (
     with_inventories,
     with_limits,
 )
+from bpfleet.cli.kubernetes import from_kubectl, print_seen
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.progress import progress, waiting
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
+from bpfleet.report.findings import verdict
+from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.limits import advise_all
+from bpfleet.report.models import OWN
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
 from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.sections import study
 from bpfleet.report.summary import (
-    counted,
     divergence_lines,
+    rows_data,
     table_cells,
+    table_lines,
     to_csv,
     to_markdown,
 )
 from bpfleet.report.upgrade import (
+    ROLLOUT_NOTE,
     UpgradeLine,
     arrow,
     upgrade_data,
@@ -52,7 +58,7 @@ from bpfleet.report.upgrade import (
     with_rollouts,
 )
 from bpfleet.report.workers import workers
-from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.quantity import counted, format_bytes
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import CPUS_MAX, NodeShape
 
@@ -83,8 +89,16 @@ class _Outputs:
     show_default=True,
     help="Built-in name or TOML file.",
 )
-@kernels_option(f"[default: {','.join(DEFAULT_MODELS)}]")
-@click.option("--from", "before", metavar="KERNEL", help="Kernel before the upgrade; needs --to.")
+@kernels_option(
+    f"; `own` is what the scenario's node pools have [default: {','.join(DEFAULT_MODELS)}, with `own` before them"
+    " where pools say their kernel]"
+)
+@click.option(
+    "--from",
+    "before",
+    metavar="KERNEL",
+    help="Kernel before the upgrade; needs --to [default: the pools' own, where they say it].",
+)
 @click.option("--to", "after", metavar="KERNEL", help="The kernel after the upgrade.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
 @click.option(
@@ -106,6 +120,24 @@ class _Outputs:
     type=_FILE,
     multiple=True,
     help="Output of `bpftool -j map show`, or a JSON list of such files; repeatable.",
+)
+@click.option(
+    "--from-kubectl",
+    "kubectl",
+    is_flag=True,
+    help="The files are of `kubectl get pods,nodes -A -o json`, not captures.",
+)
+@click.option(
+    "--helm",
+    multiple=True,
+    metavar="CHART=FILE",
+    help="With --from-kubectl: values of the cilium, falco or tetragon chart.",
+)
+@click.option(
+    "--prometheus",
+    type=_FILE,
+    multiple=True,
+    help="With --from-kubectl: JSON of a query for container_memory_* or cilium_bpf_map_pressure.",
 )
 @click.option("--memory-limit", type=Size(), help="memory.max of each --inventory workload.")
 @click.option(
@@ -188,6 +220,9 @@ def command(
     jobs: int | None,
     agents: int | None,
     inventories: tuple[Path, ...],
+    kubectl: bool,
+    helm: tuple[str, ...],
+    prometheus: tuple[Path, ...],
     memory_limit: int | None,
     memlock: int | None,
     cpus: int | None,
@@ -218,11 +253,18 @@ def command(
       bpfleet compare
       bpfleet compare --kernel 5.10,6.1,6.12 --nodes 100 --seed 7
       bpfleet compare --inventory host.json --memory-limit 512M
+      bpfleet compare --from-kubectl cluster.json --to 6.12 --helm cilium=values.yaml
       bpfleet compare --report report.html --markdown summary.md
       bpfleet compare --from 5.10 --to 6.1 --limits falco=512M
       bpfleet compare --repetitions 10
     """
-    if captures:
+    if kubectl and not captures:
+        raise click.UsageError(
+            "--from-kubectl needs the files of kubectl get pods,nodes -A -o json"
+        )
+    if (helm or prometheus) and not kubectl:
+        raise click.UsageError("--helm and --prometheus go with --from-kubectl")
+    if captures and not kubectl:
         _refuse_scenario_options(click.get_current_context())
         if patches and kernels:
             raise click.UsageError("--patches goes with --to: a limit is set for one kernel")
@@ -249,7 +291,8 @@ def command(
     if fill or replacements or no_grouping or skip_bad or patches or fail_on:
         raise click.UsageError("--fill, --replace, --patches and --fail-on go with captures")
     _offer_this_host(click.get_current_context())
-    scenario = read_scenario(scenario_name)
+    cluster = from_kubectl(captures, helm, prometheus) if kubectl else None
+    scenario = read_scenario(scenario_name) if cluster is None else cluster.scenario
     if inventories:
         listings = read_listings(inventories)
         scenario = with_inventories(
@@ -275,17 +318,25 @@ def command(
     if before is not None or after is not None:
         if repetitions > 1:
             raise click.UsageError("--repetitions goes with --kernel, not with --from and --to")
-        _upgrade(scenario, before, after, kernels, processes, folder, outputs)
+        result = _upgrade(scenario, before, after, kernels, processes, folder, outputs)
+        if cluster is not None and not as_json:
+            print_seen(cluster, result)
         return 0
-    names = list(kernels or DEFAULT_MODELS)
+    names = list(kernels or _default_models(scenario))
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )
     if as_json:
-        data = as_plain(results[0])
+        data = {
+            "verdict": verdict(results[0]),
+            "rows": rows_data(results[0]),
+            **as_plain(results[0]),
+        }
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
+        if cluster is not None:
+            print_seen(cluster, results[0])
         print_sureness(results[0].kernels)
     _write_files(scenario, results, processes, outputs)
     return 0
@@ -401,6 +452,12 @@ def _command_line(context: click.Context) -> str:
     return shlex.join(words)
 
 
+def _default_models(scenario: Scenario) -> tuple[str, ...]:
+    """The kernels that the node pools have, where they say it, then the usual ones."""
+    has_own = all(pool.kernel for pool in scenario.nodes)
+    return (OWN, *DEFAULT_MODELS) if has_own else DEFAULT_MODELS
+
+
 def _folder(folder: Path | None, scenario: Scenario) -> Path | None:
     """Every seed keeps its own results."""
     return None if folder is None else folder / f"seed-{scenario.seed}"
@@ -449,6 +506,7 @@ def _write_files(
     *,
     upgrade: dict[str, Any] | None = None,  # JSON values
     preface: str = "",
+    limits: Sequence[LimitRow] = (),
 ) -> None:
     """Page and Markdown describe the first seed, with intervals where there are more; CSV has every seed."""
     result = results[0]
@@ -456,7 +514,7 @@ def _write_files(
         write_file(outputs.csv_file, to_csv(results))
     if outputs.markdown_file is not None:
         cells = interval_cells(results) if len(results) > 1 else None
-        write_file(outputs.markdown_file, preface + to_markdown(result, cells))
+        write_file(outputs.markdown_file, preface + to_markdown(result, cells, limits))
     if outputs.report_file is None:
         return
     with waiting("limits and CPU counts"):
@@ -472,8 +530,14 @@ def _write_files(
 def _print(results: Sequence[Comparison]) -> None:
     out, result = console(), results[0]
     out.print(result.title or result.scenario, style="bold", markup=False)
+    out.print(verdict(result), markup=False)
+    out.print()
     cells = table_cells(result) if len(results) == 1 else interval_cells(results)
-    print_table(("", *result.models), [(label, *shown) for label, shown in cells])
+    print_table(
+        ("", *result.models, "what is counted"),
+        table_lines(result, cells),
+        texts=("what is counted",),
+    )
     out.print()
     _print_divergences(result)
     for replica, reason in result.unplaced:
@@ -516,7 +580,9 @@ def _upgrade(
     jobs: int,
     folder: Path | None,
     outputs: _Outputs,
-) -> None:
+) -> Comparison:
+    if before is None and all(pool.kernel for pool in scenario.nodes):
+        before = OWN
     if before is None or after is None or kernels:
         raise click.UsageError("--from and --to go together and take the place of --kernel")
     tell_kernels((before, after))
@@ -525,28 +591,32 @@ def _upgrade(
     with waiting("limits"), workers(jobs) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
-    answer = upgrade_data(lines, result.kernels)
+    answer = upgrade_data(result, lines)
     if outputs.as_json:
         print_json(answer)
     else:
-        _print_upgrade(result, lines, before, after)
+        _print_upgrade(result, lines, answer["verdict"], before, after)
     _write_files(
         scenario,
         [result],
         jobs,
         outputs,
         upgrade=answer,
-        preface=upgrade_markdown(lines, before, after) + "\n",
+        preface=upgrade_markdown(result, lines) + "\n",
     )
+    return result
 
 
 def _print_upgrade(
-    result: Comparison, lines: Sequence[UpgradeLine], before: str, after: str
+    result: Comparison, lines: Sequence[UpgradeLine], verdict: str, before: str, after: str
 ) -> None:
     out = console()
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
     )
+    out.print(verdict, markup=False)
+    out.print(ROLLOUT_NOTE, markup=False, style="dim")
+    out.print()
     print_table(
         ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import click
 
-from bpfleet.capture.charges import about_process
+from bpfleet.captures.charges import about_process
 from bpfleet.cli.capture import this_host
 from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.emulated import capture_node

@@ -10,10 +10,12 @@ from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
-from bpfleet.capture.listings import TEXT_LENGTH_MAX, Listing, read_listing
-from bpfleet.kernel.profile import KernelProfile, profile_named, says
+from bpfleet.captures.listings import Listing, read_listing
+from bpfleet.kernel.profile import profile_named, says
 from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
+from bpfleet.report.models import OWN
+from bpfleet.report.scenario_file import read_text, scenario_from_file
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import parse_bytes, parse_limit
@@ -22,7 +24,6 @@ from bpfleet.workload.scenario import (
     Scenario,
     builtin_scenario,
     builtin_scenarios,
-    scenario_from_toml,
 )
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
@@ -36,7 +37,6 @@ __all__ = [
     "kernel_names",
     "kernel_option",
     "kernels_option",
-    "known_kernel",
     "read_listings",
     "read_scenario",
     "read_text",
@@ -89,7 +89,7 @@ def _kernels(
             "'': no kernel is named; leave the option out or name one", context, option
         )
     for name in names:
-        known_kernel(name, context, option)
+        _check_kernel(name, context, option)
     return names
 
 
@@ -98,13 +98,12 @@ def kernel_names(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
 
-def known_kernel(
-    name: str, context: click.Context | None = None, option: click.Parameter | None = None
-) -> KernelProfile:
-    """The kernel ``name`` of an option. Says what another name was taken for; a bad one ends the command."""
+def _check_kernel(name: str, context: click.Context, option: click.Parameter) -> None:
+    """Says what another name than a kernel's own was taken for; a bad one ends the command."""
     try:
         tell_kernels([name])
-        return profile_from(name)
+        if name != OWN:
+            profile_from(name)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from None
 
@@ -190,7 +189,7 @@ def read_scenario(name: str) -> Scenario:
     if not path.exists() and path.suffix != ".toml":
         remedy = advice(name, builtin_scenarios())
         raise SpecError("--scenario", "", name, "neither a built-in scenario nor a file", remedy)
-    return scenario_from_toml(read_text(path), str(path))
+    return scenario_from_file(path)
 
 
 def read_listings(paths: Iterable[Path]) -> tuple[Listing, ...]:
@@ -368,18 +367,6 @@ def _listed_files(path: Path) -> list[Path] | None:
     return [path.parent / entry for entry in data]
 
 
-def read_text(path: Path) -> str:
-    """The text of an input file. Raises ``SpecError`` if it is huge or not UTF-8, ``OSError``."""
-    if path.stat().st_size > TEXT_LENGTH_MAX:
-        raise SpecError(str(path), "", None, "larger than 64 MiB", "split it into several files")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecError(
-            str(path), f"byte {error.start}", None, "not UTF-8 text", "save it as UTF-8"
-        ) from None
-
-
 def _name_of(path: Path, taken: list[str]) -> str:
     """A workload name from a file name; numbered where two files would share it."""
     kept = [c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()]
@@ -396,7 +383,7 @@ def tell_kernels(names: Iterable[str]) -> None:
     Raises ``ValueError`` for an unknown one.
     """
     for name in names:
-        if name.endswith(".toml") or "/" in name:
+        if name == OWN or name.endswith(".toml") or "/" in name:
             continue
         profile = profile_named(name)
         if profile.name != name:

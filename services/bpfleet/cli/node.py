@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import click
 from click.core import ParameterSource
 
-from bpfleet.capture.document import read_document
+from bpfleet.captures.document import read_document
 from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.inputs import Size, kernel_option
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing

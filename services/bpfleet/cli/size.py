@@ -17,14 +17,16 @@ from bpfleet.cli.inputs import (
     kernels_option,
     read_listings,
 )
-from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing
+from bpfleet.cli.limit import LIMIT_COLUMNS, rows_of_inventory
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing, rows_text
 from bpfleet.cli.map_attributes import MapTypeName, map_options
-from bpfleet.cli.output import layout_text, sureness_text
-from bpfleet.cli.table import lay_out, output_width
+from bpfleet.cli.output import sureness_text
+from bpfleet.cli.table import output_width
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.catalogue import inventory_for
+from bpfleet.workload.codec import to_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import CPUS_MAX, Inventory, MapDeclaration, NodeShape
@@ -101,7 +103,8 @@ def command(
         found = [listing.inventory for listing in listings]
         if cpus is None:
             click.echo(f"{_CPUS} CPUs are assumed; --cpus sets them", err=True)
-    return _inventories(found, profiles, cpus or _CPUS)
+    shape = NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram)
+    return _inventories(found, profiles, shape)
 
 
 def _declared(kind: MapType, key: int, value: int, entries: int, flags: int) -> MapDeclaration:
@@ -195,7 +198,16 @@ def _one_map(declared: MapDeclaration, kernels: dict[str, KernelProfile], cpus: 
     )
 
 
-def _inventories(found: Sequence[Inventory], kernels: dict[str, KernelProfile], cpus: int) -> Rows:
+def _inventories(
+    found: Sequence[Inventory], kernels: dict[str, KernelProfile], shape: NodeShape
+) -> Rows:
+    cpus = shape.possible_cpus
+    limits = [
+        row
+        for inventory in found
+        for name in kernels
+        for row in rows_of_inventory(inventory, name, shape)
+    ]
     sizes = {
         name: [s for inventory in found for s in size_of_inventory(inventory, profile, cpus)]
         for name, profile in kernels.items()
@@ -218,9 +230,12 @@ def _inventories(found: Sequence[Inventory], kernels: dict[str, KernelProfile], 
                 }
                 for name, total in totals.items()
             },
+            "limits": to_data(limits),
         },
         above=lambda width: f"{title}\n\n{_objects(sizes, width)}\n",
-        below=f"{_wrapped(_MEANINGS)}\n{sureness_text(sureness(kernels))}",
+        below=lambda width: (
+            f"{_wrapped(_MEANINGS)}\n\n{rows_text(limits, LIMIT_COLUMNS, width)}\n{sureness_text(sureness(kernels))}"
+        ),
     )
 
 
@@ -234,8 +249,7 @@ def _objects(sizes: dict[str, list[MapSize]], width: int | None) -> str:
         Column("entries", lambda n: first[n].max_entries, COUNT, lambda v: f"{v:,}" if v else ""),
         *(Column(name, partial(_cell, found), NUMBER) for name, found in sizes.items()),
     )
-    cells = [[column.cell(n) for column in columns] for n in range(len(first))]
-    return layout_text(lay_out(columns, cells, width=width))
+    return rows_text(range(len(first)), columns, width)
 
 
 def _cell(found: Sequence[MapSize], number: int) -> str:

@@ -127,7 +127,7 @@ def lay_out(
     width: int | None,
     headers: bool = True,
 ) -> Layout:
-    """Places ``cells``, rows by columns, in at most ``width`` cells a line.
+    """Places ``cells``, rows by columns, in at most ``width`` cells a line. A row of one cell is a heading.
 
     Heads fold first; then text shrinks or folds; then columns are left out; then what is left comes in blocks. Only a
     first column and a number that have no room side by side are wider.
@@ -135,7 +135,8 @@ def lay_out(
     shown = list(range(len(columns)))
     if width is None:
         return Layout((_block(columns, cells, shown, None, headers=headers),), ())
-    floors = [_least(c, [row[n] for row in cells], headers) for n, c in enumerate(columns)]
+    full = [row for row in cells if len(row) == len(columns)]
+    floors = [_least(c, [row[n] for row in full], headers) for n, c in enumerate(columns)]
     least = [
         min(floor, _TEXT_CELLS) if _gives(columns[n]) else floor for n, floor in enumerate(floors)
     ]
@@ -192,7 +193,7 @@ def _block(
     least: Sequence[int] = (),
 ) -> tuple[int, tuple[str, ...]]:
     heads = [columns[n].head for n in group] if headers else []
-    rows = [[row[n] for n in group] for row in cells]
+    rows = [[row[n] for n in group] for row in cells if len(row) == len(columns)]
     natural = [
         max((cell_len(line[place]) for line in ([heads, *rows] if headers else rows)), default=0)
         for place in range(len(group))
@@ -200,7 +201,11 @@ def _block(
     widths = natural if width is None else _widths(natural, [least[n] for n in group], width)
     shapes = [columns[n] for n in group]
     head_lines = _lines(heads, widths, shapes, fold=True) if headers else []
-    body = [line for row in rows for line in _lines(row, widths, shapes, fold=False)]
+    body: list[str] = []
+    following = iter(rows)
+    for row in cells:
+        is_heading = len(row) != len(columns)
+        body += list(row) if is_heading else _lines(next(following), widths, shapes, fold=False)
     return len(head_lines), (*head_lines, *body)
 
 

@@ -13,7 +13,7 @@ from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.containers import Container, HostInput, normalised
 from bpfleet.calibrate.emulate import OK, ContainerOutcome, emulate_host
 from bpfleet.calibrate.verdict import Calibration, calibrate
-from bpfleet.capture.document import Document
+from bpfleet.captures.document import Document
 from bpfleet.kernel.profile import KernelProfile, sureness, sureness_line
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import KILLED, Inventory

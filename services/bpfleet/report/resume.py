@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from bpfleet import __version__
+from bpfleet.report.models import kernels_of
 from bpfleet.report.results import NodeResult
-from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.codec import from_data, to_data
 from bpfleet.workload.scenario import Scenario
 
@@ -63,7 +63,10 @@ class ResultFolder:
 
 
 def _digest(scenario: Scenario, models: Sequence[str]) -> str:
-    profiles = [to_data(profile_from(model)) for model in models]
+    profiles = [
+        [to_data(profile) for profile in found.values()]
+        for found in kernels_of(scenario, models).values()
+    ]
     run = [__version__, to_data(scenario), list(models), profiles]
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 

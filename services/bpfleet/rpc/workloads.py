@@ -263,6 +263,7 @@ def spec_record(message: workload_pb2.WorkloadSpec, path: str = "spec") -> Workl
             if message.HasField("user_memory_bytes")
             else None,
             threads=message.threads or 1,
+            fill=dict(message.fill),
             churn=churn_record(message.churn, f"{path}.churn")
             if message.HasField("churn")
             else None,
@@ -377,6 +378,7 @@ def spec_message(record: WorkloadSpec) -> workload_pb2.WorkloadSpec:
         oom_score_adj=record.oom_score_adj,
         user_memory_bytes=record.user_memory_bytes,
         threads=record.threads,
+        fill=record.fill,
         churn=None if record.churn is None else churn_message(record.churn),
         restart_policy=RESTART_POLICIES.message(record.restart_policy),
         node_selector=record.node_selector,

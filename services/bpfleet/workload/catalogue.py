@@ -14,12 +14,13 @@ from bpfleet.workload.errors import SpecError
 from bpfleet.workload.sizing import resolve_numbers
 from bpfleet.workload.spec import Inventory, NodeShape
 
-__all__ = ["applications", "default_options", "inventory_for"]
+__all__ = ["application_of_image", "applications", "default_options", "inventory_for"]
 
 # One declared value of any type, as TOML and JSON readers return it.
 Plain = Any
 
 _FOLDER: Final = "applications"
+_NOT_OF_INVENTORY: Final = frozenset({"images", "options", "maps", "programs"})
 _NO_OPTIONS: Final[Mapping[str, int]] = {}
 
 
@@ -40,9 +41,7 @@ def inventory_for(
     entry = _entry(application)
     source = f"application {application}"
     chosen = _options(entry, options, source)
-    data = {
-        name: value for name, value in entry.items() if name not in ("options", "maps", "programs")
-    }
+    data = {name: value for name, value in entry.items() if name not in _NOT_OF_INVENTORY}
     for name in ("maps", "programs"):
         resolved = (resolve_numbers(item, shape, chosen, source) for item in entry.get(name, ()))
         data[name] = [item for item in resolved if item.get("count", 1) != 0]
@@ -52,6 +51,28 @@ def inventory_for(
 def default_options(application: str) -> Mapping[str, int]:
     """The options of ``application`` and their defaults. Raises ``SpecError`` for an unknown one."""
     return dict(_entry(application).get("options", {}))
+
+
+def application_of_image(image: str, container: str = "") -> str | None:
+    """The application in a container image, by its repository's last parts; None for one that is not known.
+
+    Some images hold several programs, and the name of the container tells which.
+
+    >>> application_of_image("quay.io/cilium/cilium:v1.17.2@sha256:0123")
+    'cilium'
+    >>> application_of_image("gcr.io/datadoghq/agent:7", "system-probe")
+    'datadog-npm'
+    """
+    repository = image.partition("@")[0]
+    head, colon, tag = repository.rpartition(":")
+    if colon and "/" not in tag:
+        repository = head
+    for name in applications():
+        for known in _entry(name).get("images", ()):
+            path, _, only = known.partition("#")
+            if f"/{repository}".endswith(f"/{path}") and only in ("", container):
+                return name
+    return None
 
 
 def _options(

@@ -42,11 +42,13 @@ _FOLDER: Final = "scenarios"
 class NodeGroup(Record, frozen=True, kw_only=True):
     """``count`` equal nodes. ``reserved_bytes`` is memory no workload may request (system daemons).
 
-    ``swap_bytes`` is swap space for anonymous memory; no workload may request it either.
+    ``swap_bytes`` is swap space for anonymous memory; no workload may request it either. ``kernel`` is the one they
+    have, where that is known.
     """
 
     name: str
     count: int = 1
+    kernel: str = ""
     possible_cpus: int = 4
     ram_bytes: int = 8 << 30
     swap_bytes: int = 0
@@ -86,6 +88,7 @@ class ScenarioNode(Record, frozen=True, kw_only=True):
     group: str
     shape: NodeShape
     allocatable_bytes: int
+    kernel: str = ""
     swap_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
@@ -156,6 +159,7 @@ class Scenario(Record, frozen=True, kw_only=True):
                 group=group.name,
                 shape=group.shape,
                 allocatable_bytes=group.ram_bytes - group.reserved_bytes,
+                kernel=group.kernel,
                 swap_bytes=group.swap_bytes,
                 labels={
                     **group.labels,

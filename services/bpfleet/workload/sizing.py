@@ -93,12 +93,20 @@ def _split_over_cpus(shape: NodeShape, *, total: int) -> int:
 
 
 def _cilium_dynamic(
-    shape: NodeShape, *, default: int, minimum: int, ratio_per_million: int, round_to_cpus: int = 0
+    shape: NodeShape,
+    *,
+    default: int,
+    minimum: int,
+    ratio_per_million: int,
+    round_to_cpus: int = 0,
+    exact: int = 0,
 ) -> int:
-    """Cilium's dynamic map size: a share of RAM split over its five largest tables.
+    """Cilium's dynamic map size: a share of RAM split over its five largest tables; ``exact`` entries where set.
 
     ``round_to_cpus`` 1 rounds up to a multiple of the possible CPUs, as for per-CPU LRU lists.
     """
+    if exact:
+        return min(exact, _CILIUM_ENTRIES_MAX)
     budget_bytes = shape.ram_bytes * ratio_per_million // 1_000_000
     entries = default * budget_bytes // _CILIUM_UNIT_BYTES
     entries = min(max(entries, minimum), _CILIUM_ENTRIES_MAX)

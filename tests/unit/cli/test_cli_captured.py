@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfleet.capture.document import write_document
+from bpfleet.captures.document import write_document
 from bpfleet.cli.main import main
 from tests.captured_hosts import MIB, host
 

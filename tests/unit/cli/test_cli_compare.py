@@ -40,7 +40,8 @@ def test_the_table_shows_the_models_side_by_side(
     assert run("--scenario", scenario, "--kernel", "5.10,6.12") == 0
     out = capsys.readouterr().out
     assert "Three workloads on three nodes" in out
-    assert out.splitlines()[1].split() == ["5.10", "6.12"]
+    assert out.splitlines()[1].startswith("Of 7 replicas on 3 nodes in trouble: ")
+    assert out.splitlines()[3].split() == ["5.10", "6.12", "what", "is", "counted"]
     for label in ("crash-looping", "EPERM", "OOM kills", "First divergence", "seed 3"):
         assert label in out
 
@@ -57,6 +58,8 @@ def test_json_holds_everything_and_is_the_same_twice(
     assert [t["model"] for t in data["totals"]] == ["5.10", "6.12"]
     assert data["first_divergence"]["verdicts"]["5.10"]["errno"] == "EPERM"
     assert data["seed"] == 3
+    assert data["verdict"].startswith("Of 7 replicas")
+    assert all(row["note"] and len(row["values"]) == 2 for row in data["rows"])
 
 
 def test_files_are_written(scenario: Path, tmp_path: Path) -> None:
@@ -312,7 +315,7 @@ def test_a_lost_worker_process_is_one_line() -> None:
     assert err.strip() == "bpfleet: a worker process ended before its work was done"
 
 
-LISTINGS = Path(__file__).parents[1] / "capture" / "listings"
+LISTINGS = Path(__file__).parents[1] / "captures" / "listings"
 
 
 def test_a_listing_from_a_kernel_runs_under_it_on_the_cpus_it_tells(

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from bpfleet.abi.bpf import F_NO_PREALLOC
 from bpfleet.calibrate.containers import host_input, replaced, with_fill
-from bpfleet.capture.document import Cgroup, Document
+from bpfleet.captures.document import Cgroup, Document
 from bpfleet.kernel.profile import PROFILES, profile_named
 from bpfleet.report.answer import (
     Answer,

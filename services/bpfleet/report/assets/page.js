@@ -84,7 +84,7 @@ function niceTop(value) {
 }
 
 // -- summary
-const BAD = new Set(["crash-looping", "EPERM", "ENOMEM", "E2BIG", "OOM kills"]);
+const BAD = new Set(["in trouble", "crash-looping", "OOM-killed", "first ones failed", "restarts failed", "updates refused", "EPERM", "ENOMEM", "E2BIG", "OOM kills"]);
 function modelHead(m) {
   return el("th", {}, m.name, el("span", { class: "kind" }, m.kind), el("span", { class: "kind" }, m.known_by));
 }
@@ -94,10 +94,12 @@ function drawSummary() {
     `${plural(meta.steps, "step")} of ${meta.step_s} s, seed ${meta.seed}. ${MODELS.length > 1 ? `The same operations under ${count(MODELS.length)} models.` : `Under ${MODELS[0]}.`}`;
   drawFates();
   drawIntervals();
+  $("verdict").textContent = DATA.verdict;
   $("findings").replaceChildren(...DATA.findings.map((text) => el("li", {}, text)));
-  table("outcomes", [el("th", {}, ""), ...meta.models.map(modelHead)], DATA.rows.map((row) =>
-    el("tr", {}, el("th", {}, row.label, row.meaning ? el("span", { class: "meaning" }, row.meaning) : null), ...row.values.map((value) =>
-      el("td", { class: cellClass(value, BAD.has(row.label)) }, row.bytes ? bytes(value) : count(value))))));
+  table("outcomes", [el("th", {}, ""), ...meta.models.map(modelHead)], DATA.rows.flatMap((row, i) => [
+    ...(i && DATA.rows[i - 1].section === row.section ? [] : [el("tr", { class: "section" }, el("th", { colspan: meta.models.length + 1, scope: "rowgroup" }, row.section))]),
+    el("tr", {}, el("th", {}, row.label, el("span", { class: "meaning" }, row.note)), ...row.values.map((value) =>
+      el("td", { class: cellClass(value, BAD.has(row.label)) }, row.unit === "bytes" ? bytes(value) : count(value))))]));
   const keys = [...new Set(MODELS.flatMap((m) => Object.keys(DATA.refused[m])))].sort();
   table("refused", [el("th", {}, "call, errno, reason"), ...MODELS.map((m) => el("th", {}, m))], keys.map((key) =>
     el("tr", {}, el("th", {}, key.replaceAll("_", "_\u200b")), ...MODELS.map((m) => {
@@ -110,7 +112,7 @@ function drawIntervals() {
   const found = DATA.repetitions;
   if (!found) return;
   $("intervals-box").hidden = false;
-  const shown = (row, v) => (row.bytes ? bytes(v) : Number(v.toFixed(1)).toLocaleString("en"));
+  const shown = (row, v) => (row.unit === "bytes" ? bytes(v) : Number(v.toFixed(1)).toLocaleString("en"));
   table("intervals", [el("th", {}, `${plural(found.seeds.length, "seed")}`), ...found.models.map((m) => el("th", {}, m))], found.rows.map((row) =>
     el("tr", {}, el("th", {}, row.label), ...row.mean.map((mean, i) => el("td", {}, row.half_width[i] ? `${shown(row, mean)} ± ${shown(row, row.half_width[i])}` : shown(row, mean))))));
 }
@@ -135,6 +137,8 @@ function drawUpgrade() {
   if (!found) return;
   $("upgrade").hidden = false;
   $("upgrade-title").textContent = `The upgrade from ${found.from} to ${found.to}`;
+  $("upgrade-verdict").textContent = found.verdict;
+  $("upgrade-note").textContent = found.note;
   const arrow = ([a, b]) => (a === b ? a : `${a} → ${b}`);
   const badge = (line) => el("span", { class: `pill s-${line.change === "unchanged" ? "ok" : /stops? failing$/.test(line.change) ? "good" : FATES[line.after] || "failed"}` }, line.change);
   const head = ["workload", "nodes", "replicas", "change", "first start", "restart", "memory.max", "raise to"];
