@@ -2,22 +2,18 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 from msgspec.structs import replace as changed
 
+from bpfleet.api.host_kernel import KnownKernels, own_kernel
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
-from bpfleet.captures.document import BtfFacts, Document, is_document, read_document
+from bpfleet.captures.document import Document, is_document, read_document
 from bpfleet.captures.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
-from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
-from bpfleet.kernel.profile_file import profile_from_toml
-from bpfleet.oracle.capture import capture_btf
-from bpfleet.oracle.vmlinux_btf import Struct, Vmlinux
 from bpfleet.progress import progress
 from bpfleet.report.answer import (
     CALIBRATION_HEADS,
@@ -43,8 +39,6 @@ __all__ = ["CapturedOptions", "compare_captures"]
 NEW_FAILURES: Final = "new-failures"
 EXIT_NEW_FAILURES: Final = 1
 _SHOWN_CALIBRATIONS: Final = 20
-# Host BTF profiles by what decides them: hosts of one kernel share one.
-_Profiles = dict[tuple[str, str, bytes], KernelProfile]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +65,7 @@ class CapturedOptions:
 def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
     """The answer for the hosts in ``files``; the exit status."""
     targets = [profile_from(name) for name in options.after]
-    profiles: _Profiles = {}
+    profiles: KnownKernels = {}
     with progress("hosts", len(files)) as advance:
         documents = _documents(files, skip_bad=options.skip_bad)
         cases = (_case(source, document, options, profiles) for source, document in documents)
@@ -101,7 +95,7 @@ def _case(
     source: str,
     document: Document,
     options: CapturedOptions,
-    profiles: _Profiles,
+    profiles: KnownKernels,
 ) -> HostCase:
     before = host_input(document)
     after = before
@@ -115,43 +109,6 @@ def _case(
         after = _replaced(after, text)
     kernel = profile_from(options.before) if options.before else own_kernel(document, profiles)
     return HostCase(source=source, document=document, before=before, after=after, kernel=kernel)
-
-
-def own_kernel_and_text(document: Document) -> tuple[KernelProfile, str]:
-    """The kernel of a document, and the profile file that tells it where a name does not."""
-    host = document.host
-    if "profile" in host.distribution or document.btf is None:
-        return own_kernel(document, {}), host.distribution.get("profile_file", "")
-    text = capture_btf(_vmlinux(document.btf), host.release)
-    return profile_from_toml(text), text
-
-
-def own_kernel(document: Document, known: _Profiles) -> KernelProfile:
-    """The kernel a document was taken on: the nearest known one, with the sizes and changes its BTF shows."""
-    host = document.host
-    if "profile" in host.distribution:
-        if host.distribution.get("profile_file"):
-            return profile_from_toml(host.distribution["profile_file"])
-        return profile_named(host.distribution["profile"])  # an emulated node
-    option = host.boot_options.get("cgroup.memory", "")
-    key = (host.release, option, b"" if document.btf is None else msgspec.json.encode(document.btf))
-    if key not in known:
-        base = nearest_profile(host.release)
-        if document.btf is not None:
-            base = profile_from_toml(capture_btf(_vmlinux(document.btf), host.release))
-        if "nobpf" in option.split(","):
-            variant = profile_named(f"{nearest_profile(host.release).name}:nobpf")
-            base = replace(base, payer=variant.payer)
-        known[key] = base
-    return known[key]
-
-
-def _vmlinux(facts: BtfFacts) -> Vmlinux:
-    structs = {name: Struct(size) for name, size in facts.structs.items()}
-    for path, length in facts.members.items():
-        name, _, member = path.partition(".")
-        structs.setdefault(name, Struct(0)).members[member] = length
-    return Vmlinux(structs, dict.fromkeys(facts.map_types, 0))
 
 
 def _replaced(host: HostInput, text: str) -> HostInput:

@@ -22,7 +22,6 @@ from bpfleet.cli.inputs import (
     default_jobs,
     kernels_option,
     read_listings,
-    read_scenario,
     tell_kernels,
     with_inventories,
     with_limits,
@@ -39,6 +38,7 @@ from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
 from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
+from bpfleet.report.scenario_file import read_scenario
 from bpfleet.report.sections import study
 from bpfleet.report.summary import (
     divergence_lines,
@@ -537,6 +537,7 @@ def _print(results: Sequence[Comparison]) -> None:
         ("", *result.models, "what is counted"),
         table_lines(result, cells),
         texts=("what is counted",),
+        notes="what is counted",
     )
     out.print()
     _print_divergences(result)
@@ -623,6 +624,7 @@ def _print_upgrade(
         (_upgrade_row(line) for line in lines),
         numbers_from=2,
         texts=("change", "before", "after", "first start", "restart"),
+        keys=2,
     )  # fmt: skip
     out.print()
     out.print(

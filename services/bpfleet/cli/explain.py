@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import click
 
+from bpfleet.api.host_kernel import own_kernel
 from bpfleet.captures.charges import about_process
 from bpfleet.cli.capture import this_host
-from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.output import print_json, print_sureness
 from bpfleet.cli.remote import agent, agent_options

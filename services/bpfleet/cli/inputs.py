@@ -10,20 +10,18 @@ from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
-from bpfleet.captures.listings import Listing, read_listing
+from bpfleet.captures.listings import Listing, listing_name, read_listing
 from bpfleet.kernel.profile import profile_named, says
 from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
 from bpfleet.report.models import OWN
-from bpfleet.report.scenario_file import read_text, scenario_from_file
+from bpfleet.report.scenario_file import read_text
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import parse_bytes, parse_limit
 from bpfleet.workload.scenario import (
     NodeGroup,
     Scenario,
-    builtin_scenario,
-    builtin_scenarios,
 )
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
@@ -38,7 +36,6 @@ __all__ = [
     "kernel_option",
     "kernels_option",
     "read_listings",
-    "read_scenario",
     "read_text",
     "tell_kernels",
     "with_inventories",
@@ -179,17 +176,6 @@ class OutputFolder(click.Path):
 def default_jobs() -> int:
     """As many worker processes as this process may use CPUs."""
     return len(os.sched_getaffinity(0))
-
-
-def read_scenario(name: str) -> Scenario:
-    """A built-in scenario by name, or the one in a TOML file. Raises ``SpecError``, ``OSError``."""
-    if name in builtin_scenarios():
-        return builtin_scenario(name)
-    path = Path(name)
-    if not path.exists() and path.suffix != ".toml":
-        remedy = advice(name, builtin_scenarios())
-        raise SpecError("--scenario", "", name, "neither a built-in scenario nor a file", remedy)
-    return scenario_from_file(path)
 
 
 def read_listings(paths: Iterable[Path]) -> tuple[Listing, ...]:
@@ -369,9 +355,7 @@ def _listed_files(path: Path) -> list[Path] | None:
 
 def _name_of(path: Path, taken: list[str]) -> str:
     """A workload name from a file name; numbered where two files would share it."""
-    kept = [c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()]
-    name = "".join(kept).strip("-")[:50] or "host"
-    name = name.strip("-")
+    name = listing_name(path.stem)
     if name not in taken:
         return name
     return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)

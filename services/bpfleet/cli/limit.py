@@ -1,43 +1,21 @@
 """``bpfleet limit``: the memory.max and RLIMIT_MEMLOCK to set, ready to paste."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import click
 
-from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.calibrate.containers import host_input
-from bpfleet.captures.document import is_document, read_document
-from bpfleet.cli.captured import own_kernel
-from bpfleet.cli.inputs import Size, cpus_of_listings, kernels_option, read_listings, read_scenario
+from bpfleet.api.limits import CPUS, KERNEL, limits_of, limits_of_scenario
+from bpfleet.cli.inputs import Size, kernels_option
 from bpfleet.cli.listing import BYTES, Column, Rows, listing
-from bpfleet.near import advice
-from bpfleet.report.answer import HostCase, answer_for
-from bpfleet.report.limit_rows import (
-    LIMIT_FORMS,
-    LimitRow,
-    limit_text,
-    rows_of_advice,
-    rows_of_answer,
-)
-from bpfleet.report.limits import LimitTask, advise, limit_tasks
-from bpfleet.runtime.profiles import profile_from
-from bpfleet.workload.catalogue import applications
+from bpfleet.report.limit_rows import LIMIT_FORMS, LimitRow, limit_text
+from bpfleet.report.scenario_file import read_scenario
 from bpfleet.workload.codec import to_data
-from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
-from bpfleet.workload.resolve import resolve
-from bpfleet.workload.scenario import Scenario
-from bpfleet.workload.spec import CPUS_MAX, Inventory, NodeShape, WorkloadSpec
+from bpfleet.workload.spec import CPUS_MAX
 
-__all__ = ["LIMIT_COLUMNS", "command", "rows_of_inventory"]
-
-_CPUS: Final = 16
-_KERNEL: Final = "6.12"
-_STEPS: Final = 20
-_STEP_NS: Final = 5_000_000_000
+__all__ = ["LIMIT_COLUMNS", "command"]
 
 
 def _max(value: int | None) -> str:
@@ -68,8 +46,8 @@ LIMIT_COLUMNS: Final = (
 
 @click.command("limit")
 @click.argument("what", nargs=-1, metavar="APPLICATION|FILE|NAME...")
-@kernels_option(f"[default: {_KERNEL}; for a capture its own]")
-@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), help=f"Possible CPUs [default: {_CPUS}].")
+@kernels_option(f"[default: {KERNEL}; for a capture its own]")
+@click.option("--cpus", type=click.IntRange(1, CPUS_MAX), help=f"Possible CPUs [default: {CPUS}].")
 @click.option("--ram", type=Size(), default="64G", show_default=True, help="Memory of the host.")
 @click.option(
     "--heap", type=Size(), help="Peak of the process's own memory, instead of the catalogue's."
@@ -102,103 +80,16 @@ def command(
       bpfleet limit here.json -o systemd
       bpfleet limit --scenario mixed-fleet -o wide
     """
-    chosen = kernels or (_KERNEL,)
     rows: list[LimitRow] = []
     if scenario is not None:
-        rows += _of_scenario(read_scenario(scenario), what, chosen)
+        rows += limits_of_scenario(read_scenario(scenario), what, kernels)
     elif not what:
         raise click.UsageError("name an application, a capture or a listing, or give --scenario")
     for each in () if scenario is not None else what:
-        rows += _of(each, kernels, chosen, cpus, ram, heap)
+        for found in limits_of(each, kernels, cpus=cpus, ram_bytes=ram, heap_bytes=heap):
+            if isinstance(found, str):
+                click.echo(found, err=True)
+            else:
+                rows.append(found)
     sure = dict.fromkeys(f"{row.kernel}: {row.confidence}" for row in rows)
     return Rows(rows=rows, below="\n".join(sure))
-
-
-def _of(
-    what: str,
-    kernels: Sequence[str],
-    chosen: Sequence[str],
-    cpus: int | None,
-    ram: int,
-    heap: int | None,
-) -> Iterator[LimitRow]:
-    """The rows of one argument: a file if there is one of that name, else an application."""
-    path = Path(what)
-    if path.is_file():
-        if is_document(path.read_bytes()):
-            yield from _of_capture(path, kernels)
-            return
-        (listing,) = read_listings([path])
-        cpus = cpus_of_listings([listing], cpus) or _CPUS
-        if heap is None:
-            click.echo("a listing does not tell the heap: 0 is assumed; --heap sets it", err=True)
-        inventory = listing.inventory
-        workload = WorkloadSpec(
-            name=inventory.name,
-            inventory=inventory,
-            user_memory_bytes=heap or 0,
-            memlock_bytes=RLIM_INFINITY,
-        )
-        source = "heap as given" if heap is not None else "heap not counted"
-    elif what in applications():
-        workload = WorkloadSpec(
-            name=what, application=what, user_memory_bytes=heap, memlock_bytes=RLIM_INFINITY
-        )
-        source = "heap as given" if heap is not None else "heap of the catalogue"
-    else:
-        raise SpecError(
-            "limit",
-            "",
-            what,
-            "neither a file nor an application",
-            advice(what, applications()),
-        )
-    shape = NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram)
-    for kernel in chosen:
-        yield from _alone(workload, kernel, shape, source)
-
-
-def rows_of_inventory(inventory: Inventory, kernel: str, shape: NodeShape) -> tuple[LimitRow, ...]:
-    """The limits of what an application or a listing creates, alone on a host."""
-    workload = WorkloadSpec(name=inventory.name, inventory=inventory, memlock_bytes=RLIM_INFINITY)
-    known = inventory.user_memory_bytes > 0
-    return _alone(workload, kernel, shape, "heap of the catalogue" if known else "heap not counted")
-
-
-def _alone(
-    workload: WorkloadSpec, kernel: str, shape: NodeShape, heap_source: str
-) -> tuple[LimitRow, ...]:
-    task = LimitTask(
-        model=kernel,
-        shape=shape,
-        group="host",
-        spec=resolve(workload, 0, "host", shape, seed=1),
-        steps=_STEPS,
-        step_ns=_STEP_NS,
-    )
-    return _rows(task, heap_source)
-
-
-def _rows(task: LimitTask, heap_source: str) -> tuple[LimitRow, ...]:
-    return rows_of_advice(advise(task), heap_source=heap_source)
-
-
-def _of_scenario(
-    scenario: Scenario, names: Sequence[str], kernels: Sequence[str]
-) -> Iterator[LimitRow]:
-    known = [workload.name for workload in scenario.workloads]
-    for name in names:
-        if name not in known:
-            raise SpecError("--scenario", "", name, "no such workload", advice(name, known))
-    for kernel in kernels:
-        for task in limit_tasks(scenario, kernel):
-            if not names or task.spec.workload.name in names:
-                yield from _rows(task, "heap of the scenario")
-
-
-def _of_capture(path: Path, kernels: Sequence[str]) -> tuple[LimitRow, ...]:
-    document = read_document(path.read_bytes(), str(path))
-    host, kernel = host_input(document), own_kernel(document, {})
-    case = HostCase(source=str(path), document=document, before=host, after=host, kernel=kernel)
-    targets = [profile_from(name) for name in kernels] or [kernel]
-    return rows_of_answer(answer_for([case], targets))

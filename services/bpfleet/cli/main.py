@@ -9,11 +9,11 @@ from typing import Final
 
 import click
 
-from bpfleet import __version__
 from bpfleet.cli.settings import choose_context
 from bpfleet.endings import EXIT_TERMINATED, Terminated, terminable
 from bpfleet.near import nearest, unknown
 from bpfleet.report.workers import WorkerLost
+from bpfleet.version import __version__
 from bpfleet.workload.errors import SpecError
 
 __all__ = ["cli", "main"]

@@ -7,10 +7,11 @@ from typing import Final
 
 import click
 
-from bpfleet.cli.inputs import OutputFile, read_scenario, tell_kernels
+from bpfleet.cli.inputs import OutputFile, tell_kernels
 from bpfleet.cli.listing import COUNT, Column, listing
 from bpfleet.cli.output import console, print_json, print_table, write_file
 from bpfleet.report.placing import place
+from bpfleet.report.scenario_file import read_scenario
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.codec import to_data
 from bpfleet.workload.quantity import counted, format_bytes

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from bpfleet.abi.bpf import MapType
+from bpfleet.api.limits import limits_of_inventory
 from bpfleet.cli.inputs import (
     Size,
     application_options,
@@ -17,7 +18,7 @@ from bpfleet.cli.inputs import (
     kernels_option,
     read_listings,
 )
-from bpfleet.cli.limit import LIMIT_COLUMNS, rows_of_inventory
+from bpfleet.cli.limit import LIMIT_COLUMNS
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing, rows_text
 from bpfleet.cli.map_attributes import MapTypeName, map_options
 from bpfleet.cli.output import sureness_text
@@ -206,7 +207,7 @@ def _inventories(
         row
         for inventory in found
         for name in kernels
-        for row in rows_of_inventory(inventory, name, shape)
+        for row in limits_of_inventory(inventory, name, shape)
     ]
     sizes = {
         name: [s for inventory in found for s in size_of_inventory(inventory, profile, cpus)]

@@ -106,7 +106,7 @@ class Column:
 class Layout(NamedTuple):
     """Lines of a table, with how many of them are its head, and the heads of columns that had no room.
 
-    A table may come in several blocks, each with the first column.
+    A table may come in several blocks, each with its first columns.
     """
 
     blocks: tuple[tuple[int, tuple[str, ...]], ...]
@@ -126,11 +126,12 @@ def lay_out(
     *,
     width: int | None,
     headers: bool = True,
+    keys: int = 1,
 ) -> Layout:
     """Places ``cells``, rows by columns, in at most ``width`` cells a line. A row of one cell is a heading.
 
-    Heads fold first; then text shrinks or folds; then columns are left out; then what is left comes in blocks. Only a
-    first column and a number that have no room side by side are wider.
+    Heads fold first; then text shrinks or folds; then columns are left out; then what is left comes in blocks, each
+    with the first ``keys`` columns. Only keys and a number that have no room side by side are wider.
     """
     shown = list(range(len(columns)))
     if width is None:
@@ -151,7 +152,7 @@ def lay_out(
             min(floor, _TEXT_CELLS_MIN) if _gives(columns[n]) else floor
             for n, floor in enumerate(floors)
         ]
-    groups = _groups(shown, least, width)
+    groups = _groups(shown, least, width, keys)
     blocks = (
         _block(columns, cells, group, width, headers=headers, least=least) for group in groups
     )
@@ -173,12 +174,12 @@ def _sum(widths: Iterator[int] | Sequence[int]) -> int:
     return sum(each) + len(_GAP) * max(0, len(each) - 1)
 
 
-def _groups(shown: Sequence[int], least: Sequence[int], width: int) -> list[list[int]]:
-    """Columns by block: all in one where they fit, else each block begins with the first column."""
-    groups = [list(shown[:1])]
-    for number in shown[1:]:
-        if _sum(least[n] for n in (*groups[-1], number)) > width and len(groups[-1]) > 1:
-            groups.append(list(shown[:1]))
+def _groups(shown: Sequence[int], least: Sequence[int], width: int, keys: int) -> list[list[int]]:
+    """Columns by block: all in one where they fit, else each block begins with the keys."""
+    groups = [list(shown[:keys])]
+    for number in shown[keys:]:
+        if _sum(least[n] for n in (*groups[-1], number)) > width and len(groups[-1]) > keys:
+            groups.append(list(shown[:keys]))
         groups[-1].append(number)
     return groups
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import click
 
-import bpfleet
 from bpfleet.coordinator.config import CoordinatorSettings, Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.live.server import LivePage
@@ -47,6 +46,7 @@ from bpfleet.rpc.tokens import Tokens
 from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from bpfleet.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+from bpfleet.version import __version__
 from bpfleet.workload.quantity import format_bytes, parse_bytes
 
 SERVICES = ("bpfleet.v1.FleetService", "bpfleet.v1.RegistryService")
@@ -203,7 +203,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     metavar="NAME,...",
     help="Names that the live page and the metrics answer to, besides addresses and this host's own.",
 )
-@click.version_option(bpfleet.__version__)
+@click.version_option(__version__)
 @server_flags
 # Any: values of many options, named in the decorators above.
 def main(**options: Any) -> None:

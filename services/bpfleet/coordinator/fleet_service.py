@@ -10,7 +10,6 @@ from google.protobuf.message import Message
 from grpc import aio
 from msgspec.structs import replace
 
-import bpfleet
 from bpfleet.coordinator.fields import node_fields, workload_fields
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.commands import (
@@ -41,6 +40,7 @@ from bpfleet.rpc.workloads import spec_message, spec_record
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
+from bpfleet.version import __version__
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import REPLICAS_MAX, WorkloadSpec
 
@@ -407,7 +407,7 @@ class FleetServicer(FleetServiceServicer):
                 store=coordinator.store.name,
                 store_available=coordinator.store_available,
                 policy=POLICIES.message(coordinator.fleet.policy),
-                version=bpfleet.__version__,
+                version=__version__,
             )
 
     @_read

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import click
 
-from bpfleet import __version__
 from bpfleet.kernel import KernelProfile
 from bpfleet.node_agent.config import AgentSettings
 from bpfleet.node_agent.node import NodeBoot
@@ -26,6 +25,7 @@ from bpfleet.rpc.options import (
 from bpfleet.rpc.server import ListenError, SettingsError
 from bpfleet.rpc.tracing import start_tracing
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.version import __version__
 from bpfleet.workload.quantity import parse_bytes
 
 __all__ = ["main"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from bpfleet import __version__
 from bpfleet.kernel.profile import KernelProfile, compared_models
 from bpfleet.report.fate import Fate, fate_of
 from bpfleet.report.lockstep import run_node
@@ -15,6 +14,7 @@ from bpfleet.report.placing import NodePlan, Placement, place
 from bpfleet.report.results import SUCCESS, Divergence, ModelOnNode, NodeResult
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.workers import Mapper, workers
+from bpfleet.version import __version__
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import Scenario
 

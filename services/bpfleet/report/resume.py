@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bpfleet import __version__
 from bpfleet.report.models import kernels_of
 from bpfleet.report.results import NodeResult
+from bpfleet.version import __version__
 from bpfleet.workload.codec import from_data, to_data
 from bpfleet.workload.scenario import Scenario
 

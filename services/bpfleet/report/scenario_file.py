@@ -12,10 +12,10 @@ from bpfleet.near import advice
 from bpfleet.plain import toml_table
 from bpfleet.workload.codec import from_data, to_data
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.scenario import Scenario
+from bpfleet.workload.scenario import Scenario, builtin_scenario, builtin_scenarios
 from bpfleet.workload.scenario_schema import FILE_FIELDS
 
-__all__ = ["read_text", "scenario_from_file"]
+__all__ = ["read_scenario", "read_text", "scenario_from_file"]
 
 # TOML and JSON values of any type.
 Plain = Any
@@ -23,6 +23,17 @@ Plain = Any
 _LISTING: Final = "listing"
 _CAPTURE: Final = "capture"
 _CONTAINER: Final = "container"
+
+
+def read_scenario(name: str) -> Scenario:
+    """A built-in scenario by name, or the one in a TOML file. Raises ``SpecError``, ``OSError``."""
+    if name in builtin_scenarios():
+        return builtin_scenario(name)
+    path = Path(name)
+    if not path.exists() and path.suffix != ".toml":
+        remedy = advice(name, builtin_scenarios())
+        raise SpecError("scenario", "", name, "neither a built-in scenario nor a file", remedy)
+    return scenario_from_file(path)
 
 
 def scenario_from_file(path: Path) -> Scenario:

@@ -184,7 +184,7 @@ def test_results_of_another_run_are_not_taken_up(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--scenario", "nope"], "--scenario = 'nope': neither a built-in scenario nor a file"),
+        (["--scenario", "nope"], "scenario = 'nope': neither a built-in scenario nor a file"),
         (["--scenario", "nope.toml"], "nope.toml: No such file"),
         (["--kernel", "9.99"], "9.99"),
         (["--kernel", "6.12,6.12"], "name each model once"),

@@ -4,10 +4,10 @@ import pytest
 from msgspec.structs import replace
 from sample_fleet import small_scenario
 
-from bpfleet.cli.inputs import read_scenario
 from bpfleet.report.compare import Comparison, compare
 from bpfleet.report.fate import Fate, fate_of
 from bpfleet.report.limits import advise_all
+from bpfleet.report.scenario_file import read_scenario
 from bpfleet.report.upgrade import (
     UpgradeChange,
     UpgradeLine,
