@@ -90,8 +90,8 @@ class _Outputs:
     help="Built-in name or TOML file.",
 )
 @kernels_option(
-    f"; `own` is what the scenario's node pools have [default: {','.join(DEFAULT_MODELS)}, with `own` before them"
-    " where pools say their kernel]"
+    f"[default: {','.join(DEFAULT_MODELS)}, with `own` before them where pools say their kernel]",
+    note="; `own` is what the scenario's node pools have",
 )
 @click.option(
     "--from",

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
 from bpfleet.captures.listings import Listing, listing_name, read_listing
-from bpfleet.kernel.profile import profile_named, says
+from bpfleet.cli.completion import names
+from bpfleet.kernel.profile import PROFILES, profile_named, says
 from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
 from bpfleet.report.models import OWN
@@ -65,15 +66,16 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
-def kernels_option(default: str) -> Callable[[Command], Command]:
+def kernels_option(default: str, *, note: str = "") -> Callable[[Command], Command]:
     """Adds ``--kernel`` for one or several kernels, given as ``kernels`` in the order they were named."""
     return click.option(
         "--kernel",
         "kernels",
         multiple=True,
         callback=_kernels,
+        shell_complete=names(lambda: PROFILES),
         metavar="KERNEL,...",
-        help=f"Kernels by name, uname -r or profile file; commas or repeated {default}.",
+        help=f"Kernels by name, uname -r or profile file; commas or repeated{note} {default}.",
     )
 
 
@@ -111,6 +113,8 @@ def kernel_option(default: str | None = "6.12") -> Callable[[Command], Command]:
         "--kernel",
         default=default,
         show_default=True,
+        shell_complete=names(lambda: PROFILES),
+        metavar="KERNEL",
         help="Kernel by name, uname -r or profile file.",
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from bpfleet.cli.settings import choose_context
 from bpfleet.endings import EXIT_TERMINATED, Terminated, terminable
@@ -55,6 +56,8 @@ _COMMANDS: Final = {
     "incident": ("bpfleet.cli.incident", "Real incidents, replayed under each model."),
     "explain": ("bpfleet.cli.explain", "What an error message or errno means."),
     "sim": ("bpfleet.sim.__main__:main", "Simulated fleets, badly treated, under many seeds."),
+    "config": ("bpfleet.cli.config", "The configuration file: servers and habits by context."),
+    "completion": ("bpfleet.cli.completion", "Completion for bash, zsh and fish."),
     "load": ("bpfleet.cli.load", "Run the load test: Locust with bpfleet's users."),
 }
 
@@ -72,6 +75,15 @@ class _LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), name or "command")
         assert isinstance(command, click.Command), cmd_name
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table above, as in the help."""
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands from the table above: asking each module would import them all."""

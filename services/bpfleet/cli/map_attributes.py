@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from bpfleet.abi import bpf
 from bpfleet.abi.bpf import MapType
@@ -42,6 +43,12 @@ class MapTypeName(click.ParamType):  # type: ignore[type-arg]  # generic from cl
                 unknown("map type", str(value), TYPES, more="docs/map-costs.md has all"), param, ctx
             )
         return found
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The types as bpftool spells them."""
+        return [CompletionItem(name) for name in TYPES if name.startswith(incomplete)]
 
 
 class MapFlags(click.ParamType):  # type: ignore[type-arg]  # as above

@@ -11,6 +11,7 @@ import click
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.api.limits import limits_of_inventory
+from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import (
     Size,
     application_options,
@@ -26,7 +27,7 @@ from bpfleet.cli.table import output_width
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
-from bpfleet.workload.catalogue import inventory_for
+from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.codec import to_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
@@ -42,7 +43,11 @@ EXIT_REFUSED: Final = 1
 @click.command("size")
 @click.argument("map_type", metavar="[TYPE]", type=MapTypeName(), required=False)
 @map_options
-@click.option("--app", help="An application of the catalogue instead of TYPE.")
+@click.option(
+    "--app",
+    shell_complete=names(applications),
+    help="An application of the catalogue instead of TYPE.",
+)
 @click.option("--option", "options", multiple=True, metavar="NAME=N", help="Option of the --app.")
 @click.option(
     "--inventory",
