@@ -15,6 +15,7 @@ from bpfleet.captures.collect import uses_bpf
 from bpfleet.captures.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
+    Limit,
     OutputFile,
     OutputFolder,
     Size,
@@ -139,7 +140,7 @@ class _Outputs:
     multiple=True,
     help="With --from-kubectl: JSON of a query for container_memory_* or cilium_bpf_map_pressure.",
 )
-@click.option("--memory-limit", type=Size(), help="memory.max of each --inventory workload.")
+@click.option("--memory-limit", type=Limit(), help="memory.max of each --inventory workload.")
 @click.option(
     "--memlock",
     type=Size(),

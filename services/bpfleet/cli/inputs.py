@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 from msgspec.structs import replace
 
-from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
 from bpfleet.captures.listings import Listing, listing_name, read_listing
 from bpfleet.cli.completion import names
@@ -27,6 +27,7 @@ from bpfleet.workload.scenario import (
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
 __all__ = [
+    "Limit",
     "OutputFile",
     "OutputFolder",
     "Size",
@@ -88,6 +89,8 @@ def _kernels(
             "'': no kernel is named; leave the option out or name one", context, option
         )
     for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"{name} is named twice; name each once", context, option)
         _check_kernel(name, context, option)
     return names
 
@@ -132,6 +135,23 @@ def _application_option(text: str) -> tuple[str, int]:
         raise click.BadParameter(
             f"{text!r}: write NAME=N, such as pods=20", param_hint="--option"
         ) from None
+
+
+class Limit(Size):
+    """A limit of a container: a size that something fits into, or ``unlimited``."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Bytes. Under less than a page not even a process starts."""
+        size_bytes = super().convert(value, param, ctx)
+        if size_bytes < PAGE_SIZE:
+            self.fail(
+                f"{value}: no process starts under less than a page (4K); use max for no limit",
+                param,
+                ctx,
+            )
+        return size_bytes
 
 
 class OutputFile(click.Path):

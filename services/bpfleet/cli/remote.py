@@ -75,6 +75,12 @@ def _options(
         values = context.params
         token_file, ca_file = values.pop("token_file", None), values.pop("tls_ca", None)
         certificate, key = values.pop("tls_cert", None), values.pop("tls_key", None)
+        if (certificate or key) and not ca_file:
+            raise click.BadParameter(
+                "needs --tls-ca, which switches TLS on",
+                context,
+                param_hint="--tls-cert" if certificate else "--tls-key",
+            )
         target, *others = targets.split(",") if flag == "--coordinator" else [targets]
         try:
             return _Servers(

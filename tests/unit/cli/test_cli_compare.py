@@ -187,7 +187,7 @@ def test_results_of_another_run_are_not_taken_up(
         (["--scenario", "nope"], "scenario = 'nope': neither a built-in scenario nor a file"),
         (["--scenario", "nope.toml"], "nope.toml: No such file"),
         (["--kernel", "9.99"], "9.99"),
-        (["--kernel", "6.12,6.12"], "name each model once"),
+        (["--kernel", "6.12,6.12"], "6.12 is named twice"),
         (["--limits", "nobody=1G"], "--limits: nobody: no such workload; use one of bpftrace"),
         (["--limits", "cilium=5 apples"], "--limits: cilium = '5 apples': not a size"),
         (["--repetitions", "0"], "repetitions = 0: out of range"),
