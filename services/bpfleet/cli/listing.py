@@ -4,6 +4,8 @@ import csv
 import io
 import operator
 import re
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +33,15 @@ __all__ = [
     "Unit",
     "listing",
     "print_rows",
+    "refreshing",
     "rows_text",
     "watchable",
 ]
 
 FORMATS: Final = ("table", "wide", "json", "yaml", "csv", "name")
 WATCH_SECONDS: Final = 2.0
+# The head, the line below, and the cursor.
+_LINES_AROUND: Final = 4
 _FILTER: Final = re.compile(r"([^=<>]+)(>=|<=|=|<|>)(.*)", re.DOTALL)
 _COMPARED: Final[dict[str, Callable[[Any, Any], bool]]] = {
     ">": operator.gt,
@@ -74,10 +79,13 @@ def listing(
     data: Callable[[Row], Plain] = message_data,
     name: Callable[[Row], str] | None = None,
     forms: Mapping[str, Callable[[Sequence[Row]], str]] = _NO_FORMS,
+    screenful: bool = False,
+    largest_first: bool = False,
 ) -> Callable[[Callable[..., Iterable[Row] | Rows]], Callable[..., int]]:
     """Makes a command of a view that returns rows: adds ``-o``, ``--json``, ``--no-headers``, ``--bytes``,
     ``--sort-by``, ``--reverse`` and ``--filter``. ``data`` is a row for JSON; ``name`` is what ``-o name`` prints, by
-    default the first column. ``forms`` are more texts that ``-o`` can print.
+    default the first column. ``forms`` are more texts that ``-o`` can print. ``screenful`` prints no more
+    rows than a terminal has lines; ``largest_first`` turns the order of ``--sort-by`` round.
     """
     heads = ", ".join(_spelled(column.head) for column in columns)
 
@@ -105,6 +113,7 @@ def listing(
             metavar="COLUMN=TEXT",
             help="Rows whose column contains this text, or whose number passes (COLUMN>100M); repeatable.",
         )
+        @click.option("--rows", "rows_max", type=click.IntRange(1), help="At most this many rows.")
         @wraps(view)
         # Any: the options of the command it wraps.
         def command(
@@ -116,6 +125,7 @@ def listing(
             sort_by: str | None,
             reverse: bool,
             wanted: tuple[str, ...],
+            rows_max: int | None,
             **options: Any,
         ) -> int:
             if columns:
@@ -131,9 +141,13 @@ def listing(
             rows = [row for row in whole.rows if all(test(row) for test in tests)]
             if sort_by is not None:
                 column = _column(shown, sort_by, "--sort-by")
-                rows.sort(key=lambda row: _sort_key(column.value(row)))
+                rows.sort(key=lambda row: _sort_key(column.value(row)), reverse=largest_first)
             if reverse:
                 rows.reverse()
+            if rows_max is not None:
+                rows = rows[:rows_max]
+            elif screenful and sys.stdout.isatty():
+                rows = rows[: max(1, shutil.get_terminal_size().lines - _LINES_AROUND)]
             chosen = form or ("json" if as_json else setting("output") or "table")
             if chosen in forms:
                 click.echo(forms[chosen](rows), nl=False)
@@ -262,6 +276,31 @@ def _csv(rows: Sequence[Row], columns: Sequence[Column], *, headers: bool) -> st
         writer.writerow([column.key for column in columns])
     writer.writerows([column.value(row) for column in columns] for row in rows)
     return text.getvalue()
+
+
+def refreshing(view: Callable[..., Any]) -> Callable[..., None]:
+    """Makes a command print again and again what is, as top does; ``--once`` ends it after the first time."""
+
+    @click.option("--once", is_flag=True, help="Print once and end.")
+    @click.option(
+        "--interval",
+        type=click.FloatRange(0.1, 3600),
+        default=WATCH_SECONDS,
+        show_default=True,
+        help="Seconds between two refreshes.",
+    )
+    @wraps(view)
+    # Any: the options of the command it wraps.
+    def again(*, once: bool, interval: float, **options: Any) -> None:
+        if not once:
+            click.clear()
+        view(**options)
+        while not once:
+            time.sleep(interval)
+            click.clear()
+            view(**options)
+
+    return again
 
 
 def watchable(view: Callable[..., Any]) -> Callable[..., None]:

@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "application": ("bpfleet.cli.application", "Real programs whose maps are known."),
     "limit": ("bpfleet.cli.limit", "The memory.max and RLIMIT_MEMLOCK to set, ready to paste."),
     "node": ("bpfleet.cli.node", "The emulated nodes of one agent."),
+    "top": ("bpfleet.cli.top", "Nodes, cgroups and maps by what they use, refreshed."),
     "process": ("bpfleet.cli.process", "Processes of a node."),
     "map": ("bpfleet.cli.map", "BPF maps of a node."),
     "cgroup": ("bpfleet.cli.cgroup", "The cgroup v2 tree of a node."),
