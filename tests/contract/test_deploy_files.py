@@ -157,6 +157,28 @@ def test_the_stack_keeps_secrets_in_secrets_and_updates_coordinators_one_by_one(
             assert "PASSWORD" not in variable or value.startswith("/run/secrets/")
 
 
+def test_in_the_stack_each_part_has_the_token_of_its_role_and_no_other() -> None:
+    stack = yaml.safe_load((DEPLOY / "swarm" / "stack.yml").read_text())
+    tokens = {
+        name: {each["source"] for each in service["secrets"] if each["source"].endswith("-token")}
+        for name, service in stack["services"].items()
+    }
+    given = {"operator-token", "user-token", "agent-token"}
+    assert {name: held for name, held in tokens.items() if not name.startswith("agent-")} == {
+        "redis": set(),
+        "coordinator": given,
+        "locust": {"user-token"},
+        "locust-worker": {"user-token"},
+    }
+    agents = [held for name, held in tokens.items() if name.startswith("agent-")]
+    assert agents == [given - {"operator-token"}] * 5
+    for name, service in stack["services"].items():
+        files = [v for k, v in service.get("environment", {}).items() if k.endswith("TOKEN_FILE")]
+        assert {Path(file).name for file in files} == tokens[name], name
+    script = (DEPLOY / "swarm" / "secrets.sh").read_text()
+    assert 'roles="operator user agent"' in script
+
+
 def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "fleet.json").read_text())
     cells: set[tuple[int, int]] = set()

@@ -28,7 +28,13 @@ from bpfleet.cli.inputs import (
     with_limits,
 )
 from bpfleet.cli.kubernetes import from_kubectl, print_seen
-from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
+from bpfleet.cli.output import (
+    console,
+    print_json,
+    print_sureness,
+    print_table,
+    write_file,
+)
 from bpfleet.progress import progress, waiting
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.findings import verdict
@@ -40,7 +46,7 @@ from bpfleet.report.repeat import interval_cells, intervals_data, repeat
 from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.scenario_file import read_scenario
-from bpfleet.report.sections import study
+from bpfleet.report.sections import limits_of_workloads, study
 from bpfleet.report.summary import (
     divergence_lines,
     rows_data,
@@ -56,9 +62,11 @@ from bpfleet.report.upgrade import (
     upgrade_data,
     upgrade_lines,
     upgrade_markdown,
+    upgrade_verdict,
     with_rollouts,
 )
 from bpfleet.report.workers import workers
+from bpfleet.workload.codec import to_data
 from bpfleet.workload.quantity import counted, format_bytes
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import CPUS_MAX, NodeShape
@@ -93,6 +101,7 @@ class _Outputs:
 @kernels_option(
     f"[default: {','.join(DEFAULT_MODELS)}, with `own` before them where pools say their kernel]",
     note="; `own` is what the scenario's node pools have",
+    also=(OWN,),
 )
 @click.option(
     "--from",
@@ -327,10 +336,15 @@ def command(
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )
+    limits_found: list[LimitRow] = []
+    if as_json or markdown_file is not None:
+        with waiting("limits"):
+            limits_found = limits_of_workloads(scenario, results[0], jobs=processes)
     if as_json:
         data = {
             "verdict": verdict(results[0]),
             "rows": rows_data(results[0]),
+            "limits": to_data(limits_found),
             **as_plain(results[0]),
         }
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
@@ -339,7 +353,7 @@ def command(
         if cluster is not None:
             print_seen(cluster, results[0])
         print_sureness(results[0].kernels)
-    _write_files(scenario, results, processes, outputs)
+    _write_files(scenario, results, processes, outputs, limits=limits_found)
     return 0
 
 
@@ -597,7 +611,7 @@ def _upgrade(
     if outputs.as_json:
         print_json(answer)
     else:
-        _print_upgrade(result, lines, answer["verdict"], before, after)
+        _print_upgrade(result, lines, before, after)
     _write_files(
         scenario,
         [result],
@@ -610,13 +624,13 @@ def _upgrade(
 
 
 def _print_upgrade(
-    result: Comparison, lines: Sequence[UpgradeLine], verdict: str, before: str, after: str
+    result: Comparison, lines: Sequence[UpgradeLine], before: str, after: str
 ) -> None:
     out = console()
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
     )
-    out.print(verdict, markup=False)
+    out.print(upgrade_verdict(result, before, after), markup=False)
     out.print(ROLLOUT_NOTE, markup=False, style="dim")
     out.print()
     print_table(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,8 @@ from bpfleet.cli.completion import names
 from bpfleet.kernel.profile import PROFILES, profile_named, says
 from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
+from bpfleet.plugins import PROFILES as PLUGINS
+from bpfleet.plugins import plugin_names
 from bpfleet.report.models import OWN
 from bpfleet.report.scenario_file import read_text
 from bpfleet.runtime.profiles import profile_from
@@ -67,21 +70,26 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
-def kernels_option(default: str, *, note: str = "") -> Callable[[Command], Command]:
-    """Adds ``--kernel`` for one or several kernels, given as ``kernels`` in the order they were named."""
+def kernels_option(
+    default: str, *, note: str = "", also: Sequence[str] = ()
+) -> Callable[[Command], Command]:
+    """Adds ``--kernel`` for one or several kernels, given as ``kernels`` in the order they were named.
+
+    ``also`` are words that are taken beside names of kernels, ``note`` says what they are.
+    """
     return click.option(
         "--kernel",
         "kernels",
         multiple=True,
-        callback=_kernels,
-        shell_complete=names(lambda: PROFILES),
+        callback=partial(_kernels, also),
+        shell_complete=names(lambda: (*PROFILES, *plugin_names(PLUGINS), *also)),
         metavar="KERNEL,...",
         help=f"Kernels by name, uname -r or profile file; commas or repeated{note} {default}.",
     )
 
 
 def _kernels(
-    context: click.Context, option: click.Parameter, texts: Sequence[str]
+    also: Sequence[str], context: click.Context, option: click.Parameter, texts: Sequence[str]
 ) -> tuple[str, ...]:
     names = kernel_names(texts)
     if texts and not names:
@@ -91,7 +99,8 @@ def _kernels(
     for name in names:
         if names.count(name) > 1:
             raise click.BadParameter(f"{name} is named twice; name each once", context, option)
-        _check_kernel(name, context, option)
+        if name not in also:
+            _check_kernel(name, context, option)
     return names
 
 
@@ -104,8 +113,7 @@ def _check_kernel(name: str, context: click.Context, option: click.Parameter) ->
     """Says what another name than a kernel's own was taken for; a bad one ends the command."""
     try:
         tell_kernels([name])
-        if name != OWN:
-            profile_from(name)
+        profile_from(name)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from None
 
@@ -391,7 +399,7 @@ def tell_kernels(names: Iterable[str]) -> None:
     Raises ``ValueError`` for an unknown one.
     """
     for name in names:
-        if name == OWN or name.endswith(".toml") or "/" in name:
+        if name == OWN or name.endswith(".toml") or "/" in name or name in plugin_names(PLUGINS):
             continue
         profile = profile_named(name)
         if profile.name != name:

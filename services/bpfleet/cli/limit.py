@@ -28,7 +28,7 @@ def _pasted(form: str, rows: Sequence[LimitRow]) -> str:
 
 LIMIT_COLUMNS: Final = (
     Column("name", lambda r: r.name, shrinks=True),
-    Column("host", lambda r: r.host, shrinks=True, priority=1),
+    Column("host", lambda r: r.host, shrinks=True, priority=2),
     Column("kernel", lambda r: r.kernel),
     Column("setting", lambda r: r.setting),
     Column("least", lambda r: r.least_bytes, BYTES, _max),

@@ -1,5 +1,6 @@
 """FleetService: the fleet as its users see it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
@@ -354,6 +355,8 @@ class FleetServicer(FleetServiceServicer):
             policy = POLICIES.record(request.policy, "policy", coordinator.fleet.policy)
             size = page_size(request.page_size)
             offset = _offset(request.page_token)
+            while not coordinator.state.known(workload, policy, coordinator.now_ms()):
+                await asyncio.sleep(0)
             verdicts, preemption = coordinator.state.explain(workload, policy, coordinator.now_ms())
             page = verdicts[offset : offset + size]
             chosen = preemption.node if preemption is not None else _best(verdicts)

@@ -17,10 +17,10 @@ from zlib import crc32
 from bpfleet.fleet.books import FleetBooks, NodeBook, Shape, closed_reason
 from bpfleet.fleet.constraints import (
     Eligibility,
+    Judge,
     Refusal,
     constraint_key,
     is_node_key,
-    judge,
     label_of,
     named_nodes_allow,
     names_nodes,
@@ -39,6 +39,7 @@ __all__ = [
     "Preemption",
     "RequestEstimator",
     "Search",
+    "SparingEstimator",
     "summary",
 ]
 
@@ -70,11 +71,22 @@ class Need:
     refusal: Refusal | None = None
 
 
+_UNTRIED: Final = Need(
+    0,
+    refusal=Refusal(
+        NodeReason.NOT_TRIED_YET, "what the replica takes here is still being tried out"
+    ),
+)
+
+
 class Estimator(Protocol):
     """Says what a replica of a workload takes of a node."""
 
     def need(self, workload: Workload, node: FleetNode) -> Need:
         """The need on nodes with the profile, CPUs and RAM of ``node``."""
+
+    def effort(self, workload: Workload, node: FleetNode) -> int:
+        """How much work ``need`` would be; 0 where it is known."""
 
 
 class RequestEstimator:
@@ -92,6 +104,32 @@ class RequestEstimator:
                 self._needs.clear()
             need = self._needs[size_bytes] = Need(size_bytes)
         return need
+
+    def effort(self, workload: Workload, node: FleetNode) -> int:
+        """None."""
+        return 0
+
+
+class SparingEstimator:
+    """Makes another estimator work ``effort_max`` at most; what is not known by then is refused for the time being."""
+
+    def __init__(self, estimator: Estimator, effort_max: int) -> None:
+        self._estimator = estimator
+        self._left = self._effort_max = effort_max
+
+    def need(self, workload: Workload, node: FleetNode) -> Need:
+        """What the other says, or a refusal because it is enough for one turn."""
+        effort = self._estimator.effort(workload, node)
+        # The first is made however large it is: later there would be no more room for it.
+        if effort > self._left < self._effort_max:
+            self._left = 0
+            return _UNTRIED
+        self._left = max(0, self._left - effort)
+        return self._estimator.need(workload, node)
+
+    def effort(self, workload: Workload, node: FleetNode) -> int:
+        """What is left to be done."""
+        return self._estimator.effort(workload, node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +187,7 @@ class Search:
         self._key = constraint_key(workload)
         # Hashing long conditions for every node and replica would cost more than all else.
         self._judged: dict[int, Eligibility] = {}
+        self._judge_of = Judge(workload)
         self._heads: dict[int, _Head] = {}
         self._shapes = books.coarse_shapes if _is_label_blind(workload) else books.shapes
         self._avoided = {node for node, until_ms in workload.avoid if until_ms > now_ms}
@@ -170,6 +209,17 @@ class Search:
             self._avoided = avoided
         self._spread.tighten()
         return choice
+
+    def known(self) -> bool:
+        """Whether it is known what the workload needs on every kind of node that it may go to.
+
+        Finds out what one turn allows; ask again in the next one.
+        """
+        return all(
+            self._need(shape.sample) is not _UNTRIED
+            for shape in self._shapes.values()
+            if self._judge(shape.sample, shape.number).refusal is None
+        )
 
     def placed(self, node: str) -> None:
         """Counts a replica just bound to ``node`` towards the spread constraint."""
@@ -392,7 +442,7 @@ class Search:
 
     def _judge(self, node: FleetNode, number: int) -> Eligibility:
         if not number:
-            return judge(self._workload, node)
+            return self._judge_of.verdict(node)
         verdict = self._judged.get(number)
         if verdict is None:
             key = (self._key, number)
@@ -400,7 +450,7 @@ class Search:
             if verdict is None:
                 if len(self._verdicts) >= _VERDICTS_MAX:
                     self._verdicts.clear()
-                verdict = self._verdicts[key] = judge(self._workload, node)
+                verdict = self._verdicts[key] = self._judge_of.verdict(node)
             self._judged[number] = verdict
         return verdict
 

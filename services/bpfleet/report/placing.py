@@ -34,7 +34,7 @@ _SETTINGS: Final = FleetSettings(
     workloads_max=_NO_LIMIT,
     replicas_max=_NO_LIMIT,
     waiting_tried_per_tick=_NO_LIMIT,
-    placements_per_tick=_NO_LIMIT,
+    work_at_once=_NO_LIMIT,
 )
 
 

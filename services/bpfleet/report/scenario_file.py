@@ -110,12 +110,13 @@ def _chosen(
         return found[0]
     if len(found) == 1:
         return found[0]
+    known = sorted({each.kind for each in containers})
     raise SpecError(
         source,
         f"{where}.{_CONTAINER}",
         wanted,
         "missing" if wanted is None else "no such container in the capture",
-        advice(wanted or "", sorted({each.kind for each in containers})),
+        advice(wanted or "", known),
     )
 
 

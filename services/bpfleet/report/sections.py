@@ -10,7 +10,7 @@ from bpfleet.report.sensitivity import cpu_data
 from bpfleet.report.workers import workers
 from bpfleet.workload.scenario import Scenario
 
-__all__ = ["limits_of", "memcg_model", "study"]
+__all__ = ["limits_of_workloads", "memcg_model", "study"]
 
 # JSON values of any type.
 Plain = Any
@@ -42,7 +42,7 @@ def study(
     return sections
 
 
-def limits_of(scenario: Scenario, comparison: Comparison, *, jobs: int) -> list[LimitRow]:
+def limits_of_workloads(scenario: Scenario, comparison: Comparison, *, jobs: int) -> list[LimitRow]:
     """The limits of every workload under the model that limits are for; none where no model charges cgroups."""
     model = memcg_model(comparison)
     if model is None:

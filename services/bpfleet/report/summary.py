@@ -16,6 +16,7 @@ from bpfleet.workload.quantity import counted, format_bytes
 
 __all__ = [
     "ROWS",
+    "Cells",
     "Row",
     "counters_text",
     "divergence_lines",
@@ -87,10 +88,10 @@ def headings(comparison: Comparison) -> dict[str, str]:
     """What each section of the table counts, by its name."""
     seconds = f"{comparison.steps * comparison.step_ns / 1e9:g} s"
     return {
-        _REPLICAS: f"replicas on {counted(len(comparison.nodes), 'node')}, {seconds}",
+        _REPLICAS: f"on {counted(len(comparison.nodes), 'node')}, {seconds}",
         _STARTS: f"starts, all {seconds}",
         _CALLS: f"calls, all {seconds}",
-        _MEMORY: "BPF memory, at the end",
+        _MEMORY: "BPF memory at the end",
     }
 
 
@@ -159,13 +160,13 @@ def table_cells(comparison: Comparison) -> Cells:
 
 def table_lines(comparison: Comparison, cells: Cells) -> list[tuple[str, ...]]:
     """The table to print: headings of sections, below them the rows, each with its note at the end."""
-    heads = headings(comparison)
+    heads, blanks = headings(comparison), [""] * (len(comparison.models) + 1)
     lines: list[tuple[str, ...]] = []
     section = ""
     for row, shown in cells:
         if row.section != section:
             section = row.section
-            lines.append((heads[section],))
+            lines.append((heads[section], *blanks))
         lines.append((f"  {row.label}", *shown, row.note))
     return lines
 

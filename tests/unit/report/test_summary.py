@@ -20,7 +20,7 @@ def test_the_rows_are_those_of_the_question(result: Comparison) -> None:
     for wanted in ("running", "crash-looping", "EPERM", "ENOMEM", "E2BIG", "OOM kills"):
         assert wanted in labels
     assert all(row.note for row in ROWS)
-    assert headings(result)["replicas"] == "replicas on 3 nodes, 40 s"
+    assert headings(result)["replicas"] == "on 3 nodes, 40 s"
     shown = {row.label: [row.shown(t) for t in result.totals] for row in ROWS}
     assert shown["placed"] == ["7", "7"]
     assert shown["charged"][0].endswith("MiB")
@@ -49,7 +49,7 @@ def test_markdown_is_a_table_with_causes_and_the_way_to_repeat_it(result: Compar
     assert lines[4].startswith("- Replicas that cannot start for EPERM: ")
     head = lines.index("| | 5.10 | 6.12 | |")
     assert lines[head + 1] == "|---|---:|---:|---|"
-    assert lines[head + 2].startswith("| **replicas on 3 nodes, ")
+    assert lines[head + 2].startswith("| **on 3 nodes, ")
     assert any(line.startswith("| EPERM | ") for line in lines)
     assert "EPERM under 5.10" in text
     assert "seed 3" in text
