@@ -80,6 +80,7 @@ def documents(docs: Path) -> dict[str, str]:
     """The generated documents by file name. Of ``api.md`` in ``docs`` only the part between two marks is generated."""
     return {
         "api.md": _api((docs / "api.md").read_text()),
+        "cli.md": _cli(),
         "fidelity.md": _fidelity(),
         "kernel-models.md": _kernel_models(),
         "map-costs.md": _map_costs(),
@@ -134,6 +135,27 @@ def _settings() -> str:
     return "".join(parts)
 
 
+def _cli() -> str:
+    """The page of the command line: its text, the variables it reads, every command."""
+    # By name, as above.
+    reference = importlib.import_module("bpfleet.cli.reference")
+    text = files("bpfleet.oracle").joinpath("cli_page.md").read_text("utf-8")
+    rows = [[f"`{name}`", text] for name, text in (*reference.variables().items(), *_VARIABLES)]
+    return (
+        f"{HEADER}\n{text}## Environment\n\nAgents and coordinators read more: `settings.md`.\n\n"
+        f"{_table(['variable', 'what it says'], rows)}\n## Commands\n\n{reference.commands_markdown()}"
+    )
+
+
+_VARIABLES: Final = (
+    ("BPFLEET_CONFIG", "the configuration file"),
+    ("BPFLEET_IMAGE, REDIS_IMAGE", "images of `bpfleet up`"),
+    ("COLUMNS", "width of tables, where standard output is no terminal too"),
+    ("NO_COLOR", "no colours"),
+    ("XDG_CONFIG_HOME", "where the configuration file is: `bpfleet/config.toml` below it"),
+    ("XDG_STATE_HOME", "where `bpfleet up --local` keeps its processes' state"),
+)
+
 _SETTINGS_HEAD: Final = """
 # Settings
 
@@ -187,7 +209,7 @@ bpfleet limit --scenario fleet.toml              # the limits its workloads need
 ```
 
 **Kernels per pool.** `kernel` of a pool is the kernel its nodes have: any name that `bpfleet profile list` knows or
-that resolves to one (`rhel9`, `5.15.0-91-generic`), or a profile file. `compare --models own,6.12` runs each pool under
+that resolves to one (`rhel9`, `5.15.0-91-generic`), or a profile file. `compare --kernel own,6.12` runs each pool under
 its own beside 6.12; `--from own` is the default of `--to` where every pool says its kernel. So a half-upgraded fleet is
 two pools.
 
