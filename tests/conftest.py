@@ -52,6 +52,7 @@ def _parts() -> Iterator[tuple[str, bool]]:
     """What tests need that a machine may lack, in the words of their own reasons."""
     yield "tests with Redis (no redis-server)", shutil.which("redis-server") is not None
     yield "tests in a browser (no chromium)", shutil.which("chromium") is not None
+    yield "axe-core on the pages (no npm)", shutil.which("npm") is not None
     yield "tests with Docker (no Docker Engine answers)", _answers("docker", "info")
     yield "tests of compose files (no docker compose)", _answers("docker", "compose", "version")
     yield "plays of alert rules (no promtool)", shutil.which("promtool") is not None
