@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -293,7 +294,12 @@ def test_a_signal_ends_it_and_its_workers_at_once_without_a_traceback(number, st
     out, err = process.communicate(timeout=120)
     assert process.returncode == status
     assert out == ""
-    assert err.strip() == word
+    *progress, last = err.splitlines()
+    assert last == word
+    # On a busy machine it lasted long enough to say how far it is.
+    assert all(re.fullmatch(r"[a-z ]+: .* s( so far)?", line) for line in progress if line), (
+        progress
+    )
     until_gone(workers)
 
 
