@@ -34,6 +34,11 @@ settings.load_profile(os.environ.get("BPFLEET_HYPOTHESIS", "gate"))
 os.environ.pop("COLUMNS", None)
 
 
+# Whoever is started in the background of a shell ignores Ctrl-C, and so would all programs that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--rewrite` replaces the answers in tests/scenarios/*.txt by those of the emulator."""
     parser.addoption("--rewrite", action="store_true", help="rewrite transcripts")
