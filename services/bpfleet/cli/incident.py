@@ -19,12 +19,11 @@ from bpfleet.oracle.incidents.files import (
     run_incident,
 )
 from bpfleet.progress import progress
+from bpfleet.shipped import INCIDENTS, shipped
 
 __all__ = ["command"]
 
 EXIT_DIFFERS: Final = 1
-_IN_PACKAGE: Final = Path(__file__).parents[1] / "oracle" / "incident_files"
-_IN_REPOSITORY: Final = Path(__file__).parents[3] / "loadtest" / "scenarios" / "incidents"
 _directory_option = click.option(
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -146,7 +145,7 @@ def _report(
 
 
 def _read(directory: Path | None) -> list[Incident]:
-    where = directory or (_IN_PACKAGE if _IN_PACKAGE.is_dir() else _IN_REPOSITORY)
+    where = directory or (shipped(INCIDENTS))
     try:
         return read_incidents(where)
     except IncidentError as error:

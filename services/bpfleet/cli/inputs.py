@@ -15,6 +15,8 @@ from bpfleet.captures.listings import Listing, listing_name, read_listing
 from bpfleet.kernel.profile import KernelProfile, profile_named, says
 from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
+from bpfleet.plugins import PROFILES as PLUGINS
+from bpfleet.plugins import plugin_names
 from bpfleet.report.models import OWN
 from bpfleet.report.scenario_file import read_text
 from bpfleet.runtime.profiles import profile_from
@@ -374,7 +376,7 @@ def tell_kernels(names: Iterable[str]) -> None:
     Raises ``ValueError`` for an unknown one.
     """
     for name in names:
-        if name == OWN or name.endswith(".toml") or "/" in name:
+        if name == OWN or name.endswith(".toml") or "/" in name or name in plugin_names(PLUGINS):
             continue
         profile = profile_named(name)
         if profile.name != name:

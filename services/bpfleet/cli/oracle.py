@@ -8,6 +8,7 @@ import click
 
 from bpfleet.cli.inputs import OutputFolder
 from bpfleet.cli.output import print_json
+from bpfleet.near import unknown
 from bpfleet.oracle.format.report import render
 from bpfleet.oracle.record.cases import random_creations, random_sequences
 from bpfleet.oracle.record.create import dump
@@ -24,6 +25,7 @@ from bpfleet.oracle.replay.machine import Target
 from bpfleet.oracle.replay.stories import first_difference, story_target
 from bpfleet.oracle.shrink import smallest
 from bpfleet.progress import progress, ticking
+from bpfleet.shipped import RECORDINGS, shipped
 
 __all__ = ["command"]
 
@@ -34,8 +36,8 @@ def command() -> None:
 
     \b
     Examples:
-      bpfleet oracle check tests/oracle/recorded/*.jsonl
-      bpfleet oracle check --json tests/oracle/recorded/errno.jsonl
+      bpfleet oracle check
+      bpfleet oracle check --kernel 6.12 --json
       bpfleet oracle record --random 200 --out mine
     """
 
@@ -44,13 +46,16 @@ def command() -> None:
 @click.argument(
     "files",
     nargs=-1,
-    required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE...",
+    metavar="[FILE]...",
+)
+@click.option(
+    "--kernel", "wanted", help="Of the recordings that come with bpfleet, those of this kernel."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(*, files: tuple[Path, ...], as_json: bool) -> int:
-    """Replays recordings; per section: cases, exact, mismatches with the first ten in full, unsupported.
+def check(*, files: tuple[Path, ...], wanted: str | None, as_json: bool) -> int:
+    """Replays recordings, by default those that come with bpfleet; per section: cases, exact, mismatches with the first
+    ten in full, unsupported.
 
     \b
     The file name says what it contains: create-TARGET, elements-TARGET, perm-TARGET, errno,
@@ -60,10 +65,13 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
 
     \b
     Examples:
-      bpfleet oracle check tests/oracle/recorded/create-6.12-smp2.jsonl
-      bpfleet oracle check --json tests/oracle/recorded/*.jsonl
-      bpfleet oracle check tests/oracle/recorded/stories-*.jsonl
+      bpfleet oracle check --kernel 6.12
+      bpfleet oracle check --json mine/*.jsonl
+      bpfleet oracle check mine/stories-*.jsonl
     """
+    if files and wanted:
+        raise click.UsageError("give FILE or --kernel, not both")
+    files = files or _shipped_recordings(wanted)
     reports = []
     with progress("recordings", len(files)) as advance:
         for path in files:
@@ -75,6 +83,21 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
     if as_json:
         print_json([report.as_json() for report in reports])
     return 1 if any(report.mismatched for report in reports) else 0
+
+
+def _shipped_recordings(kernel: str | None) -> tuple[Path, ...]:
+    """The recordings that come with bpfleet, of one kernel or of all."""
+    files = sorted(shipped(RECORDINGS).glob("*.jsonl"))
+    if kernel is None:
+        return tuple(files)
+    by_kernel: dict[str, list[Path]] = {}
+    for file in files:
+        by_kernel.setdefault(file.stem.rpartition("-smp")[0].rpartition("-")[2], []).append(file)
+    if kernel not in by_kernel:
+        raise click.BadParameter(
+            unknown("kernel", kernel, filter(None, by_kernel)), param_hint="--kernel"
+        )
+    return tuple(by_kernel[kernel])
 
 
 @command.command("record")

@@ -9,6 +9,8 @@ from importlib.resources import files
 from typing import Any, Final
 
 from bpfleet.near import advice
+from bpfleet.plain import toml_table
+from bpfleet.plugins import APPLICATIONS, plugin_names, plugin_text
 from bpfleet.workload.codec import from_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.sizing import resolve_numbers
@@ -24,10 +26,12 @@ _NOT_OF_INVENTORY: Final = frozenset({"images", "options", "maps", "programs"})
 _NO_OPTIONS: Final[Mapping[str, int]] = {}
 
 
+@cache
 def applications() -> tuple[str, ...]:
-    """Names of all catalogue entries, sorted."""
+    """Names of all catalogue entries, sorted: ours, and those of installed packages."""
     entries = (entry.name for entry in files("bpfleet.workload").joinpath(_FOLDER).iterdir())
-    return tuple(sorted(n.removesuffix(".toml") for n in entries if n.endswith(".toml")))
+    own = {name.removesuffix(".toml") for name in entries if name.endswith(".toml")}
+    return tuple(sorted(own.union(plugin_names(APPLICATIONS))))
 
 
 def inventory_for(
@@ -96,5 +100,10 @@ def _entry(application: str) -> Mapping[str, Plain]:
         raise SpecError(
             "catalogue", "application", application, "unknown", advice(application, known)
         )
-    text = files("bpfleet.workload").joinpath(_FOLDER, f"{application}.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    own = files("bpfleet.workload").joinpath(_FOLDER, f"{application}.toml")
+    if own.is_file():
+        return tomllib.loads(own.read_text("utf-8"))
+    try:
+        return toml_table(plugin_text(APPLICATIONS, application) or "")
+    except ValueError as error:
+        raise SpecError(f"application {application}", "", None, str(error), "correct it") from None

@@ -13,7 +13,9 @@ from typing import Any, Final
 from msgspec import field
 from msgspec.structs import replace
 
+from bpfleet.near import advice
 from bpfleet.plain import toml_table
+from bpfleet.plugins import SCENARIOS, plugin_names, plugin_text
 from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.checks import check_entries, check_labels, check_name, check_range
 from bpfleet.workload.codec import Record, from_data
@@ -204,9 +206,10 @@ def scenario_from_toml(text: str, source: str) -> Scenario:
 
 
 def builtin_scenarios() -> tuple[str, ...]:
-    """Names of the scenarios that come with the package, sorted."""
+    """Names of the scenarios that come with the package, and of those of installed ones, sorted."""
     entries = (entry.name for entry in files("bpfleet.workload").joinpath(_FOLDER).iterdir())
-    return tuple(sorted(n.removesuffix(".toml") for n in entries if n.endswith(".toml")))
+    own = {name.removesuffix(".toml") for name in entries if name.endswith(".toml")}
+    return tuple(sorted(own.union(plugin_names(SCENARIOS))))
 
 
 @cache
@@ -214,9 +217,10 @@ def builtin_scenario(name: str) -> Scenario:
     """The built-in scenario ``name``. Raises ``SpecError`` naming the known ones."""
     known = builtin_scenarios()
     if name not in known:
-        raise SpecError("scenarios", "scenario", name, "unknown", f"use one of {', '.join(known)}")
-    path = files("bpfleet.workload").joinpath(_FOLDER, f"{name}.toml")
-    return scenario_from_toml(path.read_text("utf-8"), f"scenario {name}")
+        raise SpecError("scenarios", "scenario", name, "unknown", advice(name, known))
+    own = files("bpfleet.workload").joinpath(_FOLDER, f"{name}.toml")
+    text = own.read_text("utf-8") if own.is_file() else plugin_text(SCENARIOS, name) or ""
+    return scenario_from_toml(text, f"scenario {name}")
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:
