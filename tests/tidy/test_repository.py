@@ -31,12 +31,8 @@ def text_of(path: Path) -> str:
 
 
 def python_files(folder: Path) -> list[Path]:
-    """Python that is kept in the repository; what is generated beside it is not ours to write."""
-    return [
-        path
-        for path in sorted(folder.rglob("*.py"))
-        if SOURCES / "v1" not in path.parents and path.name != "_version.py"
-    ]
+    generated = SOURCES / "v1", SOURCES / "_version.py"
+    return [p for p in sorted(folder.rglob("*.py")) if not {p, *p.parents} & {*generated}]
 
 
 def imported(path: Path) -> set[str]:
