@@ -180,7 +180,7 @@ class Memory:
         # The ledger in the order of its lines: a dictionary serves as an ordered set.
         self.accounts: Final[dict[Account, Account]] = {}
         self.faults: Final = InjectedFaults(seed)
-        self.populated: Final = PopulatedPages(profile.percpu_populated_pages)
+        self.populated: Final = PopulatedPages(profile.percpu_populated_bytes)
         # Live charges of all accounts; receipts take differences of it.
         self.charged_bytes_total = 0
         self._last_failure: KernelError | None = None

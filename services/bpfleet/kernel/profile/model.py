@@ -247,7 +247,7 @@ class KernelProfile:
     has_mmap: bool
     array_takes_inner_map_flag: bool
     perf_event_array_keeps_entries: bool
-    percpu_populated_pages: int
+    percpu_populated_bytes: int
     bpf_lsm_enabled: bool
     cgroup_v1: bool
     stats_lag: bool

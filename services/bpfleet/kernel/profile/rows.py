@@ -427,7 +427,8 @@ OPTIONS: Final = (
     Option("bpf_jit_always_on", False, "CONFIG_BPF_JIT_ALWAYS_ON: no interpreter to fall back to"),
     Option("stats_lag", False, "memory.stat is shown as late as Linux flushes it; here it is exact unless asked for"),
     Option("cgroup_v1", False, "the memory controller is mounted as cgroup v1"),
-    Option("percpu_populated_pages", 0, "per-CPU pages ready for who cannot sleep, after booting; 0: always enough"),
+    Option("percpu_populated_bytes", 0,
+           "what lies ready on each CPU for who cannot sleep, after booting; 0: always enough"),
     Option("bpf_lsm_enabled", True, "CONFIG_BPF_LSM: without it inodes have no room for storage"),
 )  # fmt: skip
 
