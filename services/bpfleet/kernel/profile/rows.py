@@ -189,7 +189,6 @@ MEMCG: Final = (
           Change((176, 40), "6.4", "mm: add per-VMA lock; the sizes are those measured on 6.12"),
           Change((192,), "6.15", "mm: move per-vma lock into vm_area_struct; a cache line at a time"),
           Change((216, 40), "", "per-vma locks, and Red Hat's structures have spare room", backports=("el9.6",))),
-    _flag("thread_slab_bytes", (5888, 192, 192, 192, 104, 64)),
     _flag("vma_slab_bytes", (200, 88, 64),
           Change((152, 104, 64), "6.1", _MEASURED),
           Change((176, 40, 104, 64), "6.4", "mm: add per-VMA lock; the sizes are those measured on 6.12"),
