@@ -183,7 +183,7 @@ class _Outputs:
 @click.option(
     "--fail-on",
     type=click.Choice([NEW_FAILURES]),
-    help="With captures: exit status 1 where something fails anew.",
+    help="With captures: exit status 1 if something newly fails.",
 )
 @click.option(
     "--user-memory",

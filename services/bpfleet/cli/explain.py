@@ -10,6 +10,7 @@ from bpfleet.api.host_kernel import own_kernel
 from bpfleet.captures.charges import about_process
 from bpfleet.cli.capture import this_host
 from bpfleet.cli.emulated import capture_node
+from bpfleet.cli.listing import data_options
 from bpfleet.cli.output import print_json, print_sureness
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.kernel.profile import PROFILES, sureness
@@ -40,7 +41,7 @@ _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 @click.option("--node", help="Ask this emulated node who holds the counter.")
 @click.option("--pid", type=click.IntRange(1), help="The process, with --here or --node.")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def command(
     *,
     text: tuple[str, ...],

@@ -6,8 +6,9 @@ from typing import Final
 
 import click
 
+from bpfleet.cli import completion
 from bpfleet.cli.inputs import kernels_option
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.listing import Column, data_options, listing
 from bpfleet.cli.output import print_json, print_sureness, print_table
 from bpfleet.kernel.profile import sureness
 from bpfleet.near import unknown
@@ -29,7 +30,7 @@ _directory_option = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Directory of incident files [default: built-in].",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_json_option = data_options
 
 
 @click.group("incident")
@@ -66,7 +67,7 @@ def list_incidents(*, directory: Path | None) -> Iterable[Incident]:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.names(lambda: _names()))
 @_directory_option
 @_json_option
 def show(*, name: str, directory: Path | None, as_json: bool) -> None:
@@ -92,7 +93,9 @@ def show(*, name: str, directory: Path | None, as_json: bool) -> None:
 
 
 @command.command("run")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument(
+    "names", nargs=-1, metavar="[NAME]...", shell_complete=completion.names(lambda: _names())
+)
 @click.option("--all", "every", is_flag=True, help="Run every incident.")
 @kernels_option("[default: those of the incident]")
 @_directory_option
@@ -150,6 +153,10 @@ def _read(directory: Path | None) -> list[Incident]:
         return read_incidents(where)
     except IncidentError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _names() -> list[str]:
+    return [incident.name for incident in _read(None)]
 
 
 def _find(incidents: Sequence[Incident], name: str) -> Incident:

@@ -9,9 +9,10 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import yaml
 from rich.console import Console
 
 from bpfleet.cli.table import COUNT, TEXT, Column, Layout, lay_out, output_width
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 __all__ = [
+    "choose_yaml",
     "console",
     "layout_text",
     "message_data",
@@ -35,6 +37,7 @@ __all__ = [
 
 # Values that JSON can hold.
 Plain = Any
+_YAML: Final = "bpfleet.yaml"
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
@@ -43,9 +46,20 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=not wraps, width=width)
 
 
+def choose_yaml(context: click.Context) -> None:
+    """Has ``print_json`` print YAML in this run."""
+    context.find_root().meta[_YAML] = True
+
+
 def print_json(value: Plain) -> None:
-    """One JSON document, keys as given, a newline at the end."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document, keys as given, a newline at the end; YAML where ``choose_yaml`` was called."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().meta.get(_YAML):
+        # By way of JSON: words of enumerations are words there too.
+        plain = json.loads(text)
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n")
+    click.echo(text)
 
 
 def message_data(message: "Message") -> Plain:

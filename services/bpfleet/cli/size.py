@@ -25,6 +25,7 @@ from bpfleet.cli.map_attributes import MapTypeName, map_options
 from bpfleet.cli.output import sureness_text
 from bpfleet.cli.table import output_width
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
+from bpfleet.progress import waiting
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.catalogue import applications, inventory_for
@@ -59,7 +60,7 @@ EXIT_REFUSED: Final = 1
 @click.option(
     "--cpus",
     type=click.IntRange(1, CPUS_MAX),
-    help=f"Possible CPUs [default: what --inventory tells, else {_CPUS}].",
+    help=f"Possible CPUs [default: from --inventory, else {_CPUS}].",
 )
 @click.option(
     "--ram",
@@ -110,7 +111,8 @@ def command(
         if cpus is None:
             click.echo(f"{_CPUS} CPUs are assumed; --cpus sets them", err=True)
     shape = NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram)
-    return _inventories(found, profiles, shape)
+    with waiting("sizes and limits"):
+        return _inventories(found, profiles, shape)
 
 
 def _declared(kind: MapType, key: int, value: int, entries: int, flags: int) -> MapDeclaration:

@@ -341,8 +341,8 @@ def test_options_that_contradict_a_listing_are_warned_of(
     options = ("--nodes", "1", "--steps", "0", "--cpus", "8", "--from", "6.12", "--to", "6.18")
     assert run("--inventory", listing, *options) == 0
     error = capsys.readouterr().err
-    assert "its memlock values tell 2 CPUs, not 8" in error
-    assert "not those of 6.12 but of 5.11, 5.15, 6.1" in error
+    assert "its memlock values point to 2 CPUs, not 8" in error
+    assert "its memlock values match 5.11, 5.15, 6.1" in error
 
 
 def test_standard_error_says_what_a_name_was_taken_for(

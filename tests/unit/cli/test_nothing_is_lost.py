@@ -29,7 +29,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(arguments, tmp
     assert main([each.format(missing) for each in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"there is no folder {missing}; make it first" in captured.err
+    assert f"the folder {missing} does not exist; make it first" in captured.err
     assert len(captured.err.splitlines()) == 1
 
 
