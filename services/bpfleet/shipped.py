@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CHAOS_PLANS", "INCIDENTS", "RECORDINGS", "shipped"]
+__all__ = ["CHAOS_PLANS", "INCIDENTS", "LOAD_TEST", "RECORDINGS", "shipped"]
 
 _PACKAGE: Final = Path(__file__).parent
 _CHECKOUT: Final = Path(__file__).parents[2]
 # In the package, as pyproject.toml puts them there, and in the checkout.
-INCIDENTS: Final = "oracle/incident_files", "loadtest/scenarios/incidents"
+LOAD_TEST: Final = "load_files/loadtest", "loadtest"
+INCIDENTS: Final = "load_files/loadtest/scenarios/incidents", "loadtest/scenarios/incidents"
 RECORDINGS: Final = "oracle/recorded_files", "tests/oracle/recorded"
 CHAOS_PLANS: Final = "launcher/chaos/plans", "deploy/chaos"
 

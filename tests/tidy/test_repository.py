@@ -31,7 +31,8 @@ def text_of(path: Path) -> str:
 
 
 def python_files(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.rglob("*.py")) if SOURCES / "v1" not in p.parents]
+    generated = SOURCES / "v1", SOURCES / "_version.py"
+    return [p for p in sorted(folder.rglob("*.py")) if not {p, *p.parents} & {*generated}]
 
 
 def imported(path: Path) -> set[str]:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ from bpfleet.report.findings import verdict
 from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.limits import advise_all
 from bpfleet.report.models import OWN
+from bpfleet.report.origin import origin_data
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
 from bpfleet.report.results import NodeResult, as_plain
@@ -80,9 +82,11 @@ _FOLDER = OutputFolder()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outputs:
-    """Where results go. ``command`` is how to come to them again."""
+    """Where results go. ``command`` and ``inputs`` are how to come to them again, ``assumed`` is what nobody said."""
 
     command: str
+    inputs: tuple[Path, ...]
+    assumed: tuple[str, ...]
     as_json: bool
     csv_file: Path | None
     markdown_file: Path | None
@@ -303,6 +307,7 @@ def command(
     _offer_this_host(click.get_current_context())
     cluster = from_kubectl(captures, helm, prometheus) if kubectl else None
     scenario = read_scenario(scenario_name) if cluster is None else cluster.scenario
+    assumed: tuple[str, ...] = ()
     if inventories:
         listings = read_listings(inventories)
         scenario = with_inventories(
@@ -314,11 +319,14 @@ def command(
             uid=uid,
             shape=_host_shape(listings, cpus, ram, before),
         )
-        _say_assumptions(memlock, memory_limit, user_memory)
+        assumed = _assumptions(memlock, memory_limit, user_memory)
+        click.echo(f"assumed: {', '.join(assumed)}", err=True)
     scenario = with_limits(scenario, limits)
     scenario = _changed(scenario, seed=seed, nodes=nodes, steps=steps)
     outputs = _Outputs(
         command=_command_line(click.get_current_context()),
+        inputs=_inputs(click.get_current_context()),
+        assumed=assumed,
         as_json=as_json,
         csv_file=csv_file,
         markdown_file=markdown_file,
@@ -419,14 +427,16 @@ def _host_shape(
     return NodeShape(possible_cpus=cpus, ram_bytes=ram)
 
 
-def _say_assumptions(memlock: int | None, memory_limit: int | None, user_memory: int) -> None:
+def _assumptions(
+    memlock: int | None, memory_limit: int | None, user_memory: int
+) -> tuple[str, ...]:
     """What a listing does not tell, and which option sets it."""
     assumed = [f"heap {format_bytes(user_memory)} (--user-memory)"]
     if memlock is None:
         assumed.append("RLIMIT_MEMLOCK unlimited (--memlock)")
     if memory_limit is None:
         assumed.append("memory.max unlimited (--memory-limit)")
-    click.echo(f"assumed: {', '.join(assumed)}", err=True)
+    return tuple(assumed)
 
 
 _CPUS_DEFAULT: Final = 16
@@ -465,6 +475,20 @@ def _command_line(context: click.Context) -> str:
             for each in value if isinstance(value, tuple) else (value,):
                 words += [option.opts[0], str(each)] if named else [str(each)]
     return shlex.join(words)
+
+
+def _inputs(context: click.Context) -> tuple[Path, ...]:
+    """The files that the command line names, in its order: as they are, or behind NAME=."""
+    found: dict[Path, None] = {}
+    for option in context.command.params:
+        if str(option.name) in _OUTPUT_OPTIONS:
+            continue
+        value = context.params[str(option.name)]
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, str | Path):
+                named = (Path(each), Path(str(each).partition("=")[2]))
+                found.update((path, None) for path in named if path.is_file())
+    return tuple(found)
 
 
 def _default_models(scenario: Scenario) -> tuple[str, ...]:
@@ -534,7 +558,12 @@ def _write_files(
         return
     with waiting("limits and CPU counts"):
         extra = study(scenario, result, jobs=jobs)
-    extra["command"] = outputs.command
+    extra["origin"] = origin_data(
+        outputs.command,
+        outputs.inputs,
+        assumed=outputs.assumed,
+        now=datetime.now().astimezone(),
+    )
     if len(results) > 1:
         extra["repetitions"] = intervals_data(results)
     if upgrade is not None:

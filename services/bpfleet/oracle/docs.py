@@ -321,8 +321,8 @@ of several kernels have a row of their own; figures of other recordings come fro
 | OOM killer | exact choice, log lines | a victim always takes 0.75 ms to end, in which `max` and `oom` count on:\
  0.3 to 2.8 ms were seen; no reaper, no sysctls |
 | user memory | anonymous, shared, tmpfs, page tables | one mapping of each kind, in one process; no huge pages |
-| processes | credentials, limits, descriptors, threads | threads are a number and a cost; no fork, no exec, only\
- fatal signals |
+| processes | credentials, limits, descriptors, threads | threads are a number and a cost; what a process costs\
+ itself is charged where a workload starts it; no fork, only fatal signals |
 | locked memory | perf, AF_XDP, io_uring, mlock, SHM_LOCK | no MSG_ZEROCOPY, RDMA, vfio or other drivers |
 
 ## What stays out, and what that does to an answer
@@ -331,8 +331,8 @@ Measured on 6.18 with 2 CPUs, where a figure stands.
 
 | not modelled | measured or known | effect on an answer |
 |---|---|---|
-| a process's own start (exec, fork inside its cgroup) | 53 to 65 KB of kernel memory, 45 KB of it page tables |\
- limits of very small containers are too low by that much |
+| mappings of other than usual programs | a container's process is 92 KB (90 to 102 KB measured for sleep(1)); Python,\
+ with 105 mappings, 135 to 143 KB | limits of very small containers are too low by that much |
 | user memory of threads | 31 KB each for Python, glibc's arenas among it | belongs to the heap that is declared |
 | statistics that lag | 64 pages per CPU: 0.5 MiB on 2 CPUs, 16 MiB on 64 | a dashboard differs from the view here\
  by that |
