@@ -663,7 +663,7 @@ def _print_upgrade(
     out.print(ROLLOUT_NOTE, markup=False, style="dim")
     out.print()
     print_table(
-        ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
+        ("workload", "pool", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),
         (_upgrade_row(line) for line in lines),
         numbers_from=2,

@@ -9,7 +9,7 @@ import click
 from bpfleet.cli import completion
 from bpfleet.cli.inputs import kernels_option
 from bpfleet.cli.listing import Column, data_options, listing
-from bpfleet.cli.output import print_json, print_sureness, print_table
+from bpfleet.cli.output import print_json, print_sureness, print_table, say
 from bpfleet.kernel.profile import sureness
 from bpfleet.near import unknown
 from bpfleet.oracle.incidents.files import (
@@ -82,14 +82,14 @@ def show(*, name: str, directory: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({**_summary(incident), "steps": [dict(step) for step in incident.steps]})
         return
-    click.echo(f"{incident.id} {incident.title}\n\nSource: {incident.source}\n\n{incident.story}")
+    say(f"{incident.id} {incident.title}\n\nSource: {incident.source}\n\n{incident.story}")
     if incident.correction:
-        click.echo(f"\nCorrection: {incident.correction}")
-    click.echo(f"\nModels: {', '.join(incident.models)}")
-    click.echo(f"Cases: {', '.join(str(c.get('case', 'one')) for c in incident.cases)}")
+        say(f"\nCorrection: {incident.correction}")
+    say(f"\nModels: {', '.join(incident.models)}")
+    say(f"Cases: {', '.join(str(c.get('case', 'one')) for c in incident.cases)}")
     for number, step in enumerate(incident.steps, 1):
         words = ", ".join(f"{key}={value}" for key, value in step.items() if key != "do")
-        click.echo(f"{number:3} {step['do']}: {words}")
+        say(f"{number:3} {step['do']}: {words}")
 
 
 @command.command("run")
@@ -181,7 +181,7 @@ def _run(incident: Incident, models: Sequence[str]) -> list[Finding]:
 
 
 def _print_findings(incident: Incident, findings: Iterable[Finding]) -> None:
-    click.echo(f"{incident.id} {incident.title}")
+    say(f"{incident.id} {incident.title}")
     print_table(
         ("model", "case", "step", "observation", "expected", "observed", ""),
         (

@@ -14,7 +14,14 @@ from typing import Any, Final
 
 import click
 
-from bpfleet.cli.output import choose_yaml, layout_text, message_data, print_json, print_layout
+from bpfleet.cli.output import (
+    choose_yaml,
+    layout_text,
+    message_data,
+    print_json,
+    print_layout,
+    wrapped,
+)
 from bpfleet.cli.settings import setting
 from bpfleet.cli.table import BYTES, COUNT, NUMBER, TEXT, Column, Unit, lay_out, output_width
 from bpfleet.near import unknown
@@ -273,13 +280,14 @@ def print_rows(
 def _print_around(text: str | Callable[[int | None], str], width: int | None) -> None:
     told = text(width) if callable(text) else text
     if told:
-        click.echo(told)
+        click.echo(wrapped(told, width))
 
 
 def rows_text(rows: Sequence[Row], columns: Sequence[Column], width: int | None) -> str:
     """A table within the text around another one."""
-    cells = [[each.cell(row) for each in columns] for row in rows]
-    return layout_text(lay_out(columns, cells, width=width))
+    shown = [each for each in columns if not each.wide]
+    cells = [[each.cell(row) for each in shown] for row in rows]
+    return layout_text(lay_out(shown, cells, width=width))
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[Column], *, headers: bool) -> str:

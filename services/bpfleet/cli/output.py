@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import yaml
+from rich.cells import cell_len
 from rich.console import Console
 
 from bpfleet.cli.table import COUNT, TEXT, Column, Layout, lay_out, output_width
@@ -30,8 +31,10 @@ __all__ = [
     "print_layout",
     "print_sureness",
     "print_table",
+    "say",
     "sureness_text",
     "word",
+    "wrapped",
     "write_file",
 ]
 
@@ -130,7 +133,7 @@ def print_table(
         )
         narrow = [row if len(row) == 1 else row[:-1] for row in cells]
         print_layout(lay_out(shapes[:-1], narrow, width=width, keys=keys))
-        click.echo(textwrap.fill(f"{notes}: {aside}", width))
+        say(f"{notes}: {aside}")
     else:
         print_layout(layout)
 
@@ -159,6 +162,32 @@ def print_layout(layout: Layout) -> None:
         click.echo(layout_text(layout))
 
 
+def say(text: str) -> None:
+    """Prints prose; on a terminal lines are broken between words, under their own beginning."""
+    click.echo(wrapped(text, output_width()))
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """``text`` with those lines broken that are wider than ``width``."""
+    if width is None:
+        return text
+    return "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    if cell_len(click.unstyle(line)) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  " if indent else "",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def print_sureness(known: Mapping[str, str]) -> None:
     """How sure the numbers above are, kernel by kernel."""
     console().print(sureness_line(known), markup=False, style="dim")
@@ -166,9 +195,7 @@ def print_sureness(known: Mapping[str, str]) -> None:
 
 def sureness_text(known: Mapping[str, str]) -> str:
     """The same, for what stands below a listing."""
-    width = output_width()
-    line = sureness_line(known)
-    return click.style(line if width is None else textwrap.fill(line, width), dim=True)
+    return click.style(wrapped(sureness_line(known), output_width()), dim=True)
 
 
 def write_file(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """``bpfleet size``: what a map, an application or a host's listing costs under each kernel."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,7 +22,6 @@ from bpfleet.cli.limit import LIMIT_COLUMNS
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing, rows_text
 from bpfleet.cli.map_attributes import MapTypeName, map_options
 from bpfleet.cli.output import sureness_text
-from bpfleet.cli.table import output_width
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
 from bpfleet.progress import waiting
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
@@ -168,7 +166,7 @@ _CLASSES: Final = Column(
     "classes of allocation",
     lambda row: _refusal(row[1]) or _classes(row[1]),
     folds=True,
-    priority=1,
+    priority=2,
 )
 _MAP_COLUMNS: Final = (
     _KERNEL,
@@ -182,7 +180,13 @@ _TOTAL_COLUMNS: Final = (
     Column("maps", lambda row: row[1].maps, COUNT),
     *_QUANTITIES,
     *_LATER,
-    Column("while loading", lambda row: list(row[1].verifying_bytes), TEXT, lambda v: _range(v)),
+    Column(
+        "while loading",
+        lambda row: list(row[1].verifying_bytes),
+        TEXT,
+        lambda v: _range(v),
+        priority=1,
+    ),
     _CLASSES,
 )
 _MEANINGS: Final = (
@@ -201,7 +205,7 @@ def _one_map(declared: MapDeclaration, kernels: dict[str, KernelProfile], cpus: 
         document={
             name: {**_data(size), "kernel": kernels[name].known_by} for name, size in sizes.items()
         },
-        below=f"{_wrapped(_MEANINGS)}\n{sureness_text(sureness(kernels))}",
+        below=f"{_MEANINGS}\n{sureness_text(sureness(kernels))}",
         status=EXIT_REFUSED if all(size.refusal for size in sizes.values()) else 0,
     )
 
@@ -242,7 +246,7 @@ def _inventories(
         },
         above=lambda width: f"{title}\n\n{_objects(sizes, width)}\n",
         below=lambda width: (
-            f"{_wrapped(_MEANINGS)}\n\n{rows_text(limits, LIMIT_COLUMNS, width)}\n{sureness_text(sureness(kernels))}"
+            f"{_MEANINGS}\n\n{rows_text(limits, LIMIT_COLUMNS, width)}\n{sureness_text(sureness(kernels))}"
         ),
     )
 
@@ -263,11 +267,6 @@ def _objects(sizes: dict[str, list[MapSize]], width: int | None) -> str:
 def _cell(found: Sequence[MapSize], number: int) -> str:
     size = found[number]
     return size.refusal.partition(":")[0] if size.refusal else format_bytes(size.charged_bytes)
-
-
-def _wrapped(text: str) -> str:
-    width = output_width()
-    return text if width is None else textwrap.fill(text, width)
 
 
 def _classes(size: MapSize | TotalSize) -> str:

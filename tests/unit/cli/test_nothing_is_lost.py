@@ -84,7 +84,8 @@ def test_a_log_has_a_line_while_work_goes_on(capsys, monkeypatch):
     assert said.count("\n") == 1
 
 
-def test_a_quick_piece_of_work_says_nothing(capsys):
+def test_a_quick_piece_of_work_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr("bpfleet.progress._FIRST_SECONDS", 3600.0)
     with progress("nodes", 1) as advance:
         advance()
     assert capsys.readouterr().err == ""
