@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.api.limits import limits_of_inventory
 from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import (
     Size,
@@ -18,7 +17,6 @@ from bpfleet.cli.inputs import (
     kernels_option,
     read_listings,
 )
-from bpfleet.cli.limit import LIMIT_COLUMNS
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing, rows_text
 from bpfleet.cli.map_attributes import MapTypeName, map_options
 from bpfleet.cli.output import sureness_text
@@ -31,6 +29,9 @@ from bpfleet.workload.codec import to_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import CPUS_MAX, Inventory, MapDeclaration, NodeShape
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["command"]
 
@@ -213,6 +214,10 @@ def _one_map(declared: MapDeclaration, kernels: dict[str, KernelProfile], cpus: 
 def _inventories(
     found: Sequence[Inventory], kernels: dict[str, KernelProfile], shape: NodeShape
 ) -> Rows:
+    # Imported here: what one map costs needs neither.
+    from bpfleet.api.limits import limits_of_inventory
+    from bpfleet.cli.limit import LIMIT_COLUMNS
+
     cpus = shape.possible_cpus
     limits = [
         row
