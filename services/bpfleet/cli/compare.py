@@ -188,7 +188,7 @@ class _Outputs:
 @click.option(
     "--fail-on",
     type=click.Choice([NEW_FAILURES]),
-    help="With captures: exit status 1 where something fails anew.",
+    help="With captures: exit status 1 if something newly fails.",
 )
 @click.option(
     "--user-memory",
@@ -767,7 +767,7 @@ def _print_upgrade(
     out.print(ROLLOUT_NOTE, markup=False, style="dim")
     out.print()
     print_table(
-        ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
+        ("workload", "pool", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),
         (_upgrade_row(line) for line in lines),
         numbers_from=2,

@@ -173,13 +173,18 @@ def _leading(server: ChannelOptions) -> Session:
     """
     start_tracing("cli")
     others = server.others if isinstance(server, _Servers) else ()
-    give_up_at = time.monotonic() + _LEADER_SECONDS
+    give_up_at, said = time.monotonic() + _LEADER_SECONDS, False
     for target in itertools.cycle((server.target, *others)):
         session = Session(replace(server, target=target))
         why = _why_not(session)
         another_may = why is not None and (why.reason == "NOT_LEADER" or others)
         if not another_may or time.monotonic() > give_up_at:
             return session
+        if not said:
+            click.echo(
+                f"waiting up to {_LEADER_SECONDS:.0f} s for a coordinator that leads", err=True
+            )
+            said = True
         session.close()
         time.sleep(_LEADER_POLL_SECONDS)
     raise AssertionError("the cycle has no end")
@@ -218,7 +223,7 @@ def _in_words(error: CallError, target: str, what: str) -> str:
     if error.code is grpc.StatusCode.UNAUTHENTICATED:
         return f"the {what} at {target} asks for a token; give it with --token-file"
     if error.code is grpc.StatusCode.UNIMPLEMENTED:
-        return f"{target} is no {what}: it does not know the call"
+        return f"{target} is not a {what}: it does not know this call"
     return error.message or error.code.name
 
 
