@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 COMPARE_ARGS ?=
 MUTANTS_ARGS ?=
 
-.PHONY: compare test check mutants proto docs site wheel sbom clean help
+.PHONY: compare test check mutants proto docs man site wheel sbom clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -34,6 +34,9 @@ proto: $(VENV)/.dev     ## regenerate services/bpfleet/v1 from protos/
 
 docs: $(VENV)/.dev      ## regenerate the pages of docs/ that come from code
 	$(BIN)/python -m bpfleet.oracle.docs --write
+
+man: $(VENV)/.run       ## write a man page of every command into dist/man
+	$(BIN)/python -m bpfleet.cli.reference dist/man
 
 site: $(VENV)/.run      ## build the pages of docs/ with references from the code into build/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import grpc_tools
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
@@ -18,7 +17,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import bpfleet
-from bpfleet.cli.main import cli
 
 ROOT: Final = Path(__file__).parents[2]
 _PROTOS: Final = ROOT / "protos"
@@ -43,36 +41,18 @@ def pages() -> dict[str, str]:
     return {
         "index.md": re.sub(r"\(docs/", "(", readme),
         "reference/changelog.md": (ROOT / "CHANGELOG.md").read_text("utf-8"),
-        "reference/cli.md": "\n".join(_commands()),
         "reference/library.md": "\n".join(_library()),
         "reference/proto.md": "\n".join(_messages()),
     }
-
-
-# -- commands
-
-
-def _commands() -> Iterator[str]:
-    yield "# Command line\n"
-    yield from _command(cli, click.Context(cli, info_name="bpfleet"), 2)
-
-
-def _command(command: click.Command, context: click.Context, level: int) -> Iterator[str]:
-    yield f"{'#' * min(level, 4)} {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
-    if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            if inner is not None and not inner.hidden:
-                yield from _command(inner, click.Context(inner, context, name), level + 1)
 
 
 # -- library
 
 
 def _library() -> Iterator[str]:
-    from bpfleet import api
+    from bpfleet.api import library
 
-    yield f"# Library\n\n{_paragraphs(api)}\n"
+    yield f"# Library\n\n{_paragraphs(library)}\n"
     for name in bpfleet.__all__:
         found = getattr(bpfleet, name)
         if name.startswith("__"):

@@ -23,7 +23,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def unknown(what: str, word: str, known: Iterable[str], *, more: str = "") -> str:
     """One line about a word that is not known: which one is meant, or which there are.
 
-    ``more`` is what lists all of them, where they are many.
+    ``more`` says how to see them, where they are many.
 
     >>> unknown("map type", "hasch", ["array", "hash"])
     "unknown map type 'hasch'; did you mean 'hash'?"
@@ -34,7 +34,8 @@ def unknown(what: str, word: str, known: Iterable[str], *, more: str = "") -> st
     near = nearest(word, names)
     if near is not None:
         return f"unknown {what} {word!r}; did you mean {near!r}?"
-    return f"unknown {what} {word!r}; known: {_few(names)}" + (f" ({more})" if more else "")
+    listed = more if more and len(names) > _NAMED_MAX else f"known: {_few(names)}"
+    return f"unknown {what} {word!r}; {listed}"
 
 
 def advice(word: object, known: Iterable[str]) -> str:

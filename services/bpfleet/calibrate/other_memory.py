@@ -18,28 +18,34 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.calibrate.containers import Container
 from bpfleet.captures.document import Cgroup, Document, Others, Process, Program
 from bpfleet.kernel.mm.sizes import OBJCG_POINTER_BYTES, kmalloc_charge_bytes
+from bpfleet.kernel.proc.start import (
+    ANON_VMA_BYTES,
+    ANON_VMA_CHAIN_BYTES,
+    CHAINS_PER_ANON_VMA,
+    CRED_BYTES,
+    MAPPED_FILES,
+    PGD_PAGES,
+    PID_BYTES,
+    STACK_PAGES,
+    VMAS,
+    WRITABLE_VMAS,
+)
 from bpfleet.kernel.profile import KernelProfile
+from bpfleet.kernel.units import bytes_of
 from bpfleet.kernel.views.oom_report import KERNEL_PARTS
 
 __all__ = ["OtherMemory", "other_memory"]
 
 # Objects of named caches where the capture does not tell their size [Debian's 6.12].
 _SLABS: Final = {
-    "mm_struct": 1408,
-    "anon_vma": 104,
-    "anon_vma_chain": 64,
-    "cred_jar": 192,
-    "task_struct": 9728,
-    "pid": 128,
+    "anon_vma": ANON_VMA_BYTES,
+    "anon_vma_chain": ANON_VMA_CHAIN_BYTES,
+    "cred_jar": CRED_BYTES,
+    "pid": PID_BYTES,
     "proc_inode_cache": 704,
 }
-THREAD_SIZE: Final = 16 << 10
-# The page directory: two pages, with the kernel's and the user's half [PGD_ALLOCATION_ORDER].
-_PGD_BYTES: Final = 2 * PAGE_SIZE
-# A dynamically linked program with three or four libraries, where its mappings were not counted.
-_VMAS: Final = 35
-_MAPPED_FILES: Final = 6
-_WRITABLE_VMAS: Final = 10
+THREAD_SIZE: Final = bytes_of(STACK_PAGES)
+_PGD_BYTES: Final = bytes_of(PGD_PAGES)
 # What the start looks up for the first time in /proc, /sys and bpffs: dentries and inodes that stay cached.
 _LOOKUPS: Final = 6
 _LOOKUP_INODES: Final = 4
@@ -216,7 +222,7 @@ class _Sizes:
     @property
     def task(self) -> int:
         """A thread: its task_struct and pid; its stack is told."""
-        return self._of("task_struct") + self._of("pid")
+        return self._of("task_struct", self._profile.structs.task_struct) + self._of("pid")
 
     @property
     def _file(self) -> int:
@@ -229,10 +235,10 @@ class _Sizes:
 
     def process(self, process: Process) -> int:
         """What exec makes: the address space, its mappings with their files, credentials, and what it looks up."""
-        vmas = process.vmas or _VMAS
-        writable = process.writable_vmas or _WRITABLE_VMAS
-        mapped = process.mapped_files or _MAPPED_FILES
-        anon = self._of("anon_vma") + 2 * self._of("anon_vma_chain")
+        vmas = process.vmas or VMAS
+        writable = process.writable_vmas or WRITABLE_VMAS
+        mapped = process.mapped_files or MAPPED_FILES
+        anon = self._of("anon_vma") + CHAINS_PER_ANON_VMA * self._of("anon_vma_chain")
         mappings = vmas * self._of_vma() + writable * anon + mapped * self._file
         return self.space + mappings
 
@@ -241,7 +247,12 @@ class _Sizes:
         """An address space without its mappings, with credentials and what the start looks up."""
         inode = self._of("inode_cache", self._profile.structs.inode)
         lookups = 0 if self._dentries_told else _LOOKUP_INODES * inode
-        return self._of("mm_struct") + self._of("cred_jar") + lookups + _LOOKUPS * self._dentry
+        return (
+            self._of("mm_struct", self._profile.structs.mm_struct)
+            + self._of("cred_jar")
+            + lookups
+            + _LOOKUPS * self._dentry
+        )
 
     def _of_vma(self) -> int:
         size = self._host.get("vm_area_struct")

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.calibrate.containers import Container
 from bpfleet.calibrate.emulate import OK, ContainerOutcome
 from bpfleet.calibrate.other_memory import OtherMemory, other_memory
@@ -211,8 +212,9 @@ def _unseen_kills(container: Container, outcome: ContainerOutcome, line: Calibra
     kills = line.seen_events.get("oom_kill", 0)
     if not kills or container.max_bytes is None:
         return 0
-    need = outcome.steady_bytes + outcome.growth_bytes + outcome.loading_bytes + line.other_bytes
-    return kills if need < container.max_bytes else 0
+    need = outcome.steady_bytes + outcome.growth_bytes + outcome.loading_bytes
+    need += max(line.other_bytes, outcome.process_bytes)
+    return kills if need + PAGE_SIZE < container.max_bytes else 0  # less than a page is no room
 
 
 def _events(cgroup: Cgroup | None) -> dict[str, int]:

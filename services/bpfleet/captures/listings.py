@@ -308,7 +308,10 @@ def _objects(
         raise SpecError(source, path, data, "not a list of objects", "use bpftool's -j output")
     for index, entry in enumerate(data):
         if not isinstance(entry, Mapping):
-            raise SpecError(source, f"{path}[{index}]", entry, "not an object", "remove it")
+            remedy = (
+                "give each listing as a file of its own" if isinstance(entry, list) else "remove it"
+            )
+            raise SpecError(source, f"{path}[{index}]", entry, "not an object", remedy)
         if "error" in entry:
             notes.error(str(entry["error"])[:200])
         else:

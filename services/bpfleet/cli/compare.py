@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from bpfleet.captures.collect import uses_bpf
 from bpfleet.captures.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
+    Limit,
     OutputFile,
     OutputFolder,
     Size,
@@ -32,12 +32,10 @@ from bpfleet.cli.kubernetes import from_kubectl, print_seen
 from bpfleet.cli.output import (
     console,
     print_json,
-    print_layout,
     print_sureness,
     print_table,
     write_file,
 )
-from bpfleet.cli.table import NUMBER, Column, lay_out, output_width
 from bpfleet.progress import progress, waiting
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
 from bpfleet.report.findings import verdict
@@ -52,7 +50,6 @@ from bpfleet.report.resume import ResultFolder
 from bpfleet.report.scenario_file import read_scenario
 from bpfleet.report.sections import limits_of_workloads, study
 from bpfleet.report.summary import (
-    Cells,
     divergence_lines,
     rows_data,
     table_cells,
@@ -106,7 +103,8 @@ class _Outputs:
     help="Built-in name or TOML file.",
 )
 @kernels_option(
-    f"[default: {','.join(DEFAULT_MODELS)}, with `own` before them where the scenario's node pools say their kernel]",
+    f"[default: {','.join(DEFAULT_MODELS)}, with `own` before them where pools say their kernel]",
+    note="; `own` is what the scenario's node pools have",
     also=(OWN,),
 )
 @click.option(
@@ -155,7 +153,7 @@ class _Outputs:
     multiple=True,
     help="With --from-kubectl: JSON of a query for container_memory_* or cilium_bpf_map_pressure.",
 )
-@click.option("--memory-limit", type=Size(), help="memory.max of each --inventory workload.")
+@click.option("--memory-limit", type=Limit(), help="memory.max of each --inventory workload.")
 @click.option(
     "--memlock",
     type=Size(),
@@ -579,7 +577,12 @@ def _print(results: Sequence[Comparison]) -> None:
     out.print(verdict(result), markup=False)
     out.print()
     cells = table_cells(result) if len(results) == 1 else interval_cells(results)
-    _print_totals(result, cells)
+    print_table(
+        ("", *result.models, "what is counted"),
+        table_lines(result, cells),
+        texts=("what is counted",),
+        notes="what is counted",
+    )
     out.print()
     _print_divergences(result)
     for replica, reason in result.unplaced:
@@ -593,16 +596,6 @@ def _print(results: Sequence[Comparison]) -> None:
         f"profiles {', '.join(result.models)}, bpfleet {result.version}",
         markup=False,
     )
-
-
-def _print_totals(result: Comparison, cells: Cells) -> None:
-    """The table under its headings; what is counted stands beside each row where there is room."""
-    columns = (
-        Column("", itemgetter(0)),
-        *(Column(model, itemgetter(n), NUMBER) for n, model in enumerate(result.models, 1)),
-        Column("what is counted", itemgetter(-1), folds=True, priority=1),
-    )
-    print_layout(lay_out(columns, table_lines(result, cells), width=output_width()))
 
 
 def _print_divergences(result: Comparison) -> None:
@@ -675,6 +668,7 @@ def _print_upgrade(
         (_upgrade_row(line) for line in lines),
         numbers_from=2,
         texts=("change", "before", "after", "first start", "restart"),
+        keys=2,
     )  # fmt: skip
     out.print()
     out.print(

@@ -9,7 +9,7 @@ import click
 import grpc
 
 from bpfleet.cli.fleet_nodes import node_commands
-from bpfleet.cli.inputs import Size, application_options, read_text
+from bpfleet.cli.inputs import Limit, Size, application_options, read_text
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, Rows, listing, watchable
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import fleet, fleet_options
@@ -170,7 +170,7 @@ def _about(found: pb.Workload) -> str:
 @click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--priority", default=0, show_default=True)
 @click.option("--memory-request", type=Size(), help="Memory request [default: the limit].")
-@click.option("--memory-limit", type=Size(), help="memory.max [default: none].")
+@click.option("--memory-limit", type=Limit(), help="memory.max [default: none].")
 @click.option(
     "--memlock", type=Size(), help="RLIMIT_MEMLOCK, or unlimited [default: the kernel's]."
 )

@@ -9,10 +9,11 @@ from typing import Any, Final, TypeVar
 import click
 from msgspec.structs import replace
 
-from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
 from bpfleet.captures.listings import Listing, listing_name, read_listing
-from bpfleet.kernel.profile import KernelProfile, profile_named, says
+from bpfleet.cli.completion import names
+from bpfleet.kernel.profile import PROFILES, profile_named, says
 from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
 from bpfleet.plugins import PROFILES as PLUGINS
@@ -29,6 +30,7 @@ from bpfleet.workload.scenario import (
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
 __all__ = [
+    "Limit",
     "OutputFile",
     "OutputFolder",
     "Size",
@@ -38,7 +40,6 @@ __all__ = [
     "kernel_names",
     "kernel_option",
     "kernels_option",
-    "known_kernel",
     "read_listings",
     "read_text",
     "tell_kernels",
@@ -69,18 +70,21 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
-def kernels_option(default: str, *, also: Sequence[str] = ()) -> Callable[[Command], Command]:
+def kernels_option(
+    default: str, *, note: str = "", also: Sequence[str] = ()
+) -> Callable[[Command], Command]:
     """Adds ``--kernel`` for one or several kernels, given as ``kernels`` in the order they were named.
 
-    ``also`` are words that are taken beside names of kernels.
+    ``also`` are words that are taken beside names of kernels, ``note`` says what they are.
     """
     return click.option(
         "--kernel",
         "kernels",
         multiple=True,
         callback=partial(_kernels, also),
+        shell_complete=names(lambda: (*PROFILES, *plugin_names(PLUGINS), *also)),
         metavar="KERNEL,...",
-        help=f"Kernels by name, uname -r or profile file; commas or repeated {default}.",
+        help=f"Kernels by name, uname -r or profile file; commas or repeated{note} {default}.",
     )
 
 
@@ -93,8 +97,10 @@ def _kernels(
             "'': no kernel is named; leave the option out or name one", context, option
         )
     for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"{name} is named twice; name each once", context, option)
         if name not in also:
-            known_kernel(name, context, option)
+            _check_kernel(name, context, option)
     return names
 
 
@@ -103,13 +109,11 @@ def kernel_names(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
 
-def known_kernel(
-    name: str, context: click.Context | None = None, option: click.Parameter | None = None
-) -> KernelProfile:
-    """The kernel ``name`` of an option. Says what another name was taken for; a bad one ends the command."""
+def _check_kernel(name: str, context: click.Context, option: click.Parameter) -> None:
+    """Says what another name than a kernel's own was taken for; a bad one ends the command."""
     try:
         tell_kernels([name])
-        return profile_from(name)
+        profile_from(name)
     except ValueError as error:
         raise click.BadParameter(str(error), context, option) from None
 
@@ -120,6 +124,8 @@ def kernel_option(default: str | None = "6.12") -> Callable[[Command], Command]:
         "--kernel",
         default=default,
         show_default=True,
+        shell_complete=names(lambda: PROFILES),
+        metavar="KERNEL",
         help="Kernel by name, uname -r or profile file.",
     )
 
@@ -137,6 +143,23 @@ def _application_option(text: str) -> tuple[str, int]:
         raise click.BadParameter(
             f"{text!r}: write NAME=N, such as pods=20", param_hint="--option"
         ) from None
+
+
+class Limit(Size):
+    """A limit of a container: a size that something fits into, or ``unlimited``."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Bytes. Under less than a page not even a process starts."""
+        size_bytes = super().convert(value, param, ctx)
+        if size_bytes < PAGE_SIZE:
+            self.fail(
+                f"{value}: no process starts under less than a page (4K); use max for no limit",
+                param,
+                ctx,
+            )
+        return size_bytes
 
 
 class OutputFile(click.Path):

@@ -1,12 +1,14 @@
 """``bpfleet limit``: the memory.max and RLIMIT_MEMLOCK to set, ready to paste."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import click
 
 from bpfleet.api.limits import CPUS, KERNEL, limits_of, limits_of_scenario
 from bpfleet.cli.inputs import Size, kernels_option
-from bpfleet.cli.listing import BYTES, FORMATS, Column, print_rows
+from bpfleet.cli.listing import BYTES, Column, Rows, listing
 from bpfleet.report.limit_rows import LIMIT_FORMS, LimitRow, limit_text
 from bpfleet.report.scenario_file import read_scenario
 from bpfleet.workload.codec import to_data
@@ -20,15 +22,19 @@ def _max(value: int | None) -> str:
     return "none" if value is None else format_bytes(value)
 
 
+def _pasted(form: str, rows: Sequence[LimitRow]) -> str:
+    return limit_text(rows, form)
+
+
 LIMIT_COLUMNS: Final = (
     Column("name", lambda r: r.name, shrinks=True),
     Column("host", lambda r: r.host, shrinks=True, priority=2),
     Column("kernel", lambda r: r.kernel),
     Column("setting", lambda r: r.setting),
-    Column("least", lambda r: r.least_bytes, BYTES, show=_max),
+    Column("least", lambda r: r.least_bytes, BYTES, _max),
     Column("recommended", lambda r: r.recommended_bytes, BYTES),
-    Column("now", lambda r: r.now_bytes, BYTES, show=_max, wide=True),
-    Column("decided by", lambda r: r.decided_by, shrinks=True, priority=1),
+    Column("now", lambda r: r.now_bytes, BYTES, _max, wide=True),
+    Column("decided by", lambda r: r.decided_by, folds=True),
     Column(
         "parts",
         lambda r: ", ".join(f"{name} {format_bytes(n)}" for name, n in r.parts.items() if n),
@@ -47,16 +53,11 @@ LIMIT_COLUMNS: Final = (
     "--heap", type=Size(), help="Peak of the process's own memory, instead of the catalogue's."
 )
 @click.option("--scenario", help="NAME is a workload of this scenario; without NAME, all of them.")
-@click.option(
-    "-o",
-    "--output",
-    "form",
-    type=click.Choice((*FORMATS, *LIMIT_FORMS)),
-    default="table",
-    show_default=True,
-    help="Form of the output; the last three are ready to paste.",
+@listing(
+    *LIMIT_COLUMNS,
+    data=to_data,
+    forms={form: partial(_pasted, form) for form in LIMIT_FORMS},
 )
-@click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
 def command(
     *,
     what: tuple[str, ...],
@@ -65,9 +66,7 @@ def command(
     ram: int,
     heap: int | None,
     scenario: str | None,
-    form: str,
-    as_json: bool,
-) -> None:
+) -> Rows:
     """The least and the recommended memory.max (and RLIMIT_MEMLOCK up to 5.10) with their parts.
 
     WHAT is an application of the catalogue, a capture, a listing of bpftool, or with --scenario a workload's name.
@@ -92,12 +91,5 @@ def command(
                 click.echo(found, err=True)
             else:
                 rows.append(found)
-    if as_json:
-        form = "json"
-    if form in LIMIT_FORMS:
-        click.echo(limit_text(rows, form), nl=False)
-        return
-    print_rows(rows, LIMIT_COLUMNS, form, data=to_data)
-    if form == "table":
-        for line in dict.fromkeys(f"{row.kernel}: {row.confidence}" for row in rows):
-            click.echo(line)
+    sure = dict.fromkeys(f"{row.kernel}: {row.confidence}" for row in rows)
+    return Rows(rows=rows, below="\n".join(sure))

@@ -4,8 +4,10 @@ import csv
 import io
 import operator
 import re
+import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Final
@@ -13,7 +15,7 @@ from typing import Any, Final
 import click
 import yaml
 
-from bpfleet.cli.output import message_data, print_json, print_layout
+from bpfleet.cli.output import layout_text, message_data, print_json, print_layout
 from bpfleet.cli.settings import setting
 from bpfleet.cli.table import BYTES, COUNT, NUMBER, TEXT, Column, Unit, lay_out, output_width
 from bpfleet.near import unknown
@@ -31,11 +33,15 @@ __all__ = [
     "Unit",
     "listing",
     "print_rows",
+    "refreshing",
+    "rows_text",
     "watchable",
 ]
 
 FORMATS: Final = ("table", "wide", "json", "yaml", "csv", "name")
 WATCH_SECONDS: Final = 2.0
+# The head, the line below, and the cursor.
+_LINES_AROUND: Final = 4
 _FILTER: Final = re.compile(r"([^=<>]+)(>=|<=|=|<|>)(.*)", re.DOTALL)
 _COMPARED: Final[dict[str, Callable[[Any, Any], bool]]] = {
     ">": operator.gt,
@@ -43,6 +49,8 @@ _COMPARED: Final[dict[str, Callable[[Any, Any], bool]]] = {
     ">=": operator.ge,
     "<=": operator.le,
 }
+
+_NO_FORMS: Final[Mapping[str, Callable[[Sequence[Any]], str]]] = {}
 
 # One row: a message or a record, whatever the view returns. Values are what JSON can hold.
 Row = Any
@@ -53,15 +61,15 @@ Plain = Any
 class Rows:
     """What a view returns that has more to say than rows.
 
-    ``document`` is the whole for JSON and YAML, ``above`` (which may depend on the width) and ``below`` stand around
-    the table. ``columns`` replace those of the listing where they depend on what was asked. ``status`` is that of the
-    command.
+    ``document`` is the whole for JSON and YAML, ``above`` and ``below``, which may depend on the width, stand
+    around the table. ``columns`` replace those of the listing where they depend on what was asked. ``status`` is that
+    of the command.
     """
 
     rows: Sequence[Row]
     document: Plain = None
     above: str | Callable[[int | None], str] = ""
-    below: str = ""
+    below: str | Callable[[int | None], str] = ""
     columns: Sequence[Column] = ()
     status: int = 0
 
@@ -70,10 +78,14 @@ def listing(
     *columns: Column,
     data: Callable[[Row], Plain] = message_data,
     name: Callable[[Row], str] | None = None,
+    forms: Mapping[str, Callable[[Sequence[Row]], str]] = _NO_FORMS,
+    screenful: bool = False,
+    largest_first: bool = False,
 ) -> Callable[[Callable[..., Iterable[Row] | Rows]], Callable[..., int]]:
     """Makes a command of a view that returns rows: adds ``-o``, ``--json``, ``--no-headers``, ``--bytes``,
     ``--sort-by``, ``--reverse`` and ``--filter``. ``data`` is a row for JSON; ``name`` is what ``-o name`` prints, by
-    default the first column.
+    default the first column. ``forms`` are more texts that ``-o`` can print. ``screenful`` prints no more
+    rows than a terminal has lines; ``largest_first`` turns the order of ``--sort-by`` round.
     """
     heads = ", ".join(_spelled(column.head) for column in columns)
 
@@ -82,7 +94,7 @@ def listing(
             "-o",
             "--output",
             "form",
-            type=click.Choice(FORMATS),
+            type=click.Choice((*FORMATS, *forms)),
             help="Form of the output [default: table, or what the configuration file says].",
         )
         @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
@@ -101,6 +113,7 @@ def listing(
             metavar="COLUMN=TEXT",
             help="Rows whose column contains this text, or whose number passes (COLUMN>100M); repeatable.",
         )
+        @click.option("--rows", "rows_max", type=click.IntRange(1), help="At most this many rows.")
         @wraps(view)
         # Any: the options of the command it wraps.
         def command(
@@ -112,6 +125,7 @@ def listing(
             sort_by: str | None,
             reverse: bool,
             wanted: tuple[str, ...],
+            rows_max: int | None,
             **options: Any,
         ) -> int:
             if columns:
@@ -127,10 +141,17 @@ def listing(
             rows = [row for row in whole.rows if all(test(row) for test in tests)]
             if sort_by is not None:
                 column = _column(shown, sort_by, "--sort-by")
-                rows.sort(key=lambda row: _sort_key(column.value(row)))
+                rows.sort(key=lambda row: _sort_key(column.value(row)), reverse=largest_first)
             if reverse:
                 rows.reverse()
+            if rows_max is not None:
+                rows = rows[:rows_max]
+            elif screenful and sys.stdout.isatty():
+                rows = rows[: max(1, shutil.get_terminal_size().lines - _LINES_AROUND)]
             chosen = form or ("json" if as_json else setting("output") or "table")
+            if chosen in forms:
+                click.echo(forms[chosen](rows), nl=False)
+                return whole.status
             print_rows(
                 rows,
                 shown,
@@ -216,16 +237,28 @@ def print_rows(
         case _:
             wide = form == "wide"
             width = None if wide else output_width()
-            if whole is not None and whole.above:
-                click.echo(whole.above(width) if callable(whole.above) else whole.above)
+            if whole is not None:
+                _print_around(whole.above, width)
             shown = [each for each in columns if wide or not each.wide]
             cells = [[each.cell(row, in_bytes=in_bytes) for each in shown] for row in rows]
             layout = lay_out(shown, cells, width=width, headers=headers)
             print_layout(layout)
             if layout.left_out:
                 click.echo(f"no room for {', '.join(layout.left_out)}; -o wide shows all", err=True)
-            if whole is not None and whole.below:
-                click.echo(whole.below)
+            if whole is not None:
+                _print_around(whole.below, width)
+
+
+def _print_around(text: str | Callable[[int | None], str], width: int | None) -> None:
+    told = text(width) if callable(text) else text
+    if told:
+        click.echo(told)
+
+
+def rows_text(rows: Sequence[Row], columns: Sequence[Column], width: int | None) -> str:
+    """A table within the text around another one."""
+    cells = [[each.cell(row) for each in columns] for row in rows]
+    return layout_text(lay_out(columns, cells, width=width))
 
 
 def _print_data(document: Plain, form: str) -> None:
@@ -243,6 +276,31 @@ def _csv(rows: Sequence[Row], columns: Sequence[Column], *, headers: bool) -> st
         writer.writerow([column.key for column in columns])
     writer.writerows([column.value(row) for column in columns] for row in rows)
     return text.getvalue()
+
+
+def refreshing(view: Callable[..., Any]) -> Callable[..., None]:
+    """Makes a command print again and again what is, as top does; ``--once`` ends it after the first time."""
+
+    @click.option("--once", is_flag=True, help="Print once and end.")
+    @click.option(
+        "--interval",
+        type=click.FloatRange(0.1, 3600),
+        default=WATCH_SECONDS,
+        show_default=True,
+        help="Seconds between two refreshes.",
+    )
+    @wraps(view)
+    # Any: the options of the command it wraps.
+    def again(*, once: bool, interval: float, **options: Any) -> None:
+        if not once:
+            click.clear()
+        view(**options)
+        while not once:
+            time.sleep(interval)
+            click.clear()
+            view(**options)
+
+    return again
 
 
 def watchable(view: Callable[..., Any]) -> Callable[..., None]:

@@ -3,15 +3,17 @@
 import errno
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from bpfleet.cli.settings import choose_context
 from bpfleet.endings import EXIT_TERMINATED, Terminated, terminable
-from bpfleet.near import nearest, unknown
+from bpfleet.near import advice, nearest, unknown
 from bpfleet.report.workers import WorkerLost
 from bpfleet.version import __version__
 from bpfleet.workload.errors import SpecError
@@ -35,6 +37,7 @@ _COMMANDS: Final = {
     "application": ("bpfleet.cli.application", "Real programs whose maps are known."),
     "limit": ("bpfleet.cli.limit", "The memory.max and RLIMIT_MEMLOCK to set, ready to paste."),
     "node": ("bpfleet.cli.node", "The emulated nodes of one agent."),
+    "top": ("bpfleet.cli.top", "Nodes, cgroups and maps by what they use, refreshed."),
     "process": ("bpfleet.cli.process", "Processes of a node."),
     "map": ("bpfleet.cli.map", "BPF maps of a node."),
     "cgroup": ("bpfleet.cli.cgroup", "The cgroup v2 tree of a node."),
@@ -55,6 +58,8 @@ _COMMANDS: Final = {
     "incident": ("bpfleet.cli.incident", "Real incidents, replayed under each model."),
     "explain": ("bpfleet.cli.explain", "What an error message or errno means."),
     "sim": ("bpfleet.sim.__main__:main", "Simulated fleets, badly treated, under many seeds."),
+    "config": ("bpfleet.cli.config", "The configuration file: servers and habits by context."),
+    "completion": ("bpfleet.cli.completion", "Completion for bash, zsh and fish."),
     "load": ("bpfleet.cli.load", "Run the load test: Locust with bpfleet's users."),
 }
 
@@ -72,6 +77,15 @@ class _LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), name or "command")
         assert isinstance(command, click.Command), cmd_name
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table above, as in the help."""
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands from the table above: asking each module would import them all."""
@@ -181,8 +195,62 @@ def _in_words(error: click.ClickException) -> str:
         and context is not None
         and isinstance(context.command, click.Group)
     ):
-        return unknown("command", command, context.command.list_commands(context))
+        known = context.command.list_commands(context)
+        return unknown("command", command, known, more="--help lists all")
+    if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter):
+        return f"{_where(error)}{_bad_value(error)}"
     return error.format_message()
+
+
+def _where(error: click.BadParameter) -> str:
+    """The option by its longest name, or the argument as the usage has it."""
+    if error.param_hint is not None:
+        hint = error.param_hint if isinstance(error.param_hint, str) else error.param_hint[-1]
+        return f"{hint}: "
+    if error.param is None:
+        return ""
+    if isinstance(error.param, click.Option):
+        return f"{max(error.param.opts, key=len)}: "
+    return f"{error.param.human_readable_name.strip('[].{}').upper()}: "
+
+
+_RANGE: Final = re.compile(r"(?P<value>\S+) is not in the range (?P<low>\S+?)<=x<=(?P<high>\S+?)\.")
+_AT_LEAST: Final = re.compile(r"(?P<value>\S+) is not in the range x>=(?P<low>\S+?)\.")
+
+
+def _bad_value(error: click.BadParameter) -> str:
+    """What click says of a value, in the words of all our other errors."""
+    text = error.message
+    found = _RANGE.fullmatch(text) or _AT_LEAST.fullmatch(text)
+    if found is not None:
+        low, high = found.group("low"), found.groupdict().get("high")
+        allowed = f"{low} to {high}" if high else f"{low} or more"
+        return f"{found.group('value')} is out of range; use {allowed}"
+    kind = error.param.type if error.param is not None else None
+    word = _NO_NUMBER.fullmatch(text)
+    if word is not None:
+        return f"{word[1]}: not a {'whole ' if word[2] == 'integer' else ''}number"
+    choice = _NO_CHOICE.fullmatch(text)
+    if choice is not None and isinstance(kind, click.Choice):
+        return f"{choice[1]!r}: {advice(choice[1], map(str, kind.choices))}"
+    file = _NO_FILE.fullmatch(text)
+    if file is not None:
+        return f"{file[1]}: {_FILES[file[2]]}"
+    return text
+
+
+_NO_NUMBER: Final = re.compile(r"('.*') is not a valid (integer|float)(?: range)?\.", re.DOTALL)
+_NO_CHOICE: Final = re.compile(r"'(.*?)' is not one of .*", re.DOTALL)
+_NO_FILE: Final = re.compile(
+    r"(?:File|Directory|Path) '(.*)' (does not exist|is a directory|is a file|is not readable)\.",
+    re.DOTALL,
+)
+_FILES: Final = {
+    "does not exist": "there is no such file",
+    "is a directory": "a folder, not a file",
+    "is a file": "a file, not a folder",
+    "is not readable": "may not be read",
+}
 
 
 def _no_such_option(name: str, command: click.Command) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from bpfleet.abi import bpf
 from bpfleet.abi.bpf import MapType
@@ -39,9 +40,22 @@ class MapTypeName(click.ParamType):  # type: ignore[type-arg]  # generic from cl
         found = TYPES.get(word)
         if found is None:
             self.fail(
-                unknown("map type", str(value), TYPES, more="docs/map-costs.md has all"), param, ctx
+                unknown(
+                    "map type",
+                    word,
+                    TYPES,
+                    more="use bpftool's word, such as hash or lru_hash",
+                ),
+                param,
+                ctx,
             )
         return found
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The types as bpftool spells them."""
+        return [CompletionItem(name) for name in TYPES if name.startswith(incomplete)]
 
 
 class MapFlags(click.ParamType):  # type: ignore[type-arg]  # as above
@@ -68,7 +82,11 @@ class MapFlags(click.ParamType):  # type: ignore[type-arg]  # as above
         try:
             number = int(word, 0)
         except ValueError:
-            self.fail(unknown("flag", word, FLAGS, more="or a number, such as 0x1"), param, ctx)
+            self.fail(
+                unknown("flag", word, FLAGS, more="use 0x1 or a name such as no_prealloc"),
+                param,
+                ctx,
+            )
         if not 0 <= number <= U32_MAX:
             self.fail(f"{word}: out of range; use 0 to 0x{U32_MAX:x}", param, ctx)
         return number

@@ -95,16 +95,36 @@ def print_table(
     *,
     numbers_from: int = 1,
     texts: Collection[str] = (),
+    keys: int = 1,
+    notes: str | None = None,
 ) -> None:
     """A table of texts. Columns from number ``numbers_from`` on are right-aligned numbers, but for ``texts``; the
-    others fold where the terminal is narrow, and what does not fit side by side comes in blocks.
+    others fold where the terminal is narrow, and what does not fit side by side comes in blocks, each with the first
+    ``keys`` columns. ``notes`` is the head of a last column that stands below the table where it would have to fold.
     """
+    width = output_width()
+    cells = [list(row) for row in rows]
     numbers = [n >= numbers_from and head not in texts for n, head in enumerate(columns)]
     shapes = [
         Column(head, itemgetter(n), COUNT if number else TEXT, folds=not number)
         for n, (head, number) in enumerate(zip(columns, numbers, strict=True))
     ]
-    print_layout(lay_out(shapes, [list(row) for row in rows], width=output_width()))
+    layout = lay_out(shapes, cells, width=width, keys=keys)
+    if notes is not None and width is not None and not _is_whole(layout, cells):
+        aside = "; ".join(
+            f"{row[0].strip()}: {row[-1]}" for row in cells if len(row) > 1 and row[-1]
+        )
+        narrow = [row if len(row) == 1 else row[:-1] for row in cells]
+        print_layout(lay_out(shapes[:-1], narrow, width=width, keys=keys))
+        click.echo(textwrap.fill(f"{notes}: {aside}", width))
+    else:
+        print_layout(layout)
+
+
+def _is_whole(layout: Layout, cells: Sequence[Sequence[str]]) -> bool:
+    """Whether every row is one line of one block."""
+    (heads, lines), *others = layout.blocks
+    return not others and heads == 1 and len(lines) == 1 + len(cells)
 
 
 def layout_text(layout: Layout) -> str:

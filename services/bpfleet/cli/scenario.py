@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from bpfleet.cli.inputs import tell_kernels
+from bpfleet.cli.inputs import OutputFile, tell_kernels
 from bpfleet.cli.listing import COUNT, Column, listing
 from bpfleet.cli.output import console, print_json, print_table, write_file
 from bpfleet.report.placing import place
@@ -151,7 +151,7 @@ def check(*, file: str) -> int:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="File to write [default: print].",
 )
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")

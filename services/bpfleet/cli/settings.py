@@ -18,6 +18,7 @@ __all__ = [
     "OUTPUTS",
     "Configuration",
     "choose_context",
+    "chosen_context",
     "configuration",
     "configuration_file",
     "save",
@@ -109,14 +110,20 @@ def choose_context(context: click.Context, name: str) -> None:
     context.find_root().meta[_CHOSEN] = name
 
 
+def chosen_context() -> str | None:
+    """The context that this run was told to use; None where it was not."""
+    run = click.get_current_context(silent=True)
+    found = run.find_root().meta.get(_CHOSEN) if run is not None else None
+    return found if isinstance(found, str) else None
+
+
 def setting(key: str) -> str | None:
     """What the context of this run says of ``key``; None where it says nothing.
 
     Raises ``ValueError`` for a file that cannot be used and for a context that is not in it.
     """
     found = configuration()
-    run = click.get_current_context(silent=True)
-    named = run.find_root().meta.get(_CHOSEN) if run is not None else None
+    named = chosen_context()
     name = named or found.current
     if name in found.contexts:
         return found.contexts[name].get(key)

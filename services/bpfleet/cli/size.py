@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.api.limits import limits_of_inventory
+from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import (
     Size,
     application_options,
@@ -18,20 +18,21 @@ from bpfleet.cli.inputs import (
     kernels_option,
     read_listings,
 )
-from bpfleet.cli.limit import LIMIT_COLUMNS
-from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing, rows_text
 from bpfleet.cli.map_attributes import MapTypeName, map_options
-from bpfleet.cli.output import layout_text, sureness_text
-from bpfleet.cli.table import lay_out, output_width
+from bpfleet.cli.output import sureness_text
+from bpfleet.cli.table import output_width
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
-from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
-from bpfleet.workload.catalogue import inventory_for
+from bpfleet.workload.catalogue import applications, inventory_for
 from bpfleet.workload.codec import to_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import CPUS_MAX, Inventory, MapDeclaration, NodeShape
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["command"]
 
@@ -43,7 +44,11 @@ EXIT_REFUSED: Final = 1
 @click.command("size")
 @click.argument("map_type", metavar="[TYPE]", type=MapTypeName(), required=False)
 @map_options
-@click.option("--app", help="An application of the catalogue instead of TYPE.")
+@click.option(
+    "--app",
+    shell_complete=names(applications),
+    help="An application of the catalogue instead of TYPE.",
+)
 @click.option("--option", "options", multiple=True, metavar="NAME=N", help="Option of the --app.")
 @click.option(
     "--inventory",
@@ -105,7 +110,8 @@ def command(
         found = [listing.inventory for listing in listings]
         if cpus is None:
             click.echo(f"{_CPUS} CPUs are assumed; --cpus sets them", err=True)
-    return _inventories(found, profiles, NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram))
+    shape = NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram)
+    return _inventories(found, profiles, shape)
 
 
 def _declared(kind: MapType, key: int, value: int, entries: int, flags: int) -> MapDeclaration:
@@ -202,6 +208,10 @@ def _one_map(declared: MapDeclaration, kernels: dict[str, KernelProfile], cpus: 
 def _inventories(
     found: Sequence[Inventory], kernels: dict[str, KernelProfile], shape: NodeShape
 ) -> Rows:
+    # Imported here: what one map costs needs neither.
+    from bpfleet.api.limits import limits_of_inventory
+    from bpfleet.cli.limit import LIMIT_COLUMNS
+
     cpus = shape.possible_cpus
     limits = [
         row
@@ -234,7 +244,9 @@ def _inventories(
             "limits": to_data(limits),
         },
         above=lambda width: f"{title}\n\n{_objects(sizes, width)}\n",
-        below=f"{_wrapped(_MEANINGS)}\n\n{_limits(limits)}\n{sureness_text(sureness(kernels))}",
+        below=lambda width: (
+            f"{_wrapped(_MEANINGS)}\n\n{rows_text(limits, LIMIT_COLUMNS, width)}\n{sureness_text(sureness(kernels))}"
+        ),
     )
 
 
@@ -248,14 +260,7 @@ def _objects(sizes: dict[str, list[MapSize]], width: int | None) -> str:
         Column("entries", lambda n: first[n].max_entries, COUNT, lambda v: f"{v:,}" if v else ""),
         *(Column(name, partial(_cell, found), NUMBER) for name, found in sizes.items()),
     )
-    cells = [[column.cell(n) for column in columns] for n in range(len(first))]
-    return layout_text(lay_out(columns, cells, width=width))
-
-
-def _limits(rows: Sequence[LimitRow]) -> str:
-    columns = [column for column in LIMIT_COLUMNS if not column.wide]
-    cells = [[column.cell(row) for column in columns] for row in rows]
-    return layout_text(lay_out(columns, cells, width=output_width()))
+    return rows_text(range(len(first)), columns, width)
 
 
 def _cell(found: Sequence[MapSize], number: int) -> str:

@@ -106,7 +106,7 @@ class Column:
 class Layout(NamedTuple):
     """Lines of a table, with how many of them are its head, and the heads of columns that had no room.
 
-    A table may come in several blocks, each with the first column.
+    A table may come in several blocks, each with its first columns.
     """
 
     blocks: tuple[tuple[int, tuple[str, ...]], ...]
@@ -126,16 +126,18 @@ def lay_out(
     *,
     width: int | None,
     headers: bool = True,
+    keys: int = 1,
 ) -> Layout:
-    """Places ``cells``, rows by columns, in at most ``width`` cells a line.
+    """Places ``cells``, rows by columns, in at most ``width`` cells a line. A row of one cell is a heading.
 
-    Heads fold first; then text shrinks or folds; then columns are left out; then what is left comes in blocks. Only a
-    first column and a number that have no room side by side are wider.
+    Heads fold first; then text shrinks or folds; then columns are left out; then what is left comes in blocks, each
+    with the first ``keys`` columns. Only keys and a number that have no room side by side are wider.
     """
     shown = list(range(len(columns)))
     if width is None:
         return Layout((_block(columns, cells, shown, None, headers=headers),), ())
-    floors = [_least(c, [row[n] for row in cells], headers) for n, c in enumerate(columns)]
+    full = [row for row in cells if len(row) == len(columns)]
+    floors = [_least(c, [row[n] for row in full], headers) for n, c in enumerate(columns)]
     least = [
         min(floor, _TEXT_CELLS) if _gives(columns[n]) else floor for n, floor in enumerate(floors)
     ]
@@ -150,7 +152,7 @@ def lay_out(
             min(floor, _TEXT_CELLS_MIN) if _gives(columns[n]) else floor
             for n, floor in enumerate(floors)
         ]
-    groups = _groups(shown, least, width)
+    groups = _groups(shown, least, width, keys)
     blocks = (
         _block(columns, cells, group, width, headers=headers, least=least) for group in groups
     )
@@ -172,12 +174,12 @@ def _sum(widths: Iterator[int] | Sequence[int]) -> int:
     return sum(each) + len(_GAP) * max(0, len(each) - 1)
 
 
-def _groups(shown: Sequence[int], least: Sequence[int], width: int) -> list[list[int]]:
-    """Columns by block: all in one where they fit, else each block begins with the first column."""
-    groups = [list(shown[:1])]
-    for number in shown[1:]:
-        if _sum(least[n] for n in (*groups[-1], number)) > width and len(groups[-1]) > 1:
-            groups.append(list(shown[:1]))
+def _groups(shown: Sequence[int], least: Sequence[int], width: int, keys: int) -> list[list[int]]:
+    """Columns by block: all in one where they fit, else each block begins with the keys."""
+    groups = [list(shown[:keys])]
+    for number in shown[keys:]:
+        if _sum(least[n] for n in (*groups[-1], number)) > width and len(groups[-1]) > keys:
+            groups.append(list(shown[:keys]))
         groups[-1].append(number)
     return groups
 
@@ -192,7 +194,7 @@ def _block(
     least: Sequence[int] = (),
 ) -> tuple[int, tuple[str, ...]]:
     heads = [columns[n].head for n in group] if headers else []
-    rows = [[row[n] for n in group] for row in cells]
+    rows = [[row[n] for n in group] for row in cells if len(row) == len(columns)]
     natural = [
         max((cell_len(line[place]) for line in ([heads, *rows] if headers else rows)), default=0)
         for place in range(len(group))
@@ -200,7 +202,11 @@ def _block(
     widths = natural if width is None else _widths(natural, [least[n] for n in group], width)
     shapes = [columns[n] for n in group]
     head_lines = _lines(heads, widths, shapes, fold=True) if headers else []
-    body = [line for row in rows for line in _lines(row, widths, shapes, fold=False)]
+    body: list[str] = []
+    following = iter(rows)
+    for row in cells:
+        is_heading = len(row) != len(columns)
+        body += list(row) if is_heading else _lines(next(following), widths, shapes, fold=False)
     return len(head_lines), (*head_lines, *body)
 
 
@@ -242,6 +248,8 @@ def _cut(text: str, width: int) -> str:
 
 def _folded(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` cells: broken between words, and within those that are too long."""
+    if cell_len(text) <= width:
+        return [text]  # as it is: rows below a heading are indented
     lines = [""]
     for word in _BREAK.split(text):
         joined = f"{lines[-1]} {word}" if lines[-1] else word

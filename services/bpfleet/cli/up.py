@@ -10,6 +10,7 @@ from bpfleet.cli.clusters import cluster_options, engine_for, print_changes, pro
 from bpfleet.cli.inputs import Size, kernel_names
 from bpfleet.cli.output import print_json
 from bpfleet.launcher.cluster import READY_SECONDS, up
+from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import COORDINATOR_PORT, WEB_PORT, ClusterSpec
 from bpfleet.runtime.profiles import profile_and_text
 
@@ -110,7 +111,7 @@ def command(
       bpfleet up --agents 2 --memory 512M
       bpfleet up --local --workers 0
     """
-    with engine_for(local) as engine, progress_lines(as_json) as progress:
+    try:
         spec = ClusterSpec(
             name=name,
             agents=agents,
@@ -128,6 +129,9 @@ def command(
             web_port=web_port,
             api_port=api_port,
         )
+    except LaunchError as error:
+        raise click.UsageError(str(error)) from None
+    with engine_for(local) as engine, progress_lines(as_json) as progress:
         changes = up(engine, spec, progress, ready_seconds=wait_seconds)
     if as_json:
         print_json(asdict(changes))

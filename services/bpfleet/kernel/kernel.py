@@ -329,6 +329,15 @@ class Kernel:
             if task.notify_resume:
                 self.leave(task)
 
+    def execve(self, pid: int) -> None:
+        """Charges a process what it costs itself, as one started in its cgroup. Raises ESRCH, ENOMEM, TaskKilled."""
+        task = self.processes.find(pid)
+        try:
+            self.processes.execve(task)
+        finally:
+            if task.notify_resume:
+                self.leave(task)
+
     def exit(self, pid: int, code: int = 0) -> None:
         """A process ends by itself: its memory goes, its descriptors are closed. Raises ESRCH."""
         self.processes.exit(self.processes.find(pid), code, "exited")

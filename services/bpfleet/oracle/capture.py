@@ -27,6 +27,8 @@ _RENAMED: Final = {
     "bpf_local_storage_elem_header": None,
     "bpf_shtab_elem": None,
     "htab_elem": None,
+    "task_struct": None,  # its cache's objects have a length of their own
+    "mm_struct": None,
 }
 _ALIGNED: Final = frozenset({"file", "dentry"})  # caches with SLAB_HWCACHE_ALIGN
 _CACHE_LINE_BYTES: Final = 64

@@ -80,6 +80,7 @@ def documents(docs: Path) -> dict[str, str]:
     """The generated documents by file name. Of ``api.md`` in ``docs`` only the part between two marks is generated."""
     return {
         "api.md": _api((docs / "api.md").read_text()),
+        "cli.md": _cli(),
         "fidelity.md": _fidelity(),
         "kernel-models.md": _kernel_models(),
         "map-costs.md": _map_costs(),
@@ -134,6 +135,27 @@ def _settings() -> str:
     return "".join(parts)
 
 
+def _cli() -> str:
+    """The page of the command line: its text, the variables it reads, every command."""
+    # By name, as above.
+    reference = importlib.import_module("bpfleet.cli.reference")
+    text = files("bpfleet.oracle").joinpath("cli_page.md").read_text("utf-8")
+    rows = [[f"`{name}`", text] for name, text in (*reference.variables().items(), *_VARIABLES)]
+    return (
+        f"{HEADER}\n{text}## Environment\n\nAgents and coordinators read more: `settings.md`.\n\n"
+        f"{_table(['variable', 'what it says'], rows)}\n## Commands\n\n{reference.commands_markdown()}"
+    )
+
+
+_VARIABLES: Final = (
+    ("BPFLEET_CONFIG", "the configuration file"),
+    ("BPFLEET_IMAGE, REDIS_IMAGE", "images of `bpfleet up`"),
+    ("COLUMNS", "width of tables, where standard output is no terminal too"),
+    ("NO_COLOR", "no colours"),
+    ("XDG_CONFIG_HOME", "where the configuration file is: `bpfleet/config.toml` below it"),
+    ("XDG_STATE_HOME", "where `bpfleet up --local` keeps its processes' state"),
+)
+
 _SETTINGS_HEAD: Final = """
 # Settings
 
@@ -187,7 +209,7 @@ bpfleet limit --scenario fleet.toml              # the limits its workloads need
 ```
 
 **Kernels per pool.** `kernel` of a pool is the kernel its nodes have: any name that `bpfleet profile list` knows or
-that resolves to one (`rhel9`, `5.15.0-91-generic`), or a profile file. `compare --models own,6.12` runs each pool under
+that resolves to one (`rhel9`, `5.15.0-91-generic`), or a profile file. `compare --kernel own,6.12` runs each pool under
 its own beside 6.12; `--from own` is the default of `--to` where every pool says its kernel. So a half-upgraded fleet is
 two pools.
 
@@ -299,8 +321,8 @@ of several kernels have a row of their own; figures of other recordings come fro
 | OOM killer | exact choice, log lines | a victim always takes 0.75 ms to end, in which `max` and `oom` count on:\
  0.3 to 2.8 ms were seen; no reaper, no sysctls |
 | user memory | anonymous, shared, tmpfs, page tables | one mapping of each kind, in one process; no huge pages |
-| processes | credentials, limits, descriptors, threads | threads are a number and a cost; no fork, no exec, only\
- fatal signals |
+| processes | credentials, limits, descriptors, threads | threads are a number and a cost; what a process costs\
+ itself is charged where a workload starts it; no fork, only fatal signals |
 | locked memory | perf, AF_XDP, io_uring, mlock, SHM_LOCK | no MSG_ZEROCOPY, RDMA, vfio or other drivers |
 
 ## What stays out, and what that does to an answer
@@ -309,8 +331,8 @@ Measured on 6.18 with 2 CPUs, where a figure stands.
 
 | not modelled | measured or known | effect on an answer |
 |---|---|---|
-| a process's own start (exec, fork inside its cgroup) | 53 to 65 KB of kernel memory, 45 KB of it page tables |\
- limits of very small containers are too low by that much |
+| mappings of other than usual programs | a container's process is 92 KB (90 to 102 KB measured for sleep(1)); Python,\
+ with 105 mappings, 135 to 143 KB | limits of very small containers are too low by that much |
 | user memory of threads | 31 KB each for Python, glibc's arenas among it | belongs to the heap that is declared |
 | statistics that lag | 64 pages per CPU: 0.5 MiB on 2 CPUs, 16 MiB on 64 | a dashboard differs from the view here\
  by that |

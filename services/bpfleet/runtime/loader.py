@@ -55,6 +55,7 @@ class Loader:
         if spec.workload.memory_limit_bytes is not None:
             yield Step("write memory.max", self._cgroup, self._set_limit)
         yield Step("clone", spec.name, self._spawn)
+        yield Step("execve", spec.name, lambda: self._kernel.execve(self._running.pid))
         if spec.workload.threads > 1:
             yield Step("clone", "threads", self._clone_threads)
         for part in touch_parts(self._heap_bytes):

@@ -182,7 +182,7 @@ def test_kills_that_the_emulation_has_room_for_are_said() -> None:
     assert (line.seen_events, line.seen_peak_bytes) == ({"max": 9, "oom_kill": 3}, 64 << 20)
     assert line.verdict == "off: 3 OOM kills seen, but the emulation has room"
     assert not line.reproduced
-    tight = replace(cgroup, max=5_722_112)
+    tight = replace(cgroup, max=5_775_360)
     line = line_of(replace(document, cgroups=(document.cgroups[0], tight)), "6.12")
     assert line.verdict == "reproduced"
 

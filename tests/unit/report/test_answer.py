@@ -152,8 +152,9 @@ def test_the_kernel_memory_of_processes_counts_against_the_limit() -> None:
     cgroup = replace(document.cgroups[1], stat=stat)
     heavy = replace(document, cgroups=(document.cgroups[0], cgroup))
     light, more = (ask(each, before="6.12").rows[0] for each in (document, heavy))
-    assert 5_000_000 <= more.need_bytes - light.need_bytes <= 5_100_000
-    assert (light.room_after or 0) - (more.room_after or 0) >= 5_000_000
+    # Without it, what an emulated process costs itself counts.
+    assert 4_900_000 <= more.need_bytes - light.need_bytes <= 5_100_000
+    assert (light.room_after or 0) - (more.room_after or 0) >= 4_900_000
 
 
 POD = "/kubepods/pod7"

@@ -24,6 +24,9 @@ from bpfleet.kernel.timeline import Timeline
 LLIST_NODE_BYTES: Final = 8
 PERCPU_HEADER_BYTES: Final = 16  # llist node and the per-CPU pointer
 SMALL_UNIT_BYTES: Final = 256
+# Deleting an element takes about half a microsecond: long bursts outlast the grace periods that they begin.
+FREE_NS: Final = 500
+FREE_NS_STEP: Final = 1_000_000  # time passes so many at once
 
 
 def unit_bytes(element_bytes: int, *, percpu: bool) -> int:
@@ -101,6 +104,7 @@ class BpfMemAlloc:
         "_rcu_waiting",
         "_reuses_waiting",
         "_size",
+        "_spent_ns",
         "_timeline",
         "_waiting",
         "in_use",
@@ -140,6 +144,7 @@ class BpfMemAlloc:
         self.objects = 0
         self.in_use = 0
         self.late_refill = False
+        self._spent_ns = 0
         self._populating = False
         self._ran_dry = False
 
@@ -226,14 +231,23 @@ class BpfMemAlloc:
             count -= step
             if free[current_cpu] > self._high:
                 self._free_bulk(current_cpu)
+            if self._in_progress[current_cpu]:
+                self._spend(step)
 
-    def free_rcu(self, current_cpu: int, count: int = 1) -> None:
-        """Sends objects through a grace period without offering them for reuse first [bpf_mem_cache_free_rcu]."""
-        assert self.in_use >= count, (self.in_use, count)
-        self.in_use -= count
+    def free_rcu(self, current_cpu: int) -> None:
+        """Sends an object through a grace period without offering it for reuse first [bpf_mem_cache_free_rcu].
+
+        The irq_work that begins a grace period fills a cache that is low as well.
+        """
+        assert self.in_use, "nothing is in use"
+        self.in_use -= 1
         self._rcu_queued[current_cpu] += 1
-        self._check_free_by_rcu(current_cpu)  # the first one leaves before the others come
-        self._rcu_queued[current_cpu] += count - 1
+        if self._rcu_in_progress[current_cpu]:
+            self._spend(1)
+        elif self.late_refill:
+            self._check_free_by_rcu(current_cpu)
+        else:
+            self.refill(current_cpu)
 
     def hand_over(self, owner: Owner) -> tuple[Account, AllocSize]:
         """An object in use that outlives these caches: from now on it belongs to ``owner``."""
@@ -251,6 +265,14 @@ class BpfMemAlloc:
             self._check_free_by_rcu(cpu)
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _spend(self, freed: int) -> None:
+        """The time that freeing takes beside a grace period; what falls due meanwhile runs."""
+        controller = self._memory.controller
+        self._spent_ns += freed * FREE_NS * controller.pace
+        if self._spent_ns >= FREE_NS_STEP:
+            spent, self._spent_ns = self._spent_ns, 0
+            controller.elapse(spent)
 
     def _alloc_bulk(self, cpu: int, count: int, gfp: int, current: Current) -> None:
         if self._reuses_waiting:

@@ -16,7 +16,6 @@ from bpfleet.kernel.mm.memcontrol import MemoryController
 from bpfleet.kernel.mm.page_alloc import NodeMemory
 from bpfleet.kernel.mm.populated import PopulatedPages
 from bpfleet.kernel.mm.sizes import (
-    KMALLOC_LARGEST_CLASS,
     OBJCG_POINTER_BYTES,
     kmalloc_bytes,
     kmalloc_charge_bytes,
@@ -114,9 +113,9 @@ class AllocSize:
         self.requested: Final = requested
         self.taken: Final = taken
         self.charge: Final = charge
-        # By whole pages: everything but slab objects up to 8 KiB and per-CPU objects.
+        # By whole pages: everything but per-CPU objects and those of slab caches, which have an objcg pointer each.
         self.is_page_charged: Final = kind in _PAGE_KINDS or (
-            kind != AllocKind.PERCPU and requested > KMALLOC_LARGEST_CLASS
+            kind != AllocKind.PERCPU and charge == taken
         )
 
 
@@ -180,7 +179,7 @@ class Memory:
         # The ledger in the order of its lines: a dictionary serves as an ordered set.
         self.accounts: Final[dict[Account, Account]] = {}
         self.faults: Final = InjectedFaults(seed)
-        self.populated: Final = PopulatedPages(profile.percpu_populated_pages)
+        self.populated: Final = PopulatedPages(profile.percpu_populated_bytes)
         # Live charges of all accounts; receipts take differences of it.
         self.charged_bytes_total = 0
         self._last_failure: KernelError | None = None
@@ -336,11 +335,22 @@ class Memory:
         owner: Owner,
     ) -> tuple[Block, ...]:
         """One object of each size; all or none. Raises KernelError(ENOMEM)."""
+        return self.take_blocks(((size, 1) for size in sizes), gfp, objcg, current, owner)
+
+    def take_blocks(
+        self,
+        objects: Iterable[tuple[AllocSize, int]],
+        gfp: int,
+        objcg: ObjCgroup | None,
+        current: Current,
+        owner: Owner,
+    ) -> tuple[Block, ...]:
+        """So many objects of each size; all or none. Raises KernelError(ENOMEM)."""
         blocks: list[Block] = []
         try:
-            for size in sizes:
+            for size, count in objects:
                 account = self.account(owner, size.kind, objcg)
-                blocks.append(self.take_block(account, size, gfp, current))
+                blocks.append(self.take_block(account, size, gfp, current, count))
         except KernelError:
             self.free_blocks(blocks, current.cpu)
             raise

@@ -2,8 +2,8 @@
 
 An area for every CPU is address space first; its pages are populated when somebody who may sleep asks, or by a work
 item that keeps two to four empty ones. Who may not sleep gets populated pages or nothing, with memory to spare. How
-many lie ready after booting depends on the build and on what has used per-CPU memory before: a profile says how many,
-and 0 that there are always enough. Bytes are those of one CPU.
+much lies ready after booting depends on the build and on what has used per-CPU memory before: a profile says how much,
+and 0 that there is always enough. Bytes are those of one CPU.
 """
 
 from typing import Final, final
@@ -20,9 +20,9 @@ class PopulatedPages:
 
     __slots__ = ("is_scarce", "ready_bytes")
 
-    def __init__(self, pages: int) -> None:
-        self.is_scarce: Final = pages > 0
-        self.ready_bytes = pages * PAGE_SIZE
+    def __init__(self, ready_bytes: int) -> None:
+        self.is_scarce: Final = ready_bytes > 0
+        self.ready_bytes = ready_bytes
 
     def take(self, size_bytes: int) -> bool:
         """Takes an area without sleeping; False where none lies ready."""

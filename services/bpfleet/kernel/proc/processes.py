@@ -10,11 +10,12 @@ from bpfleet.kernel.cgroup.tree import Cgroup, CgroupTree
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.events import EventKind
 from bpfleet.kernel.mm import gfp as GFP
-from bpfleet.kernel.mm.memory import AllocKind, Memory, Owner
+from bpfleet.kernel.mm.memory import Block, Memory, Owner
 from bpfleet.kernel.mm.oom_kill import OOM_SCORE_ADJ_MAX, OOM_SCORE_ADJ_MIN
 from bpfleet.kernel.mm.swapfile import SwapSpace
 from bpfleet.kernel.proc.address_space import AddressSpace
 from bpfleet.kernel.proc.fdtable import FileTable
+from bpfleet.kernel.proc.start import Objects, process_objects, thread_objects
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import UserTable
 from bpfleet.kernel.timeline import Timeline
@@ -24,7 +25,6 @@ PID_MAX: Final = 1 << 22
 UID_MAX: Final = (1 << 32) - 2
 SIGKILL: Final = 9
 COMM_MAX: Final = 15
-STACK_PAGES: Final = 4  # THREAD_SIZE on x86-64
 
 
 _SINCE_5_8: Final = frozenset({Capability.BPF, Capability.PERFMON})
@@ -67,7 +67,7 @@ class Processes:
         comm: str,
         cpu: int,
     ) -> Task:
-        """Starts a process that was forked elsewhere and moved here, so starting it charges nothing.
+        """Starts a process that was forked and started elsewhere and moved here, so it is charged nothing yet.
 
         Raises EBUSY (the cgroup distributes memory to its children), EINVAL (an argument out of range), EAGAIN.
         """
@@ -245,16 +245,18 @@ class Processes:
         """clone(2) of ``count`` threads: each has a kernel stack, its structures and an area with a page table for its
         stack. What it touches there is the process's own memory. Raises ENOMEM; those before stay [copy_process].
         """
-        memory, profile = self._memory, self._memory.profile
-        sizes = (
-            *([memory.page_size(AllocKind.STACK)] * STACK_PAGES),
-            *map(memory.cache_size, profile.thread_slab_bytes),
-            memory.page_size(AllocKind.PAGE_TABLE),
-        )
         for _ in range(count):
-            gfp = GFP.GFP_KERNEL_ACCOUNT
-            blocks = memory.take_objects(sizes, gfp, task.objcg, task, task.mm.owner)
-            task.threads.append(blocks)
+            task.threads.append(self._take(thread_objects(self._memory), task))
+
+    def execve(self, task: Task) -> None:
+        """Charges what a process is that was forked and started in its cgroup. Raises ENOMEM, leaving nothing."""
+        assert not task.own, task.pid
+        task.own = self._take(process_objects(self._memory), task)
+
+    def _take(self, objects: Objects, task: Task) -> tuple[Block, ...]:
+        return self._memory.take_blocks(
+            objects, GFP.GFP_KERNEL_ACCOUNT, task.objcg, task, task.mm.owner
+        )
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -268,6 +270,8 @@ class Processes:
         self._files.release(task)
         while task.threads:
             self._memory.free_blocks(task.threads.pop(), task.cpu)
+        self._memory.free_blocks(task.own, task.cpu)
+        task.own = ()
         task.alive = False
         task.exit_status = status
         task.exit_reason = reason

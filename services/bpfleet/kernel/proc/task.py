@@ -53,6 +53,7 @@ class Task:
         "oom_score_adj",
         "oom_score_adj_min",
         "over_high_pages",
+        "own",
         "permitted",
         "pid",
         "pinned_vm_pages",
@@ -105,6 +106,7 @@ class Task:
         self.threads: Final[
             list[tuple[Block, ...]]
         ] = []  # beside the first, with what was taken for each
+        self.own: tuple[Block, ...] = ()  # of the process itself, where it was started here
         self.mm: Final = mm
         self.pinned_vm_pages = 0  # VmPin
         self.mlocked_pages = 0  # VmLck

@@ -41,7 +41,7 @@ class Provenance(StrEnum):
         "recorded"  # a real kernel of this build was recorded, and the recordings are replayed
     )
     DERIVED = "derived"  # from its source and the type information of a build
-    NEAREST = "nearest"  # the behaviour of another kernel with the sizes of this one
+    NEAREST = "nearest"  # the sizes or the behaviour of another kernel, as its source says
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,9 @@ class StructSizes:
     bpf_event_entry: int = 40
     dentry: int = 192
     inode: int = 616  # objects of inode_cache
+    # of a process, as /proc/slabinfo shows them; a task_struct ends with what the CPU's registers need
+    task_struct: int = 8448
+    mm_struct: int = 1408
     # of the verifier, where what it takes is charged
     bpf_verifier_env: int = 0
     bpf_insn_aux_data: int = 0
@@ -159,7 +162,6 @@ class KernelProfile:
     memcg_cache_bytes: tuple[int, ...]
     reclaim_walks_in_part: bool
     vma_slab_bytes: tuple[int, ...]
-    thread_slab_bytes: tuple[int, ...]
     file_vma_slab_bytes: tuple[int, ...]
 
     # -- who pays
@@ -247,7 +249,7 @@ class KernelProfile:
     has_mmap: bool
     array_takes_inner_map_flag: bool
     perf_event_array_keeps_entries: bool
-    percpu_populated_pages: int
+    percpu_populated_bytes: int
     bpf_lsm_enabled: bool
     cgroup_v1: bool
     stats_lag: bool

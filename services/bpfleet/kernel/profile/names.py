@@ -24,8 +24,8 @@ def _recharge(profile: KernelProfile) -> KernelProfile:
 
 
 def _dry(profile: KernelProfile) -> KernelProfile:
-    """As seen on Debian's standard build of 6.12: a per-CPU hash of 512-byte values refuses its 49th element."""
-    return replace(profile, percpu_populated_pages=6)
+    """As seen on Debian's standard build of 6.12: after 255 areas of 40 bytes there were 47 of 512 bytes, no more."""
+    return replace(profile, percpu_populated_bytes=255 * 40 + 47 * 512)
 
 
 def _nocharge(profile: KernelProfile) -> KernelProfile:
@@ -69,6 +69,7 @@ DISTRIBUTIONS: Final[dict[str, str]] = {
     "el8": "el8.10", "rhel8": "el8.10", "rhel-8": "el8.10",
     "el9": "el9.6", "rhel9": "el9.6", "rhel-9": "el9.6",
     "ubuntu-20.04": "5.4", "ubuntu-22.04": "5.15", "ubuntu-24.04": "6.8",
+    "ubuntu-24.10": "6.11", "ubuntu-25.04": "6.14",
     "debian-11": "5.10", "debian-12": "6.1", "debian-13": "6.12",
     "al2023": "6.1",
 }  # fmt: skip

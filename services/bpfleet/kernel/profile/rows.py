@@ -189,7 +189,6 @@ MEMCG: Final = (
           Change((176, 40), "6.4", "mm: add per-VMA lock; the sizes are those measured on 6.12"),
           Change((192,), "6.15", "mm: move per-vma lock into vm_area_struct; a cache line at a time"),
           Change((216, 40), "", "per-vma locks, and Red Hat's structures have spare room", backports=("el9.6",))),
-    _flag("thread_slab_bytes", (5888, 192, 192, 192, 104, 64)),
     _flag("vma_slab_bytes", (200, 88, 64),
           Change((152, 104, 64), "6.1", _MEASURED),
           Change((176, 40, 104, 64), "6.4", "mm: add per-VMA lock; the sizes are those measured on 6.12"),
@@ -427,7 +426,8 @@ OPTIONS: Final = (
     Option("bpf_jit_always_on", False, "CONFIG_BPF_JIT_ALWAYS_ON: no interpreter to fall back to"),
     Option("stats_lag", False, "memory.stat is shown as late as Linux flushes it; here it is exact unless asked for"),
     Option("cgroup_v1", False, "the memory controller is mounted as cgroup v1"),
-    Option("percpu_populated_pages", 0, "per-CPU pages ready for who cannot sleep, after booting; 0: always enough"),
+    Option("percpu_populated_bytes", 0,
+           "what lies ready on each CPU for who cannot sleep, after booting; 0: always enough"),
     Option("bpf_lsm_enabled", True, "CONFIG_BPF_LSM: without it inodes have no room for storage"),
 )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Replays elements-TARGET.jsonl: what elements cost, as totals of the cgroup relative to before the creation.
 
 Creating and inserting is compared byte for byte. What follows depends on how far RCU had come. A burst of deletions
-that is shorter than a grace period leaves no choice: its total must be that of the emulator, where no time passes in
-a burst and all grace periods end after it. Longer bursts, tries (which wait for RCU first) and maps of maps (whose
+that is shorter than a grace period leaves no choice: its total must be that of the emulator, where here no time passes
+in a burst and all grace periods end after it. Longer bursts, tries (which wait for RCU first) and maps of maps (whose
 every deletion waits) are a matter of time: their totals must lie between two runs, one where every grace period ends
 at once, and one where none does. RCU frees on any CPU, and each keeps up to a page of what it freed out of the slab
 statistics until it works for another cgroup [mod_objcg_state], so a recorded total may be that much higher.
@@ -119,6 +119,10 @@ def _between(
     return {name: found[name] for name in want}
 
 
+def _no_time_passes(_: int) -> int:
+    return 0
+
+
 def same_prefix(case: dict[str, Any]) -> bool:
     """Whether the recorder's keys differed only behind their prefix, so that every insert replaced the one before.
 
@@ -180,6 +184,7 @@ class _Run:
     def __init__(self, case: dict[str, Any], target: Target, grace: Grace) -> None:
         self.case: Final = case
         self.kernel, self.task = target.boot()
+        self.kernel.controller.elapse = _no_time_passes
         self._target: Final = target
         self._grace: Final = grace
         self._operations = 0

@@ -114,7 +114,7 @@ def test_objects_freed_through_rcu_wait_for_both_grace_periods():
     kernel, cache = caches()
     cache.alloc_many(40, CPU0)
     taken = cache.objects
-    cache.free_rcu(0, 1)
+    cache.free_rcu(0)
     kernel.advance(RCU_GRACE_NS)
     assert cache.objects == taken
     kernel.advance(TASKS_TRACE_GRACE_NS)
@@ -126,12 +126,35 @@ def test_what_comes_while_rcu_is_at_work_waits_for_the_next_free():
     kernel, cache = caches()
     cache.alloc_many(40, CPU0)
     taken = cache.objects
-    cache.free_rcu(0, 30)
+    for _ in range(30):
+        cache.free_rcu(0)
     kernel.advance(100 * TASKS_TRACE_GRACE_NS)
     assert cache.objects == taken - 1
-    cache.free_rcu(0, 1)
+    cache.free_rcu(0)
     kernel.advance(RCU_GRACE_NS + TASKS_TRACE_GRACE_NS)
     assert cache.objects == taken - 31
+    cache.check()
+
+
+def test_freeing_takes_time_so_that_a_long_burst_outlasts_the_grace_periods_it_begins():
+    kernel, cache = caches()
+    cache.alloc_many(200_000, CPU0)
+    taken = cache.objects
+    for _ in range(200_000):
+        cache.free_rcu(0)
+    assert kernel.now_ns >= 100_000_000 - RCU_GRACE_NS
+    assert cache.objects < taken
+    cache.check()
+
+
+def test_the_first_object_freed_behind_a_grace_period_fills_an_empty_cache():
+    _, cache = caches()
+    cache.late_refill = True
+    taken = cache.alloc_many(1000, CPU0)
+    cache.late_refill = False
+    cache.free_rcu(0)
+    assert cache.alloc_many(48, CPU0) == 48
+    assert taken == 4
     cache.check()
 
 
@@ -207,8 +230,13 @@ def test_no_object_is_lost_whatever_happens(profile, percpu, steps):
             assert cache.alloc_many(count, KernelContext(cpu)) == count
         elif what == "advance":
             kernel.advance(count * 1_000_000)
-        elif count <= cache.in_use:
-            (cache.free if what == "free" else cache.free_rcu)(cpu, count)
+        elif count > cache.in_use:
+            continue
+        elif what == "free":
+            cache.free(cpu, count)
+        else:
+            for _ in range(count):
+                cache.free_rcu(cpu)
         cache.check()
     for cpu in (0, 1, 0, 1):  # what waits goes off with the next refill and the next overflow
         kernel.advance(RCU_GRACE_NS + TASKS_TRACE_GRACE_NS)

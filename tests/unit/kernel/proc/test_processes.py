@@ -311,3 +311,37 @@ def test_threads_that_do_not_fit_leave_those_before() -> None:
     with pytest.raises(TaskKilled):
         kernel.clone_threads(task.pid, 100)
     kernel.check()
+
+
+# -- what a process costs itself -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["5.4", "5.10", "6.1", "6.12", "6.18", "7.3", "el8.10"])
+def test_a_process_that_starts_in_its_cgroup_pays_for_its_task_and_its_address_space(
+    profile: str,
+) -> None:
+    kernel, task = boot(profile)
+    memcg = kernel.cgroup("/a").memcg
+    before = memcg.stat[Stat.KERNEL_PAGES]
+    kernel.execve(task.pid)
+    charged = (memcg.stat[Stat.KERNEL_PAGES] - before) * 4096
+    assert 90_000 < charged < 102_400  # measured on 6.18: 90,112 to 102,400 for sleep(1)
+    shown = kernel.read_file("/a", "memory.stat")
+    assert "kernel_stack 16384\n" in shown
+    assert memcg.stat[Stat.PGTABLE_PAGES] == 11
+    kernel.check()
+    kernel.exit(task.pid)
+    kernel.run_deferred()
+    assert memcg.stat[Stat.PGTABLE_PAGES] == 0
+    assert memcg.stat[Stat.SLAB_UNRECLAIMABLE] == 0
+    kernel.check()
+
+
+def test_a_process_is_killed_where_its_own_start_does_not_fit() -> None:
+    kernel, task = boot("6.12")
+    kernel.write_file("/a", "memory.max", "64K")
+    with pytest.raises(TaskKilled):
+        kernel.execve(task.pid)
+    assert not task.alive
+    kernel.run_deferred()
+    kernel.check()

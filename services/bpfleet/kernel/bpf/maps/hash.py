@@ -4,11 +4,11 @@ At create: struct, buckets (16 B each, a power of two), 5.11 - 6.15 eight per-CP
 elements and one spare per CPU, or (NO_PREALLOC, from 6.1) the prefill of the element caches. Per element: nothing when
 preallocated, else one element: GFP_ATOMIC up to 5.19, GFP_NOWAIT in 6.0, through bpf_mem_alloc from 6.1. Replacing
 takes a second element before the first is given back. Freed: with the map, up to 6.0 behind an rcu_barrier.
-Known gap: the class names it.
+Known gap: none.
 """
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Final
+from typing import Final
 
 from bpfleet.abi.bpf import (
     BPF_EXIST,
@@ -200,10 +200,6 @@ class HashMap(HashTable):
 
     spin_locks = SpinLocks.ALWAYS
     __slots__ = ("_caches", "_element_size", "_payers")
-
-    gap: ClassVar[str] = (
-        "on demand: no time passes in a burst of deletions, so long ones (over some 5,000) keep more than on Linux"
-    )
 
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)

@@ -12,6 +12,7 @@ _STRUCTS: Final = StructSizes(
     bpf_stab=296, bpf_shtab=304, reuseport_array=248, bpf_local_storage_map=400,
     bpf_local_storage=176, bpf_cgroup_storage_map=280, bpf_struct_ops_map=512, bpf_arena=344,
     bpf_prog=72, bpf_prog_aux=1088, bpf_prog_stats=32, file=256, inode=648,
+    task_struct=8384, mm_struct=1152,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(

@@ -13,6 +13,7 @@ _STRUCTS: Final = StructSizes(
     bpf_cgroup_storage_map=320, bpf_struct_ops_map=384, bpf_arena=0, bpf_prog=56, bpf_prog_aux=632,
     bpf_prog_stats=16, file=256, bpf_local_storage_elem_header=128,
     inode=568,
+    task_struct=8000, mm_struct=1088,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(

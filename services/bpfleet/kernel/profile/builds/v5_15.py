@@ -12,6 +12,7 @@ _STRUCTS: Final = StructSizes(
     bpf_shtab=320, reuseport_array=256, bpf_local_storage_map=320, bpf_local_storage=168,
     bpf_cgroup_storage_map=320, bpf_struct_ops_map=448, bpf_arena=0, bpf_prog=72,
     bpf_prog_aux=656, bpf_prog_stats=32, file=256, bpf_local_storage_elem_header=128,
+    task_struct=8384, mm_struct=1152,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(

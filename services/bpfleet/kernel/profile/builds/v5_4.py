@@ -13,6 +13,7 @@ _STRUCTS: Final = StructSizes(
     bpf_cgroup_storage_map=256, bpf_struct_ops_map=0, bpf_arena=0, bpf_prog=56, bpf_prog_aux=296,
     bpf_prog_stats=16, file=256, xdp_bulk_queue=168, bpf_cgroup_storage=88, inode=600,
     bpf_local_storage_elem_header=128,
+    task_struct=8000, mm_struct=1088,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(

@@ -16,6 +16,7 @@ _STRUCTS: Final = StructSizes(
     bpf_verifier_state_list=192, bpf_verifier_stack_elem=192, bpf_func_state=1280,
     bpf_stack_state=120, bpf_jmp_history_entry=16, insn_live_regs=8, bpf_liveness=2200,
     func_instance=168, per_frame_masks=32,
+    task_struct=5888, mm_struct=1600,
 )  # fmt: skip
 
 KERNEL: Final = KernelBuild(
