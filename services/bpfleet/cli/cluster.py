@@ -37,6 +37,7 @@ def _note(instance: Instance) -> str:
 def ps(*, name: str, local: bool) -> Iterable[Instance]:
     """List the containers (or processes) of a cluster.
 
+    What Docker Compose runs under that name is shown, too; it is changed with `docker compose`.
     A container that the real OOM killer of this machine ended is marked as such; kills inside
     emulated nodes never are.
 
@@ -46,7 +47,7 @@ def ps(*, name: str, local: bool) -> Iterable[Instance]:
       bpfleet ps --local --json
     """
     with engine_for(local) as engine:
-        return cluster.ps(engine, name)
+        return cluster.shown(engine, name)
 
 
 @click.command("logs")
@@ -65,7 +66,7 @@ def logs(*, service: str, lines: int, name: str, local: bool, as_json: bool) -> 
       bpfleet logs coordinator-0 --lines 20
     """
     with engine_for(local) as engine:
-        found = cluster.find(cluster.ps(engine, name), service)
+        found = cluster.find(cluster.shown(engine, name), service)
         printed = list(engine.logs(name, found.name, lines))
     if as_json:
         print_json(printed)
