@@ -11,11 +11,11 @@ import msgspec
 from msgspec.structs import replace as changed
 
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
-from bpfleet.capture.document import SCHEMA, BtfFacts, Document, read_document
+from bpfleet.capture.document import SCHEMA, BtfFacts, Document, Host, read_document
 from bpfleet.capture.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
 from bpfleet.cli.progress import progress
-from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
+from bpfleet.kernel.profile import KernelProfile, nearest_profile, on_machine, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.oracle.capture import capture_btf
 from bpfleet.oracle.vmlinux_btf import Struct, Vmlinux
@@ -44,7 +44,7 @@ NEW_FAILURES: Final = "new-failures"
 EXIT_NEW_FAILURES: Final = 1
 _SHOWN_CALIBRATIONS: Final = 20
 # Host BTF profiles by what decides them: hosts of one kernel share one.
-_Profiles = dict[tuple[str, str, bytes], KernelProfile]
+_Profiles = dict[tuple[str, str, tuple[str, int], bytes], KernelProfile]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,10 @@ def _case(
         after = with_fill(after, options.fill)
     for text in options.replacements:
         after = _replaced(after, text)
-    kernel = profile_from(options.before) if options.before else own_kernel(document, profiles)
+    kernel = own_kernel(document, profiles)
+    if options.before:
+        host = document.host
+        kernel = on_machine(profile_from(options.before), host.machine, host.page_size)
     return HostCase(source=source, document=document, before=before, after=after, kernel=kernel)
 
 
@@ -122,7 +125,7 @@ def own_kernel_and_text(document: Document) -> tuple[KernelProfile, str]:
     host = document.host
     if "profile" in host.distribution or document.btf is None:
         return own_kernel(document, {}), host.distribution.get("profile_file", "")
-    text = capture_btf(_vmlinux(document.btf), host.release)
+    text = _captured_text(document.btf, host)
     return profile_from_toml(text), text
 
 
@@ -134,16 +137,27 @@ def own_kernel(document: Document, known: _Profiles) -> KernelProfile:
             return profile_from_toml(host.distribution["profile_file"])
         return profile_named(host.distribution["profile"])  # an emulated node
     option = host.boot_options.get("cgroup.memory", "")
-    key = (host.release, option, b"" if document.btf is None else msgspec.json.encode(document.btf))
+    machine = (host.machine, host.page_size)
+    key = (
+        host.release,
+        option,
+        machine,
+        b"" if document.btf is None else msgspec.json.encode(document.btf),
+    )
     if key not in known:
         base = nearest_profile(host.release)
         if document.btf is not None:
-            base = profile_from_toml(capture_btf(_vmlinux(document.btf), host.release))
+            base = profile_from_toml(_captured_text(document.btf, host))
         if "nobpf" in option.split(","):
             variant = profile_named(f"{nearest_profile(host.release).name}:nobpf")
             base = replace(base, payer=variant.payer)
-        known[key] = base
+        known[key] = on_machine(base, *machine)
     return known[key]
+
+
+def _captured_text(facts: BtfFacts, host: Host) -> str:
+    machine, page = host.machine, host.page_size
+    return capture_btf(_vmlinux(facts), host.release, machine=machine, page_bytes=page)
 
 
 def _vmlinux(facts: BtfFacts) -> Vmlinux:
