@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 COMPARE_ARGS ?=
 MUTANTS_ARGS ?=
 
-.PHONY: compare test check mutants proto docs wheel clean help
+.PHONY: compare test check mutants proto docs man site wheel sbom clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -35,8 +35,21 @@ proto: $(VENV)/.dev     ## regenerate services/bpfleet/v1 from protos/
 docs: $(VENV)/.dev      ## regenerate the pages of docs/ that come from code
 	$(BIN)/python -m bpfleet.oracle.docs --write
 
-wheel: $(VENV)/.dev     ## build dist/*.whl
-	$(BIN)/python -m build --wheel --outdir dist .
+man: $(VENV)/.run       ## write a man page of every command into dist/man
+	$(BIN)/python -m bpfleet.cli.reference dist/man
+
+site: $(VENV)/.run      ## build the pages of docs/ with references from the code into build/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file deploy/site/mkdocs.yml
+
+wheel: $(BIN)/python    ## build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+sbom: $(BIN)/python     ## list what the image installs, as CycloneDX, in dist/bpfleet.cdx.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=5'
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/bpfleet.cdx.json deploy/requirements.lock
 
 clean:           ## remove the virtual environment and everything generated locally
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -23,7 +23,7 @@ class AgentProcess:
         self.nodes = nodes
         self.target = f"127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "bpfleet.node_agent", "--listen", self.target]
-        command += ["--agent-id", agent_id, "--nodes", str(nodes), "--model", model]
+        command += ["--agent-id", agent_id, "--nodes", str(nodes), "--kernel", model]
         self._process = subprocess.Popen([*command, "--log-level", "error"])
         self.session = Session(self.target, deadline_seconds=START_SECONDS)
         self.client = AgentClient(self.session)

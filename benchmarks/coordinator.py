@@ -32,7 +32,6 @@ from grpc import aio
 from rich.console import Console
 from rich.table import Table
 
-import bpfleet
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2 as registry
@@ -44,6 +43,7 @@ from bpfleet.v1.runtime_service_pb2_grpc import (
     RuntimeServiceServicer,
     add_RuntimeServiceServicer_to_server,
 )
+from bpfleet.version import __version__
 from bpfleet.workload.spec import replica_name
 
 MIB = 1 << 20
@@ -452,7 +452,7 @@ def machine() -> dict[str, str]:
     return {
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Linux {platform.release()}",
         "load": f"{os.getloadavg()[0]:.1f} before the start",
-        "versions": f"bpfleet {bpfleet.__version__}, Python {platform.python_version()}, "
+        "versions": f"bpfleet {__version__}, Python {platform.python_version()}, "
         f"grpcio {__import__('grpc').__version__}, Redis {server.stdout.split('v=')[1].split(' ')[0]}",
     }
 

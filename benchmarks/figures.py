@@ -10,7 +10,7 @@ import grpc
 from rich.console import Console
 from rich.table import Table
 
-import bpfleet
+from bpfleet.version import __version__
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "grpc": grpc.__version__,
         "protobuf": google.protobuf.__version__,
-        "bpfleet": bpfleet.__version__,
+        "bpfleet": __version__,
         "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
     }
 

@@ -16,6 +16,7 @@ from locust.event import Events
 from locust.runners import WorkerRunner
 
 from loadtest.grpc_user import LoadUser
+from loadtest.locust_shapes import offered_shapes
 from loadtest.options import OptionError, add_arguments, early_shape
 from loadtest.page import add_page
 from loadtest.run import FLEET, LoadRun, run_of
@@ -61,6 +62,7 @@ def _attach(environment: Environment, **rest: Any) -> None:
         # Workers run what the master tells them to.
         if not isinstance(environment.runner, WorkerRunner):
             _choose_users(environment, run.options.weights)
+            _offer_choices(environment)
     except OptionError as error:
         _end_with(error)
     add_page(environment, run)
@@ -77,6 +79,19 @@ def _choose_users(environment: Environment, weights: Mapping[str, int]) -> None:
     if not chosen:
         raise OptionError("--weights, --tags and --exclude-tags leave no user to run")
     environment.user_classes = list(chosen)
+
+
+def _offer_choices(environment: Environment) -> None:
+    """Kinds of users and shapes are fields of the page's form, unless the command line has chosen a shape."""
+    web = environment.web_ui
+    if web is None or environment.shape_class is not None:
+        return
+    # Any: Locust's own annotation says instances, and it keeps classes.
+    users: Any = {user.__name__: user for user in environment.user_classes}
+    environment.available_user_classes = users
+    environment.available_user_tasks = {name: user.tasks for name, user in users.items()}
+    environment.available_shape_classes = offered_shapes()
+    web.userclass_picker_is_active = True
 
 
 def _has_task(user: type[User], environment: Environment) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 from locust import LoadTestShape
 from locust.util.timespan import parse_timespan
 
-from loadtest.options import early_shape
+from loadtest.options import STEP_TO_FAILURE, early_shape
 from loadtest.run import FLEET, run_of
-from loadtest.shapes import ShapeSettings, StepToFailure, Target, users_at
+from loadtest.shapes import SHAPES, ShapeSettings, StepToFailure, Target, users_at
 
-__all__ = ["NamedShape", "StepToFailureShape"]
+__all__ = ["NamedShape", "StepToFailureShape", "offered_shapes"]
 
 _DEFAULTS = ShapeSettings()
 
@@ -41,17 +41,23 @@ class _Shape(LoadTestShape):
 
 
 class NamedShape(_Shape):
-    """The shape named by --load-shape."""
+    """One of the shapes that depend on time alone: the one named, or that of --load-shape."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Locust has no types here
+        self._name = name or early_shape(sys.argv[1:])
 
     def tick(self) -> Target:
         """Users wanted now."""
-        return users_at(early_shape(sys.argv[1:]), self.settings(), self.elapsed())
+        return users_at(self._name, self.settings(), self.elapsed())
 
 
 class StepToFailureShape(_Shape):
     """More users step by step until every model broke; says at how many each did."""
 
-    _steps: StepToFailure | None = None
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Locust has no types here
+        self._steps: StepToFailure | None = None
 
     def reset_time(self) -> None:
         """A new test starts."""
@@ -72,6 +78,12 @@ class StepToFailureShape(_Shape):
         target = self._steps.target(self.elapsed(), seen)
         run.broke_at = dict(self._steps.broke_at)
         return target
+
+
+def offered_shapes() -> dict[str, LoadTestShape]:
+    """Every shape by name, to be chosen from."""
+    named: dict[str, LoadTestShape] = {name: NamedShape(name) for name in SHAPES}
+    return {**named, STEP_TO_FAILURE: StepToFailureShape()}
 
 
 def _seconds(run_time: Any) -> float:

@@ -131,7 +131,7 @@ _VARIABLES: Final = {
 _OPTIONS: Final = (
     _Option("bpfleet-agents", "", "Node agents, host:port, separated by commas"),
     _Option("bpfleet-coordinator", "127.0.0.1:7070", "Coordinators; asked for the agents if none"),
-    _Option("models", "", "Only these kernel profiles (all)"),
+    _Option("models", "", "Only these kernel profiles, separated by commas (all)"),
     _Option("pin", "", "Bind workloads that are submitted to these kernel profiles in turn"),
     _Option("applications", "katran,falco,bcc-execsnoop,tetragon", "Applications whose maps churn"),
     _Option("seed", 1, "Seed of all operations"),
@@ -139,18 +139,19 @@ _OPTIONS: Final = (
     _Option("elements", 1024, f"Map elements in one kernel batch command, up to {_ELEMENTS_MAX}"),
     _Option("memory-max", "64M", "memory.max of each user's cgroup, or max"),
     _Option(
-        "memlock", "default", "RLIMIT_MEMLOCK of each user's process: bytes, default or unlimited"
+        "memlock",
+        "unlimited",
+        "RLIMIT_MEMLOCK of each user's process: unlimited, as loaders set it, bytes, or the kernel's default",
     ),
     _Option("think-ms", 10, "Pause between two messages of a user"),
     _Option("load-shape", "", f"Load over time: {', '.join(_SHAPE_NAMES)}", in_page=False),
     _Option("shape-steps", 10, "Steps of step-to-failure"),
     _Option("shape-bad-percent", 5, "Share of bad verdicts at which step-to-failure stops a model"),
+    # In the page kinds of users and shapes are chosen from lists.
     _Option("weights", "", "Share of each kind of user, such as element=4,tenant=0", in_page=False),
     _Option("outcomes", "", "Write outcomes to FILE.json or FILE.csv at the end", in_page=False),
-    _Option("fail-if", "", "Exit 1 if passed, for example 6.12:ENOMEM>0.05", in_page=False),
-    _Option(
-        "transport-failures-max", 0, "Exit 1 above this many transport failures", in_page=False
-    ),
+    _Option("fail-if", "", "Exit 1 if passed, for example 6.12:ENOMEM>0.05"),
+    _Option("transport-failures-max", 0, "Exit 1 above this many transport failures"),
 )
 
 

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["BAD_ERRNOS", "OK", "OOM_KILLED", "CallOutcome", "OutcomeTable"]
+__all__ = ["BAD_ERRNOS", "OK", "OOM_KILLED", "USUAL_ERRNOS", "CallOutcome", "OutcomeTable"]
 
 OK: Final = "OK"
 OOM_KILLED: Final = "CALLER_KILLED"
-# Verdicts that say a host ran out of something; ENOENT and EEXIST are the everyday answers of churn.
+# Verdicts that say a host ran out of something.
 BAD_ERRNOS: Final = frozenset({"EPERM", "ENOMEM", "E2BIG", "ENOSPC", "EINTR"})
+# The everyday answers of churn: what is looked up or taken away is not there, what is added is there already.
+USUAL_ERRNOS: Final = ("ENOENT", "EEXIST")
 
 
 @dataclass(frozen=True, slots=True, order=True)

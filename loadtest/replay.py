@@ -1,7 +1,7 @@
 """Plays one lane of a load test again, without a network: same seed, same calls, same outcomes.
 
-    python -m loadtest.replay --kind tenant --seed 1 --lane 0 --model 6.12 --messages 200
-    python -m loadtest.replay --kind element --model 5.10 --memlock 16M --json
+    bpfleet load --replay --kind tenant --seed 1 --lane 0 --model 6.12 --messages 200
+    bpfleet load --replay --kind element --model 5.10 --memlock 16M --json
 
 The lane is played on a node of its own, inside this process, by the executor of the node agent. The options of the load
 test that say what is played have the same names, variables and defaults here.
@@ -138,7 +138,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
-        prog="python -m loadtest.replay",
+        prog="bpfleet load --replay",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,6 +8,7 @@ nodes in use.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 from uuid import uuid4
@@ -15,12 +16,13 @@ from uuid import uuid4
 import gevent
 from gevent.event import AsyncResult
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session, channel_from_environment
+from loadtest.history import History
 from loadtest.options import LoadOptions
 from loadtest.outcomes import OutcomeTable
 from loadtest.seats import Seat, Seating, SeatNode
@@ -38,6 +40,7 @@ _SEAT_LEFT: Final = "bpfleet_seat_left"
 _REPORT: Final = "bpfleet"
 _SEAT_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 1.0
+_RUNNING: Final = (STATE_SPAWNING, STATE_RUNNING)
 _DISCOVERY_ROUNDS: Final = 5
 _log = logging.getLogger("bpfleet.load")
 
@@ -54,6 +57,7 @@ class LoadRun:
     def __init__(self, environment: Environment) -> None:
         self.environment: Final = environment
         self.outcomes: Final = OutcomeTable()
+        self.history: Final = History()
         self.broke_at: dict[str, int] = {}
         self.stepped_to: int | None = None
         self._options: LoadOptions | None = None
@@ -61,6 +65,7 @@ class LoadRun:
         self._seating: Seating | None = None
         self._problem = "no test runs"
         self._begun = False
+        self._begun_seconds = 0.0
         self._clients: dict[str, AgentClient] = {}
         self._asked: dict[str, AsyncResult[dict[str, Any]]] = {}
         self._watches: dict[SeatNode, gevent.Greenlet] = {}
@@ -155,6 +160,8 @@ class LoadRun:
         """A test starts: find the nodes again and count from nothing."""
         self._begun, self._options = True, None
         self.outcomes.clear()
+        self.history.clear()
+        self._begun_seconds = time.monotonic()
         self.broke_at, self.stepped_to = {}, None
         self._stop_watches()
         if isinstance(self._runner, WorkerRunner):
@@ -171,6 +178,11 @@ class LoadRun:
             return
         self._seating, self._problem = Seating(nodes, self.options.seed), ""
         _log.info("%d nodes under %s", len(nodes), ", ".join(self._seating.models))
+
+    def note_history(self) -> None:
+        """Remembers what was counted until now, while a test runs."""
+        if self._begun and self._runner is not None and self._runner.state in _RUNNING:
+            self.history.note(time.monotonic() - self._begun_seconds, self.outcomes)
 
     def end(self) -> None:
         """A test ended: stop watching, give connections back."""

@@ -25,6 +25,11 @@ _FLAGS = (
     "--disable-sync",
     "--remote-debugging-port=0",
 )
+# Number and text of a key: without them a browser tells the page, and does nothing itself.
+_KEYS = {
+    "Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, ""), " ": (32, " "), "End": (35, ""), "Home": (36, ""),
+    "ArrowLeft": (37, ""), "ArrowUp": (38, ""), "ArrowRight": (39, ""), "ArrowDown": (40, ""),
+}  # fmt: skip
 
 
 class Browser:
@@ -55,8 +60,7 @@ class Browser:
         await self.call("Runtime.enable")
         await self.call("Page.enable")
         await self.resize(1360, 900)
-        theme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
-        await self.call("Emulation.setEmulatedMedia", features=[theme])
+        await self.prefer(dark=self._dark)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -101,6 +105,14 @@ class Browser:
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
+    async def promise(self, expression: str) -> Any:
+        """What a promise in the page comes to."""
+        told = await self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in told, told
+        return told["result"].get("value")
+
     async def until(self, expression: str, seconds: float = 30) -> Any:
         """Waits until an expression is true."""
         deadline = time.monotonic() + seconds
@@ -120,17 +132,29 @@ class Browser:
         """Moves the mouse to a place of the window."""
         await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
-    async def press(self, key: str) -> None:
-        """A key of the keyboard, by the name that the page is told."""
-        for kind in ("keyDown", "keyUp"):
-            await self.call("Input.dispatchKeyEvent", type=kind, key=key)
+    async def press(self, key: str, *, shift: bool = False) -> None:
+        """A key of the keyboard, by the name that the page is told, with all that the browser itself makes of it."""
+        code, text = _KEYS.get(key, (0, ""))
+        told = {
+            "key": key,
+            "code": key,
+            "windowsVirtualKeyCode": code,
+            "modifiers": 8 * shift,
+        }
+        await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **told)
+        await self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+
+    async def prefer(self, *, dark: bool) -> None:
+        """Light or dark, as the reader's system would say."""
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.call("Emulation.setEmulatedMedia", features=[theme])
 
     async def resize(self, width: int, height: int) -> None:
         """Makes the window of that many pixels."""
         await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                         deviceScaleFactor=1, mobile=False)  # fmt: skip
 
-    async def photograph(self, file: Path) -> None:
-        """The window as a PNG."""
-        told = await self.call("Page.captureScreenshot", format="png")
+    async def photograph(self, file: Path, *, whole: bool = False) -> None:
+        """The window, or the whole page, as a PNG."""
+        told = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         file.write_bytes(base64.b64decode(told["data"]))

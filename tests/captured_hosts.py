@@ -1,8 +1,8 @@
 """Captures made by hand: hosts with one or two containers, for tests of calibration and answer."""
 
 from bpfleet.abi.bpf import MapType, ProgType
-from bpfleet.capture.collect import identify
-from bpfleet.capture.document import (
+from bpfleet.captures.collect import identify
+from bpfleet.captures.document import (
     SCHEMA,
     Cgroup,
     ChargesRead,

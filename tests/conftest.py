@@ -30,6 +30,15 @@ settings.register_profile(
 settings.load_profile(os.environ.get("BPFLEET_HYPOTHESIS", "gate"))
 
 
+# Tables have the width they need, whatever the terminal of who runs the tests.
+os.environ.pop("COLUMNS", None)
+
+
+# Whoever is started in the background of a shell ignores Ctrl-C, and so would all programs that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--rewrite` replaces the answers in tests/scenarios/*.txt by those of the emulator."""
     parser.addoption("--rewrite", action="store_true", help="rewrite transcripts")
@@ -48,6 +57,7 @@ def _parts() -> Iterator[tuple[str, bool]]:
     """What tests need that a machine may lack, in the words of their own reasons."""
     yield "tests with Redis (no redis-server)", shutil.which("redis-server") is not None
     yield "tests in a browser (no chromium)", shutil.which("chromium") is not None
+    yield "axe-core on the pages (no npm)", shutil.which("npm") is not None
     yield "tests with Docker (no Docker Engine answers)", _answers("docker", "info")
     yield "tests of compose files (no docker compose)", _answers("docker", "compose", "version")
     yield "plays of alert rules (no promtool)", shutil.which("promtool") is not None

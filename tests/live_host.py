@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfleet.capture.collect import Bpf, Cgroups, Unavailable
+from bpfleet.captures.collect import Bpf, Cgroups, Unavailable
 
 MAP_CREATE, OBJ_PIN, PROG_LOAD, UPDATE = 0, 6, 5, 2
 _MS_BPF = b"bpf"

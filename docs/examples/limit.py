@@ -1,6 +1,6 @@
 """Fills a map until the kernel says no, and prints what it said and why.
 
-python -m bpfleet.node_agent --model 6.12        # in another terminal; try 5.10 as well
+python -m bpfleet.node_agent --kernel 6.12        # in another terminal; try 5.10 as well
 python docs/examples/limit.py [HOST:PORT]
 """
 

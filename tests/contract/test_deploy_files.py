@@ -41,7 +41,7 @@ def compose() -> dict:
 @needs_compose
 def test_compose_runs_one_agent_per_model(compose) -> None:
     profiles = [
-        service["environment"]["BPFLEET_PROFILE"]
+        service["environment"]["BPFLEET_KERNEL"]
         for name, service in compose["services"].items()
         if name.startswith("agent-")
     ]
@@ -144,7 +144,7 @@ def test_the_stack_keeps_secrets_in_secrets_and_updates_coordinators_one_by_one(
     assert update["failure_action"] == "rollback"
     assert all(secret["external"] for secret in stack["secrets"].values())
     profiles = {
-        service["environment"]["BPFLEET_PROFILE"]
+        service["environment"]["BPFLEET_KERNEL"]
         for name, service in stack["services"].items()
         if name.startswith("agent-")
     }
@@ -155,6 +155,28 @@ def test_the_stack_keeps_secrets_in_secrets_and_updates_coordinators_one_by_one(
         assert "ports" not in service, "swarm publishes on every address of a host"
         for variable, value in service.get("environment", {}).items():
             assert "PASSWORD" not in variable or value.startswith("/run/secrets/")
+
+
+def test_in_the_stack_each_part_has_the_token_of_its_role_and_no_other() -> None:
+    stack = yaml.safe_load((DEPLOY / "swarm" / "stack.yml").read_text())
+    tokens = {
+        name: {each["source"] for each in service["secrets"] if each["source"].endswith("-token")}
+        for name, service in stack["services"].items()
+    }
+    given = {"operator-token", "user-token", "agent-token"}
+    assert {name: held for name, held in tokens.items() if not name.startswith("agent-")} == {
+        "redis": set(),
+        "coordinator": given,
+        "locust": {"user-token"},
+        "locust-worker": {"user-token"},
+    }
+    agents = [held for name, held in tokens.items() if name.startswith("agent-")]
+    assert agents == [given - {"operator-token"}] * 5
+    for name, service in stack["services"].items():
+        files = [v for k, v in service.get("environment", {}).items() if k.endswith("TOKEN_FILE")]
+        assert {Path(file).name for file in files} == tokens[name], name
+    script = (DEPLOY / "swarm" / "secrets.sh").read_text()
+    assert 'roles="operator user agent"' in script
 
 
 def test_the_panels_of_the_dashboard_do_not_overlap() -> None:

@@ -9,8 +9,8 @@ from node_agents import connected
 from bpfleet.calibrate.containers import host_input
 from bpfleet.calibrate.emulate import emulate_host
 from bpfleet.calibrate.verdict import calibrate
-from bpfleet.capture.charges import payer_rows
-from bpfleet.capture.document import Document, read_document, write_document
+from bpfleet.captures.charges import payer_rows
+from bpfleet.captures.document import Document, read_document, write_document
 from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.main import main

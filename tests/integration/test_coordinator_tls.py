@@ -160,7 +160,7 @@ async def _strangers_are_refused(target: str, certificates: Path, token: str) ->
         (["--redis", "http://u:secret@127.0.0.1/0"], "is not a URL"),
         (["--listen", "nowhere"], "not an address"),
         (["--lease", "nan"], "--lease"),
-        (["--eviction-soft", "100"], "not above --eviction-available"),
+        (["--eviction-soft", "100M"], "not above --eviction-available"),
         (["--tls-cert", "missing.pem"], "give both or neither"),
         (["--tls-cert", "missing.pem", "--tls-key", "missing.key"], "cannot read"),
         (["--metrics", "1.2.3.4.5"], "not an address"),
@@ -169,7 +169,7 @@ async def _strangers_are_refused(target: str, certificates: Path, token: str) ->
 def test_a_coordinator_that_cannot_start_says_why_in_one_line(arguments, complaint):
     command = [sys.executable, "-m", "bpfleet.coordinator", "--listen", "127.0.0.1:0"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 2
+    assert done.returncode == (1 if "does not answer" in complaint else 2)
     said = [line for line in done.stderr.splitlines() if "level=" not in line]
     assert len(said) == 1, done.stderr
     assert complaint in said[0]

@@ -35,7 +35,7 @@ def agent(model: str, coordinator: str, metrics: str, log: Path) -> Iterator[Non
     options = (
         "--agent-id",
         f"a-{model[0]}",
-        "--model",
+        "--kernel",
         model,
         "--nodes",
         "3",

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import aiohttp
 import pytest
+from accessibility import axe, complaints
 from browser import Browser, needs_chromium
 from coordinator_process import CoordinatorProcess, Fleet, until
 from node_agents import running
@@ -72,8 +74,132 @@ async def _visit(target: str, url: str, dark: bool) -> None:
         await page.until("document.querySelector('#n-title').textContent === 'new-00001'")
         await page.until("document.querySelectorAll('#n-cgroups tr').length >= 2")
         assert "agent new" in await page.value("document.querySelector('#n-note').textContent")
+        await page.press("Escape")
+        await _by_keyboard(page, url)
+        await _filtered(page, calls)
+        await page.until("document.querySelector('#node').hidden")
+        await _who_holds_what(page, calls)
         assert not await page.value(SCROLLS_SIDEWAYS)
         assert page.errors == []
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_it_has_no_fault_for_axe_with_and_without_a_node_open(tmp_path: Path) -> None:
+    axe()
+    process, url = coordinator(tmp_path)
+    try:
+        with running(agent_id="a", nodes=4, coordinators=(ChannelOptions(target=process.target),)):
+            asyncio.run(_examined(process.target, url))
+    finally:
+        process.kill()
+
+
+async def _examined(target: str, url: str) -> None:
+    await ready(target, 4)
+    for dark in (False, True):
+        async with Browser(dark=dark) as page:
+            for width in (1280, 390):
+                await page.resize(width, 800)
+                await page.open(url)
+                await page.until("document.querySelector('#f-ready').textContent === '4'")
+                assert await complaints(page) == [], (dark, width)
+                assert not await page.value(SCROLLS_SIDEWAYS)
+                await page.click(*await square(page, "a-00001"))
+                await page.until("document.querySelectorAll('#n-cgroups tr').length >= 2")
+                assert await complaints(page) == [], (dark, width, "node")
+
+
+async def _by_keyboard(page: Browser, url: str) -> None:
+    """From the top of the page to a node and back, with nothing but keys; opening must not close it again."""
+    focus = "document.activeElement.id"
+    await page.open("about:blank")
+    await page.open(url)
+    await page.until("document.querySelector('#f-ready').textContent === '60'")
+    await page.press("Tab")
+    await page.press("Enter")
+    assert await page.value(focus) == "grid"
+    await page.press("ArrowRight")
+    await page.press("ArrowRight")
+    assert "BPF charged" in await page.value("document.querySelector('#hover').textContent")
+    await page.press("Enter")
+    assert await page.value(
+        "[document.querySelector('#node').hidden, document.activeElement.id]"
+    ) == [False, "n-close"]
+    await page.until("document.querySelectorAll('#n-cgroups tr').length >= 2")
+    reached = []
+    while (
+        name := await page.value("document.activeElement.getAttribute('aria-label')")
+    ) != "Ledger":
+        reached.append(name)
+        await page.press("Tab")
+        assert len(reached) < 20, reached
+    assert [name for name in reached if name] == ["Replicas", "Cgroups", "Maps", "Processes"]
+    await page.press("Escape")
+    assert await page.value("document.querySelector('#node').hidden")
+    assert await page.value(focus) == "grid"
+
+
+async def _filtered(page: Browser, calls: Fleet) -> None:
+    request = fleet.LabelNodeRequest(name="old-00003", labels={"zone": "z1"})
+    await calls.first.LabelNode(request)
+    shown = "document.querySelector('#shown').textContent"
+    choose = (
+        "(() => {{ const box = document.querySelector('#{0}');"
+        " box.value = '{1}'; box.dispatchEvent(new Event('input')); }})()"
+    )
+    await page.value(choose.format("by-kernel", "5.10"))
+    assert await page.value(shown) == "30 of 60 nodes"
+    await page.value(choose.format("by-kernel", ""))
+    await page.value(choose.format("by-label", "zone=z1"))
+    await page.until(f"{shown} === '1 of 60 nodes'")
+    await page.value("document.querySelector('#grid').focus()")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        await page.press(key)
+    assert (await page.value("document.querySelector('#hover').textContent")).startswith(
+        "old-00003"
+    )
+    await page.value(choose.format("by-label", ""))
+    await page.value(choose.format("by-state", "closed"))
+    assert await page.value(shown) == "0 of 60 nodes"
+    await calls.first.CordonNode(fleet.CordonNodeRequest(name="new-00002"))
+    await page.until(f"{shown} === '1 of 60 nodes'")
+    await page.value(choose.format("by-state", ""))
+    assert await page.value(shown) == ""
+
+
+async def _who_holds_what(page: Browser, calls: Fleet) -> None:
+    """A node with a replica: its limit, how full its maps are, and which process has them."""
+    spec = workload_pb2.WorkloadSpec(
+        name="held",
+        application="bcc-execsnoop",
+        replicas=1,
+        memory_limit_bytes=256 << 20,
+        node_selector={"bpfleet/profile": "6.12"},
+    )
+    await calls.first.CreateWorkload(fleet.CreateWorkloadRequest(spec=spec))
+
+    async def placed() -> str:
+        answer = await calls.first.GetWorkload(fleet.GetWorkloadRequest(name="held"))
+        return "".join(
+            r.node for r in answer.workload.replicas if answer.workload.status.running_count
+        )
+
+    node = (await until(placed)).removeprefix("nodes/")
+    await page.click(*await square(page, node))
+    await page.until("document.querySelectorAll('#n-maps tr').length > 2")
+    texts = {
+        part: await page.value(f"document.querySelector('#n-{part}').innerText")
+        for part in ("replicas", "cgroups", "maps", "processes")
+    }
+    assert "256 MiB" in texts["replicas"]
+    assert "256 MiB" in texts["cgroups"]
+    assert "memory.high" in texts["cgroups"]
+    assert " of " in texts["maps"]
+    assert "%" in texts["maps"]
+    pid = re.search(r"^(\d+)\t(\S+)", texts["processes"], re.M)
+    assert pid is not None, texts["processes"]
+    assert f"{pid[2]} ({pid[1]})" in texts["maps"]
 
 
 EVENTS = "document.querySelector('#events').textContent"

@@ -49,12 +49,12 @@ class Program:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_gracefully(number):
-    with Program("--nodes", "3", "--agent-id", "edge", "--model", "5.10") as program:
+    with Program("--nodes", "3", "--agent-id", "edge", "--kernel", "5.10") as program:
         with Session(program.target) as session:
             nodes = list(AgentClient(session).list_nodes())
             assert [node.name for node in nodes] == [f"nodes/edge-0000{n}" for n in (1, 2, 3)]
             assert {node.spec.profile for node in nodes} == {"5.10"}
-            assert [node.spec.seed for node in nodes] == [1, 2, 3]
+            assert [node.spec.seed for node in nodes] == [2, 3, 4]
         program.process.send_signal(number)
         rest = program.process.stderr.read()
         assert program.process.wait(240) == 0
@@ -65,7 +65,7 @@ def test_a_signal_ends_it_gracefully(number):
 @pytest.mark.slow
 def test_a_setting_carries_the_text_of_a_profile_file(monkeypatch):
     text = 'name = "host"\nrelease = "6.12.9"\nbase = "6.12"\n'
-    monkeypatch.setenv("BPFLEET_PROFILE", text)
+    monkeypatch.setenv("BPFLEET_KERNEL", text)
     with Program("--nodes", "1") as program, Session(program.target) as session:
         (node,) = AgentClient(session).list_nodes()
     assert (node.spec.profile, node.kernel.release) == ("host", "6.12.9")
@@ -73,7 +73,7 @@ def test_a_setting_carries_the_text_of_a_profile_file(monkeypatch):
 
 @pytest.mark.slow
 def test_the_environment_sets_what_flags_do_not(monkeypatch):
-    monkeypatch.setenv("BPFLEET_PROFILE", "6.1")
+    monkeypatch.setenv("BPFLEET_KERNEL", "6.1")
     monkeypatch.setenv("BPFLEET_NODE_RAM", "2G")
     monkeypatch.setenv("BPFLEET_NODE_SWAP", "1G")
     monkeypatch.setenv("BPFLEET_NODES", "7")
@@ -113,7 +113,7 @@ def test_a_used_port_is_one_line_and_exit_status_1():
         done = run("--listen", f"127.0.0.1:{port}", "--nodes", "100")
     assert done.returncode == 1
     assert done.stderr == (
-        f"bpfleet node agent: cannot listen on 127.0.0.1:{port}: Address already in use; "
+        f"bpfleet: cannot listen on 127.0.0.1:{port}: Address already in use; "
         "stop what listens there or choose another port\n"
     )
 
@@ -121,9 +121,9 @@ def test_a_used_port_is_one_line_and_exit_status_1():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model", "7.99"], "unknown kernel profile '7.99'; nearest is 7.3"),
-        (["--ram", "lots"], "'lots': not a size"),
-        (["--ram", "1K"], "--ram: 1024 bytes is out of range; use 64M to 16T"),
+        (["--kernel", "7.99"], "unknown kernel '7.99'; nearest is 7.3"),
+        (["--node-ram", "lots"], "'lots': not a size"),
+        (["--node-ram", "1K"], "--node-ram: 1024 bytes is out of range; use 64M to 16T"),
         (["--nodes", "-1"], "'--nodes': -1 is not in the range"),
         (["--listen", "7071"], "'7071' is not an address; write host:port"),
         (["--coordinator", "here"], "'here' is not an address; write host:port"),
@@ -142,4 +142,4 @@ def test_settings_that_cannot_be_are_named_and_exit_status_2(arguments, sentence
 def test_the_help_has_examples():
     done = CliRunner().invoke(main, ["--help"])
     assert done.exit_code == 0
-    assert "python -m bpfleet.node_agent --model 5.10 --nodes 1" in done.stdout
+    assert "python -m bpfleet.node_agent --kernel 5.10 --nodes 1" in done.stdout

@@ -8,15 +8,15 @@ from msgspec.structs import replace
 from node_agents import connected
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.capture.charges import payer_rows
-from bpfleet.capture.document import Document, read_document, write_document
+from bpfleet.captures.charges import payer_rows
+from bpfleet.captures.document import Document, read_document, write_document
 from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.main import main
 from bpfleet.workload.errors import SpecError
 from tests.captured_hosts import MIB, host
 
-HOSTS = Path(__file__).parents[1] / "unit" / "capture" / "hosts"
+HOSTS = Path(__file__).parents[1] / "unit" / "captures" / "hosts"
 
 
 @pytest.fixture

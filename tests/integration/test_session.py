@@ -81,3 +81,35 @@ def test_a_refusal_that_says_nothing_of_it_and_a_call_that_may_have_worked_are_n
     with serving(busy) as target, pytest.raises(CallError, match="too much"):
         ask(target, repeatable=repeatable)
     assert busy.calls == 1
+
+
+class Standby(Busy):
+    """Does not lead."""
+
+    async def GetFleetStatus(self, request: Any, context: Any) -> pb.GetFleetStatusResponse:
+        self.calls += 1
+        code = grpc.StatusCode.UNAVAILABLE
+        raise ApiError(code, ControlReason.NOT_LEADER, "this coordinator stands by")
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_of_several_servers_the_one_that_leads_is_asked(repeatable: bool) -> None:
+    standby, leader = Standby(0), Busy(0)
+    with (
+        serving(standby) as first,
+        serving(leader) as second,
+        Session(f"{first}, {second}", deadline_seconds=60) as session,
+    ):
+        status = FleetServiceStub(session.channel).GetFleetStatus
+        for _ in range(2):
+            answer = session.call(status, pb.GetFleetStatusRequest(), repeatable=repeatable)
+            assert answer.node_count == 7
+    assert (standby.calls, leader.calls) == (1, 2)
+
+
+def test_where_one_server_is_gone_the_other_answers() -> None:
+    leader = Busy(0)
+    with serving(Busy(0)) as gone:
+        pass
+    with serving(leader) as target:
+        assert ask(f"{gone},{target}", repeatable=True) == 7

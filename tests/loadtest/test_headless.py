@@ -58,9 +58,11 @@ def _agents(folder: Path, models: Iterable[str]) -> Iterator[str]:
         for number, model in enumerate(models):
             address = f"127.0.0.1:{_free_port()}"
             command = [sys.executable, "-m", "bpfleet.node_agent", "--listen", address]
-            command += ["--agent-id", f"a{number}", "--model", model, "--nodes", "4"]
+            command += ["--agent-id", f"a{number}", "--kernel", model, "--nodes", "4"]
             with (folder / f"a{number}.log").open("wb") as log:
-                started.append(subprocess.Popen([*command, "--ram", "16G"], stdout=log, stderr=log))
+                started.append(
+                    subprocess.Popen([*command, "--node-ram", "16G"], stdout=log, stderr=log)
+                )
             addresses.append(address)
         for address in addresses:
             _until(lambda a=address: probe(a, deadline_seconds=10) == "SERVING", address)
@@ -90,7 +92,8 @@ def _command(*arguments: str) -> list[str]:
 
 def _headless(agents: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = _command("--headless", "--only-summary", "--bpfleet-agents", agents)
-    command += ["--bpfleet-coordinator", "", "--memory-max", "8M", *arguments]
+    command += ["--bpfleet-coordinator", "", "--memory-max", "8M", "--memlock", "default"]
+    command += arguments
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
     )
@@ -230,6 +233,7 @@ def cluster(agents) -> Iterator[str]:
     """A Locust master with its page and two workers."""
     page, port = _free_port(), _free_port()
     shared = ["--bpfleet-agents", agents, "--bpfleet-coordinator", "", "--memory-max", "8M"]
+    shared += ["--memlock", "default"]
     web = ("--web-host", "127.0.0.1", "--web-port", str(page))
     bind = ("--master-bind-host", "127.0.0.1", "--master-bind-port", str(port))
     commands = [_command("--master", *web, *bind, "--weights", "fleet=0", *shared)]
@@ -263,6 +267,23 @@ def _eperm_lines(page: str) -> list[str]:
     ]
 
 
+def _told(page: str) -> dict:
+    return json.loads(_get(f"{page}/models.json"))
+
+
+def _start(page: str, **fields) -> dict:
+    form = {
+        "user_count": 12,
+        "spawn_rate": 12,
+        "shape_class": "Default",
+        "run_time": "10m",
+        **fields,
+    }
+    data = urllib.parse.urlencode(form, doseq=True).encode()
+    with urllib.request.urlopen(f"{page}/swarm", data=data, timeout=120) as answer:
+        return json.loads(answer.read())
+
+
 async def _look_at_the_page(cluster: str) -> None:
     """bpfleet's page and the tab in Locust's own, drawn by a real browser where there is one."""
     if CHROMIUM is None:
@@ -274,18 +295,32 @@ async def _look_at_the_page(cluster: str) -> None:
             "[...document.querySelectorAll('#models thead th')].map(h => h.textContent)"
         )
         assert heads == ["", *MODELS]
+        await page.until("document.querySelectorAll('#rate polyline').length > 1")
+        await page.until("document.querySelectorAll('#bad polyline').length > 1")
+        assert "Threshold passed: 5.10" in await page.value(
+            "document.querySelector('#passed').textContent"
+        )
         await page.open(f"{cluster}/")
+        assert (
+            await page.value("document.querySelector('#bpfleet-link').getAttribute('href')")
+            == "/models"
+        )
         tab = "[...document.querySelectorAll('[role=tab]')].find(t => t.textContent === 'Models')"
         await page.until(f"{tab} !== undefined")
         await page.value(f"{tab}.click()")
         await page.until("document.body.innerText.includes('6.12:nobpf')")
+        await page.until("!document.querySelector('#bpfleet-charts').hidden")
         assert page.errors == []
 
 
 def test_a_distributed_run_from_the_page_shows_the_models_side_by_side(cluster) -> None:
     _until(lambda: _worker_count(cluster) == 2, "two workers connected")
-    form = urllib.parse.urlencode({"user_count": 12, "spawn_rate": 12}).encode()
-    urllib.request.urlopen(f"{cluster}/swarm", data=form, timeout=120).close()
+    refused = _start(cluster, fail_if="lots")
+    assert refused["success"] is False
+    assert refused["message"].startswith("--fail-if 'lots': use MODEL:ERRNO>SHARE")
+    kinds = ["ElementUser", "TenantUser", "InventoryUser"]
+    chosen = {"user_classes": kinds, "shape_class": "steady", "fail_if": "5.10:EPERM>0"}
+    assert _start(cluster, **chosen)["success"] is True
 
     def _all_models():
         rows = json.loads(_get(f"{cluster}/models.json"))["models"]
@@ -296,6 +331,8 @@ def test_a_distributed_run_from_the_page_shows_the_models_side_by_side(cluster) 
     stats = json.loads(_get(f"{cluster}/stats/requests"))
     (extended,) = stats["extended_stats"]
     assert {row["model"] for row in extended["data"]} == set(MODELS)
+    assert all(re.fullmatch(r"[\d,]+", row["calls"]) for row in extended["data"])
+    _until(lambda: len(_told(cluster)["history"]["seconds"]) > 2, "a history")
     _until(lambda: _eperm_lines(cluster), "an EPERM under 5.10")
     urllib.request.urlopen(f"{cluster}/stop", data=b"", timeout=120).close()
     assert "<h1>Models side by side</h1>" in _get(f"{cluster}/models")

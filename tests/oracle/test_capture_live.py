@@ -20,10 +20,10 @@ from bpfleet.abi.bpf import F_NO_PREALLOC, MapType
 from bpfleet.calibrate.containers import host_input
 from bpfleet.calibrate.emulate import emulate_host
 from bpfleet.calibrate.verdict import calibrate
-from bpfleet.capture import collect as script
-from bpfleet.capture.charges import payer_rows
-from bpfleet.capture.collect import collect
-from bpfleet.capture.document import Document, Map, read_document
+from bpfleet.captures import collect as script
+from bpfleet.captures.charges import payer_rows
+from bpfleet.captures.collect import collect
+from bpfleet.captures.document import Document, Map, read_document
 from bpfleet.cli import charges
 from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.captured_node import build_node

@@ -14,8 +14,8 @@ import pytest
 from bpfleet.calibrate.containers import host_input
 from bpfleet.calibrate.emulate import emulate_host
 from bpfleet.calibrate.verdict import calibrate
-from bpfleet.capture.collect import Cgroups, collect
-from bpfleet.capture.document import read_document
+from bpfleet.captures.collect import Cgroups, collect
+from bpfleet.captures.document import read_document
 from bpfleet.cli.captured import own_kernel
 from tests.live_host import fresh_cgroup, skip_unless_root_with_bpf
 

@@ -95,7 +95,7 @@ def write(tmp_path: Path, text: str) -> Path:
         (GOOD.replace('source = "s#1"', ""), "source is missing"),
         (GOOD.replace('do = "create"', 'do = "invent"'), "do = 'invent' is unknown"),
         (GOOD.replace("id =", "id = ="), "not TOML"),
-        (GOOD.replace('title = "t"', 'title = "t"\nmodels = ["4.4"]'), "unknown kernel profile"),
+        (GOOD.replace('title = "t"', 'title = "t"\nmodels = ["4.4"]'), "unknown kernel"),
     ],
 )
 def test_a_file_that_is_no_incident_says_why(tmp_path: Path, broken: str, complaint: str) -> None:
@@ -119,7 +119,7 @@ def test_running_an_incident_that_differs_exits_with_1(tmp_path: Path) -> None:
 
 
 def test_running_one_incident_prints_expected_beside_observed() -> None:
-    result = CliRunner().invoke(command, ["run", "S01", "--model", "5.10"], standalone_mode=False)
+    result = CliRunner().invoke(command, ["run", "S01", "--kernel", "5.10"], standalone_mode=False)
     assert result.return_value == 0
     assert "EPERM" in result.output
     assert "DIFFERS" not in result.output
@@ -130,7 +130,7 @@ def test_an_incident_runs_under_a_captured_profile(tmp_path: Path) -> None:
     captured = tmp_path / "host.toml"
     captured.write_text('name = "6.1@host"\nrelease = "6.1.0"\nbase = "6.1"\n')
     result = CliRunner().invoke(
-        command, ["run", "S04", "--model", str(captured), "--json"], standalone_mode=False
+        command, ["run", "S04", "--kernel", str(captured), "--json"], standalone_mode=False
     )
     assert result.return_value == 0
     assert {finding["model"] for finding in json.loads(result.output)[0]["findings"]} == {
@@ -145,7 +145,7 @@ def test_an_incident_runs_under_a_captured_profile(tmp_path: Path) -> None:
         ["run", "--all", "s01"],
         ["run", "s99"],
         ["show", "s"],
-        ["run", "s01", "--model", "4.4"],
+        ["run", "s01", "--kernel", "4.4"],
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(arguments: list[str]) -> None:

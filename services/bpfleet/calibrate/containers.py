@@ -20,7 +20,7 @@ from bpfleet.abi.bpf import (
     creation_flags,
 )
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
-from bpfleet.capture.document import Cgroup, Document, Map, Payer, Process, Program
+from bpfleet.captures.document import Cgroup, Document, Map, Payer, Process, Program
 from bpfleet.kernel.profile import X86_64
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bpfleet.capture.listings import SeenMap
+from bpfleet.captures.listings import SeenMap
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.plan import memlock_line

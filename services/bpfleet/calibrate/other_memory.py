@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.calibrate.containers import Container
-from bpfleet.capture.document import Cgroup, Document, Others, Process, Program
+from bpfleet.captures.document import Cgroup, Document, Others, Process, Program
 from bpfleet.kernel.mm.sizes import OBJCG_POINTER_BYTES, kmalloc_charge_bytes
 from bpfleet.kernel.proc.start import (
     ANON_VMA_BYTES,

@@ -15,7 +15,7 @@ from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.calibrate.containers import Container
 from bpfleet.calibrate.emulate import OK, ContainerOutcome
 from bpfleet.calibrate.other_memory import OtherMemory, other_memory
-from bpfleet.capture.document import Cgroup, Document, Map
+from bpfleet.captures.document import Cgroup, Document, Map
 from bpfleet.kernel.profile import KernelProfile
 
 __all__ = ["Calibration", "MapCalibration", "calibrate"]

@@ -10,10 +10,11 @@ from typing import Any, Final
 import click
 import msgspec
 
-from bpfleet.capture.anonymise import anonymised
-from bpfleet.capture.collect import Unavailable, collect
-from bpfleet.capture.document import Document, document_schema, read_document, write_document
+from bpfleet.captures.anonymise import anonymised
+from bpfleet.captures.collect import Unavailable, collect
+from bpfleet.captures.document import Document, document_schema, read_document, write_document
 from bpfleet.cli.emulated import capture_node
+from bpfleet.cli.inputs import OutputFile
 from bpfleet.cli.output import print_json, write_file
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
@@ -26,9 +27,7 @@ _BUDGET_SECONDS: Final = 30.0
 
 
 @click.command("capture")
-@click.option(
-    "-o", "--output", "out", type=click.Path(dir_okay=False, path_type=Path), help="File to write."
-)
+@click.option("-o", "--output", "out", type=OutputFile(), help="File to write.")
 @click.option("--no-bpf", is_flag=True, help="Load no iterator; who pays is then deduced.")
 @click.option("--count-elements", is_flag=True, help="Count the elements of maps too.")
 @click.option(
@@ -73,7 +72,7 @@ def command(
       bpfleet capture --anonymise my.key -o here.json
     """
     if script:
-        click.echo(files("bpfleet.capture").joinpath("collect.py").read_text("utf-8"), nl=False)
+        click.echo(files("bpfleet.captures").joinpath("collect.py").read_text("utf-8"), nl=False)
         return 0
     if schema:
         print_json(document_schema())

@@ -2,23 +2,20 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 from msgspec.structs import replace as changed
 
+from bpfleet.api.host_kernel import KnownKernels, own_kernel
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
-from bpfleet.capture.document import SCHEMA, BtfFacts, Document, Host, read_document
-from bpfleet.capture.listings import read_listing
+from bpfleet.captures.document import Document, is_document, read_document
+from bpfleet.captures.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
-from bpfleet.cli.progress import progress
-from bpfleet.kernel.profile import KernelProfile, nearest_profile, on_machine, profile_named
-from bpfleet.kernel.profile_file import profile_from_toml
-from bpfleet.oracle.capture import capture_btf
-from bpfleet.oracle.vmlinux_btf import Struct, Vmlinux
+from bpfleet.kernel.profile import on_machine
+from bpfleet.progress import progress
 from bpfleet.report.answer import (
     CALIBRATION_HEADS,
     ROW_HEADS,
@@ -43,8 +40,6 @@ __all__ = ["CapturedOptions", "compare_captures"]
 NEW_FAILURES: Final = "new-failures"
 EXIT_NEW_FAILURES: Final = 1
 _SHOWN_CALIBRATIONS: Final = 20
-# Host BTF profiles by what decides them: hosts of one kernel share one.
-_Profiles = dict[tuple[str, str, tuple[str, int], bytes], KernelProfile]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +66,18 @@ class CapturedOptions:
 def compare_captures(files: Sequence[Path], options: CapturedOptions) -> int:
     """The answer for the hosts in ``files``; the exit status."""
     targets = [profile_from(name) for name in options.after]
-    profiles: _Profiles = {}
+    profiles: KnownKernels = {}
     with progress("hosts", len(files)) as advance:
         documents = _documents(files, skip_bad=options.skip_bad)
         cases = (_case(source, document, options, profiles) for source, document in documents)
         answer = answer_for(cases, targets, grouping=options.grouping, on_host=advance)
     if not answer.hosts:
         raise click.UsageError("no capture could be read")
-    _write(answer, options)
     if options.as_json:
         print_json(answer_data(answer))
     else:
         _print(answer)
+    _write(answer, options)
     failed = options.fail_on == NEW_FAILURES and answer.new_failures
     return EXIT_NEW_FAILURES if failed else 0
 
@@ -101,7 +96,7 @@ def _case(
     source: str,
     document: Document,
     options: CapturedOptions,
-    profiles: _Profiles,
+    profiles: KnownKernels,
 ) -> HostCase:
     before = host_input(document)
     after = before
@@ -118,54 +113,6 @@ def _case(
         host = document.host
         kernel = on_machine(profile_from(options.before), host.machine, host.page_size)
     return HostCase(source=source, document=document, before=before, after=after, kernel=kernel)
-
-
-def own_kernel_and_text(document: Document) -> tuple[KernelProfile, str]:
-    """The kernel of a document, and the profile file that tells it where a name does not."""
-    host = document.host
-    if "profile" in host.distribution or document.btf is None:
-        return own_kernel(document, {}), host.distribution.get("profile_file", "")
-    text = _captured_text(document.btf, host)
-    return profile_from_toml(text), text
-
-
-def own_kernel(document: Document, known: _Profiles) -> KernelProfile:
-    """The kernel a document was taken on: the nearest known one, with the sizes and changes its BTF shows."""
-    host = document.host
-    if "profile" in host.distribution:
-        if host.distribution.get("profile_file"):
-            return profile_from_toml(host.distribution["profile_file"])
-        return profile_named(host.distribution["profile"])  # an emulated node
-    option = host.boot_options.get("cgroup.memory", "")
-    machine = (host.machine, host.page_size)
-    key = (
-        host.release,
-        option,
-        machine,
-        b"" if document.btf is None else msgspec.json.encode(document.btf),
-    )
-    if key not in known:
-        base = nearest_profile(host.release)
-        if document.btf is not None:
-            base = profile_from_toml(_captured_text(document.btf, host))
-        if "nobpf" in option.split(","):
-            variant = profile_named(f"{nearest_profile(host.release).name}:nobpf")
-            base = replace(base, payer=variant.payer)
-        known[key] = on_machine(base, *machine)
-    return known[key]
-
-
-def _captured_text(facts: BtfFacts, host: Host) -> str:
-    machine, page = host.machine, host.page_size
-    return capture_btf(_vmlinux(facts), host.release, machine=machine, page_bytes=page)
-
-
-def _vmlinux(facts: BtfFacts) -> Vmlinux:
-    structs = {name: Struct(size) for name, size in facts.structs.items()}
-    for path, length in facts.members.items():
-        name, _, member = path.partition(".")
-        structs.setdefault(name, Struct(0)).members[member] = length
-    return Vmlinux(structs, dict.fromkeys(facts.map_types, 0))
 
 
 def _replaced(host: HostInput, text: str) -> HostInput:
@@ -187,7 +134,7 @@ def _new_inventory(kind: str, what: str, host: HostInput) -> Inventory:
         shape = NodeShape(possible_cpus=host.possible_cpus, ram_bytes=host.ram_bytes)
         return inventory_for(what, shape)
     data = path.read_bytes()
-    if SCHEMA.encode() in data[: 1 << 20] or b'"schema"' in data:
+    if is_document(data):
         containers = host_input(read_document(data, what)).containers
         found = next((each for each in containers if each.kind == kind), None)
         if found is None:
@@ -215,14 +162,24 @@ def _write(answer: Answer, options: CapturedOptions) -> None:
 def _print(answer: Answer) -> None:
     out = console()
     out.print(answer.title, style="bold", markup=False)
-    print_table(ROW_HEADS, map(row_cells, answer.rows), numbers_from=6)
+    print_table(
+        ROW_HEADS,
+        map(row_cells, answer.rows),
+        numbers_from=6,
+        texts=("limit", "needs at least", "decided by"),
+    )
     for row in answer.rows:
         if row.why:
             out.print(f"  {row.container} under {row.target}: {row.why}", markup=False)
     out.print()
     out.print("Calibration: today's emulation beside what the captures saw", style="bold")
     shown = sorted(answer.calibrations, key=lambda each: each[1].reproduced)[:_SHOWN_CALIBRATIONS]
-    print_table(CALIBRATION_HEADS, (calibration_cells(*each) for each in shown), numbers_from=3)
+    print_table(
+        CALIBRATION_HEADS,
+        (calibration_cells(*each) for each in shown),
+        numbers_from=3,
+        texts=("events",),
+    )
     good = sum(line.reproduced for _, line in answer.calibrations)
     out.print(f"{good} of {len(answer.calibrations)} containers reproduced", markup=False)
     for kind, text in answer.assumptions:

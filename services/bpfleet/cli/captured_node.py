@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from bpfleet.abi.bpf import Capability, MapType, ProgType, creation_flags
 from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.api.host_kernel import own_kernel_and_text
 from bpfleet.calibrate.containers import FILL_MAX
 from bpfleet.calibrate.emulate import safe_path
-from bpfleet.capture.document import Cgroup, Document, Map, Payer, Program
-from bpfleet.capture.document import Process as Seen
-from bpfleet.cli.captured import own_kernel_and_text
+from bpfleet.captures.document import Cgroup, Document, Map, Payer, Program
+from bpfleet.captures.document import Process as Seen
 from bpfleet.client.bpf import AgentClient, Node, Process
 from bpfleet.client.bpf import Map as OpenMap
 from bpfleet.client.session import CallError, Verdict

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import click
 
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, Column, listing
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.v1 import cgroup_service_pb2
@@ -40,12 +40,12 @@ def _limit(size_bytes: int) -> str:
 @agent_options
 @listing(
     Column("cgroup", lambda c: c.path, shrinks=True),
-    Column("current", lambda c: c.usage.current_bytes, format_bytes, number=True),
-    Column("peak", lambda c: c.usage.peak_bytes, format_bytes, number=True),
-    Column("max", _limit_bytes, _limit, number=True),
-    Column("processes", lambda c: len(c.pids), "{:,}".format, number=True),
-    Column("max events", lambda c: c.events.max_count, "{:,}".format, number=True),
-    Column("oom kills", lambda c: c.events.oom_kill_count, "{:,}".format, number=True),
+    Column("current", lambda c: c.usage.current_bytes, BYTES),
+    Column("peak", lambda c: c.usage.peak_bytes, BYTES, priority=1),
+    Column("max", _limit_bytes, BYTES, _limit),
+    Column("processes", lambda c: len(c.pids), COUNT, priority=2),
+    Column("max events", lambda c: c.events.max_count, COUNT),
+    Column("oom kills", lambda c: c.events.oom_kill_count, COUNT),
 )
 def list_cgroups(*, node: str, server: ChannelOptions) -> Iterable[cgroup_service_pb2.Cgroup]:
     """Every cgroup: usage, limit, events.

@@ -11,6 +11,8 @@ from bpfleet.cli.output import print_json, print_table
 from bpfleet.launcher.chaos.plan import parse_plan
 from bpfleet.launcher.chaos.run import ChaosReport, run_chaos
 from bpfleet.launcher.errors import LaunchError
+from bpfleet.near import advice
+from bpfleet.shipped import CHAOS_PLANS, shipped
 
 __all__ = ["command"]
 
@@ -18,7 +20,7 @@ EXIT_BROKEN = 1
 
 
 @click.command("chaos")
-@click.argument("plan", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("plan", metavar="PLAN|FILE")
 @click.option("--seed", type=click.IntRange(0, 2**63), help="Instead of the plan's.")
 @click.option(
     "--load-users", type=click.IntRange(0, 100_000), default=0, help="Locust users meanwhile."
@@ -26,9 +28,9 @@ EXIT_BROKEN = 1
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @cluster_options
 def command(
-    *, plan: Path, seed: int | None, load_users: int, name: str, local: bool, as_json: bool
+    *, plan: str, seed: int | None, load_users: int, name: str, local: bool, as_json: bool
 ) -> int:
-    """Carry out the faults of PLAN (TOML) on a running cluster, then check it.
+    """Carry out the faults of a plan that comes with bpfleet, or of a TOML file, on a running cluster, then check it.
 
     While the faults strike, a client creates, scales and deletes workloads and remembers what it was
     told. Afterwards the books of the coordinator are compared with that and with what every agent
@@ -36,12 +38,12 @@ def command(
 
     \b
     Examples:
-      bpfleet chaos deploy/chaos/every-fault.toml
-      bpfleet chaos deploy/chaos/every-fault.toml --load-users 50
-      bpfleet chaos deploy/chaos/agents.toml --local --seed 7 --json
+      bpfleet chaos every-fault
+      bpfleet chaos every-fault --load-users 50
+      bpfleet chaos agents --local --seed 7 --json
     """
     try:
-        planned = parse_plan(read_text(plan), str(plan), seed=seed)
+        planned = parse_plan(read_text(_file(plan)), plan, seed=seed)
     except LaunchError as error:
         raise ValueError(str(error)) from None
     with engine_for(local) as engine, progress_lines(as_json) as progress:
@@ -51,6 +53,20 @@ def command(
     else:
         _print(report)
     return 0 if report.clean else EXIT_BROKEN
+
+
+def _file(plan: str) -> Path:
+    """The file called so, or that of a plan that comes with bpfleet."""
+    path = Path(plan)
+    if path.is_file():
+        return path
+    known = {each.stem: each for each in sorted(shipped(CHAOS_PLANS).glob("*.toml"))}
+    if plan not in known:
+        raise click.BadParameter(
+            f"{plan!r}: neither a file nor a plan that comes with bpfleet; {advice(plan, known)}",
+            param_hint="PLAN",
+        )
+    return known[plan]
 
 
 def _plain(report: ChaosReport) -> dict[str, object]:
@@ -82,5 +98,5 @@ def _print(report: ChaosReport) -> None:
             f"load {row['model']}: {row['calls']} calls, {row['transport_failures']} transport failures"
         )
     rows = [("ok" if c.holds else "BROKEN", c.name, c.detail) for c in report.checks]
-    print_table(("", "PROPERTY", "DETAIL"), rows, numbers_from=3)
+    print_table(("", "property", "detail"), rows, numbers_from=3)
     click.echo(f"settled after {report.settled_seconds:.1f} s")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 
 from bpfleet.cli.clusters import cluster_options, engine_for, print_changes, progress_lines
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.listing import COUNT, Column, listing
 from bpfleet.cli.output import print_json
 from bpfleet.launcher import cluster
 from bpfleet.launcher.cluster import READY_SECONDS
@@ -29,7 +29,7 @@ def _note(instance: Instance) -> str:
     Column("service", lambda i: i.name),
     Column("role", lambda i: i.role.value),
     Column("state", lambda i: i.state.value),
-    Column("restarts", lambda i: i.restart_count, number=True),
+    Column("restarts", lambda i: i.restart_count, COUNT),
     Column("address", lambda i: i.address),
     Column("note", _note, shrinks=True),
     data=asdict,

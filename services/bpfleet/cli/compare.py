@@ -1,9 +1,9 @@
 """``bpfleet compare``: the same fleet, the same operations, several accounting models."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,60 +12,81 @@ from click.core import ParameterSource
 from msgspec.structs import replace
 
 from bpfleet.abi.limits import RLIM_INFINITY
-from bpfleet.capture.collect import uses_bpf
-from bpfleet.capture.listings import Listing
+from bpfleet.captures.collect import uses_bpf
+from bpfleet.captures.listings import Listing
 from bpfleet.cli.captured import NEW_FAILURES, CapturedOptions, compare_captures
 from bpfleet.cli.inputs import (
+    Limit,
+    OutputFile,
+    OutputFolder,
     Size,
     cpus_of_listings,
     default_jobs,
+    kernels_option,
     read_listings,
-    read_scenario,
     tell_kernels,
     with_inventories,
     with_limits,
 )
-from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
-from bpfleet.cli.progress import progress
+from bpfleet.cli.kubernetes import from_kubectl, print_seen
+from bpfleet.cli.output import (
+    console,
+    print_json,
+    print_sureness,
+    print_table,
+    write_file,
+)
+from bpfleet.progress import progress, waiting
 from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
+from bpfleet.report.findings import verdict
+from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.limits import advise_all
+from bpfleet.report.models import OWN
+from bpfleet.report.origin import origin_data
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import interval_cells, intervals_data, repeat
-from bpfleet.report.results import as_plain
+from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
-from bpfleet.report.sections import study
+from bpfleet.report.scenario_file import read_scenario
+from bpfleet.report.sections import limits_of_workloads, study
 from bpfleet.report.summary import (
-    counted,
     divergence_lines,
+    rows_data,
     table_cells,
+    table_lines,
     to_csv,
     to_markdown,
 )
 from bpfleet.report.upgrade import (
+    ROLLOUT_NOTE,
     UpgradeLine,
     arrow,
     upgrade_data,
     upgrade_lines,
     upgrade_markdown,
+    upgrade_verdict,
     with_rollouts,
 )
 from bpfleet.report.workers import workers
-from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.codec import to_data
+from bpfleet.workload.quantity import counted, format_bytes
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import CPUS_MAX, NodeShape
 
 __all__ = ["command"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+_OUT = OutputFile()
+_FOLDER = OutputFolder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Outputs:
-    """Where results go. ``command`` is how to come to them again."""
+    """Where results go. ``command`` and ``inputs`` are how to come to them again, ``assumed`` is what nobody said."""
 
     command: str
+    inputs: tuple[Path, ...]
+    assumed: tuple[str, ...]
     as_json: bool
     csv_file: Path | None
     markdown_file: Path | None
@@ -81,11 +102,18 @@ class _Outputs:
     show_default=True,
     help="Built-in name or TOML file.",
 )
-@click.option(
-    "--models", help=f"Kernel profiles, comma-separated [default: {','.join(DEFAULT_MODELS)}]."
+@kernels_option(
+    f"[default: {','.join(DEFAULT_MODELS)}, with `own` before them where pools say their kernel]",
+    note="; `own` is what the scenario's node pools have",
+    also=(OWN,),
 )
-@click.option("--from", "before", metavar="MODEL", help="Kernel before the upgrade; needs --to.")
-@click.option("--to", "after", metavar="MODEL", help="The kernel after the upgrade.")
+@click.option(
+    "--from",
+    "before",
+    metavar="KERNEL",
+    help="Kernel before the upgrade; needs --to [default: the pools' own, where they say it].",
+)
+@click.option("--to", "after", metavar="KERNEL", help="The kernel after the upgrade.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
 @click.option(
     "--repetitions", default=1, show_default=True, help="Seeds to run, from --seed upwards."
@@ -107,7 +135,25 @@ class _Outputs:
     multiple=True,
     help="Output of `bpftool -j map show`, or a JSON list of such files; repeatable.",
 )
-@click.option("--memory-limit", type=Size(), help="memory.max of each --inventory workload.")
+@click.option(
+    "--from-kubectl",
+    "kubectl",
+    is_flag=True,
+    help="The files are of `kubectl get pods,nodes -A -o json`, not captures.",
+)
+@click.option(
+    "--helm",
+    multiple=True,
+    metavar="CHART=FILE",
+    help="With --from-kubectl: values of the cilium, falco or tetragon chart.",
+)
+@click.option(
+    "--prometheus",
+    type=_FILE,
+    multiple=True,
+    help="With --from-kubectl: JSON of a query for container_memory_* or cilium_bpf_map_pressure.",
+)
+@click.option("--memory-limit", type=Limit(), help="memory.max of each --inventory workload.")
 @click.option(
     "--memlock",
     type=Size(),
@@ -178,7 +224,7 @@ def command(
     *,
     captures: tuple[Path, ...],
     scenario_name: str,
-    models: str | None,
+    kernels: tuple[str, ...],
     before: str | None,
     after: str | None,
     seed: int | None,
@@ -188,6 +234,9 @@ def command(
     jobs: int | None,
     agents: int | None,
     inventories: tuple[Path, ...],
+    kubectl: bool,
+    helm: tuple[str, ...],
+    prometheus: tuple[Path, ...],
     memory_limit: int | None,
     memlock: int | None,
     cpus: int | None,
@@ -216,20 +265,27 @@ def command(
     Examples:
       bpfleet compare captures/*.json --to 6.12 --report answer.html
       bpfleet compare
-      bpfleet compare --models 5.10,6.1,6.12 --nodes 100 --seed 7
+      bpfleet compare --kernel 5.10,6.1,6.12 --nodes 100 --seed 7
       bpfleet compare --inventory host.json --memory-limit 512M
+      bpfleet compare --from-kubectl cluster.json --to 6.12 --helm cilium=values.yaml
       bpfleet compare --report report.html --markdown summary.md
       bpfleet compare --from 5.10 --to 6.1 --limits falco=512M
       bpfleet compare --repetitions 10
     """
-    if captures:
+    if kubectl and not captures:
+        raise click.UsageError(
+            "--from-kubectl needs the files of kubectl get pods,nodes -A -o json"
+        )
+    if (helm or prometheus) and not kubectl:
+        raise click.UsageError("--helm and --prometheus go with --from-kubectl")
+    if captures and not kubectl:
         _refuse_scenario_options(click.get_current_context())
-        if patches and models:
+        if patches and kernels:
             raise click.UsageError("--patches goes with --to: a limit is set for one kernel")
         return compare_captures(
             captures,
             CapturedOptions(
-                after=_targets(after, models),
+                after=_targets(after, kernels),
                 before=before,
                 cpus=cpus,
                 ram=ram,
@@ -249,7 +305,9 @@ def command(
     if fill or replacements or no_grouping or skip_bad or patches or fail_on:
         raise click.UsageError("--fill, --replace, --patches and --fail-on go with captures")
     _offer_this_host(click.get_current_context())
-    scenario = read_scenario(scenario_name)
+    cluster = from_kubectl(captures, helm, prometheus) if kubectl else None
+    scenario = read_scenario(scenario_name) if cluster is None else cluster.scenario
+    assumed: tuple[str, ...] = ()
     if inventories:
         listings = read_listings(inventories)
         scenario = with_inventories(
@@ -261,11 +319,14 @@ def command(
             uid=uid,
             shape=_host_shape(listings, cpus, ram, before),
         )
-        _say_assumptions(memlock, memory_limit, user_memory)
+        assumed = _assumptions(memlock, memory_limit, user_memory)
+        click.echo(f"assumed: {', '.join(assumed)}", err=True)
     scenario = with_limits(scenario, limits)
     scenario = _changed(scenario, seed=seed, nodes=nodes, steps=steps)
     outputs = _Outputs(
         command=_command_line(click.get_current_context()),
+        inputs=_inputs(click.get_current_context()),
+        assumed=assumed,
         as_json=as_json,
         csv_file=csv_file,
         markdown_file=markdown_file,
@@ -274,21 +335,33 @@ def command(
     processes = jobs or agents or default_jobs()
     if before is not None or after is not None:
         if repetitions > 1:
-            raise click.UsageError("--repetitions goes with --models, not with --from and --to")
-        _upgrade(scenario, before, after, models, processes, folder, outputs)
+            raise click.UsageError("--repetitions goes with --kernel, not with --from and --to")
+        result = _upgrade(scenario, before, after, kernels, processes, folder, outputs)
+        if cluster is not None and not as_json:
+            print_seen(cluster, result)
         return 0
-    names = _names(models or ",".join(DEFAULT_MODELS))
-    tell_kernels(names)
+    names = list(kernels or _default_models(scenario))
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )
-    _write_files(scenario, results, processes, outputs)
+    limits_found: list[LimitRow] = []
+    if as_json or markdown_file is not None:
+        with waiting("limits"):
+            limits_found = limits_of_workloads(scenario, results[0], jobs=processes)
     if as_json:
-        data = as_plain(results[0])
+        data = {
+            "verdict": verdict(results[0]),
+            "rows": rows_data(results[0]),
+            "limits": to_data(limits_found),
+            **as_plain(results[0]),
+        }
         print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
     else:
         _print(results)
+        if cluster is not None:
+            print_seen(cluster, results[0])
         print_sureness(results[0].kernels)
+    _write_files(scenario, results, processes, outputs, limits=limits_found)
     return 0
 
 
@@ -314,11 +387,11 @@ def _refuse_scenario_options(context: click.Context) -> None:
             raise click.UsageError(f"{parameter.opts[0]} is for scenarios, not for captures")
 
 
-def _targets(after: str | None, models: str | None) -> tuple[str, ...]:
-    """The kernels asked about: that of --to, or several of --models."""
-    if (after is None) == (models is None):
-        raise click.UsageError("captures need --to, the kernel after the change, or --models")
-    return (after,) if after is not None else tuple(_names(models or ""))
+def _targets(after: str | None, kernels: tuple[str, ...]) -> tuple[str, ...]:
+    """The kernels asked about: that of --to, or several of --kernel."""
+    if (after is None) == (not kernels):
+        raise click.UsageError("captures need --to, the kernel after the change, or --kernel")
+    return (after,) if after is not None else kernels
 
 
 def _share(text: str | None) -> float | None:
@@ -354,14 +427,16 @@ def _host_shape(
     return NodeShape(possible_cpus=cpus, ram_bytes=ram)
 
 
-def _say_assumptions(memlock: int | None, memory_limit: int | None, user_memory: int) -> None:
+def _assumptions(
+    memlock: int | None, memory_limit: int | None, user_memory: int
+) -> tuple[str, ...]:
     """What a listing does not tell, and which option sets it."""
     assumed = [f"heap {format_bytes(user_memory)} (--user-memory)"]
     if memlock is None:
         assumed.append("RLIMIT_MEMLOCK unlimited (--memlock)")
     if memory_limit is None:
         assumed.append("memory.max unlimited (--memory-limit)")
-    click.echo(f"assumed: {', '.join(assumed)}", err=True)
+    return tuple(assumed)
 
 
 _CPUS_DEFAULT: Final = 16
@@ -394,14 +469,32 @@ def _command_line(context: click.Context) -> str:
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if given and name not in _OUTPUT_OPTIONS:
             value = context.params[name]
+            if name == "kernels":
+                value = ",".join(value)
             named = isinstance(option, click.Option)
             for each in value if isinstance(value, tuple) else (value,):
                 words += [option.opts[0], str(each)] if named else [str(each)]
     return shlex.join(words)
 
 
-def _names(models: str) -> list[str]:
-    return [name.strip() for name in models.split(",") if name.strip()]
+def _inputs(context: click.Context) -> tuple[Path, ...]:
+    """The files that the command line names, in its order: as they are, or behind NAME=."""
+    found: dict[Path, None] = {}
+    for option in context.command.params:
+        if str(option.name) in _OUTPUT_OPTIONS:
+            continue
+        value = context.params[str(option.name)]
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, str | Path):
+                named = (Path(each), Path(str(each).partition("=")[2]))
+                found.update((path, None) for path in named if path.is_file())
+    return tuple(found)
+
+
+def _default_models(scenario: Scenario) -> tuple[str, ...]:
+    """The kernels that the node pools have, where they say it, then the usual ones."""
+    has_own = all(pool.kernel for pool in scenario.nodes)
+    return (OWN, *DEFAULT_MODELS) if has_own else DEFAULT_MODELS
 
 
 def _folder(folder: Path | None, scenario: Scenario) -> Path | None:
@@ -421,19 +514,27 @@ def _changed(
 
 def _run(scenario: Scenario, models: list[str], jobs: int, folder: Path | None) -> Comparison:
     kept = None if folder is None else ResultFolder(folder, scenario, models)
-    with progress("nodes", sum(group.count for group in scenario.nodes)) as advance:
-        return compare(scenario, models, jobs=jobs, on_node=lambda _: advance(), kept=kept)
+    nodes, done = sum(group.count for group in scenario.nodes), 0
+    with progress("nodes", nodes) as advance:
+
+        def one_more(result: NodeResult) -> None:
+            nonlocal done
+            done += 1
+            advance()
+
+        try:
+            return compare(scenario, models, jobs=jobs, on_node=one_more, kept=kept)
+        except KeyboardInterrupt:
+            if done:
+                click.echo(f"{done:,} of {nodes:,} nodes {_whereabouts(folder)}", err=True)
+            raise
 
 
-@contextmanager
-def _waiting(what: str) -> Iterator[None]:
-    """A sign of life on standard error while something of unknown length runs, only where that is a terminal."""
-    screen = console(stderr=True)
-    if not screen.is_terminal:
-        yield
-        return
-    with screen.status(what):
-        yield
+def _whereabouts(folder: Path | None) -> str:
+    """Where results are when a run was ended, and how they are not lost."""
+    if folder is None:
+        return "were done; with --resume FOLDER they are kept and the same command goes on"
+    return f"are kept in {folder}; the same command goes on"
 
 
 def _write_files(
@@ -444,6 +545,7 @@ def _write_files(
     *,
     upgrade: dict[str, Any] | None = None,  # JSON values
     preface: str = "",
+    limits: Sequence[LimitRow] = (),
 ) -> None:
     """Page and Markdown describe the first seed, with intervals where there are more; CSV has every seed."""
     result = results[0]
@@ -451,12 +553,17 @@ def _write_files(
         write_file(outputs.csv_file, to_csv(results))
     if outputs.markdown_file is not None:
         cells = interval_cells(results) if len(results) > 1 else None
-        write_file(outputs.markdown_file, preface + to_markdown(result, cells))
+        write_file(outputs.markdown_file, preface + to_markdown(result, cells, limits))
     if outputs.report_file is None:
         return
-    with _waiting("limits and CPU counts"):
+    with waiting("limits and CPU counts"):
         extra = study(scenario, result, jobs=jobs)
-    extra["command"] = outputs.command
+    extra["origin"] = origin_data(
+        outputs.command,
+        outputs.inputs,
+        assumed=outputs.assumed,
+        now=datetime.now().astimezone(),
+    )
     if len(results) > 1:
         extra["repetitions"] = intervals_data(results)
     if upgrade is not None:
@@ -467,8 +574,15 @@ def _write_files(
 def _print(results: Sequence[Comparison]) -> None:
     out, result = console(), results[0]
     out.print(result.title or result.scenario, style="bold", markup=False)
+    out.print(verdict(result), markup=False)
+    out.print()
     cells = table_cells(result) if len(results) == 1 else interval_cells(results)
-    print_table(("", *result.models), [(label, *shown) for label, shown in cells])
+    print_table(
+        ("", *result.models, "what is counted"),
+        table_lines(result, cells),
+        texts=("what is counted",),
+        notes="what is counted",
+    )
     out.print()
     _print_divergences(result)
     for replica, reason in result.unplaced:
@@ -507,40 +621,54 @@ def _upgrade(
     scenario: Scenario,
     before: str | None,
     after: str | None,
-    models: str | None,
+    kernels: tuple[str, ...],
     jobs: int,
     folder: Path | None,
     outputs: _Outputs,
-) -> None:
-    if before is None or after is None or models is not None:
-        raise click.UsageError("--from and --to go together and take the place of --models")
+) -> Comparison:
+    if before is None and all(pool.kernel for pool in scenario.nodes):
+        before = OWN
+    if before is None or after is None or kernels:
+        raise click.UsageError("--from and --to go together and take the place of --kernel")
     tell_kernels((before, after))
     scenario = with_rollouts(scenario)
     result = _run(scenario, [before, after], jobs, _folder(folder, scenario))
-    with _waiting("limits"), workers(jobs) as each:
+    with waiting("limits"), workers(jobs) as each:
         advice = advise_all(scenario, after, each) if result.totals[1].kind == "memcg" else []
     lines = upgrade_lines(result, before, after, advice)
-    answer = upgrade_data(lines, result.kernels)
+    answer = upgrade_data(result, lines)
+    if outputs.as_json:
+        print_json(answer)
+    else:
+        _print_upgrade(result, lines, before, after)
     _write_files(
         scenario,
         [result],
         jobs,
         outputs,
         upgrade=answer,
-        preface=upgrade_markdown(lines, before, after) + "\n",
+        preface=upgrade_markdown(result, lines) + "\n",
     )
-    if outputs.as_json:
-        print_json(answer)
-        return
+    return result
+
+
+def _print_upgrade(
+    result: Comparison, lines: Sequence[UpgradeLine], before: str, after: str
+) -> None:
     out = console()
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
     )
+    out.print(upgrade_verdict(result, before, after), markup=False)
+    out.print(ROLLOUT_NOTE, markup=False, style="dim")
+    out.print()
     print_table(
         ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),
         (_upgrade_row(line) for line in lines),
-        numbers_from=8,
+        numbers_from=2,
+        texts=("change", "before", "after", "first start", "restart"),
+        keys=2,
     )  # fmt: skip
     out.print()
     out.print(

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from bpfleet.abi.bpf import Capability
 from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
-from bpfleet.capture.collect import identify
-from bpfleet.capture.document import (
+from bpfleet.captures.collect import identify
+from bpfleet.captures.document import (
     SCHEMA,
     Cgroup,
     ChargesRead,

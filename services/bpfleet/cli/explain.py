@@ -1,12 +1,14 @@
 """``bpfleet explain``: what an error message or errno means on each generation of kernels."""
 
 from dataclasses import asdict
+from errno import errorcode
 
 import click
 
-from bpfleet.capture.charges import about_process
+from bpfleet.abi.errno import Errno
+from bpfleet.api.host_kernel import own_kernel
+from bpfleet.captures.charges import about_process
 from bpfleet.cli.capture import this_host
-from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.output import print_json, print_sureness
 from bpfleet.cli.remote import agent, agent_options
@@ -21,6 +23,7 @@ from bpfleet.kernel.views.symptoms import (
     Symptom,
     symptoms_of_errno,
 )
+from bpfleet.near import unknown
 from bpfleet.rpc.channel import ChannelOptions
 
 __all__ = ["command"]
@@ -76,6 +79,8 @@ def command(
     printed = explain_printed(message)
     if printed is not None:
         return _say(printed.lines(), asdict(printed), as_json=as_json)
+    if errno:
+        _check_errno(errno)
     reading = None if errno else read_message(message)
     found = symptoms_of_errno(errno, call or "") if errno else []
     if reading is not None:
@@ -88,6 +93,24 @@ def command(
     else:
         _not_known(reading)
     return 0 if found else 1
+
+
+def _check_errno(text: str) -> None:
+    """Ends the command for what is neither the name nor the number of an errno."""
+    word = text.strip().lstrip("-").upper()
+    known = {name for symptom in SYMPTOMS for name in symptom.errnos()}
+    known |= {each.name for each in Errno} | set(errorcode.values())
+    if word.isdecimal():
+        if int(word) not in errorcode and int(word) not in set(Errno):
+            raise click.BadParameter(
+                f"{text} is not an errno; they end at 133, with a few above 511",
+                param_hint="--errno",
+            )
+    elif word not in known:
+        raise click.BadParameter(
+            unknown("errno", text, sorted(known), more="such as EPERM, 12, -524"),
+            param_hint="--errno",
+        )
 
 
 def _who(node: str | None, pid: int | None, server: ChannelOptions) -> int:

@@ -9,8 +9,8 @@ import click
 import grpc
 
 from bpfleet.cli.fleet_nodes import node_commands
-from bpfleet.cli.inputs import Size, read_text
-from bpfleet.cli.listing import Column, listing, print_rows, watchable
+from bpfleet.cli.inputs import Limit, Size, application_options, read_text
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, Rows, listing, watchable
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.client.fleet import FleetClient
@@ -73,7 +73,7 @@ def status(*, server: ChannelOptions, as_json: bool) -> None:
     if as_json:
         print_json(message_data(found))
         return
-    replicas = ", ".join(f"{n:,} {phase.lower()}" for phase, n in sorted(found.replicas.items()))
+    replicas = ", ".join(f"{n:,} {word(phase, '')}" for phase, n in sorted(found.replicas.items()))
     store = found.store + ("" if found.store_available else " (not available)")
     rows = [
         ("nodes", f"{found.ready_node_count:,} of {found.node_count:,} ready, "
@@ -95,12 +95,12 @@ def status(*, server: ChannelOptions, as_json: bool) -> None:
 @listing(
     Column("workload", lambda w: w.name.removeprefix("workloads/"), shrinks=True),
     Column("program", lambda w: w.spec.application or w.spec.inventory.name, shrinks=True),
-    Column("running", lambda w: w.status.running_count, "{:,}".format, number=True),
-    Column("wanted", lambda w: w.status.wanted_count, "{:,}".format, number=True),
-    Column("pending", lambda w: w.status.pending_count, "{:,}".format, number=True),
-    Column("back-off", lambda w: w.status.back_off_count, "{:,}".format, number=True),
-    Column("restarts", lambda w: w.status.restart_count, "{:,}".format, number=True),
-    Column("message", lambda w: w.status.message, shrinks=True),
+    Column("running", lambda w: w.status.running_count, COUNT),
+    Column("wanted", lambda w: w.status.wanted_count, COUNT),
+    Column("pending", lambda w: w.status.pending_count, COUNT),
+    Column("back-off", lambda w: w.status.back_off_count, COUNT),
+    Column("restarts", lambda w: w.status.restart_count, COUNT),
+    Column("message", lambda w: w.status.message, folds=True, priority=1),
 )
 def list_workloads(*, server: ChannelOptions) -> Iterable[pb.Workload]:
     """Every workload and how it is doing: `workloads` or `list`.
@@ -121,8 +121,15 @@ command.add_command(list_workloads, "list")
 @command.command("show")
 @click.argument("workload")
 @fleet_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("replica", lambda r: r.replica, shrinks=True),
+    Column("node", lambda r: r.node or "–", shrinks=True),
+    Column("phase", lambda r: _phase(r.phase)),
+    Column("restarts", lambda r: r.restart_count, COUNT, priority=2),
+    Column("charged", lambda r: r.charged_bytes, BYTES, priority=1),
+    Column("last reason", lambda r: f"{r.last_reason} {r.message}".strip(), folds=True),
+)
+def show(*, workload: str, server: ChannelOptions) -> Rows:
     """One workload with all its replicas.
 
     \b
@@ -132,23 +139,25 @@ def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
     """
     with fleet(server) as client:
         found = client.workload(workload)
-    if as_json:
-        print_json(message_data(found))
-        return
-    print_table(
-        ("replica", "node", "phase", "restarts", "charged", "last reason"),
-        (
-            (
-                replica.replica,
-                replica.node or "–",
-                word(replica_pb2.ReplicaPhase.Name(replica.phase), "REPLICA_PHASE_"),
-                f"{replica.restart_count:,}",
-                format_bytes(replica.charged_bytes),
-                f"{replica.last_reason} {replica.message}".strip(),
-            )
-            for replica in found.replicas
-        ),
-        numbers_from=3,
+    return Rows(rows=list(found.replicas), document=message_data(found), above=_about(found))
+
+
+def _phase(number: replica_pb2.ReplicaPhase.ValueType) -> str:
+    return word(replica_pb2.ReplicaPhase.Name(number), "REPLICA_PHASE_")
+
+
+def _about(found: pb.Workload) -> str:
+    """One line on a workload: what it runs, how much of it, under which limits."""
+    spec, status = found.spec, found.status
+    limits = [
+        f"memory.max {format_bytes(spec.memory_limit_bytes)}"
+        if spec.HasField("memory_limit_bytes")
+        else "no memory.max",
+        f"request {format_bytes(spec.memory_request_bytes)}",
+    ]
+    return (
+        f"{spec.name}: {spec.application or spec.inventory.name}, {status.running_count:,} of"
+        f" {status.wanted_count:,} running, {status.restart_count:,} restarts, {', '.join(limits)}"
     )
 
 
@@ -161,7 +170,7 @@ def show(*, workload: str, server: ChannelOptions, as_json: bool) -> None:
 @click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--priority", default=0, show_default=True)
 @click.option("--memory-request", type=Size(), help="Memory request [default: the limit].")
-@click.option("--memory-limit", type=Size(), help="memory.max [default: none].")
+@click.option("--memory-limit", type=Limit(), help="memory.max [default: none].")
 @click.option(
     "--memlock", type=Size(), help="RLIMIT_MEMLOCK, or unlimited [default: the kernel's]."
 )
@@ -194,7 +203,7 @@ def create(
     spec = WorkloadSpec(
         name=workload,
         application=application,
-        options=dict(_option(text) for text in options),
+        options=application_options(options),
         replicas=replicas,
         per_node=per_node,
         uid=uid,
@@ -212,14 +221,6 @@ def create(
         print_json(message_data(made))
     else:
         click.echo(f"{workload}: created, {made.status.wanted_count} replicas wanted")
-
-
-def _option(text: str) -> tuple[str, int]:
-    name, _, value = text.partition("=")
-    try:
-        return name, int(value)
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: write NAME=N, such as pods=20") from None
 
 
 @command.command("apply")
@@ -322,8 +323,14 @@ def delete(*, workload: str, server: ChannelOptions) -> None:
     type=click.Choice(POLICIES.words),
     help="Placement policy to ask [default: the coordinator's].",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_json: bool) -> None:
+@listing(
+    Column("node", lambda s: s.node.removeprefix("nodes/"), shrinks=True),
+    Column("score", lambda s: s.score if s.feasible else None, NUMBER, lambda v: _score(v)),
+    Column("booked", lambda s: s.booked_bytes, BYTES, priority=1),
+    Column("free", lambda s: s.free_bytes, BYTES),
+    Column("reason", lambda s: f"{s.reason} {s.message}".strip(), folds=True),
+)
+def explain(*, workload: str, policy: str | None, server: ChannelOptions) -> Rows:
     """Where the next replica would go, and why not elsewhere.
 
     \b
@@ -334,34 +341,25 @@ def explain(*, workload: str, policy: str | None, server: ChannelOptions, as_jso
     number = POLICIES.word_message(policy) if policy else pb.PLACEMENT_POLICY_UNSPECIFIED
     with fleet(server) as client:
         pages = list(client.explain(workload, policy=number))
-    if as_json:
-        print_json([message_data(page) for page in pages])
-        return
-    click.echo(pages[0].summary if pages else "no nodes")
-    print_table(
-        ("node", "score", "booked", "free", "reason"),
-        (
-            (
-                score.node.removeprefix("nodes/"),
-                f"{score.score:.2f}" if score.feasible else "–",
-                format_bytes(score.booked_bytes),
-                format_bytes(score.free_bytes),
-                f"{score.reason} {score.message}".strip(),
-            )
-            for page in pages
-            for score in page.scores
-        ),
+    return Rows(
+        rows=[score for page in pages for score in page.scores],
+        document=[message_data(page) for page in pages],
+        above=pages[0].summary if pages else "no nodes",
     )
 
 
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
 _EVENT_COLUMNS: Final = (
-    Column("revision", lambda e: e.revision),
+    Column("revision", lambda e: e.revision, priority=3),
     Column("time", lambda e: e.time.ToDatetime().isoformat(timespec="seconds")),
     Column("kind", lambda e: e.kind),
     Column("workload", lambda e: e.workload, shrinks=True),
-    Column("replica", lambda e: e.replica, shrinks=True),
+    Column("replica", lambda e: e.replica, shrinks=True, priority=1),
     Column("node", lambda e: e.node, shrinks=True),
-    Column("reason", lambda e: f"{e.reason} {e.message}".strip(), shrinks=True),
+    Column("reason", lambda e: f"{e.reason} {e.message}".strip(), folds=True),
 )
 
 
@@ -369,9 +367,13 @@ _EVENT_COLUMNS: Final = (
 @fleet_options
 @click.option("--workload", default="", help="Only of this workload.")
 @click.option("--node", default="", help="Only of this node.")
-@click.option("--watch", is_flag=True, help="Print events as they happen until interrupted.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one object a line.")
-def events(*, server: ChannelOptions, workload: str, node: str, watch: bool, as_json: bool) -> None:
+@click.option(
+    "--watch", is_flag=True, help="Print events as they happen, with --json as one object a line."
+)
+@listing(*_EVENT_COLUMNS)
+def events(
+    *, server: ChannelOptions, workload: str, node: str, watch: bool
+) -> Iterable[pb.FleetEvent]:
     """What happened, oldest first.
 
     \b
@@ -381,10 +383,14 @@ def events(*, server: ChannelOptions, workload: str, node: str, watch: bool, as_
     """
     with fleet(server) as client:
         if watch:
-            _follow(client, workload, node, as_json=as_json)
-            return
-        found = list(client.list_events(workload=workload, node=node))
-    print_rows(found, _EVENT_COLUMNS, "json" if as_json else "table")
+            context = click.get_current_context()
+            _follow(client, workload, node, as_json=_wants_json(context))
+            context.exit(0)
+        return list(client.list_events(workload=workload, node=node))
+
+
+def _wants_json(context: click.Context) -> bool:
+    return bool(context.params["as_json"]) or context.params["form"] == "json"
 
 
 def _follow(client: FleetClient, workload: str, node: str, *, as_json: bool) -> None:

@@ -6,14 +6,13 @@ from typing import Final
 
 import click
 
-from bpfleet.cli.listing import WATCH_SECONDS, Column, listing, watchable
+from bpfleet.cli.listing import BYTES, COUNT, WATCH_SECONDS, Column, listing, watchable
 from bpfleet.cli.output import message_data, print_json
 from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.enums import TAINT_EFFECTS
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
-from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["node_commands"]
 
@@ -48,13 +47,13 @@ def _taints_text(node: pb.FleetNode) -> str:
 @watchable
 @listing(
     Column("node", lambda n: n.name.removeprefix("nodes/"), shrinks=True),
-    Column("agent", lambda n: n.agent, shrinks=True),
-    Column("profile", lambda n: n.profile),
-    Column("cpus", lambda n: n.possible_cpus, number=True),
-    Column("booked", lambda n: n.booked_bytes, format_bytes, number=True),
-    Column("allocatable", lambda n: n.allocatable_bytes, format_bytes, number=True),
-    Column("BPF charged", lambda n: n.bpf_charged_bytes, format_bytes, number=True),
-    Column("replicas", lambda n: n.replica_count, "{:,}".format, number=True),
+    Column("agent", lambda n: n.agent, shrinks=True, priority=2),
+    Column("kernel", lambda n: n.profile),
+    Column("cpus", lambda n: n.possible_cpus, COUNT, priority=4),
+    Column("booked", lambda n: n.booked_bytes, BYTES),
+    Column("allocatable", lambda n: n.allocatable_bytes, BYTES, priority=1),
+    Column("BPF charged", lambda n: n.bpf_charged_bytes, BYTES),
+    Column("replicas", lambda n: n.replica_count, COUNT, priority=3),
     Column("state", _state),
     Column("labels", _labels_text, wide=True),
     Column("taints", _taints_text, wide=True),

@@ -6,10 +6,11 @@ from typing import Final
 
 import click
 
-from bpfleet.cli.inputs import tell_kernels
+from bpfleet.cli.inputs import kernels_option
 from bpfleet.cli.listing import Column, listing
 from bpfleet.cli.output import print_json, print_sureness, print_table
 from bpfleet.kernel.profile import sureness
+from bpfleet.near import unknown
 from bpfleet.oracle.incidents.files import (
     Finding,
     Incident,
@@ -17,13 +18,12 @@ from bpfleet.oracle.incidents.files import (
     read_incidents,
     run_incident,
 )
-from bpfleet.runtime.profiles import profile_from
+from bpfleet.progress import progress
+from bpfleet.shipped import INCIDENTS, shipped
 
 __all__ = ["command"]
 
 EXIT_DIFFERS: Final = 1
-_IN_PACKAGE: Final = Path(__file__).parents[1] / "oracle" / "incident_files"
-_IN_REPOSITORY: Final = Path(__file__).parents[3] / "loadtest" / "scenarios" / "incidents"
 _directory_option = click.option(
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -40,7 +40,7 @@ def command() -> None:
     Examples:
       bpfleet incident list
       bpfleet incident show s09
-      bpfleet incident run s09 --model 5.10 --model 6.12
+      bpfleet incident run s09 --kernel 5.10,6.12
       bpfleet incident run --all
     """
 
@@ -94,14 +94,14 @@ def show(*, name: str, directory: Path | None, as_json: bool) -> None:
 @command.command("run")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "every", is_flag=True, help="Run every incident.")
-@click.option("--model", "models", multiple=True, help="Run only this model; repeatable.")
+@kernels_option("[default: those of the incident]")
 @_directory_option
 @_json_option
 def run(
     *,
     names: tuple[str, ...],
     every: bool,
-    models: tuple[str, ...],
+    kernels: tuple[str, ...],
     directory: Path | None,
     as_json: bool,
 ) -> int:
@@ -110,17 +110,29 @@ def run(
     \b
     Examples:
       bpfleet incident run s21-flood-to-the-limit
-      bpfleet incident run s09 s30 --model 6.12
-      bpfleet incident run --all --model host.toml
+      bpfleet incident run s09 s30 --kernel 6.12
+      bpfleet incident run --all --kernel host.toml
       bpfleet incident run --all --json
     """
     if every == bool(names):
         raise click.UsageError("name incidents to run, or give --all")
-    for model in models:
-        _check_model(model)
     incidents = _read(directory)
     chosen = incidents if every else [_find(incidents, name) for name in names]
-    results = [(incident, _run(incident, models)) for incident in chosen]
+    results: list[tuple[Incident, list[Finding]]] = []
+    try:
+        with progress("incidents", len(chosen)) as advance:
+            for incident in chosen:
+                results.append((incident, _run(incident, kernels)))
+                advance()
+    finally:
+        # Also what was found out before Ctrl-C.
+        _report(results, every=every, as_json=as_json)
+    return EXIT_DIFFERS if any(not f.agrees for _, found in results for f in found) else 0
+
+
+def _report(
+    results: Sequence[tuple[Incident, list[Finding]]], *, every: bool, as_json: bool
+) -> None:
     if as_json:
         print_json([_result(incident, findings) for incident, findings in results])
     elif every:
@@ -130,19 +142,10 @@ def run(
             _print_findings(incident, findings)
     if not as_json:
         print_sureness(_sureness(f for _, found in results for f in found))
-    return EXIT_DIFFERS if any(not f.agrees for _, found in results for f in found) else 0
-
-
-def _check_model(model: str) -> None:
-    try:
-        tell_kernels([model])
-        profile_from(model)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--model") from None
 
 
 def _read(directory: Path | None) -> list[Incident]:
-    where = directory or (_IN_PACKAGE if _IN_PACKAGE.is_dir() else _IN_REPOSITORY)
+    where = directory or (shipped(INCIDENTS))
     try:
         return read_incidents(where)
     except IncidentError as error:
@@ -152,9 +155,14 @@ def _read(directory: Path | None) -> list[Incident]:
 def _find(incidents: Sequence[Incident], name: str) -> Incident:
     wanted = name.lower()
     found = [i for i in incidents if i.name.startswith(wanted) or i.id.lower() == wanted]
+    if not found:
+        known = [i.name for i in incidents] + [i.id for i in incidents]
+        raise click.UsageError(
+            unknown("incident", name, known, more="'bpfleet incident list' has all")
+        )
     if len(found) != 1:
-        problem = "is not an incident" if not found else "could be several"
-        raise click.UsageError(f"{name!r} {problem}; `bpfleet incident list` has them all")
+        names = ", ".join(i.name for i in found)
+        raise click.UsageError(f"{name!r} may be several incidents: {names}")
     return found[0]
 
 

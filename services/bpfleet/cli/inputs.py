@@ -1,40 +1,54 @@
 """Files and options that several commands take: scenarios, inventories, sizes, models."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 from msgspec.structs import replace
 
-from bpfleet.abi.limits import RLIM_INFINITY
+from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.calibrate.generation import GenerationMatch, best_matches, likely_cpus
-from bpfleet.capture.listings import TEXT_LENGTH_MAX, Listing, read_listing
-from bpfleet.kernel.profile import profile_named, says
+from bpfleet.captures.listings import Listing, listing_name, read_listing
+from bpfleet.cli.completion import names
+from bpfleet.kernel.profile import PROFILES, profile_named, says
+from bpfleet.near import advice
 from bpfleet.plain import json_value, toml_table
+from bpfleet.plugins import PROFILES as PLUGINS
+from bpfleet.plugins import plugin_names
+from bpfleet.report.models import OWN
+from bpfleet.report.scenario_file import read_text
+from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.errors import SpecError
-from bpfleet.workload.quantity import parse_limit
+from bpfleet.workload.quantity import parse_bytes, parse_limit
 from bpfleet.workload.scenario import (
     NodeGroup,
     Scenario,
-    builtin_scenario,
-    builtin_scenarios,
-    scenario_from_toml,
 )
 from bpfleet.workload.spec import Inventory, NodeShape, WorkloadSpec
 
 __all__ = [
+    "Limit",
+    "OutputFile",
+    "OutputFolder",
     "Size",
+    "application_options",
     "cpus_of_listings",
     "default_jobs",
+    "kernel_names",
+    "kernel_option",
+    "kernels_option",
     "read_listings",
-    "read_scenario",
     "read_text",
     "tell_kernels",
     "with_inventories",
     "with_limits",
 ]
+
+# click's decorators take and return functions of any kind.
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FILES_MAX: Final = 1000
 
@@ -56,22 +70,144 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
+def kernels_option(
+    default: str, *, note: str = "", also: Sequence[str] = ()
+) -> Callable[[Command], Command]:
+    """Adds ``--kernel`` for one or several kernels, given as ``kernels`` in the order they were named.
+
+    ``also`` are words that are taken beside names of kernels, ``note`` says what they are.
+    """
+    return click.option(
+        "--kernel",
+        "kernels",
+        multiple=True,
+        callback=partial(_kernels, also),
+        shell_complete=names(lambda: (*PROFILES, *plugin_names(PLUGINS), *also)),
+        metavar="KERNEL,...",
+        help=f"Kernels by name, uname -r or profile file; commas or repeated{note} {default}.",
+    )
+
+
+def _kernels(
+    also: Sequence[str], context: click.Context, option: click.Parameter, texts: Sequence[str]
+) -> tuple[str, ...]:
+    names = kernel_names(texts)
+    if texts and not names:
+        raise click.BadParameter(
+            "'': no kernel is named; leave the option out or name one", context, option
+        )
+    for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"{name} is named twice; name each once", context, option)
+        if name not in also:
+            _check_kernel(name, context, option)
+    return names
+
+
+def kernel_names(texts: Iterable[str]) -> tuple[str, ...]:
+    """Names in texts that may hold several, separated by commas."""
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+
+
+def _check_kernel(name: str, context: click.Context, option: click.Parameter) -> None:
+    """Says what another name than a kernel's own was taken for; a bad one ends the command."""
+    try:
+        tell_kernels([name])
+        profile_from(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
+def kernel_option(default: str | None = "6.12") -> Callable[[Command], Command]:
+    """Adds ``--kernel`` for one kernel, given as ``kernel``."""
+    return click.option(
+        "--kernel",
+        default=default,
+        show_default=True,
+        shell_complete=names(lambda: PROFILES),
+        metavar="KERNEL",
+        help="Kernel by name, uname -r or profile file.",
+    )
+
+
+def application_options(texts: Iterable[str]) -> dict[str, int]:
+    """Options of an application, each ``NAME=N``."""
+    return dict(map(_application_option, texts))
+
+
+def _application_option(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    try:
+        return name, parse_bytes(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r}: write NAME=N, such as pods=20", param_hint="--option"
+        ) from None
+
+
+class Limit(Size):
+    """A limit of a container: a size that something fits into, or ``unlimited``."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Bytes. Under less than a page not even a process starts."""
+        size_bytes = super().convert(value, param, ctx)
+        if size_bytes < PAGE_SIZE:
+            self.fail(
+                f"{value}: no process starts under less than a page (4K); use max for no limit",
+                param,
+                ctx,
+            )
+        return size_bytes
+
+
+class OutputFile(click.Path):
+    """A file that will be written: what keeps it from being is said before the work, not after."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """The path. Nothing is made or changed."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no folder {path.parent}; make it first", param, ctx)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            self.fail(f"{path}: may not be written", param, ctx)
+        return path
+
+
+class OutputFolder(click.Path):
+    """A folder that will be made or added to."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """The path. Nothing is made or changed."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not nearest.is_dir():
+            self.fail(f"{path}: {nearest} is not a folder", param, ctx)
+        if not os.access(nearest, os.W_OK):
+            self.fail(f"{path}: {nearest} may not be written", param, ctx)
+        return path
+
+
 def default_jobs() -> int:
     """As many worker processes as this process may use CPUs."""
     return len(os.sched_getaffinity(0))
-
-
-def read_scenario(name: str) -> Scenario:
-    """A built-in scenario by name, or the one in a TOML file. Raises ``SpecError``, ``OSError``."""
-    if name in builtin_scenarios():
-        return builtin_scenario(name)
-    path = Path(name)
-    if not path.exists() and path.suffix != ".toml":
-        known = ", ".join(builtin_scenarios())
-        raise SpecError(
-            "--scenario", "", name, "neither a built-in scenario nor a file", f"built in: {known}"
-        )
-    return scenario_from_toml(read_text(path), str(path))
 
 
 def read_listings(paths: Iterable[Path]) -> tuple[Listing, ...]:
@@ -192,9 +328,7 @@ def with_limits(scenario: Scenario, texts: Iterable[str]) -> Scenario:
     known = {workload.name for workload in scenario.workloads}
     for name in limits:
         if name not in known:
-            raise SpecError(
-                "--limits", name, None, "no such workload", f"use one of {', '.join(sorted(known))}"
-            )
+            raise SpecError("--limits", name, None, "no such workload", advice(name, sorted(known)))
     workloads = tuple(
         replace(w, memory_limit_bytes=limits[w.name]) if w.name in limits else w
         for w in scenario.workloads
@@ -251,23 +385,9 @@ def _listed_files(path: Path) -> list[Path] | None:
     return [path.parent / entry for entry in data]
 
 
-def read_text(path: Path) -> str:
-    """The text of an input file. Raises ``SpecError`` if it is huge or not UTF-8, ``OSError``."""
-    if path.stat().st_size > TEXT_LENGTH_MAX:
-        raise SpecError(str(path), "", None, "larger than 64 MiB", "split it into several files")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecError(
-            str(path), f"byte {error.start}", None, "not UTF-8 text", "save it as UTF-8"
-        ) from None
-
-
 def _name_of(path: Path, taken: list[str]) -> str:
     """A workload name from a file name; numbered where two files would share it."""
-    kept = [c if c.isascii() and c.isalnum() else "-" for c in path.stem.lower()]
-    name = "".join(kept).strip("-")[:50] or "host"
-    name = name.strip("-")
+    name = listing_name(path.stem)
     if name not in taken:
         return name
     return next(f"{name}-{n}" for n in range(2, len(taken) + 3) if f"{name}-{n}" not in taken)
@@ -279,7 +399,7 @@ def tell_kernels(names: Iterable[str]) -> None:
     Raises ``ValueError`` for an unknown one.
     """
     for name in names:
-        if name.endswith(".toml") or "/" in name:
+        if name == OWN or name.endswith(".toml") or "/" in name or name in plugin_names(PLUGINS):
             continue
         profile = profile_named(name)
         if profile.name != name:

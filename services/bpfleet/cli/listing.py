@@ -2,78 +2,118 @@
 
 import csv
 import io
-import os
+import operator
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Final
 
 import click
 import yaml
-from rich.cells import cell_len, set_cell_size
 
-from bpfleet.cli.output import message_data, print_json
+from bpfleet.cli.output import layout_text, message_data, print_json, print_layout
+from bpfleet.cli.settings import setting
+from bpfleet.cli.table import BYTES, COUNT, NUMBER, TEXT, Column, Unit, lay_out, output_width
+from bpfleet.near import unknown
+from bpfleet.workload.quantity import parse_limit
 
-__all__ = ["FORMATS", "WATCH_SECONDS", "Column", "listing", "print_rows", "watchable"]
+__all__ = [
+    "BYTES",
+    "COUNT",
+    "FORMATS",
+    "NUMBER",
+    "TEXT",
+    "WATCH_SECONDS",
+    "Column",
+    "Rows",
+    "Unit",
+    "listing",
+    "print_rows",
+    "refreshing",
+    "rows_text",
+    "watchable",
+]
 
 FORMATS: Final = ("table", "wide", "json", "yaml", "csv", "name")
 WATCH_SECONDS: Final = 2.0
-_GAP: Final = "  "
-_CELLS_MIN: Final = 12
+# The head, the line below, and the cursor.
+_LINES_AROUND: Final = 4
+_FILTER: Final = re.compile(r"([^=<>]+)(>=|<=|=|<|>)(.*)", re.DOTALL)
+_COMPARED: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+
+_NO_FORMS: Final[Mapping[str, Callable[[Sequence[Any]], str]]] = {}
 
 # One row: a message or a record, whatever the view returns. Values are what JSON can hold.
 Row = Any
 Plain = Any
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: its head, the value of a row, and how people read that value.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What a view returns that has more to say than rows.
 
-    ``number`` aligns to the right. ``wide`` shows it with ``-o wide`` only. ``shrinks``: its text is cut where the
-    terminal is narrower than the table; numbers never are.
+    ``document`` is the whole for JSON and YAML, ``above`` and ``below``, which may depend on the width, stand
+    around the table. ``columns`` replace those of the listing where they depend on what was asked. ``status`` is that
+    of the command.
     """
 
-    head: str
-    value: Callable[[Row], Plain]
-    show: Callable[[Plain], str] = str
-    number: bool = False
-    wide: bool = False
-    shrinks: bool = False
+    rows: Sequence[Row]
+    document: Plain = None
+    above: str | Callable[[int | None], str] = ""
+    below: str | Callable[[int | None], str] = ""
+    columns: Sequence[Column] = ()
+    status: int = 0
 
 
 def listing(
     *columns: Column,
     data: Callable[[Row], Plain] = message_data,
     name: Callable[[Row], str] | None = None,
-) -> Callable[[Callable[..., Iterable[Row]]], Callable[..., None]]:
-    """Makes a command of a view that returns rows: adds ``-o``, ``--json``, ``--no-headers``, ``--sort-by`` and
-    ``--filter``. ``data`` is a row for JSON; ``name`` is what ``-o name`` prints, by default the first column.
+    forms: Mapping[str, Callable[[Sequence[Row]], str]] = _NO_FORMS,
+    screenful: bool = False,
+    largest_first: bool = False,
+) -> Callable[[Callable[..., Iterable[Row] | Rows]], Callable[..., int]]:
+    """Makes a command of a view that returns rows: adds ``-o``, ``--json``, ``--no-headers``, ``--bytes``,
+    ``--sort-by``, ``--reverse`` and ``--filter``. ``data`` is a row for JSON; ``name`` is what ``-o name`` prints, by
+    default the first column. ``forms`` are more texts that ``-o`` can print. ``screenful`` prints no more
+    rows than a terminal has lines; ``largest_first`` turns the order of ``--sort-by`` round.
     """
-    heads = [column.head for column in columns]
+    heads = ", ".join(_spelled(column.head) for column in columns)
 
-    def decorate(view: Callable[..., Iterable[Row]]) -> Callable[..., None]:
+    def decorate(view: Callable[..., Iterable[Row] | Rows]) -> Callable[..., int]:
         @click.option(
-            "-o", "--output", "form", type=click.Choice(FORMATS), help="Form of the output."
+            "-o",
+            "--output",
+            "form",
+            type=click.Choice((*FORMATS, *forms)),
+            help="Form of the output [default: table, or what the configuration file says].",
         )
         @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
         @click.option("--no-headers", is_flag=True, help="Leave out the head of the table.")
+        @click.option("--bytes", "in_bytes", is_flag=True, help="Sizes in bytes instead of units.")
         @click.option(
             "--sort-by",
-            type=click.Choice(heads),
             metavar="COLUMN",
-            help=f"Sort by a column: {', '.join(heads)}.",
+            help=f"Sort by a column: {heads}." if columns else "Sort by a column.",
         )
+        @click.option("--reverse", is_flag=True, help="Last row first.")
         @click.option(
             "--filter",
             "wanted",
             multiple=True,
             metavar="COLUMN=TEXT",
-            help="Rows whose column contains this text; repeatable, all must match.",
+            help="Rows whose column contains this text, or whose number passes (COLUMN>100M); repeatable.",
         )
+        @click.option("--rows", "rows_max", type=click.IntRange(1), help="At most this many rows.")
         @wraps(view)
         # Any: the options of the command it wraps.
         def command(
@@ -81,37 +121,96 @@ def listing(
             form: str | None,
             as_json: bool,
             no_headers: bool,
+            in_bytes: bool,
             sort_by: str | None,
+            reverse: bool,
             wanted: tuple[str, ...],
+            rows_max: int | None,
             **options: Any,
-        ) -> None:
-            chosen = form or ("json" if as_json else "table")
-            tests = [_test(columns, text) for text in wanted]
-            rows = [row for row in view(**options) if all(test(row) for test in tests)]
+        ) -> int:
+            if columns:
+                # Before the view, which may take long.
+                for text in wanted:
+                    _test(columns, text)
+                if sort_by is not None:
+                    _column(columns, sort_by, "--sort-by")
+            found = view(**options)
+            whole = found if isinstance(found, Rows) else Rows(rows=list(found))
+            shown = whole.columns or columns
+            tests = [_test(shown, text) for text in wanted]
+            rows = [row for row in whole.rows if all(test(row) for test in tests)]
             if sort_by is not None:
-                column = columns[heads.index(sort_by)]
-                rows.sort(key=lambda row: _sort_key(column.value(row)))
-            print_rows(rows, columns, chosen, data=data, name=name, headers=not no_headers)
+                column = _column(shown, sort_by, "--sort-by")
+                rows.sort(key=lambda row: _sort_key(column.value(row)), reverse=largest_first)
+            if reverse:
+                rows.reverse()
+            if rows_max is not None:
+                rows = rows[:rows_max]
+            elif screenful and sys.stdout.isatty():
+                rows = rows[: max(1, shutil.get_terminal_size().lines - _LINES_AROUND)]
+            chosen = form or ("json" if as_json else setting("output") or "table")
+            if chosen in forms:
+                click.echo(forms[chosen](rows), nl=False)
+                return whole.status
+            print_rows(
+                rows,
+                shown,
+                chosen,
+                data=data,
+                name=name,
+                headers=not no_headers,
+                in_bytes=in_bytes,
+                whole=whole,
+            )
+            return whole.status
 
         return command
 
     return decorate
 
 
+def _spelled(head: str) -> str:
+    """A head as options take it, without blanks."""
+    return head.lower().replace(" ", "-").replace("_", "-")
+
+
+def _column(columns: Sequence[Column], head: str, option: str) -> Column:
+    names = {_spelled(each.head): each for each in columns}
+    found = names.get(_spelled(head.strip()))
+    if found is None:
+        raise click.BadParameter(unknown("column", head.strip(), names), param_hint=option)
+    return found
+
+
 def _test(columns: Sequence[Column], text: str) -> Callable[[Row], bool]:
-    head, equals, part = text.partition("=")
-    column = next((each for each in columns if each.head == head), None)
-    if column is None or not equals:
-        known = ", ".join(each.head for each in columns)
+    parts = _FILTER.fullmatch(text)
+    if parts is None:
+        known = ", ".join(_spelled(each.head) for each in columns)
         raise click.BadParameter(
             f"{text!r}: write COLUMN=TEXT, COLUMN one of {known}", param_hint="--filter"
         )
-    return lambda row: part.lower() in column.show(column.value(row)).lower()
+    head, sign, wanted = parts.groups()
+    column = _column(columns, head, "--filter")
+    if sign == "=":
+        return lambda row: wanted.lower() in column.cell(row).lower()
+    if not column.number:
+        raise click.BadParameter(
+            f"{text!r}: {column.head} holds text; write {_spelled(column.head)}=TEXT",
+            param_hint="--filter",
+        )
+    try:
+        bound = parse_limit(wanted)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: {error}", param_hint="--filter") from None
+    compared = _COMPARED[sign]
+    return lambda row: column.value(row) is not None and compared(column.value(row), bound)
 
 
-def _sort_key(value: Plain) -> tuple[bool, Plain]:
-    """Numbers by size and before texts, so that a column with both has an order."""
-    return (True, str(value)) if isinstance(value, str) else (False, value)
+def _sort_key(value: Plain) -> tuple[int, Plain]:
+    """Nothing first, then numbers by size, then texts, so that a column with all of them has an order."""
+    if value is None:
+        return (0, 0)
+    return (2, str(value)) if isinstance(value, str) else (1, value)
 
 
 def print_rows(
@@ -122,23 +221,51 @@ def print_rows(
     data: Callable[[Row], Plain] = message_data,
     name: Callable[[Row], str] | None = None,
     headers: bool = True,
+    in_bytes: bool = False,
+    whole: Rows | None = None,
 ) -> None:
     """Prints rows in one of ``FORMATS``."""
     match form:
-        case "json":
-            print_json([data(row) for row in rows])
-        case "yaml":
-            texts = [data(row) for row in rows]
-            click.echo(yaml.safe_dump(texts, sort_keys=False, allow_unicode=True), nl=False)
+        case "json" | "yaml":
+            document = whole.document if whole is not None else None
+            _print_data([data(row) for row in rows] if document is None else document, form)
         case "csv":
             click.echo(_csv(rows, columns, headers=headers), nl=False)
         case "name":
             for row in rows:
-                first = columns[0]
-                click.echo(name(row) if name is not None else first.show(first.value(row)))
+                click.echo(name(row) if name is not None else columns[0].cell(row))
         case _:
-            shown = [each for each in columns if form == "wide" or not each.wide]
-            _print_table(rows, shown, fitted=form == "table", headers=headers)
+            wide = form == "wide"
+            width = None if wide else output_width()
+            if whole is not None:
+                _print_around(whole.above, width)
+            shown = [each for each in columns if wide or not each.wide]
+            cells = [[each.cell(row, in_bytes=in_bytes) for each in shown] for row in rows]
+            layout = lay_out(shown, cells, width=width, headers=headers)
+            print_layout(layout)
+            if layout.left_out:
+                click.echo(f"no room for {', '.join(layout.left_out)}; -o wide shows all", err=True)
+            if whole is not None:
+                _print_around(whole.below, width)
+
+
+def _print_around(text: str | Callable[[int | None], str], width: int | None) -> None:
+    told = text(width) if callable(text) else text
+    if told:
+        click.echo(told)
+
+
+def rows_text(rows: Sequence[Row], columns: Sequence[Column], width: int | None) -> str:
+    """A table within the text around another one."""
+    cells = [[each.cell(row) for each in columns] for row in rows]
+    return layout_text(lay_out(columns, cells, width=width))
+
+
+def _print_data(document: Plain, form: str) -> None:
+    if form == "json":
+        print_json(document)
+    else:
+        click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[Column], *, headers: bool) -> str:
@@ -146,54 +273,37 @@ def _csv(rows: Sequence[Row], columns: Sequence[Column], *, headers: bool) -> st
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if headers:
-        writer.writerow([column.head for column in columns])
+        writer.writerow([column.key for column in columns])
     writer.writerows([column.value(row) for column in columns] for row in rows)
     return text.getvalue()
 
 
-def _print_table(
-    rows: Sequence[Row], columns: Sequence[Column], *, fitted: bool, headers: bool
-) -> None:
-    heads = [column.head for column in columns]
-    cells = [[column.show(column.value(row)) for column in columns] for row in rows]
-    lines = [heads, *cells] if headers else cells
-    widths = [max((cell_len(line[n]) for line in lines), default=0) for n in range(len(columns))]
-    if fitted and (width := _terminal_width()) is not None:
-        _shrink(widths, columns, width)
-    for number, line in enumerate(lines):
-        text = _GAP.join(map(_padded, line, widths, columns)).rstrip()
-        click.echo(click.style(text, bold=True) if headers and number == 0 else text)
+def refreshing(view: Callable[..., Any]) -> Callable[..., None]:
+    """Makes a command print again and again what is, as top does; ``--once`` ends it after the first time."""
+
+    @click.option("--once", is_flag=True, help="Print once and end.")
+    @click.option(
+        "--interval",
+        type=click.FloatRange(0.1, 3600),
+        default=WATCH_SECONDS,
+        show_default=True,
+        help="Seconds between two refreshes.",
+    )
+    @wraps(view)
+    # Any: the options of the command it wraps.
+    def again(*, once: bool, interval: float, **options: Any) -> None:
+        if not once:
+            click.clear()
+        view(**options)
+        while not once:
+            time.sleep(interval)
+            click.clear()
+            view(**options)
+
+    return again
 
 
-def _terminal_width() -> int | None:
-    """Cells of the terminal; None where nothing is torn by a long line, because nobody's screen shows it."""
-    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
-        return None
-    return shutil.get_terminal_size().columns
-
-
-def _shrink(widths: list[int], columns: Sequence[Column], width: int) -> None:
-    """Takes from the columns that shrink, the widest first, until the table fits or they are short."""
-    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
-    while excess > 0:
-        candidates = [
-            n for n, each in enumerate(columns) if each.shrinks and widths[n] > _CELLS_MIN
-        ]
-        if not candidates:
-            return
-        widest = max(candidates, key=lambda n: widths[n])
-        widths[widest] -= 1
-        excess -= 1
-
-
-def _padded(cell: str, width: int, column: Column) -> str:
-    if cell_len(cell) > width:
-        return set_cell_size(cell, width - 1) + "…"
-    blanks = " " * (width - cell_len(cell))
-    return blanks + cell if column.number else cell + blanks
-
-
-def watchable(view: Callable[..., None]) -> Callable[..., None]:
+def watchable(view: Callable[..., Any]) -> Callable[..., None]:
     """Adds ``--watch`` to a command that prints what is: refreshes it every two seconds until interrupted."""
 
     @click.option("--watch", is_flag=True, help="Refresh every two seconds until interrupted.")

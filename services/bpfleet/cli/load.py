@@ -4,14 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import click
 
-__all__ = ["command"]
+from bpfleet.shipped import LOAD_TEST, shipped
 
-_LOCUSTFILE: Final = Path("loadtest") / "locustfile.py"
+__all__ = ["command"]
 
 
 @final
@@ -20,10 +19,11 @@ class _Load(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Locust's own --help knows none of them."""
-        if _LOCUSTFILE.exists():
-            command = [sys.executable, "-m", "loadtest.options"]
-            told = subprocess.run(command, capture_output=True, text=True, check=True)
-            formatter.write("\n" + told.stdout)
+        command = [sys.executable, "-m", "loadtest.options"]
+        told = subprocess.run(
+            command, env=_environment(), capture_output=True, text=True, check=True
+        )
+        formatter.write("\n" + told.stdout)
 
 
 @click.command(
@@ -35,8 +35,8 @@ class _Load(click.Command):
 def command(*, arguments: tuple[str, ...]) -> None:
     """Run the load test: ARGUMENTS go to Locust as they are.
 
-    It starts Locust on loadtest/locustfile.py of the current folder, which has to be a checkout. All
-    settings have environment variables.
+    It starts Locust with bpfleet's kinds of users, shapes and page. All settings have environment
+    variables. With --replay in front it plays one lane again without a network, as an own program.
 
     \b
     Examples:
@@ -45,11 +45,20 @@ def command(*, arguments: tuple[str, ...]) -> None:
       bpfleet load --headless -u 40 -r 40 -t 1m --load-shape step-to-failure --tags tenant
       bpfleet load --headless -u 20 -t 1m --outcomes out.json --fail-if '6.12:ENOMEM>0.05'
       bpfleet load --worker --master-host locust
-      python -m loadtest.replay --kind tenant --seed 1 --lane 0 --model 6.12
+      bpfleet load --replay --kind tenant --seed 1 --lane 0 --model 6.12
     """
-    if not _LOCUSTFILE.exists():
-        raise click.ClickException(f"{_LOCUSTFILE} is not here: run this in a checkout")
+    if arguments[:1] == ("--replay",):
+        replay = [sys.executable, "-m", "loadtest.replay", *arguments[1:]]
+        os.execve(sys.executable, replay, _environment())
     if importlib.util.find_spec("locust") is None:
         raise click.ClickException("Locust is not installed: pip install 'bpfleet[load]'")
-    program = [sys.executable, "-m", "locust", "-f", str(_LOCUSTFILE), *arguments]
-    os.execv(sys.executable, program)
+    locustfile = str(shipped(LOAD_TEST) / "locustfile.py")
+    program = [sys.executable, "-m", "locust", "-f", locustfile, *arguments]
+    os.execve(sys.executable, program, _environment())
+
+
+def _environment() -> dict[str, str]:
+    """Where ``loadtest`` is found wherever this is run, and what was there before."""
+    place = str(shipped(LOAD_TEST).parent)
+    before = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": f"{place}:{before}" if before else place}

@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 import click
 from click.core import ParameterSource
 
-from bpfleet.capture.document import read_document
+from bpfleet.captures.document import read_document
 from bpfleet.cli.captured_node import build_node
-from bpfleet.cli.inputs import Size
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.inputs import Size, kernel_option
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
@@ -31,7 +31,7 @@ def command() -> None:
 
     \b
     Examples:
-      bpfleet node create web-1 --profile 6.12 --ram 16G --cpus 8
+      bpfleet node create web-1 --kernel 6.12 --ram 16G --cpus 8
       bpfleet node list
       bpfleet node show web-1
       bpfleet node ledger web-1
@@ -45,13 +45,13 @@ def command() -> None:
 @agent_options
 @listing(
     Column("node", lambda n: PurePosixPath(n.name).name),
-    Column("profile", lambda n: n.spec.profile),
-    Column("cpus", lambda n: n.spec.possible_cpus, number=True),
-    Column("ram", lambda n: n.spec.ram_bytes, format_bytes, number=True),
-    Column("used", lambda n: n.status.usage_bytes, format_bytes, number=True),
-    Column("BPF charged", lambda n: n.status.bpf_charged_bytes, format_bytes, number=True),
-    Column("maps", lambda n: n.status.map_count, "{:,}".format, number=True),
-    Column("processes", lambda n: n.status.process_count, "{:,}".format, number=True),
+    Column("kernel", lambda n: n.spec.profile),
+    Column("cpus", lambda n: n.spec.possible_cpus, COUNT, priority=2),
+    Column("ram", lambda n: n.spec.ram_bytes, BYTES),
+    Column("used", lambda n: n.status.usage_bytes, BYTES),
+    Column("BPF charged", lambda n: n.status.bpf_charged_bytes, BYTES),
+    Column("maps", lambda n: n.status.map_count, COUNT),
+    Column("processes", lambda n: n.status.process_count, COUNT, priority=1),
     Column("state", lambda n: word(pb.NodePhase.Name(n.status.phase), "NODE_PHASE_")),
 )
 def list_nodes(*, server: ChannelOptions) -> Iterable[pb.Node]:
@@ -69,7 +69,7 @@ def list_nodes(*, server: ChannelOptions) -> Iterable[pb.Node]:
 @command.command("create")
 @click.argument("node")
 @agent_options
-@click.option("--profile", default="6.12", show_default=True, help="Kernel profile, or its file.")
+@kernel_option()
 @click.option("--ram", type=Size(), default="8G", show_default=True, help="Memory.")
 @click.option("--swap", type=Size(), default="0", show_default=True, help="Swap space.")
 @click.option(
@@ -78,7 +78,7 @@ def list_nodes(*, server: ChannelOptions) -> Iterable[pb.Node]:
 @click.option(
     "--seed",
     type=click.IntRange(0, (1 << 63) - 1),
-    default=0,
+    default=1,
     show_default=True,
     help="Seed of the node.",
 )
@@ -93,7 +93,7 @@ def create(
     *,
     node: str,
     server: ChannelOptions,
-    profile: str,
+    kernel: str,
     ram: int,
     swap: int,
     cpus: int,
@@ -107,17 +107,17 @@ def create(
     Examples:
       bpfleet node create web-1
       bpfleet node create web-1 --capture host.json
-      bpfleet node create web-1 --profile 5.10 --ram 16G --cpus 8 --seed 7
+      bpfleet node create web-1 --kernel 5.10 --ram 16G --cpus 8 --seed 7
       bpfleet node create web-1 --ram 4G --swap 2G
-      bpfleet node create web-1 --profile host.toml
+      bpfleet node create web-1 --kernel host.toml
     """
     if captured is not None:
         _create_captured(node, captured, server, as_json=as_json)
         return
     try:
-        known, text = profile_and_text(profile)
+        known, text = profile_and_text(kernel)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--profile") from None
+        raise click.BadParameter(str(error), param_hint="--kernel") from None
     with agent(server) as client:
         made = client.create_node(
             node,
@@ -136,7 +136,7 @@ def create(
 
 def _create_captured(node: str, captured: Path, server: ChannelOptions, *, as_json: bool) -> None:
     context = click.get_current_context()
-    for name in ("profile", "ram", "swap", "cpus", "seed"):
+    for name in ("kernel", "ram", "swap", "cpus", "seed"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{name} is told by the capture")
     document = read_document(captured.read_bytes(), str(captured))
@@ -175,7 +175,7 @@ def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
     status = info.status
     model = word(bpf_pb2.AccountingModel.Name(info.kernel.model), "ACCOUNTING_MODEL_")
     rows = [
-        ("profile", f"{info.spec.profile} (accounting: {model})"),
+        ("kernel", f"{info.spec.profile} (accounting: {model})"),
         ("CPUs, memory", f"{info.spec.possible_cpus}, {format_bytes(info.spec.ram_bytes)}"),
         *([("swap", format_bytes(info.spec.swap_bytes))] if info.spec.swap_bytes else []),
         ("virtual time", f"{status.clock_ns / _SECOND_NS:.3f} s, {status.revision} events"),
@@ -198,8 +198,8 @@ def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
     Column("cgroup", lambda x: x.cgroup, shrinks=True),
     Column("owner", lambda x: x.owner, shrinks=True),
     Column("kind", lambda x: x.kind),
-    Column("blocks", lambda x: x.block_count, "{:,}".format, number=True),
-    Column("bytes", lambda x: x.size_bytes, "{:,}".format, number=True),
+    Column("blocks", lambda x: x.block_count, COUNT),
+    Column("bytes", lambda x: x.size_bytes, COUNT),
 )
 def ledger(*, node: str, server: ChannelOptions) -> Iterable[pb.LedgerLine]:
     """Who is charged for what: one line per cgroup, owner and kind of memory.
@@ -218,13 +218,13 @@ def ledger(*, node: str, server: ChannelOptions) -> Iterable[pb.LedgerLine]:
 @agent_options
 @listing(
     Column("map", lambda x: x.map_name),
-    Column("type", lambda x: x.map_type),
-    Column("why", lambda x: x.why, shrinks=True),
+    Column("type", lambda x: x.map_type, priority=1),
+    Column("why", lambda x: x.why, folds=True),
     Column("created in", lambda x: x.created_in, shrinks=True),
     Column("charged to", lambda x: x.charged_to or "nobody", shrinks=True),
-    Column("id", lambda x: x.map_id, number=True),
-    Column("charged", lambda x: x.charged_bytes, format_bytes, number=True),
-    Column("memlock", lambda x: x.memlock_bytes, format_bytes, number=True),
+    Column("id", lambda x: x.map_id, NUMBER, priority=2),
+    Column("charged", lambda x: x.charged_bytes, BYTES),
+    Column("memlock", lambda x: x.memlock_bytes, BYTES, priority=3),
 )
 def orphans(*, node: str, server: ChannelOptions) -> Iterable[pb.Orphan]:
     """Maps whose creator's cgroup is gone, and maps that only a pin keeps alive.
@@ -245,8 +245,8 @@ def orphans(*, node: str, server: ChannelOptions) -> Iterable[pb.Orphan]:
 @listing(
     Column("tool", lambda x: x.tool),
     Column("field", lambda x: x.field),
-    Column("what it counts", lambda x: x.counts, shrinks=True),
-    Column("bytes", lambda x: x.size_bytes, "{:,}".format, number=True),
+    Column("what it counts", lambda x: x.counts, folds=True),
+    Column("bytes", lambda x: x.size_bytes, COUNT),
     name=lambda x: f"{x.tool} {x.field}",
 )
 def tools(*, node: str, cgroup: str, server: ChannelOptions) -> Iterable[pb.ToolView]:

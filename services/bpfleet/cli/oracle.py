@@ -1,12 +1,14 @@
 """``bpfleet oracle``: the emulator against recordings of real kernels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bpfleet.cli.inputs import OutputFolder
 from bpfleet.cli.output import print_json
+from bpfleet.near import unknown
 from bpfleet.oracle.format.report import render
 from bpfleet.oracle.record.cases import random_creations, random_sequences
 from bpfleet.oracle.record.create import dump
@@ -22,6 +24,8 @@ from bpfleet.oracle.replay.files import check_file
 from bpfleet.oracle.replay.machine import Target
 from bpfleet.oracle.replay.stories import first_difference, story_target
 from bpfleet.oracle.shrink import smallest
+from bpfleet.progress import progress, ticking
+from bpfleet.shipped import RECORDINGS, shipped
 
 __all__ = ["command"]
 
@@ -32,8 +36,8 @@ def command() -> None:
 
     \b
     Examples:
-      bpfleet oracle check tests/oracle/recorded/*.jsonl
-      bpfleet oracle check --json tests/oracle/recorded/errno.jsonl
+      bpfleet oracle check
+      bpfleet oracle check --kernel 6.12 --json
       bpfleet oracle record --random 200 --out mine
     """
 
@@ -42,13 +46,16 @@ def command() -> None:
 @click.argument(
     "files",
     nargs=-1,
-    required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE...",
+    metavar="[FILE]...",
+)
+@click.option(
+    "--kernel", "wanted", help="Of the recordings that come with bpfleet, those of this kernel."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(*, files: tuple[Path, ...], as_json: bool) -> int:
-    """Replays recordings; per section: cases, exact, mismatches with the first ten in full, unsupported.
+def check(*, files: tuple[Path, ...], wanted: str | None, as_json: bool) -> int:
+    """Replays recordings, by default those that come with bpfleet; per section: cases, exact, mismatches with the first
+    ten in full, unsupported.
 
     \b
     The file name says what it contains: create-TARGET, elements-TARGET, perm-TARGET, errno,
@@ -58,19 +65,39 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
 
     \b
     Examples:
-      bpfleet oracle check tests/oracle/recorded/create-6.12-smp2.jsonl
-      bpfleet oracle check --json tests/oracle/recorded/*.jsonl
-      bpfleet oracle check tests/oracle/recorded/stories-*.jsonl
+      bpfleet oracle check --kernel 6.12
+      bpfleet oracle check --json mine/*.jsonl
+      bpfleet oracle check mine/stories-*.jsonl
     """
+    if files and wanted:
+        raise click.UsageError("give FILE or --kernel, not both")
+    files = files or _shipped_recordings(wanted)
     reports = []
-    for path in files:
-        report = check_file(path)
-        reports.append(report)
-        if not as_json:
-            click.echo(render(report))
+    with progress("recordings", len(files)) as advance:
+        for path in files:
+            report = check_file(path)
+            reports.append(report)
+            advance()
+            if not as_json:
+                click.echo(render(report))
     if as_json:
         print_json([report.as_json() for report in reports])
     return 1 if any(report.mismatched for report in reports) else 0
+
+
+def _shipped_recordings(kernel: str | None) -> tuple[Path, ...]:
+    """The recordings that come with bpfleet, of one kernel or of all."""
+    files = sorted(shipped(RECORDINGS).glob("*.jsonl"))
+    if kernel is None:
+        return tuple(files)
+    by_kernel: dict[str, list[Path]] = {}
+    for file in files:
+        by_kernel.setdefault(file.stem.rpartition("-smp")[0].rpartition("-")[2], []).append(file)
+    if kernel not in by_kernel:
+        raise click.BadParameter(
+            unknown("kernel", kernel, filter(None, by_kernel)), param_hint="--kernel"
+        )
+    return tuple(by_kernel[kernel])
 
 
 @command.command("record")
@@ -83,7 +110,7 @@ def check(*, files: tuple[Path, ...], as_json: bool) -> int:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=OutputFolder(),
     help="Directory to write recordings to.",
 )
 @click.option(
@@ -141,17 +168,7 @@ def record(
         raise click.UsageError("--shrink is of --stories: give how many")
     here = kernel_name()
     try:
-        written = [
-            _write(out / f"{_kind(path)}-{here}.jsonl", record_file(path, sysctl=sysctl))
-            for path in files
-        ]
-        if count is not None:
-            new = {"create": random_creations(seed, count), "errno": random_sequences(seed, count)}
-            for kind, cases in new.items():
-                target = out / f"random-{seed}" / f"{kind}-{here}.jsonl"
-                written.append(_write(target, record_cases(cases, kind)))
-        if stories is not None:
-            written += _record_stories(out / f"random-{seed}", here, seed, stories, shrink=shrink)
+        written = _record(files, out, here, count, stories, seed, shrink=shrink, sysctl=sysctl)
     except (RecordingRefused, ValueError) as error:
         raise click.ClickException(f"cannot record: {error}") from None
     if as_json:
@@ -159,6 +176,31 @@ def record(
         return
     for path, number in written:
         click.echo(f"{number:>6} cases  {path}")
+
+
+def _record(
+    files: Sequence[Path],
+    out: Path,
+    here: str,
+    count: int | None,
+    stories: int | None,
+    seed: int,
+    *,
+    shrink: bool,
+    sysctl: bool,
+) -> list[tuple[Path, int]]:
+    written = [
+        _write(out / f"{_kind(path)}-{here}.jsonl", record_file(path, sysctl=sysctl))
+        for path in files
+    ]
+    if count is not None:
+        new = {"create": random_creations(seed, count), "errno": random_sequences(seed, count)}
+        for kind, cases in new.items():
+            target = out / f"random-{seed}" / f"{kind}-{here}.jsonl"
+            written.append(_write(target, record_cases(cases, kind)))
+    if stories is not None:
+        written += _record_stories(out / f"random-{seed}", here, seed, stories, shrink=shrink)
+    return written
 
 
 def _record_stories(
@@ -201,8 +243,10 @@ def _write(path: Path, cases: Iterator[dict[str, Any]]) -> tuple[Path, int]:
     """Writes cases as they come, so that an interrupted recording keeps what it has."""
     written = 0
     path.parent.mkdir(parents=True, exist_ok=True)
+    tick = ticking(f"{path}: cases")
     with path.open("w") as stream:
         for case in cases:
             stream.write(dump(case) + "\n")
             written += 1
+            tick()
     return path, written

@@ -1,16 +1,20 @@
 """What commands print: tables for people, JSON for programs, files written whole or not at all."""
 
+import base64
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.cells import cell_len
 from rich.console import Console
 
+from bpfleet.cli.table import COUNT, TEXT, Column, Layout, lay_out, output_width
 from bpfleet.kernel.profile import sureness_line
 
 if TYPE_CHECKING:
@@ -18,10 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "console",
+    "layout_text",
     "message_data",
     "print_json",
+    "print_layout",
     "print_sureness",
     "print_table",
+    "sureness_text",
     "word",
     "write_file",
 ]
@@ -31,8 +38,9 @@ Plain = Any
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console that does not colour or move where output is not a terminal."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+    """A console that breaks lines between words on a terminal; elsewhere it does not break, colour or move."""
+    wraps = output_width() is not None
+    return Console(stderr=stderr, highlight=False, soft_wrap=not wraps, width=width)
 
 
 def print_json(value: Plain) -> None:
@@ -41,31 +49,100 @@ def print_json(value: Plain) -> None:
 
 
 def message_data(message: "Message") -> Plain:
-    """A protobuf message for JSON: field names as in the proto, empty fields included."""
-    from google.protobuf.json_format import MessageToDict
+    """A protobuf message for JSON: field names as in the proto, empty fields included, integers as numbers.
 
-    return MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    protobuf's own JSON writes 64 bits as text; every reader of ours keeps them.
+    """
+    if message.DESCRIPTOR.full_name.startswith("google.protobuf."):
+        from google.protobuf.json_format import MessageToDict
+
+        return MessageToDict(message)
+    return {
+        field.name: _field_data(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
+
+
+# Any: values of every field type.
+def _field_data(field: Any, value: Any) -> Plain:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        of_value = field.message_type.fields_by_name["value"]
+        return {_key(key): _one(of_value, each) for key, each in sorted(value.items())}
+    return [_one(field, each) for each in value] if field.is_repeated else _one(field, value)
+
+
+def _key(key: object) -> str:
+    return str(key).lower() if isinstance(key, bool) else str(key)
+
+
+def _one(field: Any, value: Any) -> Plain:  # Any: as above
+    if field.message_type is not None:
+        return message_data(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return value if known is None else known.name
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 1
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers_from: int = 1,
+    texts: Collection[str] = (),
+    keys: int = 1,
+    notes: str | None = None,
 ) -> None:
-    """A plain table; columns from number ``numbers_from`` on are right-aligned.
-
-    Tables take the width they need: a cut number is worse than a wrapped line.
+    """A table of texts. Columns from number ``numbers_from`` on are right-aligned numbers, but for ``texts``; the
+    others fold where the terminal is narrow, and what does not fit side by side comes in blocks, each with the first
+    ``keys`` columns. ``notes`` is the head of a last column that stands below the table where it would have to fold.
     """
-    cells = [tuple(columns), *map(tuple, rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        padded = []
-        for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            blanks = " " * (width - cell_len(cell))
-            padded.append(blanks + cell if index >= numbers_from else cell + blanks)
-        lines.append("  ".join(padded).rstrip())
-    click.echo("\n".join([click.style(lines[0], bold=True), *lines[1:]]))
+    width = output_width()
+    cells = [list(row) for row in rows]
+    numbers = [n >= numbers_from and head not in texts for n, head in enumerate(columns)]
+    shapes = [
+        Column(head, itemgetter(n), COUNT if number else TEXT, folds=not number)
+        for n, (head, number) in enumerate(zip(columns, numbers, strict=True))
+    ]
+    layout = lay_out(shapes, cells, width=width, keys=keys)
+    if notes is not None and width is not None and not _is_whole(layout, cells):
+        aside = "; ".join(
+            f"{row[0].strip()}: {row[-1]}" for row in cells if len(row) > 1 and row[-1]
+        )
+        narrow = [row if len(row) == 1 else row[:-1] for row in cells]
+        print_layout(lay_out(shapes[:-1], narrow, width=width, keys=keys))
+        click.echo(textwrap.fill(f"{notes}: {aside}", width))
+    else:
+        print_layout(layout)
+
+
+def _is_whole(layout: Layout, cells: Sequence[Sequence[str]]) -> bool:
+    """Whether every row is one line of one block."""
+    (heads, lines), *others = layout.blocks
+    return not others and heads == 1 and len(lines) == 1 + len(cells)
+
+
+def layout_text(layout: Layout) -> str:
+    """The blocks of a table, heads in bold, an empty line between blocks."""
+    blocks = (
+        "\n".join(
+            click.style(line, bold=True) if place < heads else line
+            for place, line in enumerate(lines)
+        )
+        for heads, lines in layout.blocks
+    )
+    return "\n\n".join(blocks)
+
+
+def print_layout(layout: Layout) -> None:
+    """Prints a table; nothing where it has no line."""
+    if any(lines for _, lines in layout.blocks):
+        click.echo(layout_text(layout))
 
 
 def print_sureness(known: Mapping[str, str]) -> None:
@@ -73,11 +150,25 @@ def print_sureness(known: Mapping[str, str]) -> None:
     console().print(sureness_line(known), markup=False, style="dim")
 
 
+def sureness_text(known: Mapping[str, str]) -> str:
+    """The same, for what stands below a listing."""
+    width = output_width()
+    line = sureness_line(known)
+    return click.style(line if width is None else textwrap.fill(line, width), dim=True)
+
+
 def write_file(path: Path, text: str) -> None:
     """Writes ``text`` beside ``path`` first, then renames it: a reader never sees half a report.
 
-    Raises ``OSError``, then ``path`` is as it was.
+    Raises ``OSError`` that names ``path``, which then is as it was.
     """
+    try:
+        _write_whole(path, text)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def _write_whole(path: Path, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

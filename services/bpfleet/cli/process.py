@@ -5,13 +5,12 @@ from collections.abc import Iterable
 import click
 
 from bpfleet.cli.inputs import Size
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing
 from bpfleet.cli.output import message_data, print_json
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.rlimits import memlock_record
 from bpfleet.v1 import process_service_pb2
-from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["command"]
 
@@ -39,11 +38,11 @@ def _memlock_bytes(process: process_service_pb2.Process) -> int:
     Column("pid", lambda p: p.pid),
     Column("command", lambda p: p.comm),
     Column("cgroup", lambda p: p.cgroup, shrinks=True),
-    Column("uid", lambda p: p.credentials.uid, number=True),
-    Column("memlock", _memlock_bytes, format_bytes, number=True),
-    Column("locked", lambda p: p.locked_bytes, format_bytes, number=True),
-    Column("rss", lambda p: p.rss_bytes, format_bytes, number=True),
-    Column("files", lambda p: p.fd_count, "{:,}".format, number=True),
+    Column("uid", lambda p: p.credentials.uid, NUMBER),
+    Column("memlock", _memlock_bytes, BYTES),
+    Column("locked", lambda p: p.locked_bytes, BYTES, priority=1),
+    Column("rss", lambda p: p.rss_bytes, BYTES),
+    Column("files", lambda p: p.fd_count, COUNT, priority=2),
 )
 def list_processes(*, node: str, server: ChannelOptions) -> Iterable[process_service_pb2.Process]:
     """Every process that lives: its user, cgroup, limit and memory.

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from bpfleet.abi.limits import PAGE_SIZE
-from bpfleet.cli.listing import Column, listing
+from bpfleet.cli.inputs import OutputFile
+from bpfleet.cli.listing import COUNT, Column, listing
 from bpfleet.cli.output import print_json, print_table, write_file
 from bpfleet.kernel.profile import PROFILES, X86_64, KernelProfile, StructSizes
 from bpfleet.oracle.capture import capture
@@ -28,7 +29,7 @@ def command() -> None:
     Examples:
       bpfleet profile list
       bpfleet profile show 6.12
-      bpfleet profile capture -o host.toml && bpfleet compare --models 5.10,host.toml
+      bpfleet profile capture -o host.toml && bpfleet compare --kernel 5.10,host.toml
     """
 
 
@@ -48,7 +49,7 @@ def _summary(profile: KernelProfile) -> dict[str, str | int]:
     Column("release", lambda p: p.release),
     Column("model", lambda p: p.model.value),
     Column("provenance", lambda p: p.provenance.value),
-    Column("map types", lambda p: len(p.map_types), number=True),
+    Column("map types", lambda p: len(p.map_types), COUNT),
     data=_summary,
 )
 def list_profiles() -> Iterable[KernelProfile]:
@@ -85,20 +86,45 @@ def show(*, profile: str, as_json: bool) -> None:
     }
     types = sorted(each.name.lower() for each in found.map_types)
     if as_json:
-        print_json({"flags": flags, "structs": structs, "map_types": types})
+        plain = {name: _plain(value) for name, value in flags.items()}
+        print_json({"flags": plain, "structs": structs, "map_types": types})
         return
     print_table(("struct", "bytes"), ((k, f"{v:,}") for k, v in structs.items()), numbers_from=1)
-    print_table(("flag", "value"), ((k, str(v)) for k, v in flags.items()))
-    click.echo(f"map types: {', '.join(types)}")
+    click.echo()
+    print_table(("flag", "value"), ((k, _words(v)) for k, v in flags.items()), numbers_from=2)
+    click.echo()
+    print_table(("", ""), [("map types", ", ".join(types))], numbers_from=2)
+
+
+def _plain(value: object) -> object:
+    """A value of a profile for JSON: sets as sorted lists of names."""
+    if isinstance(value, (frozenset, tuple)):
+        return sorted((getattr(each, "name", each) for each in value), key=str)
+    return value
+
+
+def _words(value: object) -> str:
+    """A value of a profile as people read it: numbers with separators, sets as lists of names."""
+    if isinstance(value, bool) or not isinstance(value, (int, frozenset, tuple)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(sorted(str(getattr(each, "name", each)).lower() for each in value)) or "none"
 
 
 @command.command("capture")
 @click.option("--btf", default=_BTF, show_default=True, metavar="FILE", help="The kernel's BTF.")
 @click.option("--release", default="", metavar="TEXT", help="Its release; this host's by default.")
 @click.option("--name", default="", metavar="TEXT", help="What to call it; the release by default.")
-@click.option("-o", "--output", default="-", metavar="FILE", help="Where to write it; - is stdout.")
-def capture_profile(*, btf: str, release: str, name: str, output: str) -> None:
-    """Turns a host's BTF into a profile file that --profile, --model and --models accept.
+@click.option(
+    "-o",
+    "--output",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Where to write it [default: standard output].",
+)
+def capture_profile(*, btf: str, release: str, name: str, output: Path | None) -> None:
+    """Turns a host's BTF into a profile file that --kernel accepts.
 
     Struct sizes come from the BTF; behaviour from the nearest known kernel, corrected by what the BTF shows. Each line
     says where it comes from.
@@ -124,10 +150,7 @@ def capture_profile(*, btf: str, release: str, name: str, output: str) -> None:
         raise click.BadParameter(f"{btf}: {error}", param_hint="--btf") from None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--release") from None
-    if output == "-":
+    if output is None or str(output) == "-":
         click.echo(text, nl=False)
-        return
-    try:
-        write_file(Path(output), text)
-    except OSError as error:
-        raise click.BadParameter(f"{output}: {error.strerror}", param_hint="--output") from None
+    else:
+        write_file(output, text)

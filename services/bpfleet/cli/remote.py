@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 import grpc
 
+from bpfleet.cli.settings import setting
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session, Verdict
@@ -44,7 +46,9 @@ class _Servers(ChannelOptions):
 
 def agent_options(command: Command) -> Command:
     """Adds the options that say which agent, to a command that takes ``server``."""
-    return _options(command, "--agent", AGENT_ADDRESS, "BPFLEET_AGENT_ADDRESS", "Node agent.")
+    return _options(
+        command, "--agent", "agent", AGENT_ADDRESS, "BPFLEET_AGENT_ADDRESS", "Node agent."
+    )
 
 
 def fleet_options(command: Command) -> Command:
@@ -52,19 +56,31 @@ def fleet_options(command: Command) -> Command:
     return _options(
         command,
         "--coordinator",
+        "coordinator",
         COORDINATOR_ADDRESS,
         "BPFLEET_COORDINATOR",
         "Coordinator; several, separated by commas, to ask the one that leads.",
     )
 
 
-def _options(command: Command, flag: str, address: str, variable: str, text: str) -> Command:
-    """The address, TLS and the token travel as one value named ``server``."""
+def _options(
+    command: Command, flag: str, key: str, address: str, variable: str, text: str
+) -> Command:
+    """The address, TLS and the token travel as one value named ``server``.
+
+    What neither the command line nor the environment says comes from the configuration file.
+    """
 
     def gather(context: click.Context, parameter: click.Parameter, targets: str) -> ChannelOptions:
         values = context.params
         token_file, ca_file = values.pop("token_file", None), values.pop("tls_ca", None)
         certificate, key = values.pop("tls_cert", None), values.pop("tls_key", None)
+        if (certificate or key) and not ca_file:
+            raise click.BadParameter(
+                "needs --tls-ca, which switches TLS on",
+                context,
+                param_hint="--tls-cert" if certificate else "--tls-key",
+            )
         target, *others = targets.split(",") if flag == "--coordinator" else [targets]
         try:
             return _Servers(
@@ -82,9 +98,9 @@ def _options(command: Command, flag: str, address: str, variable: str, text: str
         click.option(
             flag,
             "server",
-            default=address,
+            default=lambda: setting(key) or address,
             envvar=variable,
-            show_default=True,
+            show_default=address,
             metavar="HOST:PORT",
             callback=gather,
             help=f"{text} [env: {variable}]",
@@ -93,6 +109,8 @@ def _options(command: Command, flag: str, address: str, variable: str, text: str
         click.option(
             "--tls-ca",
             type=_FILE,
+            default=partial(setting, "tls_ca"),
+            show_default=False,
             envvar="BPFLEET_TLS_CA",
             is_eager=True,
             help="CA of the server (PEM); switches TLS on.",
@@ -100,16 +118,26 @@ def _options(command: Command, flag: str, address: str, variable: str, text: str
         click.option(
             "--tls-cert",
             type=_FILE,
+            default=partial(setting, "tls_cert"),
+            show_default=False,
             envvar="BPFLEET_TLS_CERT",
             is_eager=True,
             help="Certificate to show to a server that asks for one (PEM).",
         ),
         click.option(
-            "--tls-key", type=_FILE, envvar="BPFLEET_TLS_KEY", is_eager=True, help="Its key (PEM)."
+            "--tls-key",
+            type=_FILE,
+            default=partial(setting, "tls_key"),
+            show_default=False,
+            envvar="BPFLEET_TLS_KEY",
+            is_eager=True,
+            help="Its key (PEM).",
         ),
         click.option(
             "--token-file",
             type=_FILE,
+            default=partial(setting, "token_file"),
+            show_default=False,
             envvar="BPFLEET_TOKEN_FILE",
             is_eager=True,
             help="File with the token the server asks for.",

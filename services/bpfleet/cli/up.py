@@ -1,24 +1,28 @@
 """``bpfleet up``: a whole cluster on a Docker Engine, or as processes."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 
 from bpfleet.cli.clusters import cluster_options, engine_for, print_changes, progress_lines
-from bpfleet.cli.inputs import Size
+from bpfleet.cli.inputs import Size, kernel_names
 from bpfleet.cli.output import print_json
 from bpfleet.launcher.cluster import READY_SECONDS, up
+from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import COORDINATOR_PORT, WEB_PORT, ClusterSpec
 from bpfleet.runtime.profiles import profile_and_text
 
 __all__ = ["command"]
 
 
-def _models(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+def _models(
+    context: click.Context, option: click.Parameter, texts: Sequence[str]
+) -> tuple[str, ...]:
     """Names of kernels and texts of profile files: an agent in a container cannot read the file itself."""
     models = []
-    for name in filter(None, map(str.strip, text.split(","))):
+    for name in kernel_names(texts):
         try:
             models.append(profile_and_text(name)[1] or name)
         except ValueError as error:
@@ -38,11 +42,14 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> str:
     "--nodes-per-agent", default=100, show_default=True, help="Emulated nodes each agent carries."
 )
 @click.option(
-    "--models",
-    default="5.10,seed-v5,6.12",
-    show_default=True,
+    "--kernel",
+    "models",
+    multiple=True,
+    default=("5.10,seed-v5,6.12",),
+    show_default="5.10,seed-v5,6.12",
     callback=_models,
-    help="Kernel profiles or their files; assigned to agents round-robin.",
+    metavar="KERNEL,...",
+    help="Kernels by name, uname -r or profile file, assigned to agents round-robin.",
 )
 @click.option("--coordinators", default=1, show_default=True, help="One leads, the others wait.")
 @click.option("--workers", default=1, show_default=True, help="Locust workers; 0: no Locust.")
@@ -54,7 +61,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> str:
     help="Memory of an emulated node.",
 )
 @click.option("--node-cpus", default=4, show_default=True, help="CPUs of an emulated node.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the emulated nodes.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the emulated nodes.")
 @click.option("--cpus", type=float, help="Real CPUs each agent's container may use.")
 @click.option("--memory", type=Size(), help="Real memory limit of each agent's container.")
 @click.option(
@@ -100,11 +107,11 @@ def command(
     \b
     Examples:
       docker compose build && bpfleet up
-      bpfleet up --agents 6 --nodes-per-agent 2000 --models 5.10,seed-v5,6.12 --coordinators 2
+      bpfleet up --agents 6 --nodes-per-agent 2000 --kernel 5.10,seed-v5,6.12 --coordinators 2
       bpfleet up --agents 2 --memory 512M
       bpfleet up --local --workers 0
     """
-    with engine_for(local) as engine, progress_lines(as_json) as progress:
+    try:
         spec = ClusterSpec(
             name=name,
             agents=agents,
@@ -122,6 +129,9 @@ def command(
             web_port=web_port,
             api_port=api_port,
         )
+    except LaunchError as error:
+        raise click.UsageError(str(error)) from None
+    with engine_for(local) as engine, progress_lines(as_json) as progress:
         changes = up(engine, spec, progress, ready_seconds=wait_seconds)
     if as_json:
         print_json(asdict(changes))

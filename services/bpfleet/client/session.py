@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn, Self, TypeVar
 import grpc
 
 from bpfleet.abi.errno import Errno
+from bpfleet.client.failover import FailoverChannel
 from bpfleet.rpc.channel import ChannelOptions, blocking_channel
 from bpfleet.rpc.errors import RemoteError, decode_rpc_error
 
@@ -26,6 +27,7 @@ __all__ = [
 DEADLINE_SECONDS: Final = 10.0
 _ATTEMPTS_MAX: Final = 5
 _BACK_OFF_SECONDS: Final = 0.1
+_NOT_LEADER: Final = "NOT_LEADER"
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -77,15 +79,20 @@ def raise_typed(error: grpc.RpcError) -> NoReturn:
 class Session:
     """A channel with manners. Use it as a context manager, or ``close`` it.
 
-    Not safe to share between threads that close it; calls may come from any thread or greenlet.
+    A target may name several servers, ``a:7070,b:7070``: calls go on to the next where one does not answer or does
+    not lead. Not safe to share between threads that close it; calls may come from any thread or greenlet.
     """
 
     def __init__(
         self, target: str | ChannelOptions, *, deadline_seconds: float = DEADLINE_SECONDS
     ) -> None:
-        options = ChannelOptions(target=target) if isinstance(target, str) else target
-        self.target: Final = options.target
-        self.channel: Final = blocking_channel(options)
+        servers = (
+            [ChannelOptions(target=each.strip()) for each in target.split(",")]
+            if isinstance(target, str)
+            else [target]
+        )
+        self.target: Final = ",".join(each.target for each in servers)
+        self.channel: Final = FailoverChannel([blocking_channel(each) for each in servers])
         self.deadline_seconds: Final = deadline_seconds
 
     def __enter__(self) -> Self:
@@ -114,20 +121,27 @@ class Session:
         """One call within its deadline. Raises ``Verdict`` or ``CallError``.
 
         ``repeatable`` calls (they change nothing, or carry a request id) are repeated while the service is UNAVAILABLE
-        or says when to try again, and there is time left; others are not, since they may have been carried out.
+        or says when to try again, and there is time left; others are not, since they may have been carried out, unless
+        the server says that it does not lead and there is another one.
         """
         seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
         give_up_at = time.monotonic() + seconds
-        for attempt in range(1, _ATTEMPTS_MAX + 1):
+        servers = len(self.channel)
+        for attempt in range(1, _ATTEMPTS_MAX * servers + 1):
             left = max(0.001, give_up_at - time.monotonic())
             try:
                 return method(request, timeout=left)
             except grpc.RpcError as error:
                 remote = decode_rpc_error(error)
                 told = remote.retry_after_seconds
-                pause = max(_BACK_OFF_SECONDS * 2 ** (attempt - 1), told or 0.0)
+                pause = max(_BACK_OFF_SECONDS * 2 ** ((attempt - 1) // servers), told or 0.0)
                 away = remote.code is grpc.StatusCode.UNAVAILABLE or told is not None
-                again = repeatable and away and attempt < _ATTEMPTS_MAX
+                follows = remote.reason == _NOT_LEADER and servers > 1
+                again = (follows or (repeatable and away)) and attempt < _ATTEMPTS_MAX * servers
+                if again and remote.code is grpc.StatusCode.UNAVAILABLE and servers > 1:
+                    self.channel.turn()
+                    if attempt % servers:
+                        pause = 0.0  # of the others none has been asked yet
                 if not again or time.monotonic() + pause >= give_up_at:
                     raise_typed(error)
                 time.sleep(pause)

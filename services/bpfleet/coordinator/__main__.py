@@ -12,11 +12,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, Final
 
 import click
 
-import bpfleet
 from bpfleet.coordinator.config import CoordinatorSettings, Timing
 from bpfleet.coordinator.fleet_service import FleetServicer
 from bpfleet.coordinator.live.server import LivePage
@@ -47,6 +46,8 @@ from bpfleet.rpc.tokens import Tokens
 from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server
 from bpfleet.v1.registry_service_pb2_grpc import add_RegistryServiceServicer_to_server
+from bpfleet.version import __version__
+from bpfleet.workload.quantity import format_bytes, parse_bytes
 
 SERVICES = ("bpfleet.v1.FleetService", "bpfleet.v1.RegistryService")
 _STORE_POLL_SECONDS = 1.0
@@ -56,11 +57,11 @@ _POSITIVE = (
     "leader_ttl",
     "back_off",
     "back_off_max",
-    "eviction_available",
     "eviction_soft_grace_period",
     "eviction_transition",
 )
-# MiB or seconds.
+_MIB: Final = 1 << 20
+# Seconds.
 _NUMBER_MAX = 1_000_000_000
 
 _EXAMPLES = """
@@ -73,7 +74,14 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+def _size(context: click.Context, option: click.Parameter, text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: {error}", context, option) from None
+
+
+@click.command(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--listen", default="127.0.0.1:7070", envvar="BPFLEET_LISTEN", show_default=True)
 @click.option(
     "--advertise",
@@ -159,16 +167,18 @@ Examples:
 @click.option(
     "--eviction-available",
     envvar="BPFLEET_EVICTION_AVAILABLE",
-    default=100,
+    default="100M",
     show_default=True,
-    help="MiB a node must have available; with less it is under memory pressure and evicts (kubelet's evictionHard).",
+    callback=_size,
+    help="Memory a node must have available; with less it is under pressure and evicts (kubelet's evictionHard).",
 )
 @click.option(
     "--eviction-soft",
     envvar="BPFLEET_EVICTION_SOFT",
-    default=0,
+    default="0",
     show_default=True,
-    help="MiB below which it evicts after the grace period (evictionSoft); 0 for none.",
+    callback=_size,
+    help="Memory below which it evicts after the grace period (evictionSoft); 0 for none.",
 )
 @click.option(
     "--eviction-soft-grace-period",
@@ -193,7 +203,7 @@ Examples:
     metavar="NAME,...",
     help="Names that the live page and the metrics answer to, besides addresses and this host's own.",
 )
-@click.version_option(bpfleet.__version__)
+@click.version_option(__version__)
 @server_flags
 # Any: values of many options, named in the decorators above.
 def main(**options: Any) -> None:
@@ -208,8 +218,8 @@ def main(**options: Any) -> None:
         settings = _settings(options)
         asyncio.run(_serve(settings))
     except (SettingsError, ListenError, StoreError, ValueError) as error:
-        click.echo(f"coordinator: {error}", err=True)
-        sys.exit(2)
+        click.echo(f"bpfleet: {error}", err=True)
+        sys.exit(1 if isinstance(error, (ListenError, StoreUnavailable)) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -228,12 +238,15 @@ def _settings(options: dict[str, Any]) -> CoordinatorSettings:
         if not 0 < options[name] <= _NUMBER_MAX:
             flag = f"--{name.replace('_', '-')}"
             raise SettingsError(f"{flag}: {options[name]} is not above 0 and at most {_NUMBER_MAX}")
-    if options["eviction_soft"] and not (
-        options["eviction_available"] < options["eviction_soft"] <= _NUMBER_MAX
-    ):
-        text = f"is not above --eviction-available ({options['eviction_available']})"
+    hard, soft = options["eviction_available"], options["eviction_soft"]
+    if hard < _MIB:
         raise SettingsError(
-            f"--eviction-soft: {options['eviction_soft']} {text}; 0 switches it off"
+            f"--eviction-available: {hard} bytes is below 1M; write 100M for 100 MiB"
+        )
+    if soft and soft <= hard:
+        raise SettingsError(
+            f"--eviction-soft: {format_bytes(soft)} is not above --eviction-available"
+            f" ({format_bytes(hard)}); 0 switches it off"
         )
     server = server_options(options["listen"], options)
     return CoordinatorSettings(
@@ -254,9 +267,9 @@ def _settings(options: dict[str, Any]) -> CoordinatorSettings:
                 longest=_ms(options["back_off_max"]),
             ),
             eviction=options["eviction"],
-            pressure_available_bytes=options["eviction_available"] << 20,
+            pressure_available_bytes=hard,
             pressure_hold_ms=_ms(options["eviction_transition"]),
-            soft_available_bytes=options["eviction_soft"] << 20,
+            soft_available_bytes=soft,
             soft_grace_ms=_ms(options["eviction_soft_grace_period"]),
         ),
         timing=Timing(lease_ms=_ms(options["lease"]), leader_ttl_ms=_ms(options["leader_ttl"])),

@@ -1,5 +1,6 @@
 """FleetService: the fleet as its users see it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
@@ -10,7 +11,6 @@ from google.protobuf.message import Message
 from grpc import aio
 from msgspec.structs import replace
 
-import bpfleet
 from bpfleet.coordinator.fields import node_fields, workload_fields
 from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.commands import (
@@ -41,6 +41,7 @@ from bpfleet.rpc.workloads import spec_message, spec_record
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
 from bpfleet.v1.fleet_service_pb2_grpc import FleetServiceServicer
+from bpfleet.version import __version__
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.spec import REPLICAS_MAX, WorkloadSpec
 
@@ -354,6 +355,8 @@ class FleetServicer(FleetServiceServicer):
             policy = POLICIES.record(request.policy, "policy", coordinator.fleet.policy)
             size = page_size(request.page_size)
             offset = _offset(request.page_token)
+            while not coordinator.state.known(workload, policy, coordinator.now_ms()):
+                await asyncio.sleep(0)
             verdicts, preemption = coordinator.state.explain(workload, policy, coordinator.now_ms())
             page = verdicts[offset : offset + size]
             chosen = preemption.node if preemption is not None else _best(verdicts)
@@ -407,7 +410,7 @@ class FleetServicer(FleetServiceServicer):
                 store=coordinator.store.name,
                 store_available=coordinator.store_available,
                 policy=POLICIES.message(coordinator.fleet.policy),
-                version=bpfleet.__version__,
+                version=__version__,
             )
 
     @_read

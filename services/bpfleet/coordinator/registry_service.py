@@ -11,7 +11,14 @@ from msgspec.structs import replace
 
 from bpfleet.coordinator.proof import AddressProver
 from bpfleet.coordinator.reconcile import Coordinator
-from bpfleet.fleet.commands import Command, RegisterAgent, ReportNodes, UnregisterAgent
+from bpfleet.fleet.commands import (
+    Command,
+    NodeAnnouncement,
+    NodeUsage,
+    RegisterAgent,
+    ReportNodes,
+    UnregisterAgent,
+)
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.rpc.fleet import announcement, usage_record
@@ -26,10 +33,15 @@ from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceServicer
 __all__ = ["RegistryServicer"]
 
 NODES_PER_CALL_MAX: Final = 5_000
-# Nodes of one command: more would keep everybody else waiting for too long.
-_PART: Final = 250
+# Nodes, and what is told of their replicas, of one command: more would keep everybody else waiting for too long.
+_PART: Final = 1_000
+_NODE_WEIGHT: Final = 4
 
-Item = TypeVar("Item")
+# Nodes read from a message, or looked up to be removed, in one turn.
+_NODES_PER_TURN: Final = 200
+_REMOVED_PART: Final = 20
+
+Item = TypeVar("Item", NodeAnnouncement, NodeUsage)
 _RENEWALS_PER_LEASE: Final = 3
 # The generated servicers type the context with the messages of the method.
 _Context = aio.ServicerContext[Any, Any]
@@ -74,10 +86,11 @@ class RegistryServicer(RegistryServiceServicer):
         )
         if self._prover is not None:
             await self._prover.check(command.agent, command.incarnation, command.address)
-        nodes = tuple(
-            announcement(node, f"nodes[{position}]")
-            for position, node in enumerate(_bounded(request.nodes, "nodes"))
-        )
+        nodes: list[NodeAnnouncement] = []
+        for position, node in enumerate(_bounded(request.nodes, "nodes")):
+            nodes.append(announcement(node, f"nodes[{position}]"))
+            if position % _NODES_PER_TURN == 0:
+                await asyncio.sleep(0)
         parts = [replace(command, nodes=part, partial=True) for part in _parts(nodes)] or [command]
         parts[-1] = replace(parts[-1], partial=request.partial)
         with api_errors():
@@ -110,12 +123,21 @@ class RegistryServicer(RegistryServiceServicer):
         reports = _bounded(request.reports, "reports")
         agent = self._acting(request.agent, context)
         command = ReportNodes(agent=agent, incarnation=request.incarnation, reports=())
-        records = tuple(usage_record(report) for report in reports)
-        parts = [replace(command, reports=part) for part in _parts(records)] or [command]
-        removed = tuple(_bounded(request.removed_nodes, "removed_nodes"))
-        parts[-1] = replace(parts[-1], removed=removed)
+        records: list[NodeUsage] = []
+        for position, report in enumerate(reports):
+            records.append(usage_record(report))
+            if position % _NODES_PER_TURN == 0:
+                await asyncio.sleep(0)
+        parts = [replace(command, reports=part) for part in _parts(records)]
+        removed = _bounded(request.removed_nodes, "removed_nodes")
+        parts += [
+            replace(command, removed=tuple(removed[start : start + _REMOVED_PART]))
+            for start in range(0, len(removed), _REMOVED_PART)
+        ]
         with api_errors():
-            strays = [stray for strange in await self._submit(parts) for stray in strange]
+            strays = [
+                stray for strange in await self._submit(parts or [command]) for stray in strange
+            ]
             self._coordinator.stray(agent, strays)
             return pb.ReportNodesResponse(unknown_replicas=[replica for _, replica in strays])
 
@@ -149,8 +171,18 @@ class RegistryServicer(RegistryServiceServicer):
         )
 
 
-def _parts(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
-    return (items[start : start + _PART] for start in range(0, len(items), _PART))
+def _parts(items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
+    """The items in parts of about the same weight."""
+    part: list[Item] = []
+    weight = 0
+    for item in items:
+        part.append(item)
+        weight += _NODE_WEIGHT + len(item.replicas)
+        if weight >= _PART:
+            yield tuple(part)
+            part, weight = [], 0
+    if part:
+        yield tuple(part)
 
 
 def _duration(time_ms: int) -> Duration:

@@ -1,15 +1,19 @@
 """The coordinator's books: what is bound where, kept in the order placement asks for it.
 
-Derived from the records alone and rebuilt from them after a restart. Nodes that differ only in name
-and bookings form a *shape*; labels and taints are judged once per shape, and within a shape nodes are
-kept sorted by free memory, so that a decision looks at shapes, not at nodes. Workloads that do not
-look at labels get coarser shapes: a fleet whose every node has a label of its own stays fast for them.
+Derived from the records alone and rebuilt from them after a restart. Nodes that differ only in name,
+bookings and labels nobody asks for form a *shape*; labels and taints are judged once per shape, and
+within a shape nodes are kept sorted by free memory, so that a decision looks at shapes, not at nodes.
+There is an *index* of shapes for every set of labels that workloads look at: a fleet whose every node
+has a label of its own stays fast for all who do not look at that one.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from heapq import merge
 from typing import Final, TypeVar
+from zlib import crc32
 
+from bpfleet.fleet.constraints import implied_labels
 from bpfleet.fleet.invariant import require
 from bpfleet.fleet.reasons import NodeReason
 from bpfleet.fleet.records import FleetNode, Replica
@@ -17,10 +21,16 @@ from bpfleet.workload.phase import Phase
 
 K = TypeVar("K")
 
-__all__ = ["FleetBooks", "NodeBook", "Shape", "WorkloadBook"]
+__all__ = ["FleetBooks", "NodeBook", "Shape", "WorkloadBook", "share"]
 
 ShapeKey = tuple[object, ...]
+# The labels an index tells apart, sorted.
+LabelKeys = tuple[str, ...]
 _LEVELS_MAX: Final = 8
+_INDEXES_MAX: Final = 16
+# Fewer nodes that are alike are sorted when they are asked for.
+_ALIKE_MIN: Final = 64
+_SHARE_BITS: Final = 32
 # Above every priority: what a victim holds is promised already, nobody can preempt it again.
 _PROMISED: Final = 1 << 62
 
@@ -41,7 +51,7 @@ class NodeBook:
 
     def __init__(self, node: FleetNode) -> None:
         self.node = node
-        self.shapes: tuple[Shape, ...] = ()
+        self.shapes: dict[LabelKeys, Shape] = {}
         self.booked_bytes = 0
         self.slots_used = 0
         self.replicas: dict[str, Replica] = {}
@@ -86,6 +96,64 @@ class NodeBook:
             _add(self.locked_bytes, replica.uid, sign * replica.locked_bytes)
 
 
+def share(name: str, seed: int) -> int:
+    """By what equally good nodes are shared out among replicas: the least share wins."""
+    return crc32(name.encode(), seed)
+
+
+class _Alike:
+    """Names in the order of their shares for any seed, without looking at all of them.
+
+    The CRC of names of one length under two seeds differs by the same bits for all of them. So sorted codes are, for
+    each bit from the top, two ranges, and the seed says which of them comes first.
+    """
+
+    __slots__ = ("_codes",)
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._codes: dict[int, list[tuple[int, str]]] = {}
+        for name in names:
+            self._codes.setdefault(len(name.encode()), []).append((share(name, 0), name))
+        for codes in self._codes.values():
+            codes.sort()
+
+    def add(self, name: str) -> None:
+        """Takes a name in."""
+        insort(self._codes.setdefault(len(name.encode()), []), (share(name, 0), name))
+
+    def remove(self, name: str) -> None:
+        """Takes a name out."""
+        codes = self._codes[len(name.encode())]
+        del codes[bisect_left(codes, (share(name, 0), name))]
+
+    def by_share(self, seed: int) -> Iterator[str]:
+        """Names by share, then name."""
+        orders = [
+            _in_order(codes, crc32(bytes(length), seed) ^ crc32(bytes(length)))
+            for length, codes in self._codes.items()
+            if codes
+        ]
+        for _, name in orders[0] if len(orders) == 1 else merge(*orders):
+            yield name
+
+
+def _in_order(codes: list[tuple[int, str]], mask: int) -> Iterator[tuple[int, str]]:
+    """Sorted ``codes`` by ``code ^ mask``, lazily."""
+    ranges = [(0, len(codes), _SHARE_BITS - 1)]
+    while ranges:
+        low, high, bit = ranges.pop()
+        if high - low == 1 or bit < 0:
+            for code, name in codes[low:high]:
+                yield code ^ mask, name
+            continue
+        first = codes[low][0] >> (bit + 1) << (bit + 1) | 1 << bit
+        middle = bisect_left(codes, (first,), low, high)
+        halves = [(low, middle, bit - 1), (middle, high, bit - 1)]
+        if not mask >> bit & 1:
+            halves.reverse()
+        ranges += [each for each in halves if each[0] < each[1]]
+
+
 class Shape:
     """Nodes that differ only in name and bookings, sorted by free memory, then by free slots: so replicas
     that request no memory are spread or packed as the others are.
@@ -94,7 +162,7 @@ class Shape:
     all of them by what preemption could free, per priority, once somebody asked. ``version`` changes with them.
     """
 
-    __slots__ = ("full", "levels", "number", "order", "sample", "version")
+    __slots__ = ("_alike", "full", "levels", "number", "order", "sample", "version")
 
     def __init__(self, number: int, sample: FleetNode) -> None:
         self.number = number
@@ -103,6 +171,8 @@ class Shape:
         self.order: list[tuple[int, int, str]] = []
         self.full: dict[str, None] = {}
         self.levels: dict[int, list[tuple[int, str]]] = {}
+        # Nodes with equal memory and slots free, where they are many and somebody asked.
+        self._alike: dict[tuple[int, int], _Alike] = {}
 
     def __len__(self) -> int:
         return len(self.order) + len(self.full)
@@ -112,7 +182,11 @@ class Shape:
         self.version += 1
         name = book.node.name
         if book.slots_free > 0:
-            insort(self.order, _place(book))
+            place = _place(book)
+            insort(self.order, place)
+            alike = self._alike.get(place[:2])
+            if alike is not None:
+                alike.add(name)
         else:
             self.full[name] = None
         for priority, order in self.levels.items():
@@ -131,7 +205,11 @@ class Shape:
         self.version += 1
         name = book.node.name
         if book.slots_free > 0:
-            del self.order[bisect_left(self.order, _place(book))]
+            place = _place(book)
+            del self.order[bisect_left(self.order, place)]
+            alike = self._alike.get(place[:2])
+            if alike is not None:
+                alike.remove(name)
         else:
             del self.full[name]
         for priority, order in self.levels.items():
@@ -140,6 +218,19 @@ class Shape:
     def fitting_from(self, size_bytes: int) -> int:
         """Position in ``order`` of the first node with that much free."""
         return bisect_left(self.order, (size_bytes, 0, ""))
+
+    def by_share(self, first: int, end: int, seed: int) -> Iterable[str]:
+        """The nodes at these positions of ``order``, which have equal memory and slots free, by their shares."""
+        if end - first < _ALIKE_MIN:
+            names = [name for *_, name in self.order[first:end]]
+            return sorted(names, key=lambda name: (share(name, seed), name))
+        key = self.order[first][:2]
+        alike = self._alike.get(key)
+        if alike is None:
+            if len(self._alike) >= _LEVELS_MAX:
+                self._alike.clear()
+            alike = self._alike[key] = _Alike(name for *_, name in self.order[first:end])
+        return alike.by_share(seed)
 
 
 class WorkloadBook:
@@ -194,8 +285,7 @@ class FleetBooks:
     def __init__(self) -> None:
         self.nodes: dict[str, NodeBook] = {}
         self.workloads: dict[str, WorkloadBook] = {}
-        self.shapes: dict[ShapeKey, Shape] = {}
-        self.coarse_shapes: dict[ShapeKey, Shape] = {}
+        self._indexes: dict[LabelKeys, dict[ShapeKey, Shape]] = {}
         self.agents: dict[str, dict[str, None]] = {}
         self.closed: dict[NodeReason, int] = {}
         self.draining: dict[str, None] = {}
@@ -244,9 +334,36 @@ class FleetBooks:
                 self.draining[book.node.name] = None
             self.agents.setdefault(book.node.agent, {})[book.node.name] = None
             self._enter(book, sort=False)
-        for shape in (*self.shapes.values(), *self.coarse_shapes.values()):
+        for shape in self._all_shapes():
             shape.order.sort()
         self.capacity_version += 1
+
+    def shapes(self, keys: LabelKeys) -> dict[ShapeKey, Shape]:
+        """The nodes that take replicas, told apart by what all workloads look at and by these labels.
+
+        It is kept from now on, until many other sets of labels were asked for. Those whose every node has a value of
+        its own for one of them are as many as the nodes.
+        """
+        index = self._indexes.get(keys)
+        if index is not None:
+            return index
+        if len(self._indexes) >= _INDEXES_MAX:
+            oldest = next(iter(self._indexes))
+            del self._indexes[oldest]
+            for book in self.nodes.values():
+                book.shapes.pop(oldest, None)
+        index = self._indexes[keys] = {}
+        for book in self.nodes.values():
+            if book.node.schedulable:
+                shape = book.shapes[keys] = self._shape(index, keys, book.node)
+                shape.append(book)
+        for shape in index.values():
+            shape.order.sort()
+        return index
+
+    def _all_shapes(self) -> Iterator[Shape]:
+        for index in self._indexes.values():
+            yield from index.values()
 
     def set_replica(self, old: Replica | None, new: Replica | None) -> None:
         """Follows a change of a replica's record."""
@@ -296,49 +413,44 @@ class FleetBooks:
 
     def _change(self, replica: Replica, *, add: bool) -> None:
         book = self.nodes[replica.node]
-        for shape in book.shapes:
+        for shape in book.shapes.values():
             shape.discard(book)
         _add(self.priorities, replica.priority, 1 if add else -1)
         if add:
             book.add(replica)
         else:
             book.remove(replica)
-        for shape in book.shapes:
+        for shape in book.shapes.values():
             shape.insert(book)
 
     def _enter(self, book: NodeBook, *, sort: bool = True) -> None:
         if not book.node.schedulable:
             _add(self.closed, closed_reason(book.node), 1)
             return
-        book.shapes = (
-            self._shape(self.shapes, _shape_key(book.node), book.node),
-            self._shape(self.coarse_shapes, _coarse_key(book.node), book.node),
-        )
-        for shape in book.shapes:
+        for keys, index in self._indexes.items():
+            shape = book.shapes[keys] = self._shape(index, keys, book.node)
             if sort:
                 shape.insert(book)
             else:
                 shape.append(book)
 
-    def _shape(self, shapes: dict[ShapeKey, Shape], key: ShapeKey, sample: FleetNode) -> Shape:
-        shape = shapes.get(key)
+    def _shape(self, index: dict[ShapeKey, Shape], keys: LabelKeys, node: FleetNode) -> Shape:
+        key = _shape_key(node, keys)
+        shape = index.get(key)
         if shape is None:
             self._shape_number += 1
-            shape = shapes[key] = Shape(self._shape_number, sample)
+            shape = index[key] = Shape(self._shape_number, node)
         return shape
 
     def _leave(self, book: NodeBook) -> None:
-        if not book.shapes:
+        if not book.node.schedulable:
             _add(self.closed, closed_reason(book.node), -1)
             return
-        fine, coarse = book.shapes
-        book.shapes = ()
-        fine.discard(book)
-        coarse.discard(book)
-        if not len(fine):
-            del self.shapes[_shape_key(book.node)]
-        if not len(coarse):
-            del self.coarse_shapes[_coarse_key(book.node)]
+        for keys, shape in book.shapes.items():
+            shape.discard(book)
+            if not len(shape):
+                del self._indexes[keys][_shape_key(book.node, keys)]
+        book.shapes = {}
 
     def check(self) -> None:
         """Asserts that the books say what the replicas they list say."""
@@ -351,8 +463,9 @@ class FleetBooks:
             assert fresh.locked_bytes == book.locked_bytes, f"{name}: locked differs"
             assert fresh.by_priority == book.by_priority, f"{name}: levels differ"
             assert fresh.workloads == book.workloads, f"{name}: workloads differ"
-            assert bool(book.shapes) == book.node.schedulable, f"{name}: in the wrong list"
-        for shape in (*self.shapes.values(), *self.coarse_shapes.values()):
+            listed = self._indexes.keys() if book.node.schedulable else set()
+            assert book.shapes.keys() == listed, f"{name}: in the wrong lists"
+        for shape in self._all_shapes():
             assert shape.order == sorted(shape.order), "a shape is out of order"
             for place in shape.order:
                 assert _place(self.nodes[place[-1]]) == place, f"{place[-1]}: sorted by old figures"
@@ -374,12 +487,9 @@ def closed_reason(node: FleetNode) -> NodeReason:
     return NodeReason.MEMORY_PRESSURE
 
 
-def _shape_key(node: FleetNode) -> ShapeKey:
-    return *_coarse_key(node), node.labels
-
-
-def _coarse_key(node: FleetNode) -> ShapeKey:
-    """All that matters to a workload that does not look at labels."""
+def _shape_key(node: FleetNode, keys: LabelKeys) -> ShapeKey:
+    """All that matters to a workload that looks at the labels ``keys``."""
+    labels = implied_labels(node) if keys else {}
     return (
         node.profile,
         node.possible_cpus,
@@ -387,6 +497,7 @@ def _coarse_key(node: FleetNode) -> ShapeKey:
         node.allocatable_bytes,
         node.max_replicas,
         node.taints,
+        *(labels.get(key) for key in keys),
     )
 
 

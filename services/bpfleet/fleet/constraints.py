@@ -1,6 +1,6 @@
 """Whether a node's labels and taints allow a workload: the part of placement that no booking changes."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from bpfleet.fleet.reasons import NodeReason
@@ -9,6 +9,7 @@ from bpfleet.workload.spec import LabelOperator, Requirement, Taint, TaintEffect
 
 __all__ = [
     "Eligibility",
+    "Judge",
     "Refusal",
     "constraint_key",
     "executes",
@@ -38,37 +39,64 @@ class Eligibility:
     bonus: float = 0.0
 
 
-def judge(workload: Workload, node: FleetNode) -> Eligibility:
-    """Selector, affinity and taints, in this order. Conditions on the node's own name are not looked
-    at: nodes alike in all else share one verdict (see ``named_nodes_allow``).
+class Judge:
+    """The conditions of one workload, made ready for many nodes.
+
+    Conditions on the node's own name are not looked at: nodes alike in all else share one verdict (see
+    ``named_nodes_allow``).
     """
-    labels = implied_labels(node)
-    for key, value in workload.spec.node_selector.items():
-        if key not in _NODE_KEYS and labels.get(key) != value:
-            return Eligibility(Refusal(NodeReason.NODE_SELECTOR, f"label {key} is not {value!r}"))
-    for requirement in workload.spec.scheduling.required:
-        if requirement.key not in _NODE_KEYS and not meets(requirement, labels):
-            return Eligibility(
-                Refusal(NodeReason.NODE_AFFINITY, f"label {requirement.key} does not qualify")
-            )
-    for taint in node.taints:
-        if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not _tolerated(taint, workload):
-            text = f"taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
-            return Eligibility(Refusal(NodeReason.TAINT, text))
-    return Eligibility(None, _bonus(workload, node, labels))
+
+    def __init__(self, workload: Workload) -> None:
+        spec = workload.spec
+        self._workload = workload
+        self._selector = [(k, v) for k, v in spec.node_selector.items() if k not in _NODE_KEYS]
+        self._required = [
+            (each, frozenset(each.values))
+            for each in spec.scheduling.required
+            if each.key not in _NODE_KEYS
+        ]
+        self._preferred = [
+            (wish, frozenset(wish.requirement.values)) for wish in spec.scheduling.preferred
+        ]
+        self._offered = sum(wish.weight for wish in spec.scheduling.preferred)
+
+    def verdict(self, node: FleetNode) -> Eligibility:
+        """Selector, affinity and taints, in this order."""
+        labels = implied_labels(node)
+        for key, value in self._selector:
+            if labels.get(key) != value:
+                text = f"label {key} is not {value!r}"
+                return Eligibility(Refusal(NodeReason.NODE_SELECTOR, text))
+        for requirement, values in self._required:
+            if not _meets(requirement, values, labels):
+                text = f"label {requirement.key} does not qualify"
+                return Eligibility(Refusal(NodeReason.NODE_AFFINITY, text))
+        for taint in node.taints:
+            if taint.effect is not TaintEffect.PREFER_NO_SCHEDULE and not self._tolerates(taint):
+                text = f"taint {taint.key}={taint.value}:{taint.effect} is not tolerated"
+                return Eligibility(Refusal(NodeReason.TAINT, text))
+        return Eligibility(None, self._bonus(node, labels))
+
+    def _bonus(self, node: FleetNode, labels: Mapping[str, str]) -> float:
+        """Share of the wished-for points, up to 100; half of it is lost per unwelcoming taint."""
+        points = 0
+        for wish, values in self._preferred:
+            if _meets(wish.requirement, values, labels):
+                points += wish.weight
+        unwelcome = sum(
+            1
+            for taint in node.taints
+            if taint.effect is TaintEffect.PREFER_NO_SCHEDULE and not self._tolerates(taint)
+        )
+        return (100.0 * points / self._offered if self._offered else 0.0) - 50.0 * unwelcome
+
+    def _tolerates(self, taint: Taint) -> bool:
+        return _tolerated(taint, self._workload)
 
 
-def _bonus(workload: Workload, node: FleetNode, labels: Mapping[str, str]) -> float:
-    """Share of the wished-for points, up to 100; half of it is lost per unwelcoming taint."""
-    preferred = workload.spec.scheduling.preferred
-    points = sum(wish.weight for wish in preferred if meets(wish.requirement, labels))
-    offered = sum(wish.weight for wish in preferred)
-    unwelcome = sum(
-        1
-        for taint in node.taints
-        if taint.effect is TaintEffect.PREFER_NO_SCHEDULE and not _tolerated(taint, workload)
-    )
-    return (100.0 * points / offered if offered else 0.0) - 50.0 * unwelcome
+def judge(workload: Workload, node: FleetNode) -> Eligibility:
+    """The verdict of a workload's conditions on one node; of many ask one ``Judge``."""
+    return Judge(workload).verdict(node)
 
 
 def executes(workload: Workload, node: FleetNode) -> Taint | None:
@@ -81,12 +109,16 @@ def executes(workload: Workload, node: FleetNode) -> Taint | None:
 
 def meets(requirement: Requirement, labels: Mapping[str, str]) -> bool:
     """Whether the labels satisfy one requirement (Kubernetes' rules for absent labels)."""
+    return _meets(requirement, requirement.values, labels)
+
+
+def _meets(requirement: Requirement, values: Container[str], labels: Mapping[str, str]) -> bool:
     value = labels.get(requirement.key)
     match requirement.operator:
         case LabelOperator.IN:
-            return value is not None and value in requirement.values
+            return value is not None and value in values
         case LabelOperator.NOT_IN:
-            return value not in requirement.values
+            return value is None or value not in values
         case LabelOperator.EXISTS:
             return value is not None
         case LabelOperator.DOES_NOT_EXIST:

@@ -25,6 +25,7 @@ COLUMNS: Final = (
     "EPERM",
     "ENOMEM",
     "OOM_KILL",
+    "labels",
 )
 _VERDICTS: Final = ("EPERM", "ENOMEM", "OOM_KILL")
 LINES_MAX: Final = 200
@@ -35,13 +36,9 @@ Row = tuple[str | int, ...]
 
 def fleet_rows(state: FleetState) -> list[Row]:
     """One row per node in the order of names; the columns are ``COLUMNS``."""
-    counts: dict[str, int] = {}
-    for replica in state.tables.replicas.values():
-        if replica.bound:
-            counts[replica.node] = counts.get(replica.node, 0) + 1
-    usage = state.soft.usage
+    books, usage = state.tables.books.nodes, state.soft.usage
     return [
-        _row(node, usage.get(name, _NOTHING), counts.get(name, 0))
+        _row(node, usage.get(name, _NOTHING), len(books[name].replicas))
         for name, node in sorted(state.tables.nodes.items())
     ]
 
@@ -58,6 +55,7 @@ def _row(node: FleetNode, usage: NodeUsage, replicas: int) -> Row:
         usage.locked_bytes,
         replicas,
         *(verdicts.get(name, 0) for name in _VERDICTS),
+        " ".join(f"{key}={value}" for key, value in node.labels),
     )
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "register_agent",
     "remove_node",
     "report_nodes",
+    "settle_agent",
     "uncordon_node",
     "unregister_agent",
 ]
@@ -52,11 +53,13 @@ def register_agent(
         raise FleetError(
             Refused.EXHAUSTED, ControlReason.FLEET_FULL, text, limit=t.settings.agents_max
         )
+    whole = known is not None and known.whole and known.incarnation == command.incarnation
     agent = FleetAgent(
         name=command.agent,
         incarnation=command.incarnation,
         address=command.address,
         version=command.version,
+        whole=whole or not command.partial,
     )
     if agent != known:
         t.tables.put(agent)
@@ -72,16 +75,8 @@ def register_agent(
         _take_in(t, agent, announced)
         strays.extend(_compare(t, announced))
     if not command.partial:
-        _forget_earlier(t, agent)
+        settle_agent(t, agent.name)
     return rejections, strays
-
-
-def _forget_earlier(t: Transition, agent: FleetAgent) -> None:
-    """What an earlier start of the agent had and this one has not."""
-    for name in list(t.books.agents.get(agent.name, ())):
-        node = t.tables.nodes[name]
-        if node.incarnation != agent.incarnation:
-            _forget_node(t, node, ReplicaReason.REMOVED)
 
 
 def _rejection(t: Transition, agent: str, announced: NodeAnnouncement) -> Rejection | None:
@@ -246,13 +241,33 @@ def unregister_agent(t: Transition, command: UnregisterAgent) -> int:
     if agent is None or command.incarnation not in ("", agent.incarnation):
         text = f"agent {command.agent!r} is not registered"
         raise FleetError(Refused.NOT_FOUND, ControlReason.AGENT_UNKNOWN, text, agent=command.agent)
-    names = list(t.books.agents.get(command.agent, ()))
-    for name in names:
-        _keep_for_its_return(t, t.tables.nodes[name])
-        _forget_node(t, t.tables.nodes[name], ReplicaReason.UNREGISTERED)
-    t.tables.remove(agent)
-    t.event(FleetEventKind.AGENT_UNREGISTERED, message=command.agent)
-    return len(names)
+    count = len(t.books.agents.get(command.agent, ()))
+    t.tables.put(replace(agent, alive=False, leaving=True))
+    settle_agent(t, command.agent)
+    return count
+
+
+def settle_agent(t: Transition, name: str) -> None:
+    """The nodes of an agent that is lost, leaves, or came back with fewer. Of many the next tick does the rest."""
+    agent = t.tables.agents.get(name)
+    if agent is None:
+        return
+    for node_name in list(t.books.agents.get(name, ())):
+        if t.full:
+            t.soft.agents[name] = None
+            return
+        node = t.tables.nodes[node_name]
+        if agent.leaving:
+            _keep_for_its_return(t, node)
+            _forget_node(t, node, ReplicaReason.UNREGISTERED)
+        elif not agent.alive:
+            if node.ready:
+                _not_ready(t, node, ReplicaReason.NODE_LOST)
+        elif agent.whole and node.incarnation != agent.incarnation:
+            _forget_node(t, node, ReplicaReason.REMOVED)
+    if agent.leaving:
+        t.tables.remove(agent)
+        t.event(FleetEventKind.AGENT_UNREGISTERED, message=name)
 
 
 def lose_agent(t: Transition, name: str) -> int:
@@ -262,11 +277,8 @@ def lose_agent(t: Transition, name: str) -> int:
         return 0
     t.tables.put(replace(agent, alive=False))
     t.event(FleetEventKind.AGENT_LOST, message=name)
-    nodes = [t.tables.nodes[node] for node in t.books.agents.get(name, ())]
-    for node in nodes:
-        if node.ready:
-            _not_ready(t, node, ReplicaReason.NODE_LOST)
-    return len(nodes)
+    settle_agent(t, name)
+    return len(t.books.agents.get(name, ()))
 
 
 def _not_ready(t: Transition, node: FleetNode, reason: ReplicaReason) -> None:

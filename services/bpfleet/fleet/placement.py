@@ -7,20 +7,20 @@ the best one is usually the first. The answer does not depend on the order in wh
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
-from itertools import chain, islice
+from itertools import islice
 from typing import Final, Protocol
 from zlib import crc32
 
-from bpfleet.fleet.books import FleetBooks, NodeBook, Shape, closed_reason
+from bpfleet.fleet.books import FleetBooks, NodeBook, Shape, closed_reason, share
 from bpfleet.fleet.constraints import (
     Eligibility,
+    Judge,
     Refusal,
     constraint_key,
     is_node_key,
-    judge,
     label_of,
     named_nodes_allow,
     names_nodes,
@@ -39,6 +39,7 @@ __all__ = [
     "Preemption",
     "RequestEstimator",
     "Search",
+    "SparingEstimator",
     "summary",
 ]
 
@@ -70,11 +71,22 @@ class Need:
     refusal: Refusal | None = None
 
 
+_UNTRIED: Final = Need(
+    0,
+    refusal=Refusal(
+        NodeReason.NOT_TRIED_YET, "what the replica takes here is still being tried out"
+    ),
+)
+
+
 class Estimator(Protocol):
     """Says what a replica of a workload takes of a node."""
 
     def need(self, workload: Workload, node: FleetNode) -> Need:
         """The need on nodes with the profile, CPUs and RAM of ``node``."""
+
+    def effort(self, workload: Workload, node: FleetNode) -> int:
+        """How much work ``need`` would be; 0 where it is known."""
 
 
 class RequestEstimator:
@@ -92,6 +104,32 @@ class RequestEstimator:
                 self._needs.clear()
             need = self._needs[size_bytes] = Need(size_bytes)
         return need
+
+    def effort(self, workload: Workload, node: FleetNode) -> int:
+        """None."""
+        return 0
+
+
+class SparingEstimator:
+    """Makes another estimator work ``effort_max`` at most; what is not known by then is refused for the time being."""
+
+    def __init__(self, estimator: Estimator, effort_max: int) -> None:
+        self._estimator = estimator
+        self._left = self._effort_max = effort_max
+
+    def need(self, workload: Workload, node: FleetNode) -> Need:
+        """What the other says, or a refusal because it is enough for one turn."""
+        effort = self._estimator.effort(workload, node)
+        # The first is made however large it is: later there would be no more room for it.
+        if effort > self._left < self._effort_max:
+            self._left = 0
+            return _UNTRIED
+        self._left = max(0, self._left - effort)
+        return self._estimator.need(workload, node)
+
+    def effort(self, workload: Workload, node: FleetNode) -> int:
+        """What is left to be done."""
+        return self._estimator.effort(workload, node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +187,9 @@ class Search:
         self._key = constraint_key(workload)
         # Hashing long conditions for every node and replica would cost more than all else.
         self._judged: dict[int, Eligibility] = {}
+        self._judge_of = Judge(workload)
         self._heads: dict[int, _Head] = {}
-        self._shapes = books.coarse_shapes if _is_label_blind(workload) else books.shapes
+        self._labels = _labels_looked_at(workload)
         self._avoided = {node for node, until_ms in workload.avoid if until_ms > now_ms}
         self._spread = _Spreading(books, workload, self._eligible_shapes)
         self._by_name = names_nodes(workload)
@@ -170,6 +209,17 @@ class Search:
             self._avoided = avoided
         self._spread.tighten()
         return choice
+
+    def known(self) -> bool:
+        """Whether it is known what the workload needs on every kind of node that it may go to.
+
+        Finds out what one turn allows; ask again in the next one.
+        """
+        return all(
+            self._need(shape.sample) is not _UNTRIED
+            for shape in self._books.shapes(self._labels).values()
+            if self._judge(shape.sample, shape.number).refusal is None
+        )
 
     def placed(self, node: str) -> None:
         """Counts a replica just bound to ``node`` towards the spread constraint."""
@@ -232,7 +282,7 @@ class Search:
         seed = crc32(replica.encode())
         heads: list[_Head] = []
         feasible = 0
-        for shape in self._shapes.values():
+        for shape in self._books.shapes(self._labels).values():
             head = self._head(shape, rejections)
             if head is not None:
                 heads.append(head)
@@ -315,9 +365,8 @@ class Search:
         need = self._need(shape.sample)
         start = shape.fitting_from(need.booked_bytes)
         head = _Head(shape, need, verdict.refusal or need.refusal, start, verdict.bonus)
-        first = self._open(head, 0).next() if head.fitting and head.refusal is None else None
-        if first is not None:
-            head.score, head.tie, *_ = first
+        if head.fitting and head.refusal is None:
+            head.score, head.tie, *_ = self._open(head, 0).best()
         return head
 
     def _open(self, head: "_Head", seed: int) -> "_Lane":
@@ -347,7 +396,8 @@ class Search:
 
     def _verdict(self, book: NodeBook) -> NodeScore:
         node = book.node
-        number = book.shapes[0].number if book.shapes else 0
+        shape = book.shapes.get(self._labels)
+        number = shape.number if shape is not None else 0
         judged = self._judge(node, number)
         need = self._need(node)
         refusal = self._standing_refusal(book, judged, need) or self._refusal(book, need)
@@ -392,7 +442,7 @@ class Search:
 
     def _judge(self, node: FleetNode, number: int) -> Eligibility:
         if not number:
-            return judge(self._workload, node)
+            return self._judge_of.verdict(node)
         verdict = self._judged.get(number)
         if verdict is None:
             key = (self._key, number)
@@ -400,14 +450,14 @@ class Search:
             if verdict is None:
                 if len(self._verdicts) >= _VERDICTS_MAX:
                     self._verdicts.clear()
-                verdict = self._verdicts[key] = judge(self._workload, node)
+                verdict = self._verdicts[key] = self._judge_of.verdict(node)
             self._judged[number] = verdict
         return verdict
 
     @property
     def shape_count(self) -> int:
         """How many shapes one search has to look at."""
-        return len(self._shapes)
+        return len(self._books.shapes(self._labels))
 
     def _need(self, node: FleetNode) -> Need:
         return self._estimator.need(self._workload, node)
@@ -420,7 +470,7 @@ class Search:
     def _eligible_shapes(self) -> list[Shape]:
         return [
             shape
-            for shape in self._shapes.values()
+            for shape in self._books.shapes(self._labels).values()
             if self._judge(shape.sample, shape.number).refusal is None
             and self._need(shape.sample).refusal is None
         ]
@@ -470,10 +520,11 @@ class _Lane:
     __slots__ = (
         "_bonus",
         "_books",
-        "_iterator",
+        "_names",
         "_order",
         "_policy",
         "_seed",
+        "_shape",
         "_start",
         "fitting",
         "need",
@@ -482,61 +533,70 @@ class _Lane:
     def __init__(self, books: FleetBooks, head: _Head, *, policy: Policy, seed: int) -> None:
         self._seed = seed
         self._books = books
+        self._shape = head.shape
         self._order = head.shape.order
         self._start = head.start
         self._policy = policy
         self._bonus = head.bonus
         self.need = head.need
         self.fitting = head.fitting
-        self._iterator: Iterator[int] = iter(self._positions())
+        self._names = self._best_first()
 
     def next(self) -> tuple[float, int, int, str] | None:
         """The next candidate as (negated score, tie, share, name); None after the last."""
-        for position in self._iterator:
-            return self.at(position - self._start)
-        return None
+        name = next(self._names, None)
+        return None if name is None else self._entry(name)
+
+    def best(self) -> tuple[float, int, int, str]:
+        """Score and tie of the best candidate; which of equally good ones it is depends on the seed."""
+        if self._policy is Policy.BALANCED:
+            return min(self.at(position - self._start) for position in self._sample())
+        return self.at(0 if self._policy in _PACKING else self.fitting - 1)
 
     def at(self, offset: int) -> tuple[float, int, int, str]:
         """The candidate at an offset among those that fit."""
         *_, name = self._order[self._start + offset]
+        return self._entry(name)
+
+    def _entry(self, name: str) -> tuple[float, int, int, str]:
         book = self._books.nodes[name]
         score = _score(self._policy, book, self.need) + self._bonus
-        return -score, _tie(self._policy, book), crc32(name.encode(), self._seed), name
+        return -score, _tie(self._policy, book), share(name, self._seed), name
 
-    def _positions(self) -> Iterable[int]:
-        end = len(self._order)
+    def _best_first(self) -> Iterator[str]:
         if self._policy in _PACKING:
             return self._upwards()
-        downwards = self._downwards()
         if self._policy is Policy.BALANCED:
-            # The order by memory says nothing about slots: score a sample, as kube-scheduler does on large fleets.
-            step = max(1, self.fitting // _SAMPLE_MAX)
-            sample = range(self._start, end, step)
-            best = sorted(sample, key=lambda position: self.at(position - self._start))
-            return chain(best, (p for p in downwards if (p - self._start) % step))
-        return downwards
+            return self._balanced()
+        return self._downwards()
 
-    def _upwards(self) -> Iterator[int]:
+    def _sample(self) -> range:
+        """Positions to score: the order by memory says nothing about slots, and kube-scheduler samples large fleets."""
+        return range(self._start, len(self._order), max(1, self.fitting // _SAMPLE_MAX))
+
+    def _balanced(self) -> Iterator[str]:
+        sample = [self.at(position - self._start) for position in self._sample()]
+        taken = set()
+        for *_, name in sorted(sample):
+            taken.add(name)
+            yield name
+        yield from (name for name in self._downwards() if name not in taken)
+
+    def _upwards(self) -> Iterator[str]:
         order, first = self._order, self._start
         while first < len(order):
             free_bytes, slots, _ = order[first]
             end = bisect_left(order, (free_bytes, slots + 1, ""))
-            yield from self._turned(first, end)
+            yield from self._shape.by_share(first, end, self._seed)
             first = end
 
-    def _downwards(self) -> Iterator[int]:
+    def _downwards(self) -> Iterator[str]:
         order, end = self._order, len(self._order)
         while end > self._start:
             free_bytes, slots, _ = order[end - 1]
             first = max(self._start, bisect_left(order, (free_bytes, slots, "")))
-            yield from self._turned(first, end)
+            yield from self._shape.by_share(first, end, self._seed)
             end = first
-
-    def _turned(self, first: int, end: int) -> Iterator[int]:
-        """Positions of nodes that are alike, from one on that the seed picks."""
-        count = end - first
-        begin = self._seed % count
-        return chain(range(first + begin, end), range(first, first + begin))
 
 
 _NO_DOMAIN: Final = Refusal(
@@ -630,16 +690,16 @@ class _Spreading:
         return label_of(node, self._spread.topology_key) if self._spread is not None else None
 
 
-def _is_label_blind(workload: Workload) -> bool:
-    """Whether no node's label can make a difference. Taints always do, and coarse shapes keep them."""
-    if (
-        workload.spec.node_selector
-        or workload.spec.scheduling.required
-        or workload.spec.scheduling.preferred
-    ):
-        return False
-    spread = workload.spec.spread
-    return spread is None or is_node_key(spread.topology_key)
+def _labels_looked_at(workload: Workload) -> tuple[str, ...]:
+    """The labels of nodes that can make a difference. Taints always do; conditions on a node's own name are looked at
+    node by node, but wishes for one are not.
+    """
+    spec = workload.spec
+    named = [*spec.node_selector, *(each.key for each in spec.scheduling.required)]
+    if spec.spread is not None:
+        named.append(spec.spread.topology_key)
+    keys = {key for key in named if not is_node_key(key)}
+    return tuple(sorted(keys.union(wish.requirement.key for wish in spec.scheduling.preferred)))
 
 
 def summary(decision: Decision, node: str | None) -> str:

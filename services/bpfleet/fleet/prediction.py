@@ -6,7 +6,7 @@ what the replica takes, and the limits are compared afterwards. Growth of maps b
 foreseen.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,7 +35,14 @@ _STEPS: Final = 10
 _OPERATIONS_MAX: Final = 2_000
 _OBJECTS_MAX: Final = 1_000
 _TRIALS_MAX: Final = 10_000
+_KINDS_MAX: Final = 1_000
+# What a trial costs besides its maps and programs, in what one of those costs.
+_TRIAL_EFFORT: Final = 100
 _SPECS_MAX: Final = 20_000
+
+
+# Of the workload; of the node its profile, CPUs and RAM.
+_TrialKey = tuple[tuple[object, ...], str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class KernelEstimator:
 
     def __init__(self) -> None:
         self._subjects: OrderedDict[int, _Subject] = OrderedDict()
-        self._trials: OrderedDict[tuple[object, ...], Trial] = OrderedDict()
+        self._trials: OrderedDict[_TrialKey, Trial] = OrderedDict()
+        self._kinds: Counter[tuple[object, ...]] = Counter()
 
     def need(self, workload: Workload, node: FleetNode) -> Need:
         """What is booked is the larger of the request and the RAM the trial took."""
@@ -79,16 +87,35 @@ class KernelEstimator:
             refusal=trial.refusal or _over_limit(spec, trial, limit_bytes),
         )
 
+    def effort(self, workload: Workload, node: FleetNode) -> int:
+        """Objects that a trial would make, and the trial itself; 0 where there is one, or there will be none."""
+        subject = self._subject(workload.spec)
+        if self._key(subject, node) in self._trials or self._kinds[subject.key] >= _KINDS_MAX:
+            return 0
+        try:
+            inventory = inventory_of(workload.spec, _shape(node))
+        except SpecError:
+            return 1
+        # A trial refuses more.
+        return _TRIAL_EFFORT + min(_OBJECTS_MAX, inventory.map_count + inventory.program_count)
+
     def _trial(self, spec: WorkloadSpec, node: FleetNode) -> Trial:
         subject = self._subject(spec)
-        key = (subject.key, node.profile, node.possible_cpus, node.ram_bytes)
+        key = self._key(subject, node)
         trial = self._trials.get(key)
         if trial is None:
-            shape = NodeShape(possible_cpus=node.possible_cpus, ram_bytes=node.ram_bytes)
-            trial = self._trials[key] = try_out(spec, profile_named(node.profile), shape)
+            if self._kinds[subject.key] >= _KINDS_MAX:
+                text = f"{_KINDS_MAX} kinds of nodes were tried out, this is another"
+                return Trial(0, 0, 0, Refusal(NodeReason.TOO_MANY_KINDS, text))
+            trial = self._trials[key] = try_out(spec, profile_named(node.profile), _shape(node))
+            self._kinds[subject.key] += 1
             if len(self._trials) > _TRIALS_MAX:
-                self._trials.popitem(last=False)
+                oldest, _ = self._trials.popitem(last=False)
+                self._kinds[oldest[0]] -= 1
         return trial
+
+    def _key(self, subject: _Subject, node: FleetNode) -> _TrialKey:
+        return subject.key, node.profile, node.possible_cpus, node.ram_bytes
 
     def _subject(self, spec: WorkloadSpec) -> _Subject:
         """Remembers specs by identity: hashing an inventory costs more than a placement."""
@@ -98,6 +125,10 @@ class KernelEstimator:
             if len(self._subjects) > _SPECS_MAX:
                 self._subjects.popitem(last=False)
         return subject
+
+
+def _shape(node: FleetNode) -> NodeShape:
+    return NodeShape(possible_cpus=node.possible_cpus, ram_bytes=node.ram_bytes)
 
 
 def _key(spec: WorkloadSpec) -> tuple[object, ...]:

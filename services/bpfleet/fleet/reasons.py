@@ -120,6 +120,7 @@ class NodeReason(_Word):
     NODE_NAME = "NODE_NAME", "the workload names other nodes"
     NODE_NOT_READY = "NODE_NOT_READY", "the lease of the node's agent ran out"
     NODE_SELECTOR = "NODE_SELECTOR", "a label is not what the workload selects"
+    NOT_TRIED_YET = "NOT_TRIED_YET", "what the replica takes there is still being tried out"
     NO_FREE_SLOT = "NO_FREE_SLOT", "the node has as many replicas as it takes"
     PREEMPTED = "PREEMPTED", "not ruled out: this many replicas make room there"
     RECENTLY_FAILED = (
@@ -129,6 +130,10 @@ class NodeReason(_Word):
     SPREAD = "SPREAD", "its domain has more replicas than others"
     SPREAD_LABEL = "SPREAD_LABEL", "the node lacks the label used by the spread constraint"
     TAINT = "TAINT", "the workload does not tolerate a taint of the node"
+    TOO_MANY_KINDS = (
+        "TOO_MANY_KINDS",
+        "the fleet has more kinds of nodes than a prediction tries out",
+    )
     TOO_LARGE_TO_PREDICT = (
         "TOO_LARGE_TO_PREDICT",
         "the replica has more maps and programs than a prediction tries out",

@@ -104,13 +104,18 @@ class Meta(Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class FleetAgent(Struct, frozen=True, kw_only=True, array_like=True):
-    """A node agent: where it is reached, and which start of it is registered."""
+    """A node agent: where it is reached, and which start of it is registered.
+
+    ``whole``: it has announced all its nodes. ``leaving``: it has unregistered, and not all its nodes are gone yet.
+    """
 
     name: str
     incarnation: str
     address: str
     version: str = ""
     alive: bool = True
+    whole: bool = False
+    leaving: bool = False
 
 
 class FleetNode(Struct, frozen=True, kw_only=True, array_like=True):

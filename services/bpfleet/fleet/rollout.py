@@ -33,13 +33,22 @@ def roll_out(t: Transition, workload: Workload) -> None:
     outdated = [t.tables.replicas[name] for age in sorted(ages) for name in book.generations[age]]
     for replica in outdated:
         if replica.phase is not Phase.RUNNING:
+            if t.full:
+                t.dirty[workload.name] = None
+                return
             stop(t, replica, ReplicaReason.OUTDATED)
             if workload.spec.per_node:
                 t.changed_nodes[replica.node or replica.target] = None
     coming = _coming(t, workload)
     search = t.search(workload)
+    if not search.known():
+        t.soft.workloads[workload.name] = None
+        return
     for replica in sorted(outdated, key=lambda r: r.serial):
         if coming >= workload.spec.scheduling.max_unavailable:
+            return
+        if t.full:
+            t.dirty[workload.name] = None
             return
         if replica.phase is Phase.RUNNING and replica.name not in book.replacing.values():
             _replace(t, t.tables.workloads[workload.name], search, replica)

@@ -22,6 +22,9 @@ class FleetSettings:
     A node with less than ``pressure_available_bytes`` available is under memory pressure until
     ``pressure_hold_ms`` after it recovered, and evicts. With less than ``soft_available_bytes`` (0: off)
     it is under pressure too, but evicts only after ``soft_grace_ms`` in a row.
+    One command changes ``work_at_once`` records or looks at so many nodes; the ticks do the rest.
+    So it is with ``shapes_searched_at_once`` for nodes that replicas might go to, and with ``trial_effort_at_once``
+    for maps and programs that are tried out; a gang that asks for more is refused.
     """
 
     policy: Policy = Policy.LEAST_ALLOCATED
@@ -44,7 +47,7 @@ class FleetSettings:
     retired_max: int = 10_000
     parted_max: int = 10_000
     waiting_tried_per_tick: int = 256
-    placements_per_tick: int = 2_000
-    replicas_added_at_once: int = 5_000
+    work_at_once: int = 3_000
     gang_replicas_max: int = 1_000
-    shapes_searched_at_once: int = 100_000
+    shapes_searched_at_once: int = 30_000
+    trial_effort_at_once: int = 1_000

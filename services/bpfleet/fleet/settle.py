@@ -1,7 +1,6 @@
 """From what is wanted to what is bound: after every command each workload it touched is settled."""
 
-from collections.abc import Iterable
-from itertools import chain, islice
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -12,22 +11,32 @@ from bpfleet.fleet.reasons import FleetEventKind, NodeReason, ReplicaReason
 from bpfleet.fleet.records import Decision, FleetNode, Replica, Retired, Workload
 from bpfleet.fleet.replicas import add_pending, bind, stop, waits_because
 from bpfleet.fleet.rollout import roll_out
-from bpfleet.fleet.transition import Transition
+from bpfleet.fleet.transition import Transition, Visits
 from bpfleet.workload.phase import Phase
 
-__all__ = ["place_waiting", "settle", "settle_nodes"]
+__all__ = ["place_waiting", "settle"]
 
 # Settling a workload touches it again at most a few times; more means it does not converge.
 _ROUNDS_MAX = 1_000
 
 
 def settle(t: Transition) -> None:
-    """Settles every workload the command touched, until none is left."""
+    """Settles every workload the command touched, until none is left, or it is enough for one turn."""
     rounds: dict[str, int] = {}
-    while t.changed_nodes or t.dirty:
+    while t.changed_nodes or t.visits or t.dirty:
         if t.changed_nodes:
-            names, t.changed_nodes = list(t.changed_nodes), {}
-            settle_nodes(t, list(t.tables.per_node), names)
+            t.visits.append(Visits(list(t.tables.per_node), list(t.changed_nodes)))
+            t.changed_nodes = {}
+        if t.full:
+            t.soft.visits.extend(t.visits)
+            t.soft.workloads.update(t.dirty)
+            t.visits, t.dirty = [], {}
+            return
+        if t.visits:
+            if t.visits[0].over:
+                del t.visits[0]
+            else:
+                _visit(t, t.visits[0])
             continue
         name = next(iter(t.dirty))
         del t.dirty[name]
@@ -46,14 +55,15 @@ def _settle_workload(t: Transition, name: str) -> None:
     if not workload.spec.per_node:
         _scale(t, workload)
     roll_out(t, t.tables.workloads[name])
-    grown = t.tables.workloads[name]
-    if place_waiting(t, grown, t.settings.placements_per_tick) == t.settings.placements_per_tick:
-        t.soft.waiting_more = True
+    place_waiting(t, t.tables.workloads[name])
 
 
 def _delete(t: Transition, workload: Workload) -> None:
     for replica in list(t.book(workload.name).replicas.values()):
         if replica.phase is not Phase.STOPPING:
+            if t.full:
+                t.dirty[workload.name] = None
+                return
             stop(t, replica, ReplicaReason.DELETED)
     if t.book(workload.name).replicas:
         return
@@ -72,14 +82,18 @@ def _scale(t: Transition, workload: Workload) -> None:
     if have < wanted:
         at_once = wanted - have
         if not workload.spec.scheduling.gang:
-            at_once = min(at_once, t.settings.replicas_added_at_once)
+            # Each is added and placed.
+            at_once = min(at_once, max(1, t.room // 2))
         add_pending(t, workload, at_once)
         if at_once < wanted - have:
-            t.soft.growing[workload.name] = None
+            t.soft.workloads[workload.name] = None
     elif have > wanted:
         base = [r for r in book.replicas.values() if r.live and r.name not in book.replacing]
         base.sort(key=_expendable)
         for replica in base[: have - wanted]:
+            if t.full:
+                t.dirty[workload.name] = None
+                return
             _stop_with_replacement(t, replica)
 
 
@@ -105,17 +119,23 @@ _DOES = (
 )
 
 
-def settle_nodes(t: Transition, workloads: Iterable[str], nodes: Iterable[str]) -> None:
-    """One replica of each one-per-node workload on each of these nodes that qualifies."""
-    names = list(nodes)
-    for workload_name in workloads:
-        workload = t.tables.workloads[workload_name]
-        if workload.deleting:
-            continue
-        waiting = {t.tables.replicas[name].target: name for name in t.book(workload_name).pending}
-        for name in names:
-            _settle_on_node(t, workload_name, name, waiting.get(name))
-        t.dirty[workload_name] = None
+def _visit(t: Transition, visits: Visits) -> None:
+    """One replica of the next one-per-node workload on each of these nodes that qualifies, as far as there is room."""
+    name = visits.workloads[visits.workload_at]
+    workload = t.tables.workloads.get(name)
+    if workload is not None and workload.spec.per_node and not workload.deleting:
+        t.dirty[name] = None
+        waiting = {t.tables.replicas[each].target: each for each in t.book(name).pending}
+        while visits.node_at < len(visits.nodes):
+            if t.full:
+                return
+            node = visits.nodes[visits.node_at]
+            _settle_on_node(t, name, node, waiting.get(node))
+            t.looked()
+            visits.node_at += 1
+    t.looked()
+    visits.workload_at += 1
+    visits.node_at = 0
 
 
 def _settle_on_node(t: Transition, workload_name: str, name: str, waiting: str | None) -> None:
@@ -150,29 +170,30 @@ def _may_stay(workload: Workload, node: FleetNode) -> bool:
     return stays and named_nodes_allow(workload, node.name)
 
 
-def place_waiting(t: Transition, workload: Workload, limit: int = 1 << 30) -> int:
-    """Places the workload's waiting replicas whose time has come; returns how many it placed."""
+def place_waiting(t: Transition, workload: Workload) -> None:
+    """Places the workload's waiting replicas whose time has come, as far as there is room."""
     replicas = (t.tables.replicas[name] for name in list(t.book(workload.name).pending))
     waiting = (replica for replica in replicas if replica.due_ms <= t.now_ms)
     first = next(waiting, None)
     if first is None:
-        return 0
+        return
     search = t.search(workload)
-    if workload.spec.scheduling.gang and _none_placed(t, workload):
-        return _place_gang(t, workload, search, [first, *waiting])
-    placed = 0
-    # What is left over is looked at in the next tick.
-    affordable = _affordable(t, search)
-    if affordable < min(limit, len(t.book(workload.name).pending)):
-        limit = affordable
+    if not search.known():
         t.soft.waiting_more = True
-    for replica in islice(chain((first,), waiting), limit):
-        if _place(t, workload, search, replica):
-            placed += 1
-        elif not replica.target:
+        return
+    if workload.spec.scheduling.gang and _none_placed(t, workload):
+        _place_gang(t, workload, search, [first, *waiting])
+        return
+    looks = search.shape_count * t.settings.work_at_once // t.settings.shapes_searched_at_once
+    for replica in chain((first,), waiting):
+        if t.full:
+            # What is left over is looked at in the next tick.
+            t.soft.waiting_more = True
+            return
+        t.looked(looks)
+        if not _place(t, workload, search, replica) and not replica.target:
             # The others want the same and would be refused for the same reasons.
-            break
-    return placed
+            return
 
 
 def _none_placed(t: Transition, workload: Workload) -> bool:
@@ -180,7 +201,7 @@ def _none_placed(t: Transition, workload: Workload) -> bool:
     return len(book.pending) == book.live
 
 
-def _place_gang(t: Transition, workload: Workload, search: Search, waiting: list[Replica]) -> int:
+def _place_gang(t: Transition, workload: Workload, search: Search, waiting: list[Replica]) -> None:
     """All or none: undoes what it placed once one of them finds no node."""
     affordable = _affordable(t, search)
     if len(waiting) > affordable:
@@ -189,7 +210,7 @@ def _place_gang(t: Transition, workload: Workload, search: Search, waiting: list
             f"a gang has at most {affordable}"
         )
         _gang_waits(t, waiting[0], text, None)
-        return 0
+        return
     mark, events = len(t.tables.log), len(t.events)
     for count, replica in enumerate(waiting):
         if not _place(t, workload, search, replica):
@@ -198,8 +219,7 @@ def _place_gang(t: Transition, workload: Workload, search: Search, waiting: list
             t.forget_events(events)
             text = f"all {len(waiting)} replicas go together, {count} would fit"
             _gang_waits(t, waiting[0], text, refused)
-            return 0
-    return len(waiting)
+            return
 
 
 def _affordable(t: Transition, search: Search) -> int:

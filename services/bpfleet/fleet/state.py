@@ -6,6 +6,7 @@ committed to the store. The same commands at the same times give the same record
 
 from collections.abc import Iterable
 from heapq import heapify, heappop
+from itertools import islice
 from typing import Any, assert_never
 
 from bpfleet.fleet import marks, nodes, workloads
@@ -41,13 +42,12 @@ from bpfleet.fleet.replicas import start_due
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.settle import place_waiting, settle
 from bpfleet.fleet.tables import Tables
-from bpfleet.fleet.transition import Soft, Transition
+from bpfleet.fleet.transition import Soft, Transition, Visits
 from bpfleet.workload.phase import Phase
 
 __all__ = ["FleetState"]
 
-_GROWING_PER_TICK_MAX = 100
-_DUE_PER_TICK_MAX = 10_000
+_WORKLOADS_PER_TICK_MAX = 100
 
 
 class FleetState:
@@ -67,9 +67,7 @@ class FleetState:
         """Takes over what the store has; the state must be new."""
         self.tables.load(records)
         self._rebuild_timers()
-        self.soft.growing = dict.fromkeys(
-            name for name, each in self.tables.workloads.items() if not each.spec.per_node
-        )
+        self._look_at_all()
 
     # The result's type depends on the command.
     def apply(self, command: Command, now_ms: int) -> Any:
@@ -93,6 +91,7 @@ class FleetState:
         del self.events[events_kept:]
         self.soft.waiting_seen = -1
         self._rebuild_timers()
+        self._look_at_all()
 
     def explain(
         self, workload: Workload, policy: Policy, now_ms: int
@@ -107,6 +106,10 @@ class FleetState:
             return verdicts, None
         lower = any(p < workload.spec.priority for p in self.tables.books.priorities)
         return verdicts, search.preempt() if lower else None
+
+    def known(self, workload: Workload, policy: Policy, now_ms: int) -> bool:
+        """Whether ``explain`` knows what the workload needs everywhere. Finds out a part of it at each call."""
+        return self.search(workload, policy, now_ms).known()
 
     def search(self, workload: Workload, policy: Policy | None, now_ms: int) -> Search:
         """A search over the fleet as it is now."""
@@ -139,6 +142,13 @@ class FleetState:
             soft=self.soft,
             now_ms=now_ms,
         )
+
+    def _look_at_all(self) -> None:
+        """What was left for later is no longer known, or was done and taken back: the ticks look at everything."""
+        tables = self.tables
+        self.soft.workloads = dict.fromkeys(tables.workloads)
+        self.soft.agents = dict.fromkeys(tables.agents)
+        self.soft.visits = [Visits(list(tables.per_node), list(tables.nodes))]
 
     def _rebuild_timers(self) -> None:
         self.soft.timers = [
@@ -185,29 +195,29 @@ def _carry_out(t: Transition, command: Command) -> Any:
 
 
 def _tick(t: Transition) -> None:
+    """What time brings, and what was too much for the commands before."""
     _start_what_is_due(t)
     for name in list(t.books.draining):
         settle_drain(t, name)
-    for name in list(t.soft.growing)[:_GROWING_PER_TICK_MAX]:
-        del t.soft.growing[name]
-        t.dirty[name] = None
-        if t.book(name).live < _replicas_wanted(t, name):
+    for name in list(t.soft.agents):
+        del t.soft.agents[name]
+        nodes.settle_agent(t, name)
+        if t.full:
             break
+    for name in list(islice(t.soft.workloads, _WORKLOADS_PER_TICK_MAX)):
+        del t.soft.workloads[name]
+        t.dirty[name] = None
+    t.visits, t.soft.visits = t.soft.visits, []
     settle(t)
-    _place_what_waits(t)
-
-
-def _replicas_wanted(t: Transition, name: str) -> int:
-    workload = t.tables.workloads.get(name)
-    return 0 if workload is None or workload.deleting else workload.spec.replicas
+    if not t.full:
+        _place_what_waits(t)
 
 
 def _start_what_is_due(t: Transition) -> None:
     timers = t.soft.timers
-    for _ in range(_DUE_PER_TICK_MAX):
-        if not timers or timers[0][0] > t.now_ms:
-            return
+    while timers and timers[0][0] <= t.now_ms and not t.full:
         due_ms, name = heappop(timers)
+        t.looked()
         replica = t.tables.replicas.get(name)
         if replica is not None and replica.due_ms == due_ms:
             start_due(t, replica)
@@ -226,15 +236,11 @@ def _place_what_waits(t: Transition) -> None:
     start = t.soft.waiting_cursor
     if start in t.books.pending:
         names = names[names.index(start) :]
-    placed = 0
     for tried, name in enumerate(names):
-        if tried >= t.settings.waiting_tried_per_tick or placed >= t.settings.placements_per_tick:
+        if tried >= t.settings.waiting_tried_per_tick or t.full:
             t.soft.waiting_cursor = name
             return
-        workload = t.tables.workloads[name]
-        placed += place_waiting(t, workload, t.settings.placements_per_tick - placed)
-        if placed >= t.settings.placements_per_tick:
-            t.soft.waiting_more = True
+        place_waiting(t, t.tables.workloads[name])
     t.soft.waiting_cursor = ""
     t.soft.waiting_seen = version
 

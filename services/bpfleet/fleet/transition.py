@@ -6,13 +6,19 @@ from typing import Final
 from bpfleet.fleet.books import FleetBooks, WorkloadBook
 from bpfleet.fleet.commands import NodeUsage
 from bpfleet.fleet.errors import FleetError, Refused
-from bpfleet.fleet.placement import EligibilityCache, Estimator, RequestEstimator, Search
+from bpfleet.fleet.placement import (
+    EligibilityCache,
+    Estimator,
+    RequestEstimator,
+    Search,
+    SparingEstimator,
+)
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind
 from bpfleet.fleet.records import FleetEvent, FleetNode, Policy, Replica, Workload
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.tables import Tables
 
-__all__ = ["Soft", "Transition"]
+__all__ = ["Soft", "Transition", "Visits"]
 
 
 _BY_REQUEST: Final = RequestEstimator()
@@ -32,14 +38,31 @@ class Soft:
     waiting_cursor: str = ""
     # Some would have found a node, but it was enough for one turn.
     waiting_more: bool = False
-    # Workloads that still get replicas, so many a tick.
-    growing: dict[str, None] = field(default_factory=dict)
+    # What was too much for one turn, or may have been left so by an earlier leader.
+    workloads: dict[str, None] = field(default_factory=dict)
+    agents: dict[str, None] = field(default_factory=dict)
+    visits: list["Visits"] = field(default_factory=list)
 
     def forget_node(self, name: str) -> None:
         """Drops what was reported of a node that is gone or not Ready."""
         self.usage.pop(name, None)
         self.calm_since_ms.pop(name, None)
         self.soft_since_ms.pop(name, None)
+
+
+@dataclass(slots=True)
+class Visits:
+    """Each of these one-per-node workloads is to be settled on each of these nodes: from where it goes on."""
+
+    workloads: list[str]
+    nodes: list[str]
+    workload_at: int = 0
+    node_at: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether none is left."""
+        return not self.nodes or self.workload_at >= len(self.workloads)
 
 
 class Transition:
@@ -63,6 +86,10 @@ class Transition:
         self.events: list[FleetEvent] = []
         self.dirty: dict[str, None] = {}
         self.changed_nodes: dict[str, None] = {}
+        self.visits: list[Visits] = []
+        self._sparing: SparingEstimator | None = None
+        self._looked_at = 0
+        self._log_length = len(tables.log)
         self._verdicts = verdicts
         self._revision = tables.meta.revision
 
@@ -70,6 +97,21 @@ class Transition:
     def books(self) -> FleetBooks:
         """The bookings, as they are now."""
         return self.tables.books
+
+    @property
+    def room(self) -> int:
+        """How much more this command may do before it leaves the rest to the next tick."""
+        done = self._looked_at + len(self.tables.log) - self._log_length
+        return max(0, self.settings.work_at_once - done)
+
+    @property
+    def full(self) -> bool:
+        """Whether the rest is for the next tick."""
+        return not self.room
+
+    def looked(self, count: int = 1) -> None:
+        """Counts what was looked at."""
+        self._looked_at += count
 
     @property
     def revision(self) -> int:
@@ -147,11 +189,13 @@ class Transition:
         """A search for nodes for the workload; only kernel-aware ones ask the estimator."""
         policy = policy or self.settings.policy
         aware = policy is Policy.KERNEL_AWARE
+        if aware and self._sparing is None:
+            self._sparing = SparingEstimator(self.estimator, self.settings.trial_effort_at_once)
         return Search(
             self.books,
             workload,
             policy=policy,
-            estimator=self.estimator if aware else _BY_REQUEST,
+            estimator=(aware and self._sparing) or _BY_REQUEST,
             verdicts=self._verdicts,
             now_ms=self.now_ms,
         )

@@ -7,8 +7,7 @@ from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason, FleetEventKind
 from bpfleet.fleet.records import Workload
 from bpfleet.fleet.requests import remember, repeated
-from bpfleet.fleet.settle import settle_nodes
-from bpfleet.fleet.transition import Transition
+from bpfleet.fleet.transition import Transition, Visits
 from bpfleet.workload.spec import WorkloadSpec
 
 __all__ = ["create_workload", "delete_workload", "update_workload"]
@@ -108,7 +107,7 @@ def _changed(workload: Workload, command: UpdateWorkload) -> Workload:
 
 def _settle_soon(t: Transition, workload: Workload) -> None:
     if workload.spec.per_node:
-        settle_nodes(t, [workload.name], list(t.tables.nodes))
+        t.visits.append(Visits([workload.name], list(t.tables.nodes)))
     t.dirty[workload.name] = None
 
 

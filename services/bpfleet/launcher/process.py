@@ -24,6 +24,7 @@ from bpfleet.launcher.engine import Instance, InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.probe import probe
 from bpfleet.launcher.spec import ClusterSpec, Role, Service, plan
+from bpfleet.shipped import LOAD_TEST, shipped
 
 __all__ = ["ProcessEngine", "default_folder"]
 
@@ -339,12 +340,8 @@ def _arguments(service: Service, folder: Path) -> list[str]:
 def _working_folder(service: Service, folder: Path) -> Path:
     if service.program != "locust":
         return folder
-    for candidate in (Path.cwd(), Path(__file__).parents[3]):
-        if (candidate / "loadtest" / "locustfile.py").exists():
-            return candidate
-    raise LaunchError(
-        "loadtest/locustfile.py is not here: run this from a checkout, or use --workers 0"
-    )
+    # The command names loadtest/locustfile.py.
+    return shipped(LOAD_TEST).parent
 
 
 def _state(record: _Record) -> InstanceState:

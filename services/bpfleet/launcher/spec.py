@@ -86,7 +86,7 @@ class ClusterSpec:
                 f"--name {self.name!r}: use lower-case letters, digits and '-', at most 32"
             )
         if not self.models:
-            raise LaunchError("--models is empty: name at least one kernel profile")
+            raise LaunchError("--kernel is empty: name at least one kernel")
         _check("--agents", self.agents, 1, AGENTS_MAX)
         _check("--nodes-per-agent", self.nodes_per_agent, 0, NODES_PER_AGENT_MAX)
         _check("--coordinators", self.coordinators, 1, COORDINATORS_MAX)
@@ -218,7 +218,7 @@ def _agent(spec: ClusterSpec, index: int, address_of: AddressOf, listen_of: Addr
             "BPFLEET_ADVERTISE": address_of(Role.AGENT, index),
             "BPFLEET_AGENT": f"agent-{index}",
             "BPFLEET_COORDINATOR": _coordinators(spec, address_of),
-            "BPFLEET_PROFILE": spec.models[index % len(spec.models)],
+            "BPFLEET_KERNEL": spec.models[index % len(spec.models)],
             "BPFLEET_NODES": str(spec.nodes_per_agent),
             "BPFLEET_NODE_RAM": spec.node_ram,
             "BPFLEET_NODE_CPUS": str(spec.node_cpus),

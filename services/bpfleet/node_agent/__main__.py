@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import click
 
-from bpfleet import __version__
-from bpfleet.kernel import PROFILES, KernelProfile
+from bpfleet.kernel import KernelProfile
 from bpfleet.node_agent.config import AgentSettings
 from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.node_service import CPUS_MAX, RAM_BYTES_MAX, RAM_BYTES_MIN
@@ -26,14 +25,15 @@ from bpfleet.rpc.options import (
 from bpfleet.rpc.server import ListenError, SettingsError
 from bpfleet.rpc.tracing import start_tracing
 from bpfleet.runtime.profiles import profile_from
+from bpfleet.version import __version__
 from bpfleet.workload.quantity import parse_bytes
 
 __all__ = ["main"]
 
 _EXAMPLES: Final = """\b
 Examples:
-  python -m bpfleet.node_agent --model 5.10 --nodes 1
-  python -m bpfleet.node_agent --agent-id a1 --model 6.12 --nodes 1000 --ram 8G --cpus 4 \\
+  python -m bpfleet.node_agent --kernel 5.10 --nodes 1
+  python -m bpfleet.node_agent --agent-id a1 --kernel 6.12 --nodes 1000 --node-ram 8G --node-cpus 4 \\
       --listen 127.0.0.1:7071 --coordinator 127.0.0.1:7070
   python -m bpfleet.node_agent --nodes 10 --metrics 127.0.0.1:9464
 """
@@ -71,14 +71,14 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Name of this agent; its nodes are ID-00001 and so on.",
 )
 @click.option(
-    "--model",
+    "--kernel",
     "profile",
     default="6.12",
-    envvar="BPFLEET_PROFILE",
+    envvar="BPFLEET_KERNEL",
     show_default=True,
     callback=_profile,
-    metavar="PROFILE",
-    help=f"Kernel profile: {', '.join(PROFILES)}, or a variant such as 6.12:nobpf.",
+    metavar="KERNEL",
+    help="Kernel by name (bpfleet profile list), uname -r or profile file; a variant: 6.12:nobpf.",
 )
 @click.option(
     "--nodes",
@@ -89,7 +89,8 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Nodes to boot.",
 )
 @click.option(
-    "--ram",
+    "--node-ram",
+    "ram",
     default="8G",
     envvar="BPFLEET_NODE_RAM",
     show_default=True,
@@ -97,7 +98,8 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Memory of each node.",
 )
 @click.option(
-    "--swap",
+    "--node-swap",
+    "swap",
     default="0",
     envvar="BPFLEET_NODE_SWAP",
     show_default=True,
@@ -105,7 +107,8 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Swap space of each node.",
 )
 @click.option(
-    "--cpus",
+    "--node-cpus",
+    "cpus",
     default=4,
     envvar="BPFLEET_NODE_CPUS",
     show_default=True,
@@ -114,7 +117,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
 )
 @click.option(
     "--seed",
-    default=0,
+    default=1,
     envvar="BPFLEET_SEED",
     show_default=True,
     type=click.IntRange(0, 1 << 62),
@@ -174,7 +177,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> int:
     help="Memory of this machine that one node may take.",
 )
 @server_flags
-@click.version_option(__version__, prog_name="bpfleet node agent")
+@click.version_option(__version__, prog_name="bpfleet agent")
 def main(**flags: Any) -> None:  # click passes values of every type
     """Carry emulated nodes and serve them over gRPC until SIGTERM or SIGINT.
 
@@ -190,7 +193,7 @@ def main(**flags: Any) -> None:  # click passes values of every type
     try:
         asyncio.run(_serve(settings))
     except (ListenError, SettingsError) as error:
-        print(f"bpfleet node agent: {error}", file=sys.stderr)
+        print(f"bpfleet: {error}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -206,13 +209,13 @@ def _both() -> Iterator[click.Command]:
 def _settings(flags: dict[str, Any]) -> AgentSettings:
     ram_bytes = flags["ram"]
     if not RAM_BYTES_MIN <= ram_bytes <= RAM_BYTES_MAX:
-        raise SettingsError(f"--ram: {ram_bytes} bytes is out of range; use 64M to 16T")
+        raise SettingsError(f"--node-ram: {ram_bytes} bytes is out of range; use 64M to 16T")
     targets = [target.strip() for target in flags["coordinator"].split(",") if target.strip()]
     server = server_options(flags["listen"], flags, own_agent=flags["agent_id"])
     token = server.tokens.of_agent(flags["agent_id"]) if server.tokens is not None else None
     swap_bytes = flags["swap"]
     if not 0 <= swap_bytes <= RAM_BYTES_MAX:
-        raise SettingsError(f"--swap: {swap_bytes} bytes is out of range; use 0 to 16T")
+        raise SettingsError(f"--node-swap: {swap_bytes} bytes is out of range; use 0 to 16T")
     return AgentSettings(
         agent_id=flags["agent_id"],
         server=server,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from grpc import aio
 
-from bpfleet import __version__
 from bpfleet.fleet.commands import NodeAnnouncement, NodeUsage
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.kernel.units import bytes_of
@@ -24,6 +23,7 @@ from bpfleet.rpc.fleet import announcement_message, usage_message
 from bpfleet.rpc.interceptors import Ended
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1 import registry_service_pb2_grpc as pb_grpc
+from bpfleet.version import __version__
 
 if TYPE_CHECKING:
     # The asyncio stub is a name of the type stubs alone.

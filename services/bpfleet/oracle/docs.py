@@ -24,6 +24,7 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import PROFILES, KernelProfile
 from bpfleet.kernel.profile.rows import MAP_TYPES, OPTIONS, SECTIONS, Change, Flag
 from bpfleet.rpc.environment import OTHERS, variables_of
+from bpfleet.workload.scenario_schema import scenario_fields, scenario_schema
 
 __all__ = ["documents", "main"]
 
@@ -79,9 +80,12 @@ def documents(docs: Path) -> dict[str, str]:
     """The generated documents by file name. Of ``api.md`` in ``docs`` only the part between two marks is generated."""
     return {
         "api.md": _api((docs / "api.md").read_text()),
+        "cli.md": _cli(),
         "fidelity.md": _fidelity(),
         "kernel-models.md": _kernel_models(),
         "map-costs.md": _map_costs(),
+        "scenario.md": _scenario(),
+        "scenario.schema.json": json.dumps(scenario_schema(), indent=2) + "\n",
         "settings.md": _settings(),
     }
 
@@ -131,6 +135,27 @@ def _settings() -> str:
     return "".join(parts)
 
 
+def _cli() -> str:
+    """The page of the command line: its text, the variables it reads, every command."""
+    # By name, as above.
+    reference = importlib.import_module("bpfleet.cli.reference")
+    text = files("bpfleet.oracle").joinpath("cli_page.md").read_text("utf-8")
+    rows = [[f"`{name}`", text] for name, text in (*reference.variables().items(), *_VARIABLES)]
+    return (
+        f"{HEADER}\n{text}## Environment\n\nAgents and coordinators read more: `settings.md`.\n\n"
+        f"{_table(['variable', 'what it says'], rows)}\n## Commands\n\n{reference.commands_markdown()}"
+    )
+
+
+_VARIABLES: Final = (
+    ("BPFLEET_CONFIG", "the configuration file"),
+    ("BPFLEET_IMAGE, REDIS_IMAGE", "images of `bpfleet up`"),
+    ("COLUMNS", "width of tables, where standard output is no terminal too"),
+    ("NO_COLOR", "no colours"),
+    ("XDG_CONFIG_HOME", "where the configuration file is: `bpfleet/config.toml` below it"),
+    ("XDG_STATE_HOME", "where `bpfleet up --local` keeps its processes' state"),
+)
+
 _SETTINGS_HEAD: Final = """
 # Settings
 
@@ -141,6 +166,62 @@ Traces are switched on by the standard variables of OpenTelemetry, with the extr
 (`pip install bpfleet[otel]`): `OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317`, or `OTEL_TRACES_EXPORTER=console`;
 `OTEL_SERVICE_NAME` and the others count as they always do. Calls of the command line, of coordinators and of agents are
 spans; a call and what it calls in turn are one trace.
+"""
+
+# -- scenario.md ----------------------------------------------------------------------------------------------------
+
+
+def _scenario() -> str:
+    """Every field of a scenario file, a table for each of its tables."""
+    tables: dict[str, list[list[str]]] = {}
+    for row in scenario_fields():
+        tables.setdefault(row.table, []).append(
+            [f"`{row.name}`", row.kind, row.default or "**needed**", row.meaning]
+        )
+    template = files("bpfleet.workload").joinpath("scenario_template.toml").read_text("utf-8")
+    parts = [HEADER, _SCENARIO_HEAD.format(template=template)]
+    for name, rows in tables.items():
+        where = _TABLES.get(name, "")
+        parts += [f"\n## {name}{where}\n\n", _table(["field", "what", "default", "meaning"], rows)]
+    return "".join(parts)
+
+
+# Where in the file a table stands; the others stand where a field names them.
+_TABLES: Final = {
+    "Scenario": ": top level",
+    "NodeGroup": ": [[nodes]]",
+    "WorkloadSpec": ": [[workloads]]",
+    "ScenarioEvent": ": [[events]]",
+}
+_SCENARIO_HEAD: Final = """
+# Scenario files
+
+A scenario is a fleet and what runs on it: pools of equal nodes, workloads, and what happens to them. It is a TOML file.
+
+```
+bpfleet scenario list                      # those that come with bpfleet
+bpfleet scenario init -o fleet.toml        # one to start from, with comments
+bpfleet scenario check fleet.toml          # reads it, sizes and places everything, says what does not fit
+bpfleet scenario show fleet.toml           # pools and workloads as tables
+bpfleet scenario schema > scenario.schema.json   # JSON Schema: editors complete and check (docs/scenario.schema.json)
+bpfleet compare --scenario fleet.toml --to 6.12  # from the kernels its pools have
+bpfleet limit --scenario fleet.toml              # the limits its workloads need
+```
+
+**Kernels per pool.** `kernel` of a pool is the kernel its nodes have: any name that `bpfleet profile list` knows or
+that resolves to one (`rhel9`, `5.15.0-91-generic`), or a profile file. `compare --kernel own,6.12` runs each pool under
+its own beside 6.12; `--from own` is the default of `--to` where every pool says its kernel. So a half-upgraded fleet is
+two pools.
+
+**A real host's maps as a workload.** `listing = "maps.json"` takes the maps of a listing of bpftool,
+`capture = "host.json"` with `container = "NAME"` those of one container of a capture, with its limits, user, heap and
+threads. Paths are relative to the file. What stands beside them in the workload wins.
+
+**Sizes** (fields ending in `_bytes`) are numbers of bytes or texts with a unit: `"64M"`, `"1.5Gi"`; units are powers of
+two. `"unlimited"` lifts `memlock_bytes`.
+
+```toml
+{template}```
 """
 
 # -- fidelity.md ---------------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bpfleet import __version__
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.calibrate.containers import Container, HostInput, normalised
 from bpfleet.calibrate.emulate import OK, ContainerOutcome, emulate_host
 from bpfleet.calibrate.verdict import Calibration, calibrate
-from bpfleet.capture.document import Document
+from bpfleet.captures.document import Document
 from bpfleet.kernel.profile import KernelProfile, sureness, sureness_line
+from bpfleet.version import __version__
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import KILLED, Inventory
 

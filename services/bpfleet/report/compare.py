@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from bpfleet import __version__
-from bpfleet.kernel.profile import KernelProfile, compared_models, sureness
+from bpfleet.kernel.profile import KernelProfile, compared_models
+from bpfleet.report.fate import Fate, fate_of
 from bpfleet.report.lockstep import run_node
+from bpfleet.report.models import kernels_of, known_by, model_kind, profiles_on
 from bpfleet.report.placing import NodePlan, Placement, place
-from bpfleet.report.results import Divergence, ModelOnNode, NodeResult
+from bpfleet.report.results import SUCCESS, Divergence, ModelOnNode, NodeResult
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.workers import Mapper, workers
-from bpfleet.runtime.profiles import profile_from
+from bpfleet.version import __version__
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import Scenario
 
@@ -28,6 +29,9 @@ Progress = Callable[[NodeResult], None]
 class ModelTotals:
     """One column of the table: what happened over the whole fleet under one model. Bytes are those
     at the end.
+
+    ``in_trouble`` replicas were killed, failed or had updates refused. ``enomem`` leaves out
+    ``refused_updates``, which running replicas survive. A restart follows a failure, a kill or a rollout.
     """
 
     model: str
@@ -37,6 +41,11 @@ class ModelTotals:
     running: int
     crash_looping: int
     failed: int
+    in_trouble: int
+    oom_killed: int
+    first_starts_failed: int
+    restarts: int
+    restarts_failed: int
     maps_created: int
     programs_loaded: int
     operations: int
@@ -44,6 +53,7 @@ class ModelTotals:
     eperm: int
     enomem: int
     e2big: int
+    refused_updates: int
     oom_kills: int
     estimate_bytes: int
     charged_bytes: int
@@ -91,14 +101,14 @@ def compare(
     on_node: Progress | None = None,
     kept: ResultFolder | None = None,
 ) -> Comparison:
-    """Runs ``scenario`` under every model of ``models`` (profile names).
+    """Runs ``scenario`` under every model of ``models`` (profile names, or ``own``: the kernels its pools say).
 
     ``jobs`` worker processes share the nodes; the result does not depend on their number.
     ``on_node`` is called after each node, in order. ``kept`` holds results of an earlier,
     interrupted run and takes up new ones. Raises ``ValueError`` for an unknown or repeated model or
     a bad ``jobs``.
     """
-    profiles = _profiles(models)
+    profiles = kernels_of(scenario, models)
     placement = place(scenario)
     results: list[NodeResult] = []
     with workers(jobs) as each:
@@ -129,20 +139,13 @@ def _results(
         yield result
 
 
-def _profiles(models: Sequence[str]) -> dict[str, KernelProfile]:
-    profiles = {model: profile_from(model) for model in models}
-    if not profiles or len(profiles) != len(models):
-        raise ValueError(f"models = {','.join(models)}: name each model once, at least one")
-    return profiles
-
-
 def _run(scenario: Scenario, models: tuple[str, ...], plan: NodePlan) -> NodeResult:
-    return run_node(scenario, plan, {model: profile_from(model) for model in models})
+    return run_node(scenario, plan, profiles_on(models, plan.node.kernel))
 
 
 def _comparison(
     scenario: Scenario,
-    profiles: Mapping[str, KernelProfile],
+    profiles: Mapping[str, Mapping[str, KernelProfile]],
     placement: Placement,
     results: Sequence[NodeResult],
 ) -> Comparison:
@@ -155,10 +158,10 @@ def _comparison(
         steps=scenario.steps,
         step_ns=scenario.step_ns,
         models=tuple(profiles),
-        kernels=sureness(profiles),
+        kernels={model: known_by(found) for model, found in profiles.items()},
         totals=tuple(
-            _totals(model, str(profile.model), placement, [r.models[model] for r in results])
-            for model, profile in profiles.items()
+            _totals(model, model_kind(found), placement, [r.models[model] for r in results])
+            for model, found in profiles.items()
         ),
         first_divergence=divergences[0] if divergences else None,
         causes=_by_cause(divergences),
@@ -174,6 +177,8 @@ def _totals(
     for node in nodes:
         refused.update(node.refused)
     replicas = [replica for node in nodes for replica in node.replicas]
+    later = [Counter(replica.later_starts) for replica in replicas]
+    refused_updates = sum(replica.refused_updates for replica in replicas)
     steps = zip(*(node.samples for node in nodes), strict=True)
     return ModelTotals(
         model=model,
@@ -183,13 +188,19 @@ def _totals(
         running=sum(node.phase_count(Phase.RUNNING) for node in nodes),
         crash_looping=sum(node.phase_count(Phase.BACK_OFF) for node in nodes),
         failed=sum(node.phase_count(Phase.FAILED) for node in nodes),
+        in_trouble=sum(fate_of(replica) is not Fate.RUNS for replica in replicas),
+        oom_killed=sum(bool(replica.oom_kills) for replica in replicas),
+        first_starts_failed=sum(replica.first_start not in ("", SUCCESS) for replica in replicas),
+        restarts=sum(starts.total() for starts in later),
+        restarts_failed=sum(starts.total() - starts[SUCCESS] for starts in later),
         maps_created=sum(replica.maps_created for replica in replicas),
         programs_loaded=sum(replica.programs_loaded for replica in replicas),
         operations=sum(replica.operations for replica in replicas),
         refused=dict(sorted(refused.items())),
         eperm=sum(node.count("EPERM") for node in nodes),
-        enomem=sum(node.count("ENOMEM") for node in nodes),
+        enomem=sum(node.count("ENOMEM") for node in nodes) - refused_updates,
         e2big=sum(node.count("E2BIG") for node in nodes),
+        refused_updates=refused_updates,
         oom_kills=sum(node.oom_kill_count for node in nodes),
         estimate_bytes=sum(node.estimate_bytes for node in nodes),
         charged_bytes=sum(node.charged_bytes for node in nodes),

@@ -6,11 +6,11 @@ from typing import Final
 
 from bpfleet.report.causes import and_list
 from bpfleet.report.compare import Comparison, ModelTotals
+from bpfleet.report.fate import Fate, fate_of
 from bpfleet.report.results import ReplicaResult
-from bpfleet.report.upgrade import Fate, fate_of
-from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.quantity import counted, format_bytes
 
-__all__ = ["fates", "findings"]
+__all__ = ["fates", "findings", "verdict"]
 
 _WORDS: Final[Mapping[Fate, str]] = {
     Fate.EPERM: "cannot start for EPERM",
@@ -20,6 +20,37 @@ _WORDS: Final[Mapping[Fate, str]] = {
     Fate.REFUSED: "run on with updates refused",
     Fate.OTHER: "fail for another reason",
 }
+
+
+_SHORT: Final[Mapping[Fate, str]] = {
+    Fate.OOM: "OOM-killed",
+    Fate.EPERM: "EPERM",
+    Fate.ENOMEM: "ENOMEM",
+    Fate.E2BIG: "E2BIG",
+    Fate.OTHER: "other failures",
+    Fate.REFUSED: "updates refused",
+}
+
+
+def verdict(comparison: Comparison) -> str:
+    """The answer in one sentence: how many replicas are in trouble under which model, and how that compares.
+
+    ``Of 137 replicas on 24 nodes in trouble: 40 under 5.10 (38 EPERM, 2 E2BIG); none under 6.12.``
+    """
+    placed = comparison.totals[0].placed
+    groups: dict[tuple[tuple[Fate, int], ...], list[str]] = {}
+    for model, replicas in _by_model(comparison).items():
+        counts = Counter(map(fate_of, replicas))
+        key = tuple((fate, counts[fate]) for fate in _SHORT if counts[fate])
+        groups.setdefault(key, []).append(model)
+    parts = []
+    for key, models in groups.items():
+        number = sum(n for _, n in key)
+        why = ", ".join(f"{n:,} {_SHORT[fate]}" for fate, n in key)
+        shown = f"{number:,} under {and_list(models)}"
+        parts.append(f"{shown} ({why})" if key else f"none under {and_list(models)}")
+    nodes = counted(len(comparison.nodes), "node")
+    return f"Of {counted(placed, 'replica')} on {nodes} in trouble: {'; '.join(parts)}."
 
 
 def findings(comparison: Comparison) -> list[str]:

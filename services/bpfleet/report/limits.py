@@ -17,6 +17,8 @@ from msgspec.structs import replace
 
 from bpfleet.kernel.bpf.verifier import bounds_bytes
 from bpfleet.kernel.kernel import Kernel
+from bpfleet.kernel.units import bytes_of
+from bpfleet.report.models import kernel_of
 from bpfleet.report.workers import Mapper
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.profiles import profile_from
@@ -27,7 +29,15 @@ from bpfleet.workload.resolve import resolve
 from bpfleet.workload.scenario import Scenario
 from bpfleet.workload.spec import NodeShape, ProgramDeclaration, ReplicaSpec
 
-__all__ = ["LimitAdvice", "LimitTask", "advice_data", "advise", "advise_all", "least_passing_bytes"]
+__all__ = [
+    "LimitAdvice",
+    "LimitTask",
+    "advice_data",
+    "advise",
+    "advise_all",
+    "least_passing_bytes",
+    "limit_tasks",
+]
 
 # JSON values of any type.
 Plain = Any
@@ -57,9 +67,11 @@ class LimitTask:
 class LimitAdvice:
     """What one workload needs on one node shape. ``parts_bytes`` are in the order of ``PARTS``.
 
-    ``least_bytes`` is None where no limit up to twice the recommendation lets it pass.
+    ``least_bytes`` is None where no limit up to twice the recommendation lets it pass. ``locked_bytes`` is what
+    its user locks under RLIMIT_MEMLOCK, 0 where that is not consulted.
     """
 
+    model: str
     workload: str
     application: str
     group: str
@@ -68,17 +80,24 @@ class LimitAdvice:
     parts_bytes: tuple[int, ...]
     recommended_bytes: int
     least_bytes: int | None
+    locked_bytes: int = 0
+
+    @property
+    def recommended_memlock_bytes(self) -> int:
+        """RLIMIT_MEMLOCK with head room, in whole MiB; 0 where that is not consulted."""
+        return _with_head_room(self.locked_bytes)
 
 
 def advise_all(scenario: Scenario, model: str, each: Mapper) -> list[LimitAdvice]:
     """Advice for every workload on every node group it may run on, in the scenario's order."""
-    return list(each(advise, _tasks(scenario, model)))
+    return list(each(advise, limit_tasks(scenario, model)))
 
 
-def _tasks(scenario: Scenario, model: str) -> Sequence[LimitTask]:
+def limit_tasks(scenario: Scenario, model: str) -> Sequence[LimitTask]:
+    """What is to be measured: every workload on every node group it may run on."""
     return [
         LimitTask(
-            model=model,
+            model=kernel_of(model, group.kernel),
             shape=group.shape,
             group=group.name,
             spec=resolve(workload, 0, group.name, group.shape, seed=scenario.seed),
@@ -93,10 +112,10 @@ def _tasks(scenario: Scenario, model: str) -> Sequence[LimitTask]:
 
 def advise(task: LimitTask) -> LimitAdvice:
     """Measures the parts of one workload's need and searches the least limit at which it passes."""
-    parts = _parts(task)
-    needed = sum(parts)
-    recommended = _whole_mib(needed + needed * HEAD_ROOM_PERCENT // 100)
+    parts, locked = _parts(task)
+    recommended = _with_head_room(sum(parts))
     return LimitAdvice(
+        model=task.model,
         workload=task.spec.workload.name,
         application=task.spec.inventory.name,
         group=task.group,
@@ -105,10 +124,12 @@ def advise(task: LimitTask) -> LimitAdvice:
         parts_bytes=parts,
         recommended_bytes=recommended,
         least_bytes=least_passing_bytes(task, high_bytes=2 * recommended),
+        locked_bytes=locked,
     )
 
 
-def _parts(task: LimitTask) -> tuple[int, ...]:
+def _parts(task: LimitTask) -> tuple[tuple[int, ...], int]:
+    """The parts of the need, and what the user locks at the end of the churn."""
     free = _limited(task.spec, None)
     heap = free.inventory.user_memory_bytes
     kernel, run = _started(task, _without_elements(free))
@@ -121,7 +142,8 @@ def _parts(task: LimitTask) -> tuple[int, ...]:
     verifying = max(
         (_verifying_bytes(task, program) for program in free.inventory.programs), default=0
     )
-    return heap, created, grown, LOADER_PEAK_BYTES, verifying, stocks, pinned
+    locked = bytes_of(kernel.user(free.workload.uid).locked_vm_pages)
+    return (heap, created, grown, LOADER_PEAK_BYTES, verifying, stocks, pinned), locked
 
 
 def _verifying_bytes(task: LimitTask, declared: ProgramDeclaration) -> int:
@@ -191,8 +213,10 @@ def _churn(task: LimitTask, kernel: Kernel, run: ReplicaRun) -> bool:
     return True
 
 
-def _whole_mib(size_bytes: int) -> int:
-    return -(-size_bytes // MIB) * MIB
+def _with_head_room(need_bytes: int) -> int:
+    """A limit for a need, in whole MiB."""
+    with_room = need_bytes + need_bytes * HEAD_ROOM_PERCENT // 100
+    return -(-with_room // MIB) * MIB
 
 
 def advice_data(advice: Sequence[LimitAdvice], model: str) -> dict[str, Plain]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from bpfleet.kernel.profile import sureness_line
 from bpfleet.report.compare import Cause, Comparison
 from bpfleet.report.fidelity import RECORDED_KERNELS, measured_fidelity
-from bpfleet.report.findings import fates, findings
+from bpfleet.report.findings import fates, findings, verdict
 from bpfleet.report.results import (
     SUCCESS,
     Counters,
@@ -20,7 +20,7 @@ from bpfleet.report.results import (
     ReplicaResult,
     as_plain,
 )
-from bpfleet.report.summary import ROWS, counters_text
+from bpfleet.report.summary import counters_text, rows_data
 from bpfleet.workload.phase import Phase
 
 __all__ = ["page_data", "status_of"]
@@ -57,17 +57,10 @@ def page_data(comparison: Comparison) -> dict[str, Plain]:
     """The data of the page, as JSON values. The same comparison gives the same data."""
     return {
         "meta": _meta(comparison),
+        "verdict": verdict(comparison),
         "findings": findings(comparison),
         "fates": fates(comparison),
-        "rows": [
-            {
-                "label": row.label,
-                "meaning": row.meaning,
-                "bytes": row.is_bytes,
-                "values": [row.value(totals) for totals in comparison.totals],
-            }
-            for row in ROWS
-        ],
+        "rows": rows_data(comparison),
         "refused": {totals.model: dict(totals.refused) for totals in comparison.totals},
         "nodes": _nodes(comparison),
         "causes": [_cause(cause, comparison) for cause in comparison.causes],

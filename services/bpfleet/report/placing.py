@@ -34,7 +34,10 @@ _SETTINGS: Final = FleetSettings(
     workloads_max=_NO_LIMIT,
     replicas_max=_NO_LIMIT,
     waiting_tried_per_tick=_NO_LIMIT,
-    placements_per_tick=_NO_LIMIT,
+    work_at_once=_NO_LIMIT,
+    gang_replicas_max=_NO_LIMIT,
+    shapes_searched_at_once=_NO_LIMIT,
+    trial_effort_at_once=_NO_LIMIT,
 )
 
 

@@ -91,10 +91,10 @@ def interval_rows(results: Sequence[Comparison]) -> list[tuple[Row, list[Interva
     ]
 
 
-def interval_cells(results: Sequence[Comparison]) -> list[tuple[str, list[str]]]:
-    """The table over several seeds as text: label and a cell per model."""
+def interval_cells(results: Sequence[Comparison]) -> list[tuple[Row, list[str]]]:
+    """The table over several seeds as text: a cell per model for every row."""
     return [
-        (row.label, [interval.shown(is_bytes=row.is_bytes) for interval in intervals])
+        (row, [interval.shown(is_bytes=row.is_bytes) for interval in intervals])
         for row, intervals in interval_rows(results)
     ]
 
@@ -107,7 +107,8 @@ def intervals_data(results: Sequence[Comparison]) -> dict[str, Plain]:
         "rows": [
             {
                 "label": row.label,
-                "bytes": row.is_bytes,
+                "note": row.note,
+                "unit": row.unit,
                 "mean": [interval.mean for interval in intervals],
                 "half_width": [interval.half_width for interval in intervals],
             }

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bpfleet import __version__
+from bpfleet.report.models import kernels_of
 from bpfleet.report.results import NodeResult
-from bpfleet.runtime.profiles import profile_from
+from bpfleet.version import __version__
 from bpfleet.workload.codec import from_data, to_data
 from bpfleet.workload.scenario import Scenario
 
@@ -63,13 +63,24 @@ class ResultFolder:
 
 
 def _digest(scenario: Scenario, models: Sequence[str]) -> str:
-    profiles = [to_data(profile_from(model)) for model in models]
+    profiles = [
+        [to_data(profile) for profile in found.values()]
+        for found in kernels_of(scenario, models).values()
+    ]
     run = [__version__, to_data(scenario), list(models), profiles]
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    Path(temporary).replace(path)
+    """Raises ``OSError`` that names ``path``."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None

@@ -1,7 +1,7 @@
 """What maps and programs cost under each kernel: each is made on an empty emulated host, which may refuse it.
 
-Per kernel: the precharge of the rlimit era, what bpftool shows as memlock, the charge at creation
-by class of allocation, what escapes the charge, the charge of one more element, and the charge when
+Per kernel: the estimate of the rlimit era, what bpftool shows as memlock, the charge at creation
+by class of allocation, what is used without a charge, the charge of one more element, and the charge when
 the map is full. The numbers of a map are those of its plan (``kernel/bpf/plan.py``), which kernels
 charge by; those of a program are read from the host.
 """
@@ -45,10 +45,10 @@ class MapSize:
     type_name: str
     count: int
     max_entries: int
-    precharge_bytes: int = 0
+    estimate_bytes: int = 0
     memlock_bytes: int = 0
     charged: Mapping[str, int] = field(default_factory=dict, hash=False)
-    escaped_bytes: int = 0
+    uncharged_bytes: int = 0
     element_bytes: int = 0
     full_bytes: int = 0
     refilled_bytes: int = 0
@@ -68,10 +68,10 @@ class TotalSize:
     """
 
     maps: int
-    precharge_bytes: int
+    estimate_bytes: int
     memlock_bytes: int
     charged: Mapping[str, int]
-    escaped_bytes: int
+    uncharged_bytes: int
     full_bytes: int
     refilled_bytes: int
     verifying_bytes: tuple[int, int]
@@ -108,10 +108,10 @@ def total_of(sizes: Iterable[MapSize]) -> TotalSize:
         charged.update(size.charged)
     return TotalSize(
         maps=sum(s.count for s in found if s.type_name != _PROGRAM),
-        precharge_bytes=sum(s.precharge_bytes for s in found),
+        estimate_bytes=sum(s.estimate_bytes for s in found),
         memlock_bytes=sum(s.memlock_bytes for s in found),
         charged=dict(sorted(charged.items())),
-        escaped_bytes=sum(s.escaped_bytes for s in found),
+        uncharged_bytes=sum(s.uncharged_bytes for s in found),
         full_bytes=sum(s.full_bytes for s in found),
         refilled_bytes=sum(s.refilled_bytes for s in found),
         verifying_bytes=(
@@ -139,12 +139,13 @@ def _measured(declared: MapDeclaration, profile: KernelProfile, possible_cpus: i
     except KernelError as error:
         return replace(blank, refusal=f"{error.errno.name}: {error.detail}")
     cost = map_cost(map_attr(declared), profile, possible_cpus)
-    sized = replace(blank, max_entries=cost.entries, memlock_bytes=cost.memlock_bytes)
+    locked = cost.precharge_bytes
+    sized = replace(
+        blank, max_entries=cost.entries, memlock_bytes=cost.memlock_bytes, estimate_bytes=locked
+    )
     if profile.is_rlimit:
-        locked = cost.precharge_bytes
         return replace(
             sized,
-            precharge_bytes=locked,
             charged=_locked(locked),
             full_bytes=locked,
             refilled_bytes=locked,
@@ -152,7 +153,7 @@ def _measured(declared: MapDeclaration, profile: KernelProfile, possible_cpus: i
     return replace(
         sized,
         charged=cost.created.by_class(),
-        escaped_bytes=cost.created.uncharged,
+        uncharged_bytes=cost.created.uncharged,
         element_bytes=cost.per_element.total,
         full_bytes=cost.full.total,
         refilled_bytes=cost.refilled.total,
@@ -174,10 +175,10 @@ def _program(declared: ProgramDeclaration, profile: KernelProfile, possible_cpus
     return _times(
         replace(
             blank,
-            precharge_bytes=locked if profile.is_rlimit else 0,
+            estimate_bytes=locked,
             memlock_bytes=locked,
             charged=charged,
-            escaped_bytes=escaped,
+            uncharged_bytes=escaped,
             full_bytes=sum(charged.values()),
             refilled_bytes=sum(charged.values()),
             verifying_bytes=bounds_bytes(
@@ -218,10 +219,10 @@ def _times(size: MapSize, count: int) -> MapSize:
     return replace(
         size,
         count=size.count * count,
-        precharge_bytes=size.precharge_bytes * count,
+        estimate_bytes=size.estimate_bytes * count,
         memlock_bytes=size.memlock_bytes * count,
         charged={name: value * count for name, value in size.charged.items()},
-        escaped_bytes=size.escaped_bytes * count,
+        uncharged_bytes=size.uncharged_bytes * count,
         full_bytes=size.full_bytes * count,
         refilled_bytes=size.refilled_bytes * count,
     )
@@ -233,10 +234,10 @@ def _with_inner(outer: MapSize, inner: MapSize) -> MapSize:
     return replace(
         outer,
         count=1 + inner.count,
-        precharge_bytes=outer.precharge_bytes + inner.precharge_bytes,
+        estimate_bytes=outer.estimate_bytes + inner.estimate_bytes,
         memlock_bytes=outer.memlock_bytes + inner.memlock_bytes,
         charged=dict(sorted(charged.items())),
-        escaped_bytes=outer.escaped_bytes + inner.escaped_bytes,
+        uncharged_bytes=outer.uncharged_bytes + inner.uncharged_bytes,
         full_bytes=outer.full_bytes + inner.full_bytes,
         refilled_bytes=outer.refilled_bytes + inner.refilled_bytes,
         refusal=inner.refusal,

@@ -5,33 +5,49 @@ spreadsheets.
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bpfleet.kernel.profile import sureness_line
 from bpfleet.report.compare import Comparison, ModelTotals
-from bpfleet.report.findings import findings
+from bpfleet.report.findings import findings, verdict
+from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.results import Counters, Divergence, ModelAnswer
-from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.quantity import counted, format_bytes
 
 __all__ = [
     "ROWS",
+    "Cells",
     "Row",
-    "counted",
     "counters_text",
     "divergence_lines",
+    "headings",
+    "rows_data",
     "table_cells",
+    "table_lines",
     "to_csv",
     "to_markdown",
 ]
 
 
-class Row(NamedTuple):
-    """One line of the table: its label, its number per model, and whether that is bytes."""
+# JSON values of any type.
+Plain = Any
 
+
+class Row(NamedTuple):
+    """One line of the table: its label, its number per model in ``unit`` (empty: a count), the heading it
+    stands under, and what is counted, when and of what.
+    """
+
+    section: str
     label: str
     value: Callable[[ModelTotals], int]
-    is_bytes: bool = False
-    meaning: str = ""
+    note: str
+    unit: str = ""
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether the number is one of bytes."""
+        return self.unit == _BYTES
 
     def shown(self, totals: ModelTotals) -> str:
         """The cell as text."""
@@ -39,37 +55,59 @@ class Row(NamedTuple):
         return format_bytes(value) if self.is_bytes else f"{value:,}"
 
 
+_BYTES: Final = "bytes"
+_REPLICAS: Final = "replicas"
+_STARTS: Final = "starts"
+_CALLS: Final = "calls"
+_MEMORY: Final = "BPF memory"
+
 ROWS: Final = (
-    Row("nodes", lambda t: t.nodes),
-    Row("replicas placed", lambda t: t.placed),
-    Row("running", lambda t: t.running, meaning="at the end"),
-    Row("crash-looping", lambda t: t.crash_looping, meaning="at the end"),
-    Row("maps created", lambda t: t.maps_created, meaning="all starts together"),
-    Row("programs loaded", lambda t: t.programs_loaded),
-    Row("operations", lambda t: t.operations),
-    Row("EPERM", lambda t: t.eperm, meaning="refused calls"),
-    Row("ENOMEM", lambda t: t.enomem, meaning="refused calls"),
-    Row("E2BIG", lambda t: t.e2big, meaning="refused calls"),
-    Row("OOM kills", lambda t: t.oom_kills),
-    Row(
-        "estimated",
-        lambda t: t.estimate_bytes,
-        is_bytes=True,
-        meaning="precharge of the rlimit era",
-    ),
-    Row(
-        "charged",
-        lambda t: t.charged_bytes,
-        is_bytes=True,
-        meaning="to users or cgroups",
-    ),
-    Row(
-        "really used",
-        lambda t: t.taken_bytes,
-        is_bytes=True,
-        meaning="whoever is charged",
-    ),
+    Row(_REPLICAS, "placed", lambda t: t.placed, "the same nodes for all models"),
+    Row(_REPLICAS, "in trouble", lambda t: t.in_trouble, "killed, failed or updates refused"),
+    Row(_REPLICAS, "running", lambda t: t.running, "at the end, killed before or not"),
+    Row(_REPLICAS, "crash-looping", lambda t: t.crash_looping, "at the end, waiting to restart"),
+    Row(_REPLICAS, "OOM-killed", lambda t: t.oom_killed, "once or more"),
+    Row(_STARTS, "first ones failed", lambda t: t.first_starts_failed, "of the replicas placed"),
+    Row(_STARTS, "restarts", lambda t: t.restarts, "after a failure, kill or rollout"),
+    Row(_STARTS, "restarts failed", lambda t: t.restarts_failed, "of these"),
+    Row(_STARTS, "maps created", lambda t: t.maps_created, "by all starts together"),
+    Row(_STARTS, "programs loaded", lambda t: t.programs_loaded, "by all starts together"),
+    Row(_CALLS, "operations", lambda t: t.operations, "on maps, while running"),
+    Row(_CALLS, "updates refused", lambda t: t.refused_updates, "with ENOMEM, while running"),
+    Row(_CALLS, "EPERM", lambda t: t.eperm, "all refused calls"),
+    Row(_CALLS, "ENOMEM", lambda t: t.enomem, "refused calls but for updates"),
+    Row(_CALLS, "E2BIG", lambda t: t.e2big, "all refused calls"),
+    Row(_CALLS, "OOM kills", lambda t: t.oom_kills, "a replica may have several"),
+    Row(_MEMORY, "estimate", lambda t: t.estimate_bytes, "what 5.10 would precharge", _BYTES),
+    Row(_MEMORY, "charged", lambda t: t.charged_bytes, "to users or cgroups", _BYTES),
+    Row(_MEMORY, "really used", lambda t: t.taken_bytes, "whoever is charged", _BYTES),
 )
+
+
+def headings(comparison: Comparison) -> dict[str, str]:
+    """What each section of the table counts, by its name."""
+    seconds = f"{comparison.steps * comparison.step_ns / 1e9:g} s"
+    return {
+        _REPLICAS: f"on {counted(len(comparison.nodes), 'node')}, {seconds}",
+        _STARTS: f"starts, all {seconds}",
+        _CALLS: f"calls, all {seconds}",
+        _MEMORY: "BPF memory at the end",
+    }
+
+
+def rows_data(comparison: Comparison) -> list[dict[str, Plain]]:
+    """The table for programs and for the page: every row with its note and its number per model."""
+    heads = headings(comparison)
+    return [
+        {
+            "section": heads[row.section],
+            "label": row.label,
+            "note": row.note,
+            "unit": row.unit,
+            "values": [row.value(totals) for totals in comparison.totals],
+        }
+        for row in ROWS
+    ]
 
 
 def divergence_lines(divergence: Divergence) -> list[str]:
@@ -96,11 +134,6 @@ def _answer(verdict: ModelAnswer) -> str:
     return text
 
 
-def counted(number: int, word: str) -> str:
-    """``1 replica``, ``2 replicas``."""
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
 def counters_text(counters: Counters) -> str:
     """The counters the model moves, with their limits."""
     usage = f"{counters.cgroup} uses {format_bytes(counters.usage_bytes)}"
@@ -117,27 +150,44 @@ def counters_text(counters: Counters) -> str:
 _RLIMIT: Final = "rlimit"
 
 
-Cells = Sequence[tuple[str, Sequence[str]]]
+Cells = Sequence[tuple[Row, Sequence[str]]]
 
 
 def table_cells(comparison: Comparison) -> Cells:
-    """The table as text: label and a cell per model."""
-    return [(row.label, [row.shown(totals) for totals in comparison.totals]) for row in ROWS]
+    """The table as text: a cell per model for every row."""
+    return [(row, [row.shown(totals) for totals in comparison.totals]) for row in ROWS]
 
 
-def to_markdown(comparison: Comparison, cells: Cells | None = None) -> str:
-    """For a pull request: what matters, the table, the causes, and how to repeat the run.
+def table_lines(comparison: Comparison, cells: Cells) -> list[tuple[str, ...]]:
+    """The table to print: headings of sections, below them the rows, each with its note at the end."""
+    heads, blanks = headings(comparison), [""] * (len(comparison.models) + 1)
+    lines: list[tuple[str, ...]] = []
+    section = ""
+    for row, shown in cells:
+        if row.section != section:
+            section = row.section
+            lines.append((heads[section], *blanks))
+        lines.append((f"  {row.label}", *shown, row.note))
+    return lines
+
+
+def to_markdown(
+    comparison: Comparison, cells: Cells | None = None, limits: Sequence[LimitRow] = ()
+) -> str:
+    """For a pull request: what matters, the table, the causes, limits, and how to repeat the run.
 
     ``cells`` stand in for those of ``comparison`` where several seeds were run.
     """
     models = comparison.models
-    lines = [f"### {comparison.title or comparison.scenario}", ""]
+    lines = [f"### {comparison.title or comparison.scenario}", "", verdict(comparison), ""]
     lines += [f"- {sentence}" for sentence in findings(comparison)]
-    lines += ["", "| | " + " | ".join(models) + " |", "|---|" + "---:|" * len(models)]
-    lines += [
-        f"| {label} | " + " | ".join(shown) + " |"
-        for label, shown in cells or table_cells(comparison)
-    ]
+    lines += ["", "| | " + " | ".join(models) + " | |", "|---|" + "---:|" * len(models) + "---|"]
+    section = ""
+    for row, shown in cells or table_cells(comparison):
+        if row.section != section:
+            section = row.section
+            lines.append(f"| **{headings(comparison)[section]}** |" + " |" * (len(models) + 1))
+        lines.append(f"| {row.label} | " + " | ".join(shown) + f" | {row.note} |")
     if comparison.causes:
         lines += ["", "| divergences | nodes | workloads | cause |", "|---:|---:|---|---|"]
         lines += [
@@ -148,11 +198,26 @@ def to_markdown(comparison: Comparison, cells: Cells | None = None) -> str:
         lines += ["", "First divergence:", "", "```"]
         lines += divergence_lines(comparison.first_divergence)
         lines += ["```"]
+    if limits:
+        lines += ["", f"Limits under {limits[0].kernel}:", ""]
+        lines += [
+            "| workload | nodes | now | least | recommended | decided by |",
+            "|---|---|---:|---:|---:|---|",
+        ]
+        lines += [
+            f"| {row.name} | {row.host} | {_limit(row.now_bytes, 'max')} | {_limit(row.least_bytes, 'none')} "
+            f"| {format_bytes(row.recommended_bytes)} | {row.decided_by} |"
+            for row in limits
+        ]
     seed = f"Scenario `{comparison.scenario}`, seed {comparison.seed}"
     if cells is not None:
         seed += ", the table over all seeds (mean ± half of the 95 % confidence interval)"
     lines += ["", f"{seed}, {_version(comparison)}. Kernels: {sureness_line(comparison.kernels)}."]
     return "\n".join(lines) + "\n"
+
+
+def _limit(value: int | None, absent: str) -> str:
+    return absent if value is None else format_bytes(value)
 
 
 def to_csv(results: Sequence[Comparison]) -> str:

@@ -22,6 +22,8 @@ OTHERS: Final[dict[str, str]] = {
     "BPFLEET_AGENTS": "load tests: addresses of agents, separated by commas",
     "BPFLEET_AGENTS_PER_MODEL": "compose and Swarm: agents of each model",
     "BPFLEET_API_PORT": "compose: port of the coordinator on this machine",
+    "BPFLEET_CONFIG": "the command line: its configuration file",
+    "BPFLEET_CONTEXT": "the command line: context of the configuration file",
     "BPFLEET_DOCKER_SETUP": ".ci/run: program that starts a Docker Engine",
     "BPFLEET_HYPOTHESIS": "tests: profile of Hypothesis",
     "BPFLEET_IMAGE": "compose, Swarm and `bpfleet up`: image of every part",

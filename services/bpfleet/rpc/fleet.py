@@ -48,6 +48,8 @@ __all__ = [
     "workload_message",
 ]
 
+# All of a node leave it at once when it is lost.
+_REPLICAS_PER_NODE_MAX: Final = 1_000
 # What an agent says in words is cut rather than refused: its news must not be lost.
 _TEXT_CHARS_MAX: Final = 253
 _OWN_LABELS: Final = "bpfleet/"
@@ -74,7 +76,9 @@ def announcement(message: registry_service_pb2.RegisteredNode, path: str) -> Nod
         reserved_bytes=within(message.reserved_bytes, f"{path}.reserved_bytes", 0, ram_bytes),
         labels=tuple(sorted(_labels(message.labels, f"{path}.labels").items())),
         taints=tuple(_taint(taint, f"{path}.taints") for taint in message.taints),
-        max_replicas=within(message.max_replicas, f"{path}.max_replicas", 0, 1_000_000),
+        max_replicas=within(
+            message.max_replicas, f"{path}.max_replicas", 0, _REPLICAS_PER_NODE_MAX
+        ),
         replicas=tuple(news_record(status) for status in message.replicas),
     )
 

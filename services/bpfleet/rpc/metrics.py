@@ -18,10 +18,10 @@ from prometheus_client import (
     make_wsgi_app,
 )
 
-from bpfleet import __version__
 from bpfleet.rpc.hosts import is_known_host
 from bpfleet.rpc.server import ListenError, parse_address
 from bpfleet.rpc.tokens import Tokens
+from bpfleet.version import __version__
 
 __all__ = ["RpcMetrics", "add_common", "serve_metrics"]
 

@@ -23,6 +23,8 @@ _OPERATORS_ONLY: Final = frozenset(
 _USER_SERVICES: Final = frozenset(
     {"FleetService", "NodeService", "BpfService", "ProcessService", "CgroupService"}
 )
+# What runs on an agent's nodes is for all to see; to start and stop it there is for coordinators.
+_USER_READS: Final = frozenset({"RuntimeService/ListReplicas"})
 _PACKAGE: Final = "bpfleet.v1."
 
 
@@ -109,6 +111,8 @@ def may_call(caller: Caller, method: str, *, own_agent: str = "") -> bool:
     service = service.removeprefix(_PACKAGE)
     if caller.role is Role.AGENT:
         return service == "RegistryService"
+    if f"{service}/{name}" in _USER_READS:
+        return True
     return service in _USER_SERVICES and name not in _OPERATORS_ONLY
 
 

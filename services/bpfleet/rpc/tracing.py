@@ -12,8 +12,8 @@ from typing import Any, Final
 import grpc
 from grpc import aio
 
-from bpfleet import __version__
 from bpfleet.rpc.settings_error import SettingsError
+from bpfleet.version import __version__
 
 __all__ = [
     "Origins",

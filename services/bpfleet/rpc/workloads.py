@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 from msgspec.structs import fields
 
 from bpfleet.abi.bpf import MapType, ProgType
+from bpfleet.near import advice
 from bpfleet.rpc.convert import capability_set, complexity_numbers
 from bpfleet.rpc.enums import (
     KEY_DISTRIBUTIONS,
@@ -221,8 +222,8 @@ def churn_message(record: Churn) -> workload_pb2.Churn:
 def spec_record(message: workload_pb2.WorkloadSpec, path: str = "spec") -> WorkloadSpec:
     """The workload a user describes. Raises ``ApiError`` that names the field below ``path``."""
     if message.application and message.application not in _applications():
-        known = ", ".join(_applications())
-        problem = f"{message.application[:80]!r} is unknown; use one of {known}"
+        near = advice(message.application[:80], _applications())
+        problem = f"{message.application[:80]!r} is unknown; {near}"
         raise invalid(f"{path}.application", problem)
     policy = RESTART_POLICIES.record(
         message.restart_policy, f"{path}.restart_policy", RestartPolicy.ALWAYS
@@ -262,6 +263,7 @@ def spec_record(message: workload_pb2.WorkloadSpec, path: str = "spec") -> Workl
             if message.HasField("user_memory_bytes")
             else None,
             threads=message.threads or 1,
+            fill=dict(message.fill),
             churn=churn_record(message.churn, f"{path}.churn")
             if message.HasField("churn")
             else None,
@@ -376,6 +378,7 @@ def spec_message(record: WorkloadSpec) -> workload_pb2.WorkloadSpec:
         oom_score_adj=record.oom_score_adj,
         user_memory_bytes=record.user_memory_bytes,
         threads=record.threads,
+        fill=record.fill,
         churn=None if record.churn is None else churn_message(record.churn),
         restart_policy=RESTART_POLICIES.message(record.restart_policy),
         node_selector=record.node_selector,

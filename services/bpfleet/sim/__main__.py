@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bpfleet.progress import progress
 from bpfleet.sim.fleet import SeedOutcome, World
 from bpfleet.sim.loop import VirtualLoop, run
 from bpfleet.sim.seeds import run_seeds, silence
@@ -55,33 +54,31 @@ def main(
         return
     chosen = [seed] if seed is not None else range(first, first + seeds)
     outcomes: list[SeedOutcome] = []
-    console = Console(stderr=True)
-    bar = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*bar, console=console) as progress:
-        task = progress.add_task("seeds", total=len(chosen))
+    with progress("seeds", len(chosen)) as advance:
 
         def passed(outcome: SeedOutcome) -> None:
             outcomes.append(outcome)
             if as_json:
-                click.echo(json.dumps(asdict(outcome)))
-            progress.advance(task)
+                print(json.dumps(asdict(outcome)), flush=True)
+            advance()
 
         at_a_time = min(len(chosen), jobs or os.cpu_count() or 1)
-        failed = run_seeds(chosen, passed, jobs=at_a_time)
+        try:
+            failed = run_seeds(chosen, passed, jobs=at_a_time)
+        except KeyboardInterrupt:
+            if outcomes:
+                done = len(outcomes)
+                click.echo(f"{done:,} seeds passed; --first {chosen[0] + done} goes on", err=True)
+            raise
     if failed is not None:
         click.echo(str(failed), err=True)
         sys.exit(1)
     if as_json:
         return
     click.echo(
-        f"{len(outcomes)} seeds: {sum(o.batches for o in outcomes)} batches, "
-        f"{sum(o.acknowledged for o in outcomes)} acknowledged commands, "
-        f"{sum(o.crashes for o in outcomes)} crashes, nothing broken"
+        f"{len(outcomes):,} seeds: {sum(o.batches for o in outcomes):,} batches, "
+        f"{sum(o.acknowledged for o in outcomes):,} acknowledged commands, "
+        f"{sum(o.crashes for o in outcomes):,} crashes, nothing broken"
     )
 
 

@@ -114,8 +114,9 @@ class Network:
         *,
         once: bool = False,
     ) -> T:
-        """Carries out ``work`` at ``target`` and returns its answer, if the network lets it; ``once``: never twice.
+        """Carries out ``work`` at ``target`` and returns its answer, if the network lets it.
 
+        ``once``: never twice, and not after the caller gave up, as gRPC cancels a call whose deadline has passed.
         Errors of ``work`` come back as they are. Raises ``Unreachable``.
         """
         self.calls += 1
@@ -126,15 +127,17 @@ class Network:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._travel(source, target, life)
-                answer = await self._carry_out(target, work)
+                answer = await self._carry_out(target, work, outlives_caller=not once)
                 await self._travel(target, source, source.life)
                 await source.its_turn()
                 return answer
         except TimeoutError:
             raise Unreachable(f"{target.name} did not answer in time") from None
 
-    async def _carry_out(self, target: SimProcess, work: Callable[[], Awaitable[T]]) -> T:
-        """Runs at the target: it goes on when the caller has given up, and ends with the target."""
+    async def _carry_out(
+        self, target: SimProcess, work: Callable[[], Awaitable[T]], *, outlives_caller: bool
+    ) -> T:
+        """Runs at the target and ends with it; or with the caller, unless it ``outlives_caller``."""
 
         async def at_target() -> T:
             await target.its_turn()
@@ -145,6 +148,8 @@ class Network:
             await asyncio.wait((task,))
         except asyncio.CancelledError:
             task.add_done_callback(_ignore)
+            if not outlives_caller:
+                task.cancel()
             raise
         if task.cancelled():
             raise Unreachable(f"{target.name} crashed")

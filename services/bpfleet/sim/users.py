@@ -199,7 +199,7 @@ class Users(SimProcess):
     ) -> Any:
         """Repeats a request on one coordinator after the other until it is answered; None for an expected refusal.
 
-        ``once``: the network does not deliver it twice, for requests that are not safe to repeat late.
+        ``once``: the network delivers it neither twice nor late, for requests that are not safe to repeat.
         """
         turn = self._random.randrange(len(self._servers))
         while True:

@@ -723,6 +723,26 @@ class WorkloadSpec(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class FillEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     APPLICATION_FIELD_NUMBER: _builtins.int
     INVENTORY_FIELD_NUMBER: _builtins.int
@@ -745,6 +765,7 @@ class WorkloadSpec(_message.Message):
     SPREAD_FIELD_NUMBER: _builtins.int
     SCHEDULING_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique on the fleet: 1 to 63 of a-z, 0-9, '-' and '.', a letter or digit at both ends."""
     application: _builtins.str
@@ -809,6 +830,10 @@ class WorkloadSpec(_message.Message):
     def scheduling(self) -> Global___Scheduling:
         """How it is placed and changed."""
 
+    @_builtins.property
+    def fill(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Share of a map's entries there at the start, 0 to 1, by the map's name, `*` for all others."""
+
     def __init__(
         self,
         *,
@@ -834,10 +859,11 @@ class WorkloadSpec(_message.Message):
         spread: Global___Spread | None = ...,
         scheduling: Global___Scheduling | None = ...,
         threads: _builtins.int = ...,
+        fill: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "capabilities", b"capabilities", "churn", b"churn", "inventory", b"inventory", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "scheduling", b"scheduling", "spread", b"spread", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "inventory", b"inventory", "labels", b"labels", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "name", b"name", "node_selector", b"node_selector", "oom_score_adj", b"oom_score_adj", "options", b"options", "per_node", b"per_node", "priority", b"priority", "replicas", b"replicas", "restart_policy", b"restart_policy", "scheduling", b"scheduling", "spread", b"spread", "threads", b"threads", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes", "_user_memory_bytes", b"_user_memory_bytes", "application", b"application", "capabilities", b"capabilities", "churn", b"churn", "fill", b"fill", "inventory", b"inventory", "labels", b"labels", "memlock", b"memlock", "memory_limit_bytes", b"memory_limit_bytes", "memory_request_bytes", b"memory_request_bytes", "name", b"name", "node_selector", b"node_selector", "oom_score_adj", b"oom_score_adj", "options", b"options", "per_node", b"per_node", "priority", b"priority", "replicas", b"replicas", "restart_policy", b"restart_policy", "scheduling", b"scheduling", "spread", b"spread", "threads", b"threads", "tolerations", b"tolerations", "uid", b"uid", "user_memory_bytes", b"user_memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__memory_limit_bytes: _TypeAlias = _typing.Literal["memory_limit_bytes"]  # noqa: Y015
     _WhichOneofArgType__memory_limit_bytes: _TypeAlias = _typing.Literal["_memory_limit_bytes", b"_memory_limit_bytes"]  # noqa: Y015

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct, inspect
 
+from bpfleet.near import advice
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import parse_limit
 
@@ -119,8 +120,8 @@ def _table(fields: Mapping[str, _Reader], raw: Plain, path: str) -> Plain:
         raise SpecError("", path, None, "nested too deeply", "flatten it")
     for name in raw:
         if name not in fields:
-            known = ", ".join(sorted(fields))
-            raise SpecError("", _join(path, str(name)), None, "unknown field", f"use {known}")
+            where = _join(path, str(name))
+            raise SpecError("", where, None, "unknown field", advice(name, sorted(fields)))
     return {name: fields[name](value, _join(path, name)) for name, value in raw.items()}
 
 
@@ -142,8 +143,8 @@ def _member(kind: type[Enum], raw: Plain, path: str) -> Plain:
     for member in kind:
         if raw == member.value or (by_name and raw == member.name.lower()):
             return member.value
-    known = ", ".join(m.name.lower() if by_name else str(m.value) for m in kind)
-    raise SpecError("", path, raw, "unknown", f"use one of {known}")
+    known = [m.name.lower() if by_name else str(m.value) for m in kind]
+    raise SpecError("", path, raw, "unknown", advice(raw, known))
 
 
 def _size(raw: Plain, path: str) -> Plain:

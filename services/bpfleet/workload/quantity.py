@@ -41,6 +41,15 @@ def parse_limit(text: str) -> int:
     return parse_bytes(text)
 
 
+def counted(number: int, word: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "replica"), counted(2000, "replica")
+    ('1 replica', '2,000 replicas')
+    """
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
 def format_bytes(size_bytes: int) -> str:
     """``size_bytes`` for a reader, three significant figures, binary units.
 

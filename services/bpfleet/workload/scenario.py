@@ -13,7 +13,9 @@ from typing import Any, Final
 from msgspec import field
 from msgspec.structs import replace
 
+from bpfleet.near import advice
 from bpfleet.plain import toml_table
+from bpfleet.plugins import SCENARIOS, plugin_names, plugin_text
 from bpfleet.workload.catalogue import inventory_for
 from bpfleet.workload.checks import check_entries, check_labels, check_name, check_range
 from bpfleet.workload.codec import Record, from_data
@@ -42,11 +44,13 @@ _FOLDER: Final = "scenarios"
 class NodeGroup(Record, frozen=True, kw_only=True):
     """``count`` equal nodes. ``reserved_bytes`` is memory no workload may request (system daemons).
 
-    ``swap_bytes`` is swap space for anonymous memory; no workload may request it either.
+    ``swap_bytes`` is swap space for anonymous memory; no workload may request it either. ``kernel`` is the one they
+    have, where that is known.
     """
 
     name: str
     count: int = 1
+    kernel: str = ""
     possible_cpus: int = 4
     ram_bytes: int = 8 << 30
     swap_bytes: int = 0
@@ -86,6 +90,7 @@ class ScenarioNode(Record, frozen=True, kw_only=True):
     group: str
     shape: NodeShape
     allocatable_bytes: int
+    kernel: str = ""
     swap_bytes: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
@@ -156,6 +161,7 @@ class Scenario(Record, frozen=True, kw_only=True):
                 group=group.name,
                 shape=group.shape,
                 allocatable_bytes=group.ram_bytes - group.reserved_bytes,
+                kernel=group.kernel,
                 swap_bytes=group.swap_bytes,
                 labels={
                     **group.labels,
@@ -200,9 +206,10 @@ def scenario_from_toml(text: str, source: str) -> Scenario:
 
 
 def builtin_scenarios() -> tuple[str, ...]:
-    """Names of the scenarios that come with the package, sorted."""
+    """Names of the scenarios that come with the package, and of those of installed ones, sorted."""
     entries = (entry.name for entry in files("bpfleet.workload").joinpath(_FOLDER).iterdir())
-    return tuple(sorted(n.removesuffix(".toml") for n in entries if n.endswith(".toml")))
+    own = {name.removesuffix(".toml") for name in entries if name.endswith(".toml")}
+    return tuple(sorted(own.union(plugin_names(SCENARIOS))))
 
 
 @cache
@@ -210,9 +217,10 @@ def builtin_scenario(name: str) -> Scenario:
     """The built-in scenario ``name``. Raises ``SpecError`` naming the known ones."""
     known = builtin_scenarios()
     if name not in known:
-        raise SpecError("scenarios", "scenario", name, "unknown", f"use one of {', '.join(known)}")
-    path = files("bpfleet.workload").joinpath(_FOLDER, f"{name}.toml")
-    return scenario_from_toml(path.read_text("utf-8"), f"scenario {name}")
+        raise SpecError("scenarios", "scenario", name, "unknown", advice(name, known))
+    own = files("bpfleet.workload").joinpath(_FOLDER, f"{name}.toml")
+    text = own.read_text("utf-8") if own.is_file() else plugin_text(SCENARIOS, name) or ""
+    return scenario_from_toml(text, f"scenario {name}")
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

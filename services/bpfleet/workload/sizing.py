@@ -7,6 +7,7 @@ parameters (``{ rule = "per_cpus", cpus_each = 2 }``); a parameter may name an o
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from bpfleet.near import advice
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import NodeShape
 
@@ -51,8 +52,8 @@ def _apply(
 ) -> int:
     rule = RULES.get(str(call["rule"]))
     if rule is None:
-        known = ", ".join(sorted(RULES))
-        raise SpecError(source, field, call["rule"], "unknown sizing rule", f"use one of {known}")
+        remedy = advice(call["rule"], sorted(RULES))
+        raise SpecError(source, field, call["rule"], "unknown sizing rule", remedy)
     arguments = {
         name: _option(value, options, source, f"{field}.{name}")
         if isinstance(value, str)
@@ -69,8 +70,7 @@ def _apply(
 
 def _option(name: str, options: Mapping[str, int], source: str, field: str) -> int:
     if name not in options:
-        known = ", ".join(sorted(options)) or "none here"
-        raise SpecError(source, field, name, "unknown option", f"options are {known}")
+        raise SpecError(source, field, name, "unknown option", advice(name, sorted(options)))
     return options[name]
 
 
@@ -93,12 +93,20 @@ def _split_over_cpus(shape: NodeShape, *, total: int) -> int:
 
 
 def _cilium_dynamic(
-    shape: NodeShape, *, default: int, minimum: int, ratio_per_million: int, round_to_cpus: int = 0
+    shape: NodeShape,
+    *,
+    default: int,
+    minimum: int,
+    ratio_per_million: int,
+    round_to_cpus: int = 0,
+    exact: int = 0,
 ) -> int:
-    """Cilium's dynamic map size: a share of RAM split over its five largest tables.
+    """Cilium's dynamic map size: a share of RAM split over its five largest tables; ``exact`` entries where set.
 
     ``round_to_cpus`` 1 rounds up to a multiple of the possible CPUs, as for per-CPU LRU lists.
     """
+    if exact:
+        return min(exact, _CILIUM_ENTRIES_MAX)
     budget_bytes = shape.ram_bytes * ratio_per_million // 1_000_000
     entries = default * budget_bytes // _CILIUM_UNIT_BYTES
     entries = min(max(entries, minimum), _CILIUM_ENTRIES_MAX)

@@ -444,7 +444,8 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
     replica on every eligible node instead of ``replicas`` (a DaemonSet). ``memory_limit_bytes``
     None is ``max``. ``memlock_bytes`` None leaves the node's default; ``RLIM_INFINITY`` lifts it.
     ``user_memory_bytes`` None takes the application's own figure. ``threads`` are those of its process: some 27 KiB of
-    kernel memory each beyond the first.
+    kernel memory each beyond the first. ``fill`` is the share of a map's entries that is there at the start, by the
+    map's name, ``*`` for all others; it counts where elements are allocated as they are inserted.
     """
 
     name: str
@@ -463,6 +464,7 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
     oom_score_adj: int = 0
     user_memory_bytes: int | None = None
     threads: int = 1
+    fill: Mapping[str, float] = field(default_factory=dict)
     churn: Churn | None = None
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -483,6 +485,9 @@ class WorkloadSpec(Record, frozen=True, kw_only=True):
         check_range("oom_score_adj", self.oom_score_adj, -1000, 1000)
         check_optional("user_memory_bytes", self.user_memory_bytes, 0, MEMORY_BYTES_MAX)
         check_range("threads", self.threads, 1, THREADS_MAX)
+        check_range("fill", len(self.fill), 0, MAPS_PER_INVENTORY_MAX)
+        for name, share in self.fill.items():
+            check_share(f"fill.{name}", share)
         check_member("restart_policy", self.restart_policy, RestartPolicy)
         check_labels("labels", self.labels)
         check_labels("node_selector", self.node_selector)

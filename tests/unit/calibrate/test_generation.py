@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from bpfleet.calibrate.generation import best_matches, likely_cpus, match_kernels
-from bpfleet.capture.listings import read_listing
+from bpfleet.captures.listings import read_listing
 
-CASES = Path(__file__).parents[1] / "capture" / "listings"
+CASES = Path(__file__).parents[1] / "captures" / "listings"
 
 
 @pytest.mark.parametrize(

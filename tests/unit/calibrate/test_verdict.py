@@ -14,7 +14,7 @@ from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.calibrate.containers import host_input, normalised
 from bpfleet.calibrate.emulate import emulate_host
 from bpfleet.calibrate.verdict import Calibration, calibrate
-from bpfleet.capture.document import SCHEMA, Cgroup, Document, Host, Map, Payer, Process, Program
+from bpfleet.captures.document import SCHEMA, Cgroup, Document, Host, Map, Payer, Process, Program
 from bpfleet.kernel.profile import PROFILES
 from bpfleet.workload.errors import SpecError
 from tests.captured_hosts import host

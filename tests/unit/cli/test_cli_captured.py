@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bpfleet.capture.document import write_document
+from bpfleet.captures.document import write_document
 from bpfleet.cli.main import main
 from tests.captured_hosts import MIB, host
 
@@ -55,7 +55,7 @@ def test_how_sure_the_answer_is_stands_in_every_form_of_it(
 def test_several_kernels_are_answered_beside_each_other(
     captures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("compare", *captures, "--models", "6.12,6.12:selectable", "--json") == 0
+    assert run("compare", *captures, "--kernel", "6.12,6.12:selectable", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert list(answer["targets"]) == ["6.12", "6.12:selectable"]
     assert {row["target"] for row in answer["rows"]} == {"6.12", "6.12:selectable"}
@@ -64,8 +64,8 @@ def test_several_kernels_are_answered_beside_each_other(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--to", "6.12", "--models", "6.12"), "--to, the kernel after the change, or --models"),
-        (("--models", "6.12,6.18", "--patches", "p"), "--patches goes with --to"),
+        (("--to", "6.12", "--kernel", "6.12"), "--to, the kernel after the change, or --kernel"),
+        (("--kernel", "6.12,6.18", "--patches", "p"), "--patches goes with --to"),
         (("--to", "6.12", "--nodes", "5"), "--nodes is for scenarios, not for captures"),
         (("--to", "6.12", "--seed", "5", "--steps", "3"), "--seed is for scenarios"),
         (("--to", "6.12", "--scenario", "mixed-fleet"), "--scenario is for scenarios"),
@@ -120,7 +120,7 @@ def test_a_bad_capture_is_named_and_left_out_when_asked(
         (("--to", "6.12", "--fill", "120%"), "use 0% to 100%"),
         (("--to", "6.12", "--replace", "nobody=x"), "no container is called nobody"),
         (("--to", "6.12", "--replace", "x"), "write CONTAINER=FILE"),
-        (("--to", "9.99"), "unknown kernel profile"),
+        (("--to", "9.99"), "unknown kernel"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -213,7 +213,7 @@ def test_a_listing_takes_the_place_of_a_containers_maps(
 def test_kernel_agent_limits_and_size_may_change_in_one_question(
     captures: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--models", "6.12,6.12:nobpf,6.12:selectable", "--cpus", "128", "--fill", "80%")
+    options = ("--kernel", "6.12,6.12:nobpf,6.12:selectable", "--cpus", "128", "--fill", "80%")
     rows = rows_of(capsys, *captures, *options, "--replace", "agent.service=falco")
     assert [row["target"] for row in rows] == ["6.12", "6.12:nobpf", "6.12:selectable"]
     assert all(row["hosts"] == 3 for row in rows)

@@ -38,7 +38,7 @@ class Running:
                     *arguments,
                     "--nodes",
                     "3",
-                    "--ram",
+                    "--node-ram",
                     "4G",
                 ],
                 stdout=log,
@@ -121,7 +121,7 @@ def test_a_workload_is_created_shown_scaled_explained_and_deleted(fleet: Fleet) 
     fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 2)
     shown = fleet.data("show", "web")
     assert shown["spec"]["application"] == "beyla"
-    assert shown["spec"]["options"] == {"groups": "1"}
+    assert shown["spec"]["options"] == {"groups": 1}
     assert len(shown["replicas"]) == 2
     assert fleet.run("scale", "web", "--replicas", "3")[:2] == (0, "web: 3 replicas wanted\n")
     fleet.wait_for(lambda status: status["replicas"].get("RUNNING", 0) >= 3)

@@ -11,8 +11,8 @@ from bpfleet.cli.up import command
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--models", "5.10,4.19"], "unknown kernel profile '4.19'; nearest is 5.4"),
-        (["--models", ","], "--models is empty"),
+        (["--kernel", "5.10,4.19"], "unknown kernel '4.19'; nearest is 5.4"),
+        (["--kernel", ","], "--kernel is empty"),
         (["--node-ram", "lots"], "'lots'"),
         (["--agents", "0"], "--agents 0: use 1 to 1000"),
         (["--memory", "1M"], "at least 32M"),
@@ -36,5 +36,5 @@ def test_what_cannot_be_is_one_line_and_starts_nothing(
 def test_the_text_of_a_profile_file_goes_to_the_agents(tmp_path: Path) -> None:
     text = 'name = "host"\nrelease = "6.12.9"\nbase = "6.12"\nmap_types = ["hash", "array"]\n'
     (tmp_path / "host.toml").write_text(text)
-    context = command.make_context("up", ["--models", f"5.10,{tmp_path}/host.toml"])
+    context = command.make_context("up", ["--kernel", f"5.10,{tmp_path}/host.toml"])
     assert context.params["models"] == ("5.10", text)

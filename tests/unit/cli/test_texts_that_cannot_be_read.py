@@ -22,10 +22,10 @@ JSON = {
 TOML_READERS = (
     ("compare", "--scenario"),
     ("compare", "--limits"),
-    ("size", "hash", "--key", "4", "--value", "4", "--entries", "4", "--profile"),
+    ("size", "hash", "--key", "4", "--value", "4", "--entries", "4", "--kernel"),
     ("chaos",),
     ("fleet", "apply"),
-    ("up", "--local", "--models"),
+    ("up", "--local", "--kernel"),
 )
 JSON_READERS = (
     ("size", "--inventory"),

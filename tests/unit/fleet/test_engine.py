@@ -161,7 +161,7 @@ def snapshot(state: FleetState) -> tuple[object, ...]:
             tables.retired,
         )
     ]
-    shapes = sorted((s.order, list(s.full)) for s in books.shapes.values())
+    shapes = sorted((s.order, list(s.full)) for s in books.shapes(("zone",)).values())
     booked = {
         name: (b.booked_bytes, b.slots_used, b.by_priority, b.locked_bytes, b.workloads)
         for name, b in books.nodes.items()

@@ -55,7 +55,7 @@ def test_most_allocated_fills_one_node_before_the_next():
         small.node(name)
     small.create("one", 12)
     small.settle()
-    assert small.where("one") == ["a"] * 10 + ["b"] * 2
+    assert sorted(Counter(small.where("one")).values()) == [2, 10]
 
 
 def test_balanced_uses_memory_and_slots_in_equal_parts():

@@ -27,7 +27,7 @@ def test_a_cluster_starts_in_the_order_of_its_dependencies() -> None:
 
 def test_agents_take_turns_with_the_models() -> None:
     agents = _only(_plan(agents=5, models=("5.10", "6.12")), Role.AGENT)
-    profiles = [agent.environment["BPFLEET_PROFILE"] for agent in agents]
+    profiles = [agent.environment["BPFLEET_KERNEL"] for agent in agents]
     assert profiles == ["5.10", "6.12", "5.10", "6.12", "5.10"]
     assert len({agent.name for agent in agents}) == 5
 
@@ -68,7 +68,7 @@ def test_the_digest_changes_with_what_the_service_runs_and_with_nothing_else() -
         ({"name": "Bad Name"}, "--name 'Bad Name': use lower-case letters"),
         ({"agents": 0}, "--agents 0: use 1 to 1000"),
         ({"nodes_per_agent": -1}, "--nodes-per-agent -1: use 0 to 1000000"),
-        ({"models": ()}, "--models is empty"),
+        ({"models": ()}, "--kernel is empty"),
         ({"coordinators": 10}, "--coordinators 10: use 1 to 9"),
         ({"coordinators": 2, "durable": False}, "--coordinators 2 share a Redis"),
         ({"workers": -1}, "--workers -1"),

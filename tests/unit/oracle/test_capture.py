@@ -152,7 +152,7 @@ def test_the_nearest_known_kernel(release, name):
     [
         ("name = ", "not TOML"),
         ('name = "x"', "base: expected a text"),
-        ('name = "x"\nrelease = "1"\nbase = "9.9"', "unknown kernel profile"),
+        ('name = "x"\nrelease = "1"\nbase = "9.9"', "unknown kernel"),
         ('name = "x"\nrelease = "1"\nbase = "6.12"\nextra = 1', "unknown field 'extra'"),
         (
             'name = "x"\nrelease = "1"\nbase = "6.12"\nmap_types = ["nope"]',
@@ -177,7 +177,7 @@ def test_names_and_files_are_told_apart(tmp_path):
     assert profile_from("6.12:nobpf").name == "6.12:nobpf"
     with pytest.raises(ValueError, match="No such file"):
         profile_from(str(tmp_path / "none.toml"))
-    with pytest.raises(ValueError, match="unknown kernel profile"):
+    with pytest.raises(ValueError, match="unknown kernel"):
         profile_from("none")
 
 

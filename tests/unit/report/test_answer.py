@@ -8,9 +8,9 @@ import yaml
 from msgspec.structs import replace
 
 from bpfleet.abi.bpf import F_NO_PREALLOC
+from bpfleet.api.host_kernel import own_kernel
 from bpfleet.calibrate.containers import host_input, replaced, with_fill
-from bpfleet.capture.document import Cgroup, Document
-from bpfleet.cli.captured import own_kernel
+from bpfleet.captures.document import Cgroup, Document
 from bpfleet.kernel.profile import PROFILES, profile_named
 from bpfleet.report.answer import (
     Answer,

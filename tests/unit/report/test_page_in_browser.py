@@ -14,6 +14,7 @@ from bpfleet.report.compare import compare
 from bpfleet.report.page import to_html
 from bpfleet.report.repeat import intervals_data
 from bpfleet.report.sections import study
+from bpfleet.report.summary import ROWS
 from bpfleet.report.upgrade import upgrade_data, upgrade_lines
 
 CHROMIUM = (
@@ -35,7 +36,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     extra = {
         **study(scenario, result, jobs=1),
         "repetitions": intervals_data([result, result]),
-        "upgrade": upgrade_data(upgrade_lines(result, "5.10", "6.12", []), result.kernels),
+        "upgrade": upgrade_data(result, upgrade_lines(result, "5.10", "6.12", [])),
     }
     page = tmp_path_factory.mktemp("page") / "report.html"
     visitor = f"<script>{VISITOR.read_text()}</script></body>"
@@ -62,7 +63,7 @@ def test_scripts_run_to_their_end_without_errors_or_network(seen: dict[str, obje
 
 
 def test_every_section_is_drawn(seen: dict[str, object]) -> None:
-    assert seen["rows"] == 14
+    assert seen["rows"] == len(ROWS) + 4
     assert seen["squares"] == 3 * 2
     for part in (
         "bars",

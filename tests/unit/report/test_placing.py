@@ -1,9 +1,12 @@
 """Placement for a comparison: by requests, the same for every model."""
 
+from collections import Counter
+
 from msgspec.structs import replace
 from sample_fleet import small_scenario
 
 from bpfleet.report.placing import place
+from bpfleet.workload.scenario import builtin_scenario
 from bpfleet.workload.spec import (
     LabelOperator,
     Requirement,
@@ -121,3 +124,16 @@ def test_important_workloads_are_placed_first() -> None:
     high = replace(low, name="high", priority=10)
     placement = place(replace(scenario, workloads=(low, high), events=()))
     assert all(name.startswith("bpftrace") for name, _ in placement.unplaced)
+
+
+def test_nothing_of_a_large_fleet_is_left_for_a_later_turn() -> None:
+    scenario = builtin_scenario("mixed-fleet").scaled_to(480)
+    placement = place(scenario)
+    per_node = {w.name for w in scenario.workloads if w.per_node and not w.node_selector}
+    for plan in placement.nodes:
+        assert per_node <= {each.workload.name for each in plan.assignments}
+    expected = sum(w.replicas for w in scenario.workloads if not w.per_node)
+    placed = Counter(a.workload.name for plan in placement.nodes for a in plan.assignments)
+    left = [name for name, _ in placement.unplaced]
+    assert sum(placed[w.name] for w in scenario.workloads if not w.per_node) + len(left) == expected
+    assert not left

@@ -87,7 +87,7 @@ def test_per_cpu_values_escape_from_6_0_on_and_are_charged_before() -> None:
     new = size_of_map(per_cpu, profile_named("6.12"), 16)
     assert old.charged["percpu"] == pytest.approx(512 * 4096 * 16, rel=0.01)
     assert "percpu" not in new.charged
-    assert new.escaped_bytes >= 512 * 4096 * 16
+    assert new.uncharged_bytes >= 512 * 4096 * 16
 
 
 def test_nothing_is_charged_with_nobpf() -> None:
@@ -117,7 +117,7 @@ def test_the_total_of_an_application_is_the_published_one() -> None:
     locked = total_of(size_of_inventory(maps_alone, profile_named("5.10"), 16))
     charged = total_of(size_of_inventory(maps_alone, profile_named("6.12"), 16))
     assert locked.maps == 17
-    assert locked.precharge_bytes / MIB == pytest.approx(389, abs=0.5)
+    assert locked.estimate_bytes / MIB == pytest.approx(389, abs=0.5)
     assert charged.charged_bytes / MIB == pytest.approx(159, abs=0.5)
 
 

@@ -7,7 +7,7 @@ import pytest
 from sample_fleet import small_scenario
 
 from bpfleet.report.compare import Comparison, compare
-from bpfleet.report.summary import ROWS, divergence_lines, to_csv, to_markdown
+from bpfleet.report.summary import ROWS, divergence_lines, headings, to_csv, to_markdown
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,10 @@ def test_the_rows_are_those_of_the_question(result: Comparison) -> None:
     labels = [row.label for row in ROWS]
     for wanted in ("running", "crash-looping", "EPERM", "ENOMEM", "E2BIG", "OOM kills"):
         assert wanted in labels
+    assert all(row.note for row in ROWS)
+    assert headings(result)["replicas"] == "on 3 nodes, 40 s"
     shown = {row.label: [row.shown(t) for t in result.totals] for row in ROWS}
-    assert shown["nodes"] == ["3", "3"]
+    assert shown["placed"] == ["7", "7"]
     assert shown["charged"][0].endswith("MiB")
 
 
@@ -43,9 +45,11 @@ def test_csv_has_one_line_per_replica_and_model(result: Comparison) -> None:
 def test_markdown_is_a_table_with_causes_and_the_way_to_repeat_it(result: Comparison) -> None:
     text = to_markdown(result)
     lines = text.splitlines()
-    assert lines[2].startswith("- Replicas that cannot start for EPERM: ")
-    head = lines.index("| | 5.10 | 6.12 |")
-    assert lines[head + 1] == "|---|---:|---:|"
+    assert lines[2].startswith("Of 7 replicas on 3 nodes in trouble: ")
+    assert lines[4].startswith("- Replicas that cannot start for EPERM: ")
+    head = lines.index("| | 5.10 | 6.12 | |")
+    assert lines[head + 1] == "|---|---:|---:|---|"
+    assert lines[head + 2].startswith("| **on 3 nodes, ")
     assert any(line.startswith("| EPERM | ") for line in lines)
     assert "EPERM under 5.10" in text
     assert "seed 3" in text

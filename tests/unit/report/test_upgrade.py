@@ -4,25 +4,29 @@ import pytest
 from msgspec.structs import replace
 from sample_fleet import small_scenario
 
-from bpfleet.cli.inputs import read_scenario
-from bpfleet.report.compare import compare
+from bpfleet.report.compare import Comparison, compare
+from bpfleet.report.fate import Fate, fate_of
 from bpfleet.report.limits import advise_all
+from bpfleet.report.scenario_file import read_scenario
 from bpfleet.report.upgrade import (
-    Fate,
     UpgradeChange,
     UpgradeLine,
     upgrade_data,
     upgrade_lines,
     upgrade_markdown,
+    upgrade_verdict,
     with_rollouts,
 )
 
 
 @pytest.fixture(scope="module")
-def lines() -> dict[tuple[str, str], UpgradeLine]:
-    scenario = with_rollouts(small_scenario())
-    result = compare(scenario, ("5.10", "6.12"))
-    advice = advise_all(scenario, "6.12", map)
+def result() -> Comparison:
+    return compare(with_rollouts(small_scenario()), ("5.10", "6.12"))
+
+
+@pytest.fixture(scope="module")
+def lines(result: Comparison) -> dict[tuple[str, str], UpgradeLine]:
+    advice = advise_all(with_rollouts(small_scenario()), "6.12", map)
     return {(x.workload, x.group): x for x in upgrade_lines(result, "5.10", "6.12", advice)}
 
 
@@ -83,12 +87,26 @@ def test_the_worst_changes_come_first(lines: dict[tuple[str, str], UpgradeLine])
 
 
 def test_the_answer_is_there_as_markdown_and_as_data(
-    lines: dict[tuple[str, str], UpgradeLine],
+    result: Comparison, lines: dict[tuple[str, str], UpgradeLine]
 ) -> None:
-    text = upgrade_markdown(list(lines.values()), "5.10", "6.12")
-    assert "### From 5.10 to 6.12" in text
+    text = upgrade_markdown(result, list(lines.values()))
+    assert text.startswith("### From 5.10 to 6.12\n\nOf 7 replicas ")
     assert "| falco | large | 1 | newly fails with ENOMEM | ok → ENOMEM |" in text
-    data = upgrade_data(list(lines.values()), {"5.10": "recorded (a)", "6.12": "nearest (b)"})
-    assert data["kernels"]["6.12"] == "nearest (b)"
+    data = upgrade_data(result, list(lines.values()))
+    assert data["kernels"]["6.12"].startswith("recorded")
     assert len(data["workloads"]) == len(lines)
     assert data["workloads"][0]["raise_to_bytes"] > 0
+
+
+def test_the_verdict_counts_replicas_and_what_is_new(result: Comparison) -> None:
+    counted = [
+        [sum(fate_of(r) is not Fate.RUNS for n in result.nodes for r in n.models[m].replicas)]
+        for m in ("5.10", "6.12")
+    ]
+    verdict = upgrade_verdict(result, "5.10", "6.12")
+    (before,), (after,) = counted
+    assert verdict.startswith(
+        f"Of 7 replicas {before} are in trouble under 5.10, {after} would be under 6.12: "
+    )
+    assert "newly fail with ENOMEM" in verdict
+    assert "unchanged" not in verdict

@@ -76,4 +76,4 @@ def test_what_a_program_knows_itself_needs_no_other_program():
         yield agent
         raise AssertionError("the coordinator's code would be loaded into every agent")
 
-    check_environment({"BPFLEET_PROFILE": "6.12", "HOME": "/"}, commands())
+    check_environment({"BPFLEET_KERNEL": "6.12", "HOME": "/"}, commands())

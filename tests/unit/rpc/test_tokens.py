@@ -59,6 +59,8 @@ def test_an_agent_takes_its_own_token_and_none_of_other_agents():
         (Role.USER, FLEET + "TaintNode", False),
         (Role.USER, "/bpfleet.v1.RegistryService/RegisterAgent", False),
         (Role.USER, "/bpfleet.v1.RuntimeService/RunReplicas", False),
+        (Role.USER, "/bpfleet.v1.RuntimeService/StopReplicas", False),
+        (Role.USER, "/bpfleet.v1.RuntimeService/ListReplicas", True),
         (Role.USER, "/bpfleet.v1.BpfService/CreateMap", True),
         (Role.AGENT, "/bpfleet.v1.RegistryService/RegisterAgent", True),
         (Role.AGENT, FLEET + "ListWorkloads", False),

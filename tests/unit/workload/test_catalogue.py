@@ -97,7 +97,7 @@ def test_options_have_defaults() -> None:
     ("application", "options", "message"),
     [
         ("no-such-app", {}, "application = 'no-such-app': unknown; use one of aws-network-policy"),
-        ("falco", {"pods": 3}, r"options\.pods = 3: unknown option; it has buffer_bytes"),
+        ("falco", {"pods": 3}, r"options\.pods = 3: unknown option; use one of buffer_bytes"),
         ("falco", {"buffer_bytes": -1}, "not a count"),
         ("cilium", {"endpoints": 1 << 40}, "out of range"),
     ],
@@ -114,8 +114,8 @@ def test_unknown_applications_and_options_are_named(
     [
         ({"rule": "magic"}, "unknown sizing rule; use one of cilium_dynamic, cpus"),
         ({"rule": "per_cpus"}, "wrong parameters; use cpus_each"),
-        ({"rule": "per_cpus", "cpus_each": "pods"}, "unknown option; options are size"),
-        ("pods", "unknown option; options are size"),
+        ({"rule": "per_cpus", "cpus_each": "pods"}, "unknown option; use one of size"),
+        ("pods", "unknown option; use one of size"),
     ],
 )
 def test_a_wrong_rule_is_named(value: object, message: str) -> None:

@@ -57,11 +57,11 @@ def test_map_types_are_named_as_bpftool_names_them() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_entrys": 1}, r"f\.toml: max_entrys: unknown field; use .*max_entries"),
+        ({"max_entrys": 1}, r"f\.toml: max_entrys: unknown field; did you mean 'max_entries'"),
         ({"key_size": -4}, r"f\.toml: key_size = -4: out of range; use 0 to 4294967295"),
         ({"key_size": True}, r"f\.toml: key_size = True: not a whole number"),
         ({"key_size": "4"}, r"f\.toml: key_size = '4': not a whole number"),
-        ({"map_type": "hsah"}, r"f\.toml: map_type = 'hsah': unknown; use one of .*hash"),
+        ({"map_type": "hsah"}, r"f\.toml: map_type = 'hsah': unknown; did you mean 'hash'"),
         ({"inner": {"name": "x"}}, r"f\.toml: inner\.map_type: missing"),
         ({"inner": 5}, r"f\.toml: inner = 5: not a table"),
         (

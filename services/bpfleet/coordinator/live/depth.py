@@ -9,13 +9,21 @@ from grpc import aio
 from bpfleet.coordinator.node_client import AgentChannel
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.reasons import ControlReason
+from bpfleet.fleet.records import Replica
 from bpfleet.fleet.state import FleetState
 from bpfleet.rpc.channel import aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
-from bpfleet.v1 import bpf_pb2, bpf_service_pb2, cgroup_service_pb2, node_service_pb2
+from bpfleet.v1 import (
+    bpf_pb2,
+    bpf_service_pb2,
+    cgroup_service_pb2,
+    node_service_pb2,
+    process_service_pb2,
+)
 from bpfleet.v1.bpf_service_pb2_grpc import BpfServiceStub
 from bpfleet.v1.cgroup_service_pb2_grpc import CgroupServiceStub
 from bpfleet.v1.node_service_pb2_grpc import NodeServiceStub
+from bpfleet.v1.process_service_pb2_grpc import ProcessServiceStub
 
 __all__ = ["ROWS_MAX", "node_in_depth"]
 
@@ -24,7 +32,7 @@ _DEADLINE_SECONDS: Final = 5.0
 
 
 async def node_in_depth(state: FleetState, name: str, options: AgentChannel) -> dict[str, Any]:
-    """Cgroups, maps and ledger lines of node ``name``, the first ``ROWS_MAX`` of each, and its replicas.
+    """Cgroups, processes, maps and ledger lines of node ``name``, the first ``ROWS_MAX`` of each, and its replicas.
 
     Raises ``FleetError``: NODE_UNKNOWN, or UNAVAILABLE when its agent does not answer.
     """
@@ -46,13 +54,24 @@ async def node_in_depth(state: FleetState, name: str, options: AgentChannel) -> 
     finally:
         await channel.close()
     told["replicas"] = [
-        {"name": r.name, "phase": r.phase, "reason": r.reason, "restarts": r.restarts}
-        for r in state.tables.replicas.values()
-        if r.node == name
+        _replica(state, each) for each in state.tables.books.nodes[name].replicas.values()
     ]
     told["name"] = name
     told["agent"] = agent.name
     return told
+
+
+def _replica(state: FleetState, replica: Replica) -> dict[str, Any]:
+    spec, name = state.tables.workloads[replica.workload].spec, replica.name
+    return {
+        "name": name,
+        "phase": replica.phase,
+        "reason": replica.reason,
+        "restarts": replica.restarts,
+        "booked_bytes": replica.booked_bytes,
+        "charged_bytes": state.soft.charged_bytes.get(name),
+        "limit_bytes": spec.memory_limit_bytes,
+    }
 
 
 async def _ask(channel: aio.Channel, name: str) -> dict[str, Any]:
@@ -68,7 +87,12 @@ async def _ask(channel: aio.Channel, name: str) -> dict[str, Any]:
         node_service_pb2.ListLedgerLinesRequest(name=name, page_size=ROWS_MAX),
         timeout=_DEADLINE_SECONDS,
     )
+    processes = ProcessServiceStub(channel).ListProcesses(
+        process_service_pb2.ListProcessesRequest(node=name, page_size=ROWS_MAX),
+        timeout=_DEADLINE_SECONDS,
+    )
     return {
+        "processes": await _rows(processes, "processes"),
         "cgroups": await _rows(cgroups, "cgroups"),
         "maps": await _rows(maps, "maps"),
         "ledger": await _rows(ledger, "lines"),

@@ -8,6 +8,7 @@ from typing import Final
 from bpfleet.kernel.profile.known import PROFILES
 from bpfleet.kernel.profile.model import KernelProfile, Memlock, Model, Payer, Provenance
 from bpfleet.kernel.profile.rows import patch_of, series_of
+from bpfleet.near import unknown
 
 
 def _nobpf(profile: KernelProfile) -> KernelProfile:
@@ -219,12 +220,12 @@ def profile_named(name: str) -> KernelProfile:
     base = known_name(asked)
     profile = PROFILES.get(base)
     if profile is None:
-        raise ValueError(f"unknown kernel profile {asked!r}; {_advice(asked)}")
+        raise ValueError(_unknown(asked))
     if not variant:
         return profile
     change = VARIANTS.get(variant)
     if change is None:
-        raise ValueError(f"unknown variant {variant!r} of {base}; known: {', '.join(VARIANTS)}")
+        raise ValueError(f"{name!r}: {unknown('variant', variant, VARIANTS)}")
     if variant == "backport" and not profile.is_rlimit:
         raise ValueError(f"{name!r}: variant 'backport' is of kernels without memcg accounting")
     if profile.is_rlimit and variant not in {"backport", *_OF_ANY_MODEL}:
@@ -236,14 +237,13 @@ def profile_named(name: str) -> KernelProfile:
     return replace(change(profile), name=f"{base}:{variant}")
 
 
-def _advice(asked: str) -> str:
-    known = f"known: {', '.join(PROFILES)}, and variants such as 6.12:nobpf"
+def _unknown(asked: str) -> str:
     release = _RELEASE.fullmatch(asked)
     if release is None:
-        return known
+        return unknown("kernel", asked, PROFILES, more="'bpfleet profile list' has all")
     return (
-        f"nearest is {nearest_profile(release[1]).name}; for that very kernel make one on its host with"
-        f" 'bpfleet profile capture'; {known}"
+        f"unknown kernel {asked!r}; nearest is {nearest_profile(release[1]).name}, 'bpfleet profile list' has all;"
+        " for that very kernel make one on its host with 'bpfleet profile capture'"
     )
 
 

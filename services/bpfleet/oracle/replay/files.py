@@ -101,8 +101,13 @@ def _check_operations(case: dict[str, Any], known: dict[str, Any], report: FileR
 
 def read_cases(path: Path) -> Iterator[dict[str, Any]]:
     """The cases of a file. Raises ``ValueError`` naming the line that is not a JSON object with an id."""
-    with path.open() as lines:
-        for number, line in enumerate(lines, 1):
+    number = 0
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, 1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError:
+                raise ValueError(f"{path.name}:{number}: not UTF-8 text; a recording is") from None
             if not line.strip():
                 continue
             try:
@@ -110,5 +115,9 @@ def read_cases(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError as error:
                 raise ValueError(f"{path.name}:{number}: {error}") from None
             if not isinstance(case, dict) or "id" not in case:
-                raise ValueError(f"{path.name}:{number}: expected an object with an id")
+                raise ValueError(
+                    f"{path.name}:{number}: not a recording: an object with an id is expected"
+                )
             yield case
+    if not number:
+        raise ValueError(f"{path.name}: holds no case")

@@ -74,6 +74,23 @@ function table(id, head, rows) {
   const node = $(id);
   node.replaceChildren(el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows));
 }
+// What tells series apart without colour: a texture on areas, dashes and the shape of points on lines.
+const TEXTURES = [
+  "", "M-1 5L5 -1M3 9L9 3", "M0 4H8", "M4 0V8", "M-1 3L5 9M3 -1L9 5", "M0 4H8M4 0V8", "M2 2h1v1h-1zM6 6h1v1h-1z", "M0 2H8M0 6H8", "M2 0V8M6 0V8", "M-1 5L5 -1M3 9L9 3M-1 3L5 9M3 -1L9 5",
+];
+const DASHES = ["", "7 3", "2 3", "9 3 2 3", "12 4", "4 2 1 2", "1 3", "14 3 3 3", "5 5", "9 2 2 2 2 2", "3 6", "16 4 1 4"];
+const texture = (index) => `url(#texture-${index % TEXTURES.length})`;
+function drawTextures() {
+  const patterns = TEXTURES.map((d, i) => svg("pattern", { id: `texture-${i}`, width: 8, height: 8, patternUnits: "userSpaceOnUse" }, svg("path", { d, stroke: "var(--panel)", "stroke-width": 1.6, fill: "none" })));
+  document.body.prepend(svg("svg", { class: "textures", "aria-hidden": "true", width: 0, height: 0 }, svg("defs", {}, ...patterns)));
+}
+function swatch(fill, index) {
+  return svg("svg", { class: "swatch", viewBox: "0 0 14 14", "aria-hidden": "true" }, svg("rect", { width: 14, height: 14, rx: 3, fill }), svg("rect", { width: 14, height: 14, rx: 3, fill: texture(index) }));
+}
+function point(index, x, y, attributes) {
+  const shape = [`M${x - 4} ${y}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0`, `M${x - 3.6} ${y - 3.6}h7.2v7.2h-7.2z`, `M${x} ${y - 5}l4.6 8h-9.2z`, `M${x} ${y - 5}l5 5l-5 5l-5 -5z`, `M${x} ${y + 5}l4.6 -8h-9.2z`][index % 5];
+  return svg("path", { d: shape, fill: colour(index), ...attributes });
+}
 const cellClass = (value, bad) => (value === 0 ? "zero" : bad ? "bad" : "");
 const colour = (index) => (index < SERIES ? `var(--c${index})` : "var(--cx)");
 function niceTop(value) {
@@ -84,7 +101,7 @@ function niceTop(value) {
 }
 
 // -- summary
-const BAD = new Set(["crash-looping", "EPERM", "ENOMEM", "E2BIG", "OOM kills"]);
+const BAD = new Set(["in trouble", "crash-looping", "OOM-killed", "first ones failed", "restarts failed", "updates refused", "EPERM", "ENOMEM", "E2BIG", "OOM kills"]);
 function modelHead(m) {
   return el("th", {}, m.name, el("span", { class: "kind" }, m.kind), el("span", { class: "kind" }, m.known_by));
 }
@@ -94,10 +111,12 @@ function drawSummary() {
     `${plural(meta.steps, "step")} of ${meta.step_s} s, seed ${meta.seed}. ${MODELS.length > 1 ? `The same operations under ${count(MODELS.length)} models.` : `Under ${MODELS[0]}.`}`;
   drawFates();
   drawIntervals();
+  $("verdict").textContent = DATA.verdict;
   $("findings").replaceChildren(...DATA.findings.map((text) => el("li", {}, text)));
-  table("outcomes", [el("th", {}, ""), ...meta.models.map(modelHead)], DATA.rows.map((row) =>
-    el("tr", {}, el("th", {}, row.label, row.meaning ? el("span", { class: "meaning" }, row.meaning) : null), ...row.values.map((value) =>
-      el("td", { class: cellClass(value, BAD.has(row.label)) }, row.bytes ? bytes(value) : count(value))))));
+  table("outcomes", [el("th", {}, ""), ...meta.models.map(modelHead)], DATA.rows.flatMap((row, i) => [
+    ...(i && DATA.rows[i - 1].section === row.section ? [] : [el("tr", { class: "section" }, el("th", { colspan: meta.models.length + 1, scope: "rowgroup" }, row.section))]),
+    el("tr", {}, el("th", {}, row.label, el("span", { class: "meaning" }, row.note)), ...row.values.map((value) =>
+      el("td", { class: cellClass(value, BAD.has(row.label)) }, row.unit === "bytes" ? bytes(value) : count(value))))]));
   const keys = [...new Set(MODELS.flatMap((m) => Object.keys(DATA.refused[m])))].sort();
   table("refused", [el("th", {}, "call, errno, reason"), ...MODELS.map((m) => el("th", {}, m))], keys.map((key) =>
     el("tr", {}, el("th", {}, key.replaceAll("_", "_\u200b")), ...MODELS.map((m) => {
@@ -110,7 +129,7 @@ function drawIntervals() {
   const found = DATA.repetitions;
   if (!found) return;
   $("intervals-box").hidden = false;
-  const shown = (row, v) => (row.bytes ? bytes(v) : Number(v.toFixed(1)).toLocaleString("en"));
+  const shown = (row, v) => (row.unit === "bytes" ? bytes(v) : Number(v.toFixed(1)).toLocaleString("en"));
   table("intervals", [el("th", {}, `${plural(found.seeds.length, "seed")}`), ...found.models.map((m) => el("th", {}, m))], found.rows.map((row) =>
     el("tr", {}, el("th", {}, row.label), ...row.mean.map((mean, i) => el("td", {}, row.half_width[i] ? `${shown(row, mean)} ± ${shown(row, row.half_width[i])}` : shown(row, mean))))));
 }
@@ -135,6 +154,8 @@ function drawUpgrade() {
   if (!found) return;
   $("upgrade").hidden = false;
   $("upgrade-title").textContent = `The upgrade from ${found.from} to ${found.to}`;
+  $("upgrade-verdict").textContent = found.verdict;
+  $("upgrade-note").textContent = found.note;
   const arrow = ([a, b]) => (a === b ? a : `${a} → ${b}`);
   const badge = (line) => el("span", { class: `pill s-${line.change === "unchanged" ? "ok" : /stops? failing$/.test(line.change) ? "good" : FATES[line.after] || "failed"}` }, line.change);
   const head = ["workload", "nodes", "replicas", "change", "first start", "restart", "memory.max", "raise to"];
@@ -171,23 +192,49 @@ function drawFleet(by) {
   // A group is as wide as its squares, up to the width of the page, so that columns stay below each other.
   const width = (group) => `width:${Math.min(Math.max(190, members[group].length * pitch), groups.length > 1 ? 480 : 980)}px`;
   const column = (group, ...children) => el("div", { class: "heat-col", style: width(group) }, ...children);
-  const rows = MODELS.map((model) => el("div", { class: `heat-row ${squareSize()}` },
-    el("div", { class: "label" }, model),
+  const rows = MODELS.map((model) => el("div", { class: `heat-row ${squareSize()}`, role: "row" },
+    el("div", { class: "label", role: "rowheader" }, model),
     el("div", { class: "heat-groups" }, ...groups.map((group) => column(group, el("div", { class: "heat-group" }, ...members[group].map((n) => square(n, model, view))))))));
   const names = el("div", { class: "heat-row group-names" }, el("div", {}, ""), el("div", { class: "heat-groups" },
     ...groups.map((group) => column(group, `${group}: ${plural(members[group].length, "node")}, ${plural(members[group][0].possible_cpus, "CPU")}, ${bytes(members[group][0].ram_bytes)}`))));
-  $("heat").replaceChildren(names, ...rows);
+  const held = place($("heat").querySelector('[tabindex="0"]'));
+  $("heat").replaceChildren(...rows);
+  $("heat").before(...(document.querySelector(".group-names") ? [] : [names]));
+  rove((rowsOfSquares()[held.row] || [])[held.at] || rowsOfSquares()[0]?.[0]);
 }
+// One square is a tab stop; arrow keys move it. Else a fleet would be hundreds of them.
+const rowsOfSquares = () => [...$("heat").querySelectorAll('[role="row"]')].map((row) => [...row.querySelectorAll(".square")]);
+function place(square) {
+  const rows = rowsOfSquares(), row = Math.max(0, rows.findIndex((each) => each.includes(square)));
+  return { rows, row, at: Math.max(0, (rows[row] || []).indexOf(square)) };
+}
+function rove(square) {
+  if (!square) return;
+  for (const other of $("heat").querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+  square.tabIndex = 0;
+}
+$("heat").addEventListener("keydown", (event) => {
+  const { rows, row, at } = place(event.target);
+  const last = rows[row]?.length - 1;
+  const to = { ArrowLeft: [row, at - 1], ArrowRight: [row, at + 1], ArrowUp: [row - 1, at], ArrowDown: [row + 1, at], Home: [row, 0], End: [row, last], PageUp: [0, at], PageDown: [rows.length - 1, at] }[event.key];
+  if (!to || event.ctrlKey || event.altKey || event.metaKey) return;
+  event.preventDefault();
+  const square = rows[to[0]]?.[to[1]];
+  if (!square) return;
+  rove(square);
+  square.focus();
+});
 function square(node, model, view) {
   const cell = node.cells[model];
   const text = `${node.name}, ${model}\n${cell.running} of ${cell.placed} run; EPERM ${cell.eperm}, ENOMEM ${cell.enomem}, OOM kills ${cell.oom_kills}\ncharged ${bytes(cell.charged_bytes)} of ${bytes(node.ram_bytes)}`;
   const look = view.share ? { class: "square", style: shade(view.hue, view.share(cell, node)) } : { class: `square s-${cell.status}` };
-  return el("button", { type: "button", ...look, "aria-label": text.replaceAll("\n", ", "),
+  return el("button", { type: "button", role: "gridcell", tabindex: -1, ...look, "aria-label": text.replaceAll("\n", ", "),
     ...tip(text), onclick: (event) => showCell(node, model, event.currentTarget) }, view.text ? view.text(cell, node) : GLYPH[cell.status]);
 }
 function showCell(node, model, button) {
   for (const other of document.querySelectorAll(".square.on")) other.classList.remove("on");
   button.classList.add("on");
+  rove(button);
   const cell = node.cells[model];
   const facts = [["charged", bytes(cell.charged_bytes)], ["estimated", bytes(cell.estimate_bytes)], ["really used by BPF", bytes(cell.taken_bytes)],
     ["memory in use", `${bytes(cell.used_bytes)} of ${bytes(node.ram_bytes)}`]];
@@ -262,10 +309,11 @@ function drawTime(by) {
   const steps = DATA.meta.steps + 1;
   const total = (m, i) => series.reduce((sum, s) => sum + s.values[m][i], 0);
   const top = niceTop(Math.max(1, ...MODELS.map((m) => Math.max(...Array.from({ length: steps }, (_, i) => total(m, i))))));
-  const legend = el("div", { class: "legend", style: "grid-column: 1 / -1" }, ...series.map((s) =>
-    el("span", {}, el("i", { class: "swatch", style: `background:${s.colour}` }), s.label)));
+  const legend = el("div", { class: "legend", style: "grid-column: 1 / -1" }, ...series.map((s, i) => el("span", {}, swatch(s.colour, i), s.label)));
   $("time-charts").replaceChildren(legend, ...MODELS.map((m) => el("div", { class: "chart" },
     el("h3", {}, m, el("small", {}, `${bytes(total(m, steps - 1))} at the end`)), stacked(m, series, steps, top))));
+  table("time-table", ["", ...MODELS].map((h) => el("th", {}, h || "time")), Array.from({ length: steps }, (_, i) => el("tr", {},
+    el("th", {}, i === 0 ? "after the start" : `${seconds(i * DATA.meta.step_s)} s`), ...MODELS.map((m) => el("td", {}, bytes(total(m, i)))))));
 }
 // The largest series by name, the rest as one: more than ten colours tell nothing apart.
 function foldSmall(by, names) {
@@ -289,14 +337,15 @@ function stacked(model, series, steps, top) {
       svg("text", { x: L - 5, y: y(v) + 4, "text-anchor": "end" }, v === 0 ? "0" : bytes(v)));
   }
   const base = Array(steps).fill(0);
-  for (const one of series) {
+  for (const [index, one] of series.entries()) {
     const values = one.values[model];
     const lower = base.slice();
     values.forEach((v, i) => { base[i] += v; });
     if (!values.some((v) => v > 0)) continue;
     const up = base.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`);
     const down = lower.map((v, i) => `${x(i).toFixed(1)},${y(v).toFixed(1)}`).reverse();
-    root.append(svg("polygon", { points: up.concat(down).join(" "), fill: one.colour, stroke: "var(--panel)", "stroke-width": .6 }));
+    const points = up.concat(down).join(" ");
+    root.append(svg("polygon", { points, fill: one.colour, stroke: "var(--panel)", "stroke-width": .6 }), svg("polygon", { points, fill: texture(index) }));
   }
   const step = Math.max(1, Math.round((steps - 1) / 4));
   for (let i = 0; i < steps; i += step) {
@@ -408,7 +457,7 @@ function drawLimits(shape) {
   const rows = limits.rows.filter((r) => r.shape === shape);
   $("limits-note").textContent = limits.note;
   $("limit-chart").replaceChildren(el("div", { class: "chart" },
-    el("div", { class: "legend" }, ...limits.parts.map((part) => el("span", {}, el("i", { class: "swatch", style: `background:${LIMIT_COLOURS[part]}` }), part)),
+    el("div", { class: "legend" }, ...limits.parts.map((part, i) => el("span", {}, swatch(LIMIT_COLOURS[part], i), part)),
       el("span", {}, el("i", { class: "swatch s-ok" }), `${limits.head_room_percent} % head room`), el("span", {}, "▼ now"), el("span", {}, "│ least passing")), limitBars(rows, limits)));
   table("limit-table", ["application", "", "now", "least passing", "recommended", ...limits.parts].map((h) => el("th", {}, h)), rows.map((r) => {
     const [key, word] = judged(r);
@@ -428,7 +477,8 @@ function limitBars(rows, limits) {
     root.append(svg("text", { class: "name", x: L - 10, y: y + 17, "text-anchor": "end" }, r.application.split(" (")[0]));
     let sum = 0;
     r.parts.forEach((v, part) => {
-      if (v > 0) root.append(svg("rect", { x: x(of(sum)), y: y + 7, width: Math.max(0.5, x(of(sum + v)) - x(of(sum))), height: 13, fill: LIMIT_COLOURS[limits.parts[part]] }));
+      const bar = { x: x(of(sum)), y: y + 7, width: Math.max(0.5, x(of(sum + v)) - x(of(sum))), height: 13 };
+      if (v > 0) root.append(svg("rect", { ...bar, fill: LIMIT_COLOURS[limits.parts[part]] }), svg("rect", { ...bar, fill: texture(part) }));
       sum += v;
     });
     root.append(svg("rect", { x: x(of(sum)), y: y + 7, width: Math.max(0, x(1) - x(of(sum))), height: 13, fill: "var(--ok)" }));
@@ -463,16 +513,18 @@ function drawCpus(model) {
   const order = lines.filter((l) => l.bytes.some((v) => v !== null)).sort((a, b) => b.bytes.at(-1) - a.bytes.at(-1));
   order.forEach((line, index) => {
     const points = line.bytes.map((v, i) => [cpus.counts[i], v]).filter(([, v]) => v !== null);
-    root.append(svg("polyline", { points: points.map(([c, v]) => `${x(c).toFixed(1)},${y(v).toFixed(1)}`).join(" "), fill: "none", stroke: colour(index), "stroke-width": 2, "stroke-linejoin": "round" }));
-    for (const [c, v] of points) root.append(svg("circle", { cx: x(c), cy: y(v), r: 3.5, fill: colour(index), ...tip(`${line.application} under ${model}\n${plural(c, "CPU")}: ${bytes(v)}`) }));
+    root.append(svg("polyline", { points: points.map(([c, v]) => `${x(c).toFixed(1)},${y(v).toFixed(1)}`).join(" "), fill: "none", stroke: colour(index), "stroke-width": 2, "stroke-linejoin": "round", "stroke-dasharray": DASHES[index % DASHES.length] }));
+    for (const [c, v] of points) root.append(point(index, x(c), y(v), tip(`${line.application} under ${model}\n${plural(c, "CPU")}: ${bytes(v)}`)));
     ends.push([line.application, y(points.at(-1)[1]), index]);
   });
   const refused = lines.filter((l) => l.bytes.every((v) => v === null)).map((l) => l.application);
   const places = spread(ends.sort((a, b) => a[1] - b[1]).map((end) => end[1]), 13, T, H - B);
   ends.forEach(([name, at, index], i) => {
-    root.append(svg("line", { x1: W - R + 5, x2: W - R + 16, y1: at, y2: places[i], stroke: colour(index) }), svg("text", { class: "name", x: W - R + 20, y: places[i] + 4 }, name));
+    root.append(svg("line", { x1: W - R + 5, x2: W - R + 14, y1: at, y2: places[i], stroke: colour(index) }), point(index, W - R + 20, places[i], {}), svg("text", { class: "name", x: W - R + 29, y: places[i] + 4 }, name));
   });
   root.setAttribute("viewBox", `0 0 ${W} ${H + 12}`);
+  table("cpu-table", ["application", ...cpus.counts.map((c) => plural(c, "CPU"))].map((h) => el("th", {}, h)), order.map((line) => el("tr", {},
+    el("th", {}, line.application), ...line.bytes.map((v) => el("td", {}, v === null ? "refused" : bytes(v))))));
   $("cpu-chart").replaceChildren(el("div", { class: "chart" }, root, refused.length ? el("p", { class: "note" }, `Refused on every host: ${refused.join(", ")}.`) : ""));
 }
 
@@ -493,8 +545,43 @@ function spread(wished, gap, low, high) {
 
 // -- method
 function drawMethod() {
-  $("method-text").replaceChildren(el("dl", { class: "kv" }, ...[...DATA.method, ...(DATA.command ? [["repeat", DATA.command]] : [])].flatMap(([term, text]) => [el("dt", {}, term), el("dd", {}, text)])));
+  $("method-text").replaceChildren(el("dl", { class: "kv" }, ...DATA.method.flatMap(([term, text]) => [el("dt", {}, term), el("dd", {}, text)])));
   if (DATA.unplaced.length) $("method-text").append(el("p", { class: "note" }, `Not placed: ${DATA.unplaced.map(([n, why]) => `${n} (${why})`).join("; ")}`));
+}
+
+// -- what the answer rests on, and how to come to it again
+function drawBasis() {
+  const kernels = DATA.meta.models.map((m) => [m.name, `${m.kind} model, ${m.known_by}`]);
+  const assumed = [...(DATA.origin?.assumed || []), "no bytecode runs: a program is its size, its maps and what it does to them", "placement by memory requests, the same under every kernel"];
+  $("basis").replaceChildren(
+    el("h2", { class: "small" }, "What this rests on"),
+    el("dl", { class: "kv" }, ...kernels.flatMap(([term, text]) => [el("dt", {}, term), el("dd", {}, text)]), el("dt", {}, "assumed"), el("dd", {}, `${assumed.join("; ")}. `, el("a", { href: "#method" }, "Method"), ", ", el("a", { href: "#repeat" }, "how to repeat it"), ".")));
+}
+function save(input) {
+  const url = URL.createObjectURL(new Blob([input.text], { type: "application/octet-stream" }));
+  el("a", { href: url, download: input.name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 0);
+}
+function drawRepeat() {
+  const origin = DATA.origin;
+  if (!origin) { $("repeat").hidden = true; return; }
+  const copy = el("button", { type: "button", class: "plain", onclick: async () => { await navigator.clipboard.writeText(origin.command); copy.textContent = "Copied"; } }, "Copy");
+  const facts = [["command", [el("code", { id: "repeat-command" }, origin.command), " ", copy]], ["version", [`bpfleet ${DATA.meta.version}`]], ["date", [origin.date]], ["seed", [String(DATA.meta.seed)]]];
+  $("repeat-text").replaceChildren(el("dl", { class: "kv" }, ...facts.flatMap(([term, parts]) => [el("dt", {}, term), el("dd", {}, ...parts)])));
+  if (!origin.inputs.length) { $("repeat-text").append(el("p", { class: "note" }, "No file was read: scenario and kernels are built in.")); return; }
+  $("repeat-text").append(el("div", { class: "scroll" }, el("table", { class: "numbers" },
+    el("thead", {}, el("tr", {}, ...["file that was read", "size", "SHA-256", "in this page"].map((h, i) => el("th", { class: i > 1 ? "text" : "" }, h)))),
+    el("tbody", {}, ...origin.inputs.map((input) => el("tr", {}, el("th", {}, input.path), el("td", {}, bytes(input.bytes)), el("td", { class: "text" }, el("code", {}, input.sha256)),
+      el("td", { class: "text" }, input.text === null ? "no, too large" : el("button", { type: "button", class: "plain", onclick: () => save(input) }, `Save ${input.name}`))))))));
+}
+
+// -- what is wider than its place can be scrolled, by keyboard too
+function reachScrolled() {
+  for (const box of document.querySelectorAll(".scroll, .chart")) {
+    const scrolls = box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight;
+    const heading = box.closest("section")?.querySelector("h1, h2")?.textContent || "";
+    for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", `${heading}, scrolls`]]) scrolls ? box.setAttribute(name, value) : box.removeAttribute(name);
+  }
 }
 
 function drawFidelity() {
@@ -511,10 +598,28 @@ function drawFidelity() {
 
 // -- theme
 function applyTheme(theme) { document.documentElement.dataset.theme = theme; }
-applyTheme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-$("theme").addEventListener("click", () => applyTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+let chosen = false;
+applyTheme(prefersDark.matches ? "dark" : "light");
+prefersDark.addEventListener("change", () => { if (!chosen) applyTheme(prefersDark.matches ? "dark" : "light"); });
+$("theme").addEventListener("click", () => { chosen = true; applyTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"); });
+// On paper everything is open, and dark ink is on light ground.
+let before = null;
+addEventListener("beforeprint", () => {
+  before = [document.documentElement.dataset.theme, [...document.querySelectorAll("details:not([open])")]];
+  applyTheme("light");
+  for (const box of before[1]) box.open = true;
+});
+addEventListener("afterprint", () => {
+  if (!before) return;
+  applyTheme(before[0]);
+  for (const box of before[1]) box.open = false;
+  before = null;
+});
 
 const options = MODELS.map((m) => [m, m]);
+drawTextures();
+drawBasis();
 drawSummary();
 drawUpgrade();
 segmented("heat-by", Object.entries(VIEWS).map(([key, view]) => [key, view.label]), "outcome", drawFleet);
@@ -540,5 +645,11 @@ if (DATA.cpus) {
 } else $("cpus").hidden = true;
 drawMethod();
 drawFidelity();
+drawRepeat();
+const watched = new ResizeObserver(reachScrolled);
+for (const box of document.querySelectorAll(".scroll, .scroll > table, main")) watched.observe(box);
+addEventListener("click", () => requestAnimationFrame(reachScrolled));
+addEventListener("toggle", reachScrolled, true);
+reachScrolled();
 for (const link of document.querySelectorAll("nav a")) link.hidden = document.querySelector(link.hash).hidden;
 document.documentElement.dataset.ready = "true";

@@ -38,7 +38,7 @@ def test_a_name_means_the_kernel_of_its_series_or_distribution(name: str, kernel
     [("6.10", "6.8"), ("6.13.2", "6.12"), ("9.0", "7.3"), ("4.18.0-240.el8.x86_64", "5.4")],
 )
 def test_a_series_without_a_build_is_refused_with_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(ValueError, match=f"nearest is {nearest};.*profile capture"):
+    with pytest.raises(ValueError, match=f"nearest is {nearest},.*profile capture"):
         profile_named(name)
     assert nearest_profile(name).name == nearest
 

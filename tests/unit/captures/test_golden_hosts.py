@@ -12,8 +12,8 @@ import pytest
 from bpfleet.calibrate.containers import host_input
 from bpfleet.calibrate.emulate import emulate_host
 from bpfleet.calibrate.verdict import Calibration, calibrate
-from bpfleet.capture.charges import about_process, payer_rows
-from bpfleet.capture.document import Document, read_document, write_document
+from bpfleet.captures.charges import about_process, payer_rows
+from bpfleet.captures.document import Document, read_document, write_document
 from bpfleet.cli.captured import own_kernel
 from bpfleet.kernel.profile import PROFILES
 from bpfleet.report.answer import HostCase, answer_for

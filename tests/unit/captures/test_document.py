@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpfleet.capture.anonymise import anonymised
-from bpfleet.capture.charges import about_process, openmetrics, payer_rows
-from bpfleet.capture.document import (
+from bpfleet.captures.anonymise import anonymised
+from bpfleet.captures.charges import about_process, openmetrics, payer_rows
+from bpfleet.captures.document import (
     SCHEMA,
     Cgroup,
     ChargesRead,

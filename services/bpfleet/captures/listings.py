@@ -35,7 +35,7 @@ from bpfleet.workload.spec import (
     ProgramDeclaration,
 )
 
-__all__ = ["TEXT_LENGTH_MAX", "Listing", "SeenMap", "read_listing"]
+__all__ = ["TEXT_LENGTH_MAX", "Listing", "SeenMap", "listing_name", "read_listing"]
 
 # One JSON value of any type.
 Plain = Any
@@ -121,6 +121,16 @@ class _Notes:
             kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.others.items()))
             lines.append(f"passed over: {kinds}")
         return tuple(f"{source}: {line}" for line in lines)
+
+
+def listing_name(stem: str) -> str:
+    """A workload's name from a file's.
+
+    >>> listing_name("Host_1 maps")
+    'host-1-maps'
+    """
+    kept = [c if c.isascii() and c.isalnum() else "-" for c in stem.lower()]
+    return "".join(kept).strip("-")[:50].strip("-") or "host"
 
 
 def read_listing(
@@ -298,7 +308,10 @@ def _objects(
         raise SpecError(source, path, data, "not a list of objects", "use bpftool's -j output")
     for index, entry in enumerate(data):
         if not isinstance(entry, Mapping):
-            raise SpecError(source, f"{path}[{index}]", entry, "not an object", "remove it")
+            remedy = (
+                "give each listing as a file of its own" if isinstance(entry, list) else "remove it"
+            )
+            raise SpecError(source, f"{path}[{index}]", entry, "not an object", remedy)
         if "error" in entry:
             notes.error(str(entry["error"])[:200])
         else:

@@ -29,6 +29,7 @@ __all__ = [
     "Program",
     "User",
     "document_schema",
+    "is_document",
     "read_document",
     "write_document",
 ]
@@ -278,6 +279,11 @@ class Document(_Part, frozen=True, kw_only=True):
 
 _DECODER: Final = msgspec.json.Decoder(Document)
 _ENCODER: Final = msgspec.json.Encoder(order="deterministic")
+
+
+def is_document(data: bytes) -> bool:
+    """Whether ``data`` means to be a capture rather than a listing, of this or another version."""
+    return SCHEMA.partition("/")[0].encode() in data[: 1 << 20] or b'"schema"' in data
 
 
 def read_document(text: bytes, source: str) -> Document:

@@ -7,8 +7,8 @@ from typing import Final, final
 
 from msgspec.structs import replace
 
-from bpfleet.capture.collect import identify
-from bpfleet.capture.document import Cgroup, Document, Payer
+from bpfleet.captures.collect import identify
+from bpfleet.captures.document import Cgroup, Document, Payer
 
 __all__ = ["anonymised"]
 

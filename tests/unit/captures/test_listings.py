@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bpfleet.abi.bpf import F_RDONLY_PROG, MapType, ProgType
 from bpfleet.calibrate.generation import best_matches
-from bpfleet.capture.listings import Listing, read_listing
+from bpfleet.captures.listings import Listing, read_listing
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import Inventory
 

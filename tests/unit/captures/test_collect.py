@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bpfleet.capture import collect
-from bpfleet.capture.document import read_document
+from bpfleet.captures import collect
+from bpfleet.captures.document import read_document
 from bpfleet.kernel.profile import StructSizes
 from bpfleet.oracle.capture import _RENAMED
 

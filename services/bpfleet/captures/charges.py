@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from bpfleet.abi.bpf import MapType, ProgType
 from bpfleet.abi.limits import PAGE_SIZE
-from bpfleet.capture.document import Cgroup, Document, Payer
+from bpfleet.captures.document import Cgroup, Document, Payer
 
 __all__ = ["ChargedObject", "PayerRow", "about_process", "openmetrics", "payer_rows"]
 
