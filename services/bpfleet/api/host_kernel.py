@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import msgspec
 
-from bpfleet.captures.document import BtfFacts, Document
-from bpfleet.kernel.profile import KernelProfile, nearest_profile, profile_named
+from bpfleet.captures.document import BtfFacts, Document, Host
+from bpfleet.kernel.profile import KernelProfile, nearest_profile, on_machine, profile_named
 from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.oracle.capture import capture_btf
 from bpfleet.oracle.vmlinux_btf import Struct, Vmlinux
@@ -13,7 +13,7 @@ from bpfleet.oracle.vmlinux_btf import Struct, Vmlinux
 __all__ = ["KnownKernels", "own_kernel", "own_kernel_and_text"]
 
 # Profiles by what decides them: hosts of one kernel share one.
-KnownKernels = dict[tuple[str, str, bytes], KernelProfile]
+KnownKernels = dict[tuple[str, str, tuple[str, int], bytes], KernelProfile]
 
 
 def own_kernel_and_text(document: Document) -> tuple[KernelProfile, str]:
@@ -21,7 +21,7 @@ def own_kernel_and_text(document: Document) -> tuple[KernelProfile, str]:
     host = document.host
     if "profile" in host.distribution or document.btf is None:
         return own_kernel(document, {}), host.distribution.get("profile_file", "")
-    text = capture_btf(_vmlinux(document.btf), host.release)
+    text = _captured_text(document.btf, host)
     return profile_from_toml(text), text
 
 
@@ -33,16 +33,23 @@ def own_kernel(document: Document, known: KnownKernels) -> KernelProfile:
             return profile_from_toml(host.distribution["profile_file"])
         return profile_named(host.distribution["profile"])  # an emulated node
     option = host.boot_options.get("cgroup.memory", "")
-    key = (host.release, option, b"" if document.btf is None else msgspec.json.encode(document.btf))
+    machine = (host.machine, host.page_size)
+    btf = b"" if document.btf is None else msgspec.json.encode(document.btf)
+    key = (host.release, option, machine, btf)
     if key not in known:
         base = nearest_profile(host.release)
         if document.btf is not None:
-            base = profile_from_toml(capture_btf(_vmlinux(document.btf), host.release))
+            base = profile_from_toml(_captured_text(document.btf, host))
         if "nobpf" in option.split(","):
             variant = profile_named(f"{nearest_profile(host.release).name}:nobpf")
             base = replace(base, payer=variant.payer)
-        known[key] = base
+        known[key] = on_machine(base, *machine)
     return known[key]
+
+
+def _captured_text(facts: BtfFacts, host: Host) -> str:
+    machine, page = host.machine, host.page_size
+    return capture_btf(_vmlinux(facts), host.release, machine=machine, page_bytes=page)
 
 
 def _vmlinux(facts: BtfFacts) -> Vmlinux:

@@ -21,6 +21,7 @@ from bpfleet.abi.bpf import (
 )
 from bpfleet.abi.limits import PAGE_SIZE, RLIM_INFINITY
 from bpfleet.captures.document import Cgroup, Document, Map, Payer, Process, Program
+from bpfleet.kernel.profile import X86_64
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.spec import (
     INSNS_MAX,
@@ -81,6 +82,7 @@ class Container(Struct, frozen=True, kw_only=True):
     threads: int = 1
     max_bytes: int | None = None
     high_bytes: int | None = None
+    swap_max_bytes: int | None = None
     ancestors: tuple[Ancestor, ...] = ()
     has_children: bool = False
     reads_btf: bool = False
@@ -97,6 +99,9 @@ class HostInput(Struct, frozen=True, kw_only=True):
     possible_cpus: int
     ram_bytes: int
     containers: tuple[Container, ...]
+    swap_bytes: int = 0
+    machine: str = X86_64
+    page_bytes: int = PAGE_SIZE
 
 
 def host_input(document: Document) -> HostInput:
@@ -121,6 +126,9 @@ def host_input(document: Document) -> HostInput:
         possible_cpus=document.host.possible_cpus,
         ram_bytes=document.host.ram_bytes,
         containers=tuple(containers),
+        swap_bytes=document.host.swap_bytes,
+        machine=document.host.machine,
+        page_bytes=document.host.page_size,
     )
 
 
@@ -226,6 +234,7 @@ def _container(
         threads=_threads(inside, cgroup),
         max_bytes=cgroup.max if cgroup is not None else None,
         high_bytes=cgroup.high if cgroup is not None else None,
+        swap_max_bytes=cgroup.swap_max if cgroup is not None else None,
         ancestors=_ancestors(path, cgroups),
         has_children=has_children,
         reads_btf=any(program.btf_id for program in programs),

@@ -13,7 +13,7 @@ from bpfleet.calibrate.containers import Container, HostInput
 from bpfleet.kernel import KernelError
 from bpfleet.kernel.bpf.plan import map_cost, memlock_line
 from bpfleet.kernel.kernel import Kernel
-from bpfleet.kernel.profile import KernelProfile, Payer
+from bpfleet.kernel.profile import KernelProfile, Payer, on_machine
 from bpfleet.kernel.units import bytes_of
 from bpfleet.runtime import ReplicaRun
 from bpfleet.runtime.maps import create_map, map_attr
@@ -46,9 +46,9 @@ class ContainerOutcome(Struct, frozen=True, kw_only=True):
     ``kernel_bytes`` is what BPF and its descriptors are charged for, ``by_kind`` the same by allocator,
     ``process_bytes`` what its threads and page tables are, ``growth_bytes`` what full maps add to it,
     ``loading_bytes`` what loading takes beyond what stays (the verifier's from 6.17 on), ``locked_bytes`` the
-    user's counter. ``memlock`` is by a map's place in its container; ``refused`` are objects this kernel refuses
-    whatever the limits. ``failure`` says which call failed, ``limiting_ancestor`` the place among the container's
-    ancestors of the cgroup whose limit refused it.
+    user's counter, ``swappable_bytes`` what of its heap could be in swap space. ``memlock`` is by a map's place in its
+    container; ``refused`` are objects this kernel refuses whatever the limits. ``failure`` says which call failed,
+    ``limiting_ancestor`` the place among the container's ancestors of the cgroup whose limit refused it.
     """
 
     start: str
@@ -60,6 +60,7 @@ class ContainerOutcome(Struct, frozen=True, kw_only=True):
     process_bytes: int = 0
     growth_bytes: int = 0
     loading_bytes: int = 0
+    swappable_bytes: int = 0
     by_kind: Mapping[str, int] = {}
     locked_bytes: int = 0
     memlock: Mapping[int, tuple[int, int]] = {}
@@ -74,7 +75,13 @@ class ContainerOutcome(Struct, frozen=True, kw_only=True):
 
 def emulate_host(host: HostInput, profile: KernelProfile) -> tuple[ContainerOutcome, ...]:
     """Starts every container on one kernel, in the order of their paths, as one host runs them all."""
-    kernel = Kernel(profile, ram_bytes=host.ram_bytes, possible_cpus=host.possible_cpus)
+    profile = on_machine(profile, host.machine, host.page_bytes)
+    kernel = Kernel(
+        profile,
+        ram_bytes=host.ram_bytes,
+        swap_bytes=host.swap_bytes,
+        possible_cpus=host.possible_cpus,
+    )
     return tuple(
         _Emulated(kernel, profile, number, container, host.possible_cpus).outcome()
         for number, container in enumerate(host.containers)
@@ -118,6 +125,7 @@ class _Emulated:
             process_bytes=process_bytes,
             growth_bytes=growth,
             loading_bytes=loading,
+            swappable_bytes=self._swappable_bytes(inventory.user_memory_bytes),
             by_kind=by_kind,
             locked_bytes=max(0, locked),
             memlock=self._memlock(inventory),
@@ -167,7 +175,14 @@ class _Emulated:
                     self._kernel.write_file(made, "memory.max", str(limits[made]))
         if container.high_bytes is not None:
             self._kernel.write_file(path, "memory.high", str(container.high_bytes))
+        if container.swap_max_bytes is not None and self._kernel.swap is not None:
+            self._kernel.write_file(path, "memory.swap.max", str(container.swap_max_bytes))
         return path
+
+    def _swappable_bytes(self, heap_bytes: int) -> int:
+        swap, limit = self._kernel.swap, self._container.swap_max_bytes
+        space = 0 if swap is None else bytes_of(swap.total_pages)
+        return min(heap_bytes, space, space if limit is None else limit)
 
     def _limiting_ancestor(self, failure: Failure | None) -> int | None:
         refused_by = None if failure is None else failure.numbers.get("cgroup")

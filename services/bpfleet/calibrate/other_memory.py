@@ -26,7 +26,6 @@ from bpfleet.kernel.proc.start import (
     MAPPED_FILES,
     PGD_PAGES,
     PID_BYTES,
-    STACK_PAGES,
     VMAS,
     WRITABLE_VMAS,
 )
@@ -44,7 +43,6 @@ _SLABS: Final = {
     "pid": PID_BYTES,
     "proc_inode_cache": 704,
 }
-THREAD_SIZE: Final = bytes_of(STACK_PAGES)
 _PGD_BYTES: Final = bytes_of(PGD_PAGES)
 # What the start looks up for the first time in /proc, /sys and bpffs: dentries and inodes that stay cached.
 _LOOKUPS: Final = 6
@@ -125,6 +123,7 @@ class _Parts:
     ) -> None:
         self.stat: Final = cgroup.stat if cgroup is not None else {}
         self._by_kind: Final = by_kind
+        self._profile: Final = profile
         self._inside: Final = inside
         self._spaces: Final = len(inside) + max(0, _others_of(cgroup) - 1)
         self._programs: Final = _programs(container, document)
@@ -135,6 +134,7 @@ class _Parts:
     def found(self, *, moved_in: bool) -> OtherMemory:
         """All parts, with or without what processes made before they moved in."""
         sizes, inside, stat = self._sizes, self._inside, self.stat
+        profile = self._profile
         modelled = {
             "descriptors": sum(sizes.descriptors(process) for process in inside),
             "program tables": sum(sizes.tables(program) for program in self._programs),
@@ -153,11 +153,13 @@ class _Parts:
             modelled["threads"] = sizes.task * threads
         if "kernel_stack" not in stat and not moved_in:
             told["page tables"] = sum(_pages(process.vm_pte) for process in inside)
-            told["stacks"] = THREAD_SIZE * threads
-            uncertain = (sizes.task + THREAD_SIZE) * self._spaces
+            told["stacks"] = profile.thread_bytes * threads
+            uncertain = (sizes.task + profile.thread_bytes) * self._spaces
         elif moved_in:
             uncertain = sum(_pages(process.vm_pte) for process in inside)  # made since it moved
-        elif inside and stat.get("kernel_stack", 0) >= THREAD_SIZE * (threads + self._spaces):
+        elif inside and stat.get("kernel_stack", 0) >= profile.thread_bytes * (
+            threads + self._spaces
+        ):
             modelled["first tasks"] = sizes.task * self._spaces
         unnamed = _unnamed_bytes(stat)
         if unnamed is not None:

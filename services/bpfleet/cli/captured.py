@@ -14,6 +14,7 @@ from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_f
 from bpfleet.captures.document import Document, is_document, read_document
 from bpfleet.captures.listings import read_listing
 from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
+from bpfleet.kernel.profile import on_machine
 from bpfleet.progress import progress
 from bpfleet.report.answer import (
     CALIBRATION_HEADS,
@@ -107,7 +108,10 @@ def _case(
         after = with_fill(after, options.fill)
     for text in options.replacements:
         after = _replaced(after, text)
-    kernel = profile_from(options.before) if options.before else own_kernel(document, profiles)
+    kernel = own_kernel(document, profiles)
+    if options.before:
+        host = document.host
+        kernel = on_machine(profile_from(options.before), host.machine, host.page_size)
     return HostCase(source=source, document=document, before=before, after=after, kernel=kernel)
 
 

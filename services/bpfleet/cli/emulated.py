@@ -23,6 +23,8 @@ from bpfleet.captures.document import (
 )
 from bpfleet.client.bpf import Node
 from bpfleet.client.session import Verdict
+from bpfleet.kernel.profile import machine_of, profile_named
+from bpfleet.kernel.profile_file import profile_from_toml
 from bpfleet.rpc.rlimits import memlock_record
 from bpfleet.v1 import (
     bpf_pb2,
@@ -45,6 +47,7 @@ def capture_node(node: Node) -> Document:
     cgroups = [_cgroup(each) for each in node.list_cgroups()]
     if info.spec.swap_bytes:
         cgroups = [_with_swap(node, each) for each in cgroups]
+    machine, page_size = _machine(info)
     payers = _Payers(cgroups)
     holders = _holders(live)
     maps = [_map(each, payers, holders.maps) for each in node.list_maps()]
@@ -53,7 +56,8 @@ def capture_node(node: Node) -> Document:
         host=Host(
             name=info.name.removeprefix("nodes/"),
             release=info.kernel.release,
-            machine="x86_64",
+            machine=machine,
+            page_size=page_size,
             possible_cpus=info.spec.possible_cpus,
             online_cpus=info.spec.possible_cpus,
             ram_bytes=info.spec.ram_bytes,
@@ -75,6 +79,15 @@ def _kernel(info: node_service_pb2.Node) -> dict[str, str]:
     if info.spec.profile_file:
         found["profile_file"] = info.spec.profile_file
     return found
+
+
+def _machine(info: node_service_pb2.Node) -> tuple[str, int]:
+    """What uname -m and getconf PAGESIZE say on the node."""
+    if info.spec.profile_file:
+        profile = profile_from_toml(info.spec.profile_file)
+    else:
+        profile = profile_named(info.kernel.profile)
+    return machine_of(profile), profile.page_bytes
 
 
 class _Holders(NamedTuple):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import OutputFile
 from bpfleet.cli.listing import COUNT, Column, data_options, listing
 from bpfleet.cli.output import print_json, print_table, write_file
-from bpfleet.kernel.profile import PROFILES, KernelProfile, StructSizes
+from bpfleet.kernel.profile import PROFILES, X86_64, KernelProfile, StructSizes
 from bpfleet.oracle.capture import capture
 from bpfleet.oracle.vmlinux_btf import BtfError
 from bpfleet.runtime.profiles import profile_from
@@ -139,7 +140,13 @@ def capture_profile(*, btf: str, release: str, name: str, output: Path | None) -
     except OSError as error:
         raise click.BadParameter(f"{btf}: {error.strerror}", param_hint="--btf") from None
     try:
-        text = capture(data, release or os.uname().release, name=name)
+        text = capture(
+            data,
+            release or os.uname().release,
+            name=name,
+            machine=os.uname().machine if btf == _BTF else X86_64,
+            page_bytes=os.sysconf("SC_PAGE_SIZE") if btf == _BTF else PAGE_SIZE,
+        )
     except BtfError as error:
         raise click.BadParameter(f"{btf}: {error}", param_hint="--btf") from None
     except ValueError as error:

@@ -39,7 +39,7 @@ from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.proc.user import User, UserTable
 from bpfleet.kernel.profile import KernelProfile, Model
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import bytes_of, pages_for, whole_pages
+from bpfleet.kernel.units import bytes_of, pages_for, round_up, whole_pages
 from bpfleet.kernel.views.explain import Explanation, explain
 from bpfleet.kernel.views.ledger import LedgerLine, holders_of, ledger
 from bpfleet.kernel.views.orphans import Orphan, find_orphans
@@ -387,7 +387,7 @@ class Kernel:
         would repeat the fault for ever.
         """
         task = self.processes.find(pid)
-        pages = _pages_of(nbytes)
+        pages = self._pages_of(nbytes)
         kind = AllocKind.SHMEM if shared else AllocKind.ANON
         try:
             done = task.mm.fault_in(kind, pages, task.cgroup.memcg, task.objcg, task)
@@ -407,7 +407,13 @@ class Kernel:
         """A process gives up to ``nbytes`` of its newest memory back. Returns bytes given back."""
         task = self.processes.find(pid)
         kind = AllocKind.SHMEM if shared else AllocKind.ANON
-        return bytes_of(task.mm.release(kind, _pages_of(nbytes), task.cpu))
+        return bytes_of(task.mm.release(kind, self._pages_of(nbytes), task.cpu))
+
+    def _pages_of(self, nbytes: int) -> int:
+        """Whole pages of this kernel. Raises EINVAL."""
+        if nbytes < 0:
+            raise KernelError(Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"{nbytes} bytes: must be >= 0")
+        return pages_for(round_up(nbytes, self.profile.page_bytes))
 
     def read_file_pages(self, pid: int, path: str, nbytes: int) -> int:
         """read(2) of the first ``nbytes`` of a file on disk: what is not cached yet is charged to the reader's cgroup.
@@ -415,7 +421,7 @@ class Kernel:
         Returns bytes read. Raises ESRCH, EINVAL, ENOMEM, TaskKilled.
         """
         task = self.processes.find(pid)
-        pages = _pages_of(nbytes)
+        pages = self._pages_of(nbytes)
         return self._through_the_cache(
             task, pages, self.page_cache.read(path, pages, task.cgroup.memcg, task)
         )
@@ -423,7 +429,7 @@ class Kernel:
     def write_tmpfs(self, pid: int, path: str, nbytes: int) -> int:
         """Makes a tmpfs file at least ``nbytes`` long. Returns its length. Raises ESRCH, EINVAL, ENOMEM, TaskKilled."""
         task = self.processes.find(pid)
-        pages = _pages_of(nbytes)
+        pages = self._pages_of(nbytes)
         return self._through_the_cache(
             task, pages, self.page_cache.write_tmpfs(path, pages, task.cgroup.memcg, task)
         )
@@ -531,9 +537,3 @@ class Kernel:
     def _live_bpf(self) -> set[tuple[str, int]]:
         live = {("map", bpf_map.id) for bpf_map in self.bpf.maps()}
         return live | {("prog", prog.id) for prog in self.bpf.progs()}
-
-
-def _pages_of(nbytes: int) -> int:
-    if nbytes < 0:
-        raise KernelError(Errno.EINVAL, Reason.BAD_ATTRIBUTE, f"{nbytes} bytes: must be >= 0")
-    return pages_for(nbytes)

@@ -1,4 +1,8 @@
-"""Bytes and pages: the only place where one becomes the other, with the rounding in the name."""
+"""Bytes and pages: the only place where one becomes the other, with the rounding in the name.
+
+Counters count pages of 4 KiB whatever the kernel: where its pages are larger, they move by several at once
+(``page_units`` of the profile).
+"""
 
 from typing import Final
 
@@ -10,6 +14,11 @@ PAGE_SHIFT: Final = 12
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple of ``multiple`` that is >= ``value``."""
     return (value + multiple - 1) // multiple * multiple
+
+
+def round_down(value: int, multiple: int) -> int:
+    """The largest multiple of ``multiple`` that is <= ``value``."""
+    return value // multiple * multiple
 
 
 def round_up_8(value: int) -> int:

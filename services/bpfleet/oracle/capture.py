@@ -9,11 +9,14 @@ from dataclasses import fields, replace
 from typing import Any, Final
 
 from bpfleet.abi.bpf import MapType
+from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.profile import (
+    X86_64,
     KernelProfile,
     Memlock,
     StructSizes,
     nearest_profile,
+    on_machine,
     profile_named,
     series_of,
 )
@@ -72,21 +75,35 @@ _EVIDENCE: Final[dict[str, tuple[str, Callable[[Vmlinux], bool]]]] = {
 }
 
 
-def capture(data: bytes, release: str, *, name: str = "") -> str:
+def capture(
+    data: bytes,
+    release: str,
+    *,
+    name: str = "",
+    machine: str = X86_64,
+    page_bytes: int = PAGE_SIZE,
+) -> str:
     """The text of a profile file for a host with this vmlinux BTF. ``release`` is what ``uname -r`` says.
 
     The profile is called ``<known kernel>@<name or release>``.
 
     Raises ``BtfError`` for bytes that are not BTF or not of a kernel with BPF.
     """
-    return capture_btf(read_btf(data), release, name=name)
+    return capture_btf(read_btf(data), release, name=name, machine=machine, page_bytes=page_bytes)
 
 
-def capture_btf(btf: Vmlinux, release: str, *, name: str = "") -> str:
+def capture_btf(
+    btf: Vmlinux,
+    release: str,
+    *,
+    name: str = "",
+    machine: str = X86_64,
+    page_bytes: int = PAGE_SIZE,
+) -> str:
     """The same for what was read of a BTF before."""
     if "bpf_map" not in btf.structs:
         raise BtfError("there is no struct bpf_map: not the BTF of a kernel with BPF")
-    base = _base_of(btf, release)
+    base = on_machine(_base_of(btf, release), machine, page_bytes)
     sources: dict[str, str] = {}
     sizes = _sizes(btf, base, sources)
     flags = _flags(btf, base, sources)

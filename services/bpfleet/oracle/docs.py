@@ -313,11 +313,14 @@ of several kernels have a row of their own; figures of other recordings come fro
 | memory.stat | exact where recorded | huge pages, swapcached, writeback, sockets, zswap read 0; stale only with\
  `:lag` |
 | memory.pressure | stall time of memory.high | averages are shares of the window, not decaying averages |
-| charging | exact | stocks drain at once; files are written on CPU 0; pipes are free; 4 KiB pages |
+| charging | exact | stocks drain at once; files are written on CPU 0; pipes are free |
+| pages | 4 KiB; 16 and 64 KiB with arm64 (`:arm64`, `:16k`, `:64k`) | by source, no recording; KMALLOC_MAX_SIZE, page\
+ cache and locked memory go by 4 KiB |
 | a memcg's own size | exact on 6.1, 6.12, 6.16 and later | an estimate on the others |
 | reclaim | page cache, by page on two lists | no dirty pages, no kswapd, no refaults that activate at once |
 | swap | memory.swap files, vm.swappiness, swap of the node; v1: memory.memsw.usage_in_bytes | not recorded; pages go\
- out at the first look and never come in; no memory.memsw.limit_in_bytes; `compare` and `limits` of captures: without |
+ out at the first look and never come in; no memory.memsw.limit_in_bytes; a captured host swaps what its\
+ memory.swap.max admits, and what to set a limit to is said without |
 | OOM killer | exact choice, log lines | a victim always takes 0.75 ms to end, in which `max` and `oom` count on:\
  0.3 to 2.8 ms were seen; no reaper, no sysctls |
 | user memory | anonymous, shared, tmpfs, page tables | one mapping of each kind, in one process; no huge pages |
@@ -347,8 +350,8 @@ Measured on 6.18 with 2 CPUs, where a figure stands.
 | kswapd, watermarks, other users of RAM | a node can be filled to its last page | the node's own OOM starts too late |
 | updates from softirq on other CPUs | per-CPU caches run dry | ENOMEM in packet paths is understated |
 | throttling by memory.high, PSI decay | shares of a window | latency, not limits |
-| 16 and 64 KiB pages, arm64 | ring buffers, areas and per-CPU objects round to larger pages | another table of\
- costs: up to 16 times for small areas |
+| machines but x86-64 and arm64 | a captured one gets its pages, its other sizes are those of x86-64 | *nearest* is\
+ printed with the answer |
 | NUMA | one node | none for limits |
 | order of page cache eviction across mixed folio sizes | 0.6 to 2.6 MiB in 10 of 1,354 reads | elements inserted\
  without waiting at that very moment |

@@ -379,9 +379,10 @@ class _Seen:
         if failed_before:
             return "stops failing", OK, ""
         if self.limit is not None and self.counts_memory:
-            if self.start_need > self.limit.left_bytes:
+            room = self.limit.left_bytes + will.swappable_bytes
+            if self.start_need > room:
                 return "may fail", "OOM kill", "at start"
-            if self.need_bytes > self.limit.left_bytes:
+            if self.need_bytes > room:
                 return "may fail", "ENOMEM or OOM kill", "in operation"
         if will.throttled and not was.throttled:
             return "throttled", "memory.high", "in operation"

@@ -8,6 +8,7 @@ import yaml
 from msgspec.structs import replace
 
 from bpfleet.abi.bpf import F_NO_PREALLOC
+from bpfleet.api.host_kernel import own_kernel
 from bpfleet.calibrate.containers import host_input, replaced, with_fill
 from bpfleet.captures.document import Cgroup, Document
 from bpfleet.kernel.profile import PROFILES, profile_named
@@ -287,3 +288,39 @@ def test_threads_alone_can_meet_the_limit_at_the_start() -> None:
     (row,) = ask(replace(document, processes=processes), before="6.12").rows
     assert (row.before, row.after) == ("OOM kill", "OOM kill")
     assert row.why.startswith("clone threads")
+
+
+# -- machines and swap -------------------------------------------------------------------------------------------------
+
+
+def on_arm64(document: Document, page_size: int) -> Document:
+    """The same host with other pages."""
+    return replace(document, host=replace(document.host, machine="aarch64", page_size=page_size))
+
+
+def test_a_host_is_emulated_with_its_own_pages_before_and_after() -> None:
+    plain = host("h", release="6.12.1", profile="6.12", entries=100)
+    small, large = (ask(each, before="6.12").rows[0] for each in (plain, on_arm64(plain, 64 * KIB)))
+    assert large.need_bytes > small.need_bytes + 500 * KIB  # eleven page tables and a stack alone
+    assert own_kernel(on_arm64(plain, 64 * KIB), {}).name == "6.12:64k"
+    assert own_kernel(on_arm64(plain, 4 * KIB), {}).name == "6.12:arm64"
+
+
+def test_a_machine_that_is_not_known_gets_its_pages_and_is_nearest() -> None:
+    plain = host("h", release="6.12.1", profile="6.12", entries=100)
+    power = replace(plain, host=replace(plain.host, machine="ppc64le", page_size=64 * KIB))
+    kernel = own_kernel(power, {})
+    assert (kernel.arch, kernel.page_bytes) == ("ppc64le", 64 * KIB)
+    assert kernel.known_by == "nearest (6.12.107)"
+
+
+def test_where_a_host_swaps_a_limit_refuses_later() -> None:
+    """8 MiB of heap and 15 MiB of maps under 20 MiB: the heap can go out, the maps cannot."""
+    document = host("h", entries=200_000, limit=32 * MIB, heap=24 * MIB)
+    swaps = replace(document, host=replace(document.host, swap_bytes=1 << 30))
+    forbidden = replace(swaps.cgroups[1], swap_max=0)
+    none = replace(swaps, cgroups=(swaps.cgroups[0], forbidden))
+    started = [ask(each).rows[0].after for each in (document, swaps, none)]
+    assert started[0] != "ok"
+    assert started[1] == "ok"
+    assert started[2] == started[0]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Final, final
 
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.host import Host
 from bpfleet.kernel.bpf.jit_area import Image, JitArea
 from bpfleet.kernel.errors import KernelError, Reason
@@ -39,7 +38,9 @@ class JitBudget:
     def __init__(self, host: Host) -> None:
         self._host: Final = host
         self._area: Final = JitArea(
-            2 * host.profile.bpf_jit_limit_bytes, packed=host.profile.jit_charges_bytes
+            2 * host.profile.bpf_jit_limit_bytes,
+            packed=host.profile.jit_charges_bytes,
+            page_bytes=host.profile.page_bytes,
         )
         self.charged_bytes = 0
 
@@ -47,7 +48,8 @@ class JitBudget:
         """What an image of ``code_bytes`` counts: whole pages up to 5.17, chunks of 64 bytes after."""
         if self._host.profile.jit_charges_bytes:
             return round_up(code_bytes + HEADER_BYTES + PACK_PADDING_BYTES, CHUNK_BYTES)
-        return round_up(round_up(code_bytes, 4) + HEADER_BYTES + PAGE_PADDING_BYTES, PAGE_SIZE)
+        page = self._host.profile.page_bytes
+        return round_up(round_up(code_bytes, 4) + HEADER_BYTES + PAGE_PADDING_BYTES, page)
 
     def charge(self, task: Task, sizes: Sequence[int]) -> tuple[Image, ...]:
         """Room for images, all of them or none. Raises ENOTSUPP, for the caller to run the program interpreted."""

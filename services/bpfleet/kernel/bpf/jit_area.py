@@ -20,8 +20,8 @@ class Pack:
 
     __slots__ = ("area_bytes", "free_bytes", "images")
 
-    def __init__(self, size_bytes: int) -> None:
-        self.area_bytes: Final = size_bytes + PAGE_SIZE
+    def __init__(self, size_bytes: int, page_bytes: int) -> None:
+        self.area_bytes: Final = size_bytes + page_bytes
         self.free_bytes = size_bytes
         self.images = 0
 
@@ -40,9 +40,10 @@ class JitArea:
     Invariant: ``used_bytes`` is the sum over the packs of what each takes of the area.
     """
 
-    __slots__ = ("_packed", "_packs", "size_bytes", "used_bytes")
+    __slots__ = ("_packed", "_packs", "_page_bytes", "size_bytes", "used_bytes")
 
-    def __init__(self, size_bytes: int, *, packed: bool) -> None:
+    def __init__(self, size_bytes: int, *, packed: bool, page_bytes: int = PAGE_SIZE) -> None:
+        self._page_bytes: Final = page_bytes
         self.size_bytes: Final = size_bytes
         self._packed: Final = packed
         self._packs: Final[dict[Pack, None]] = {}  # with the newest last
@@ -76,9 +77,9 @@ class JitArea:
             for pack in reversed(self._packs):
                 if pack.free_bytes >= size:
                     return pack
-        pack = Pack(
-            PACK_BYTES if self._packed and size <= PACK_BYTES else round_up(size, PAGE_SIZE)
-        )
+        page = self._page_bytes
+        shared = self._packed and size <= PACK_BYTES
+        pack = Pack(PACK_BYTES if shared else round_up(size, page), page)
         if self.used_bytes + pack.area_bytes > self.size_bytes:
             return None
         self.used_bytes += pack.area_bytes

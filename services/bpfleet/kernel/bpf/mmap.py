@@ -8,7 +8,6 @@ from typing import Final, final
 
 from bpfleet.abi.bpf import F_MMAPABLE, F_RDONLY_PROG, MapType
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.host import OpContext
 from bpfleet.kernel.bpf.maps.arena import RANGE_MAX_BYTES, ArenaMap
 from bpfleet.kernel.bpf.maps.base import BpfMap, unsupported
@@ -18,12 +17,12 @@ from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Block, Memory, Owner
 from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
-from bpfleet.kernel.units import pages_for, round_up, round_up_8
+from bpfleet.kernel.units import round_up, round_up_8
 
 PROT_READ: Final = 1
 PROT_WRITE: Final = 2
 FIRST_ADDRESS: Final = 1 << 32
-PAGES_PER_TABLE: Final = 512
+PTE_BYTES: Final = 8
 RINGBUF_META_PAGES: Final = 3
 RINGBUF_FIRST_PAGE: Final = 1  # RINGBUF_PGOFF: user space sees the area from the consumer page on
 
@@ -77,10 +76,11 @@ class Mappings:
         Raises EBADF, EINVAL, EACCES (the descriptor, or BPF_F_RDONLY_PROG), EPERM (frozen; a ring buffer's pages),
         E2BIG, EBUSY (another range of an arena), ENODEV (no map), 524 (a type without mmap).
         """
-        if length <= 0 or offset % PAGE_SIZE:
+        page_bytes = self._memory.profile.page_bytes
+        if length <= 0 or offset % page_bytes:
             raise refuse(Errno.EINVAL, "length must be positive, the offset a multiple of a page")
         file = task.file(fd)
-        length = round_up(length, PAGE_SIZE)
+        length = round_up(length, page_bytes)
         writable = bool(prot & PROT_WRITE)
         _check_file(file, writable=writable, shared=shared)
         bpf_map = file.target
@@ -94,7 +94,7 @@ class Mappings:
         blocks = self._vm_area(task)
         start = address or self._free_range(length)
         try:
-            _check_type(bpf_map, length, offset // PAGE_SIZE, start, writable=writable)
+            _check_type(bpf_map, length, offset, start, writable=writable)
         except KernelError:
             self._memory.free_blocks(blocks, task.cpu)
             raise
@@ -116,9 +116,14 @@ class Mappings:
     def touch(self, task: Task, address: int, first_page: int, pages: int) -> None:
         """Page faults on an arena's mapping. Raises EFAULT (the process would get SIGSEGV), ENOMEM for page tables."""
         mapping = self._mappings.get(task, {}).get(address)
+        page_bytes = self._memory.profile.page_bytes
         if mapping is None or not isinstance(mapping.map, ArenaMap):
             raise refuse(Errno.EFAULT, f"no arena is mapped at {address:#x}", Reason.BAD_ADDRESS)
-        if first_page < 0 or pages < 0 or (first_page + pages) * PAGE_SIZE > mapping.length:
+        if (
+            first_page < 0
+            or pages < 0
+            or pages * page_bytes > mapping.length - first_page * page_bytes
+        ):
             raise refuse(Errno.EFAULT, "the pages are outside the mapping", Reason.BAD_ADDRESS)
         for page in range(first_page, first_page + pages):
             self._page_table(task, mapping, page)
@@ -135,11 +140,12 @@ class Mappings:
             self._drop(mapping, task.cpu)
 
     def _page_table(self, task: Task, mapping: Mapping, page: int) -> None:
-        table = page // PAGES_PER_TABLE
+        profile = self._memory.profile
+        table = page * PTE_BYTES // profile.page_bytes
         if table not in mapping.tables:
             owner = Owner("mm", task.pid)
             mapping.tables[table] = self._memory.alloc_pages(
-                1, GFP.GFP_KERNEL, task.objcg, task, owner
+                profile.page_units, GFP.GFP_KERNEL, task.objcg, task, owner
             )
 
     def _vm_area(self, task: Task) -> tuple[Block, ...]:
@@ -198,7 +204,7 @@ def _check_map(bpf_map: BpfMap, *, writable: bool, shared: bool) -> None:
         raise KernelError(Errno.EACCES, Reason.MAP_ACCESS_MODE, "the map is BPF_F_RDONLY_PROG")
 
 
-def _check_type(bpf_map: BpfMap, length: int, page: int, address: int, *, writable: bool) -> None:
+def _check_type(bpf_map: BpfMap, length: int, offset: int, address: int, *, writable: bool) -> None:
     """ops->map_mmap of each type."""
     if isinstance(bpf_map, ArenaMap):
         if bpf_map.user_vm_start and bpf_map.user_vm_start != address:
@@ -207,22 +213,24 @@ def _check_type(bpf_map: BpfMap, length: int, page: int, address: int, *, writab
             raise refuse(Errno.EBUSY, "the arena is mapped with another length", Reason.OBJECT_BUSY)
         bpf_map.user_vm_start, bpf_map.user_vm_end = address, address + length
     elif bpf_map.map_type is MapType.ARRAY:
-        values = round_up(bpf_map.max_entries * round_up_8(bpf_map.value_size), PAGE_SIZE)
-        if not bpf_map.map_flags & F_MMAPABLE or page * PAGE_SIZE + length > values:
+        page = bpf_map.host.profile.page_bytes
+        values = round_up(bpf_map.max_entries * round_up_8(bpf_map.value_size), page)
+        if not bpf_map.map_flags & F_MMAPABLE or offset + length > values:
             raise refuse(Errno.EINVAL, f"only the {values} bytes of a mmapable array can be mapped")
     else:
-        _check_ringbuf(bpf_map, length, page, writable=writable)
+        _check_ringbuf(bpf_map, length, offset, writable=writable)
 
 
-def _check_ringbuf(bpf_map: BpfMap, length: int, page: int, *, writable: bool) -> None:
+def _check_ringbuf(bpf_map: BpfMap, length: int, offset: int, *, writable: bool) -> None:
     """User space may write the consumer page of a RINGBUF, all but it of a USER_RINGBUF. Raises EPERM, EINVAL."""
+    page = bpf_map.host.profile.page_bytes
     if writable:
-        consumer = page == 0 and length == PAGE_SIZE
-        refused = page == 0 if bpf_map.map_type is MapType.USER_RINGBUF else not consumer
+        consumer = offset == 0 and length == page
+        refused = offset == 0 if bpf_map.map_type is MapType.USER_RINGBUF else not consumer
         if refused:
             raise KernelError(
                 Errno.EPERM, Reason.MAP_ACCESS_MODE, "these pages of a ring buffer are read-only"
             )
-    area_pages = RINGBUF_META_PAGES + 2 * pages_for(bpf_map.max_entries)
-    if RINGBUF_FIRST_PAGE + page + length // PAGE_SIZE > area_pages:
+    area_pages = RINGBUF_META_PAGES + 2 * (bpf_map.max_entries // page)
+    if RINGBUF_FIRST_PAGE + (offset + length) // page > area_pages:
         raise refuse(Errno.EINVAL, f"the ring buffer has {area_pages} pages")

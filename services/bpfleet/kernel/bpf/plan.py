@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.map_create import class_of
@@ -23,7 +22,7 @@ from bpfleet.kernel.mm.sizes import (
 from bpfleet.kernel.profile import KernelProfile, Memlock
 from bpfleet.kernel.units import bytes_of, pages_for
 
-AREA_KMALLOC_LIMIT: Final = PAGE_SIZE << 3
+AREA_KMALLOC_ORDER: Final = 3  # PAGE_ALLOC_COSTLY_ORDER
 _ALWAYS_CHARGED: Final = (
     How.KMALLOC_ACCOUNT,
     How.PAGES,
@@ -255,6 +254,7 @@ def _charge(
 ) -> Charges:
     how, size = allocation.how, allocation.size_bytes
     times = allocation.count if count is None else count
+    page, least = profile.page_bytes, profile.kmalloc_min_bytes
     if how is How.PAGES:
         return _one("pages", how, bytes_of(times), bytes_of(times), profile, at_creation)
     if how in (How.HELPER_PERCPU, How.PERCPU_UNCHARGED, How.MEM_ALLOC_PERCPU):
@@ -264,16 +264,17 @@ def _charge(
         made = _one("percpu", how, charge * times, taken * times, profile, at_creation)
         if how is How.MEM_ALLOC_PERCPU:
             charge, taken = (
-                kmalloc_charge_bytes(PERCPU_HEADER_BYTES),
-                kmalloc_bytes(PERCPU_HEADER_BYTES),
+                kmalloc_charge_bytes(PERCPU_HEADER_BYTES, page, least),
+                kmalloc_bytes(PERCPU_HEADER_BYTES, page, least),
             )
             made += _one("slab", how, charge * times, taken * times, profile, at_creation)
         return made
-    if how is How.AREA_MMAPABLE or (how is How.AREA and size > AREA_KMALLOC_LIMIT):
-        area = vmalloc_bytes(size) * times
+    if how is How.AREA_MMAPABLE or (how is How.AREA and size > page << AREA_KMALLOC_ORDER):
+        area = vmalloc_bytes(size, page) * times
         return _one("vmalloc", how, area, area, profile, at_creation)
-    charge, taken = kmalloc_charge_bytes(size) * times, kmalloc_bytes(size) * times
-    return _one("slab", how, charge, taken, profile, at_creation)
+    charge = kmalloc_charge_bytes(size, page, least)
+    taken = kmalloc_bytes(size, page, least)
+    return _one("slab", how, charge * times, taken * times, profile, at_creation)
 
 
 def _one(

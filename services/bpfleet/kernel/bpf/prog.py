@@ -37,7 +37,7 @@ from bpfleet.kernel.proc.file import File
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.timeline import Timeline
-from bpfleet.kernel.units import bytes_of, pages_for
+from bpfleet.kernel.units import bytes_of, pages_for, round_up
 
 INSN_BYTES: Final = 8
 LINE_INFO_BYTES: Final = 8
@@ -217,7 +217,9 @@ class Programs:
 
     def image_pages(self, insn_cnt: int) -> int:
         """Pages of struct bpf_prog with its instructions: 1 up to 505 instructions on 5.10."""
-        return pages_for(self._host.profile.structs.bpf_prog + INSN_BYTES * insn_cnt)
+        profile = self._host.profile
+        size = profile.structs.bpf_prog + INSN_BYTES * insn_cnt
+        return pages_for(round_up(size, profile.page_bytes))
 
     def _precharge(self, prog: BpfProg, task: Task) -> None:
         """bpf_prog_charge_memlock: after the allocation, before any other check. Raises EPERM."""

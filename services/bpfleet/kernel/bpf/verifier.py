@@ -36,7 +36,7 @@ from bpfleet.kernel.units import round_up
 INT_BYTES: Final = 4
 LIST_HEAD_BYTES: Final = 16
 POINTER_BYTES: Final = 8
-PMD_BYTES: Final = 2 << 20
+PTE_BYTES: Final = 8
 SUBPROG_AT_INFO_BYTES: Final = 16
 BPF_REGISTERS: Final = 11
 
@@ -170,15 +170,15 @@ def _states(profile: KernelProfile, states: States) -> Iterator[Take | Give]:
 _OF_STATES: Final = ("histories", "stacks", "remembered", "pending", "frames", "state")
 
 
-def charge_of(take: Take) -> int:
+def charge_of(take: Take, page_bytes: int = PAGE_SIZE, min_bytes: int = 8) -> int:
     """Bytes charged for it where there is room: blocks of a power of two of pages, areas above KMALLOC_MAX_SIZE.
 
     >>> charge_of(Take("explored", 16_000)), charge_of(Take("aux", 20_000, area=True))
     (16384, 20480)
     """
     if take.area or (take.kv and take.size > KMALLOC_MAX_SIZE):
-        return vmalloc_bytes(take.size) * take.times
-    return kmalloc_charge_bytes(take.size) * take.times
+        return vmalloc_bytes(take.size, page_bytes) * take.times
+    return kmalloc_charge_bytes(take.size, page_bytes, min_bytes) * take.times
 
 
 def peak_bytes(
@@ -198,7 +198,7 @@ def peak_bytes(
         if isinstance(step, Give):
             now -= held.pop(step.name, 0)
             continue
-        charge = charge_of(step)
+        charge = charge_of(step, profile.page_bytes, profile.kmalloc_min_bytes)
         held[step.name] += charge
         now += charge
         most = max(most, now)
@@ -219,9 +219,13 @@ def bounds_bytes(
     structs = profile.structs
     pending = min(insn_cnt // 2, PENDING_MAX)
     remembered = code.verified_insns // STATE_INSNS
-    each = kmalloc_charge_bytes(structs.bpf_func_state)
-    each += kmalloc_charge_bytes(structs.bpf_stack_state * STACK_SLOTS_MAX)
-    each += kmalloc_charge_bytes(structs.bpf_verifier_state_list)
+    sizes = (
+        structs.bpf_func_state,
+        structs.bpf_stack_state * STACK_SLOTS_MAX,
+        structs.bpf_verifier_state_list,
+    )
+    page, small = profile.page_bytes, profile.kmalloc_min_bytes
+    each = sum(kmalloc_charge_bytes(size, page, small) for size in sizes)
     return least, least + each * (pending + remembered)
 
 
@@ -260,7 +264,7 @@ class VerifierMemory:
         gfp = GFP.GFP_KERNEL_ACCOUNT | (GFP.ZERO if step.zero else 0)
         if step.area:
             return memory.vmalloc(step.size, gfp, self._objcg, self._task, self._owner)
-        if step.kv and step.size > PAGE_SIZE:
+        if step.kv and step.size > memory.profile.page_bytes:
             return self._take_large(step.size, gfp)
         size = memory.slab_size(step.size)
         account = memory.account(self._owner, size.kind, self._objcg)
@@ -284,8 +288,10 @@ class VerifierMemory:
                 return memory.kmalloc(size, quiet, self._objcg, self._task, owner)
             except KernelError:
                 pass
-        if size >= PMD_BYTES:
-            huge = round_up(size, PMD_BYTES)
+        page = memory.profile.page_bytes
+        pmd_bytes = page // PTE_BYTES * page
+        if size >= pmd_bytes:
+            huge = round_up(size, pmd_bytes)
             try:
                 # Of so high an order that nobody is killed for it.
                 return memory.vmalloc(huge, gfp | GFP.NORETRY, self._objcg, self._task, owner)

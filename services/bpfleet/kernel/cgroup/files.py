@@ -115,7 +115,9 @@ class MemoryMin(ControlFile):
         return page_counter_text(cgroup.memcg.memory.min)
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
-        cgroup.memcg.memory.min = page_counter_memparse("memory.min", text)
+        cgroup.memcg.memory.min = page_counter_memparse(
+            "memory.min", text, page_bytes=host.profile.page_bytes
+        )
 
 
 @final
@@ -126,7 +128,9 @@ class MemoryLow(ControlFile):
         return page_counter_text(cgroup.memcg.memory.low)
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
-        cgroup.memcg.memory.low = page_counter_memparse("memory.low", text)
+        cgroup.memcg.memory.low = page_counter_memparse(
+            "memory.low", text, page_bytes=host.profile.page_bytes
+        )
 
 
 @final
@@ -137,7 +141,7 @@ class MemoryHigh(ControlFile):
         return page_counter_text(cgroup.memcg.memory.high)
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
-        pages = page_counter_memparse("memory.high", text)
+        pages = page_counter_memparse("memory.high", text, page_bytes=host.profile.page_bytes)
         host.tree.controller.set_high(cgroup.memcg, pages, _writer())
         limit_changed(cgroup, host, "memory.high", pages)
 
@@ -150,7 +154,7 @@ class MemoryMax(ControlFile):
         return page_counter_text(cgroup.memcg.memory.max)
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
-        pages = page_counter_memparse("memory.max", text)
+        pages = page_counter_memparse("memory.max", text, page_bytes=host.profile.page_bytes)
         host.tree.controller.set_max(cgroup.memcg, pages, _writer())
         limit_changed(cgroup, host, "memory.max", pages)
 
@@ -274,10 +278,14 @@ class SwapLimit(ControlFile):
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
         if self._high:
-            pages = page_counter_memparse("memory.swap.high", text)
+            pages = page_counter_memparse(
+                "memory.swap.high", text, page_bytes=host.profile.page_bytes
+            )
             host.tree.controller.set_swap_high(cgroup.memcg, pages)
         else:
-            cgroup.memcg.swap.max = page_counter_memparse("memory.swap.max", text)
+            cgroup.memcg.swap.max = page_counter_memparse(
+                "memory.swap.max", text, page_bytes=host.profile.page_bytes
+            )
 
 
 @final

@@ -57,7 +57,9 @@ class LimitInBytes(ControlFile):
         return f"{bytes_of(cgroup.memcg.memory.max)}\n"
 
     def write(self, cgroup: Cgroup, text: str, host: FileHost) -> None:
-        pages = page_counter_memparse("memory.limit_in_bytes", text, unlimited=UNLIMITED)
+        pages = page_counter_memparse(
+            "memory.limit_in_bytes", text, unlimited=UNLIMITED, page_bytes=host.profile.page_bytes
+        )
         host.tree.controller.resize_max(cgroup.memcg, pages)
         limit_changed(cgroup, host, "memory.limit_in_bytes", pages)
 

@@ -6,6 +6,7 @@ from bpfleet.abi.errno import Errno
 from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm.page_counter import PAGE_COUNTER_MAX
+from bpfleet.kernel.units import round_down
 
 _BLANKS: Final = " \t\n\v\f\r\xa0"  # isspace() of the kernel's Latin-1 table
 _U64_MASK: Final = (1 << 64) - 1
@@ -53,8 +54,10 @@ def memparse(text: str) -> tuple[int, str]:
     return value, text[end:]
 
 
-def page_counter_memparse(file: str, text: str, *, unlimited: str = "max") -> int:
-    """``unlimited`` or a size in bytes, as pages rounded down. Raises EINVAL for anything left over.
+def page_counter_memparse(
+    file: str, text: str, *, unlimited: str = "max", page_bytes: int = PAGE_SIZE
+) -> int:
+    """``unlimited`` or a size in bytes, rounded down to pages, in units of 4 KiB. Raises EINVAL for anything left over.
 
     >>> page_counter_memparse("memory.max", "4097"), page_counter_memparse("memory.max", "max") == PAGE_COUNTER_MAX
     (1, True)
@@ -65,7 +68,7 @@ def page_counter_memparse(file: str, text: str, *, unlimited: str = "max") -> in
     size_bytes, rest = memparse(stripped)
     if rest:
         raise invalid(file, stripped, f"{unlimited} or a size in bytes such as 64M")
-    return min(size_bytes // PAGE_SIZE, PAGE_COUNTER_MAX)
+    return min(round_down(size_bytes, page_bytes) // PAGE_SIZE, PAGE_COUNTER_MAX)
 
 
 def page_counter_text(pages: int) -> str:

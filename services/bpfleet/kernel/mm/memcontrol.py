@@ -90,7 +90,10 @@ class MemoryController:
     def __init__(self, profile: KernelProfile, cpus: int) -> None:
         self.profile: Final = profile
         self.root: Final = Memcg("/", None)
-        self.batch_pages: Final = profile.memcg_charge_batch
+        # Pages are counted in units of 4 KiB, and come and go by whole pages of the kernel.
+        self._page_units: Final = profile.page_units
+        self._page_bytes: Final = profile.page_bytes
+        self.batch_pages: Final = profile.memcg_charge_batch * profile.page_units
         # Why the latest charge failed, for callers that undo first.
         self.last_failure: KernelError | None = None
         # Objects asked for together that do not fit are asked for again one by one: only then a refusal counts.
@@ -144,21 +147,21 @@ class MemoryController:
     ) -> int:
         if memcg.parent is None:
             return pages
-        stock = self._cpus[current.cpu]
+        stock, page = self._cpus[current.cpu], self._page_units
         done = self._charge_whole_batches(stock, memcg, pages)
         while done < pages:
             taken = self._consume_up_to(stock, memcg, pages - done)
             if taken:
                 done += taken
                 continue
-            waits = hands_out and memcg.memory.headroom() < 1
+            waits = hands_out and memcg.memory.headroom() < page
             if waits and done:
                 break
             try:
-                self.charge_pages(memcg, 1, gfp, current)
+                self.charge_pages(memcg, page, gfp, current)
             except KernelError:
                 break
-            done += 1
+            done += page
             if hands_out and (waits or current.dying or current.over_high_pages):
                 break
         return done
@@ -198,8 +201,11 @@ class MemoryController:
         if profile.vmalloc_takes_large_orders:
             if profile.nowait_charge_raises_max and self.last_failure is not None:
                 limited = self._memcg_at(memcg, str(self.last_failure.numbers["cgroup"]))
-                limited.raise_event(MemcgEvent.MAX, min(pages.bit_length() - 1, MAX_PAGE_ORDER))
-            if done % 2 == 0:
+                limited.raise_event(
+                    MemcgEvent.MAX,
+                    min((pages // self._page_units).bit_length() - 1, MAX_PAGE_ORDER),
+                )
+            if done // self._page_units % 2 == 0:
                 return done + self.charge_single_pages(memcg, pages - done, gfp, current)
         return done
 
@@ -255,7 +261,7 @@ class MemoryController:
                 drained = True
             elif gfp & GFP.NORETRY:
                 break
-            elif freed and pages <= 1 << PAGE_ALLOC_COSTLY_ORDER:
+            elif freed and pages <= self._page_units << PAGE_ALLOC_COSTLY_ORDER:
                 pass
             elif retries:
                 retries -= 1
@@ -298,7 +304,7 @@ class MemoryController:
 
     def _oom(self, limited: Memcg, pages: int, gfp: int, current: Current) -> bool | None:
         """True: retry. False: nobody to kill. None: too large an order, no event [mem_cgroup_oom]."""
-        order = (pages - 1).bit_length()
+        order = (pages // self._page_units - 1).bit_length()
         if order > PAGE_ALLOC_COSTLY_ORDER:
             return None
         limited.raise_event(MemcgEvent.OOM)
@@ -306,7 +312,7 @@ class MemoryController:
 
     def out_of_memory(self, limited: Memcg, order: int, gfp: int, current: Current) -> bool:
         """mem_cgroup_out_of_memory: kills nobody when there is room again or the caller is dying already."""
-        if limited.memory.margin() >= 1 << order or current.dying:
+        if limited.memory.margin() >= self._page_units << order or current.dying:
             return True
         return self.oom(limited, order, gfp, current)
 
@@ -442,7 +448,7 @@ class MemoryController:
         memcg = objcg.memcg
         stock = self._cpus[current.cpu]
         done = 0
-        pages = (size_bytes + PAGE_SIZE - 1) // PAGE_SIZE
+        pages = -(-size_bytes // self._page_bytes) * self._page_units
         remainder = pages * PAGE_SIZE - size_bytes
         while done < count:
             if stock.byte_objcg is objcg and stock.bytes >= size_bytes:
@@ -479,19 +485,19 @@ class MemoryController:
         stock.bytes += size_bytes
         if not self.profile.byte_stock_keeps_uncharged:
             allow_uncharge = True
-        if allow_uncharge and stock.bytes > PAGE_SIZE:
-            pages = stock.bytes // PAGE_SIZE
-            stock.bytes %= PAGE_SIZE
+        if allow_uncharge and stock.bytes > self._page_bytes:
+            pages = stock.bytes // self._page_bytes * self._page_units
+            stock.bytes %= self._page_bytes
             self._uncharge_kernel_pages(stock, objcg.memcg, pages)
 
     def _flush_bytes(self, stock: _CpuStock) -> None:
         objcg = stock.byte_objcg
         if objcg is None:
             return
-        pages = stock.bytes // PAGE_SIZE
+        pages = stock.bytes // self._page_bytes * self._page_units
         if pages:
             self._uncharge_kernel_pages(stock, objcg.memcg, pages)
-        objcg.nr_charged_bytes += stock.bytes % PAGE_SIZE
+        objcg.nr_charged_bytes += stock.bytes % self._page_bytes
         stock.bytes = 0
         stock.byte_objcg = None
 
@@ -503,7 +509,8 @@ class MemoryController:
         for stock in self._cpus:
             if stock.byte_objcg is objcg:
                 self._flush_bytes(stock)
-        pages, rest = divmod(objcg.nr_charged_bytes, PAGE_SIZE)
+        pages, rest = divmod(objcg.nr_charged_bytes, self._page_bytes)
+        pages *= self._page_units
         assert rest == 0, (objcg.memcg.path, objcg.nr_charged_bytes)
         objcg.nr_charged_bytes = 0
         objcg.memcg.objcgs.remove(objcg)

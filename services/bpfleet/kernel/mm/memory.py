@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final, final
 
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import KMALLOC_MAX_SIZE, PAGE_SIZE, PCPU_MIN_UNIT_SIZE
+from bpfleet.abi.limits import KMALLOC_MAX_SIZE, PAGE_SIZE
 from bpfleet.kernel.errors import KernelError, Reason
 from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.current import Current
@@ -19,6 +19,7 @@ from bpfleet.kernel.mm.sizes import (
     OBJCG_POINTER_BYTES,
     kmalloc_bytes,
     kmalloc_charge_bytes,
+    pcpu_unit_min_bytes,
     percpu_bytes,
     percpu_charge_bytes,
     vmalloc_bytes,
@@ -26,7 +27,7 @@ from bpfleet.kernel.mm.sizes import (
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import bytes_of
 
-KMALLOC_AREA_LIMIT: Final = PAGE_SIZE << 3
+AREA_LIMIT_ORDER: Final = 3  # PAGE_ALLOC_COSTLY_ORDER
 
 
 class AllocKind(IntEnum):
@@ -188,7 +189,8 @@ class Memory:
 
     def slab_size(self, size_bytes: int, kind: AllocKind = AllocKind.SLAB) -> AllocSize:
         """A kmalloc object of ``size_bytes``."""
-        return _slab_size(size_bytes, kind)
+        profile = self.profile
+        return _slab_size(size_bytes, kind, profile.page_bytes, profile.kmalloc_min_bytes)
 
     def cache_size(self, size_bytes: int, kind: AllocKind = AllocKind.SLAB) -> AllocSize:
         """An object of a named cache: exactly ``size_bytes``, charged with one objcg pointer."""
@@ -202,11 +204,16 @@ class Memory:
 
     def vmalloc_size(self, size_bytes: int) -> AllocSize:
         """A vmalloc area of ``size_bytes``."""
-        return _vmalloc_size(size_bytes)
+        return _vmalloc_size(size_bytes, self.profile.page_bytes)
 
     def page_size(self, kind: AllocKind = AllocKind.PAGES) -> AllocSize:
-        """One page from the page allocator."""
+        """4 KiB from the page allocator: the unit in which pages are counted, of which a page is ``page_units``."""
         return _page_size(kind)
+
+    def whole_page_size(self) -> AllocSize:
+        """A page of this kernel, as one object."""
+        page = self.profile.page_bytes
+        return AllocSize(AllocKind.PAGES, page, page, page)
 
     # -- taking and giving ---------------------------------------------------------------------------------------
 
@@ -262,7 +269,7 @@ class Memory:
         self, size_bytes: int, objcg: ObjCgroup | None, current: Current, owner: Owner
     ) -> Block:
         """bpf_map_area_alloc: kmalloc up to 32 KiB with a vmalloc fallback, vmalloc beyond [kernel/bpf/syscall.c]."""
-        if size_bytes <= KMALLOC_AREA_LIMIT:
+        if size_bytes <= self.profile.page_bytes << AREA_LIMIT_ORDER:
             try:
                 quiet = GFP.GFP_USER | GFP.NORETRY | GFP.NOWARN
                 return self.kmalloc(size_bytes, quiet, objcg, current, owner)
@@ -275,7 +282,7 @@ class Memory:
         self, size_bytes: int, gfp: int, objcg: ObjCgroup | None, current: Current, owner: Owner
     ) -> Block:
         """A slab object or contiguous pages; beyond a page, an area when that allocation fails [mm/util.c]."""
-        if size_bytes <= PAGE_SIZE:
+        if size_bytes <= self.profile.page_bytes:
             return self.kmalloc(size_bytes, gfp, objcg, current, owner)
         try:
             quiet = gfp | GFP.NORETRY | GFP.NOWARN
@@ -293,8 +300,9 @@ class Memory:
         owner: Owner,
     ) -> Block:
         """Allocates ``count`` per-CPU objects one after the other; all or none."""
-        if size_bytes > PCPU_MIN_UNIT_SIZE:
-            raise _too_large("per-CPU allocation", size_bytes, PCPU_MIN_UNIT_SIZE)
+        limit = pcpu_unit_min_bytes(self.profile.page_bytes)
+        if size_bytes > limit:
+            raise _too_large("per-CPU allocation", size_bytes, limit)
         return self._block(owner, self.percpu_size(size_bytes), objcg, count, gfp, current)
 
     def alloc_pages(
@@ -432,20 +440,21 @@ class Memory:
             self._leave(account)
 
     def give_singly(self, account: Account, size: AllocSize, cpu: int, count: int) -> None:
-        """Gives ``count`` single kernel pages back, one after the other but in constant time.
+        """Gives ``count`` units of kernel pages back, page after page but in constant time.
 
         Each goes into the CPU's stock, which returns all it holds once it is over a batch. So batch + 1 pages leave the
         stock as it was, as soon as the first of them have made room for this payer.
         """
-        cycle = self.controller.batch_pages + 1
+        page = self.profile.page_units
+        cycle = self.controller.batch_pages + page
         first = min(count, cycle)
         whole = max(0, count // cycle - 1) * cycle
-        for _ in range(first):
-            self.give(account, size, cpu)
+        for _ in range(0, first, page):
+            self.give(account, size, cpu, page)
         if whole:
             self._give_cycles(account, size, whole)
-        for _ in range(count - first - whole):
-            self.give(account, size, cpu)
+        for _ in range(0, count - first - whole, page):
+            self.give(account, size, cpu, page)
 
     def _give_cycles(self, account: Account, size: AllocSize, pages: int) -> None:
         """Pages that go through a stock without changing it."""
@@ -552,10 +561,10 @@ class Memory:
 
         Of user pages fewer may come without a failure, but at least one.
         """
-        node, objcg = self.node, account.objcg
+        node, objcg, page = self.node, account.objcg, self.profile.page_units
         done = 0
         while done < pages:
-            step = min(pages - done, max(node.free_pages, 1))
+            step = min(pages - done, max(node.free_pages // page * page, page))
             if done and kind in _USER_KINDS:
                 return done
             if not node.take(bytes_of(step), gfp, current):
@@ -690,8 +699,11 @@ _SIZES_KEPT: Final = 4096
 
 
 @lru_cache(_SIZES_KEPT)
-def _slab_size(size_bytes: int, kind: AllocKind) -> AllocSize:
-    return AllocSize(kind, size_bytes, kmalloc_bytes(size_bytes), kmalloc_charge_bytes(size_bytes))
+def _slab_size(size_bytes: int, kind: AllocKind, page_bytes: int, min_bytes: int) -> AllocSize:
+    taken = kmalloc_bytes(size_bytes, page_bytes, min_bytes)
+    return AllocSize(
+        kind, size_bytes, taken, kmalloc_charge_bytes(size_bytes, page_bytes, min_bytes)
+    )
 
 
 @lru_cache(_SIZES_KEPT)
@@ -706,8 +718,8 @@ def _percpu_size(size_bytes: int, cpus: int, objcg_vector: bool) -> AllocSize:
 
 
 @lru_cache(_SIZES_KEPT)
-def _vmalloc_size(size_bytes: int) -> AllocSize:
-    pages_bytes = vmalloc_bytes(size_bytes)
+def _vmalloc_size(size_bytes: int, page_bytes: int) -> AllocSize:
+    pages_bytes = vmalloc_bytes(size_bytes, page_bytes)
     return AllocSize(AllocKind.VMALLOC, size_bytes, pages_bytes, pages_bytes)
 
 

@@ -9,9 +9,7 @@ from bpfleet.kernel.mm.memory import Account, AllocKind, Block, Memory, Owner
 from bpfleet.kernel.mm.swapfile import SwapEntries, SwapSpace
 
 PAGES_PER_TABLE: Final = 512
-PAGES_BEFORE: Final = (
-    256  # in the first table: where mmap puts an area is chance, this is the middle of it
-)
+_ENTRY_BYTES: Final = 8  # of a page table
 
 
 @final
@@ -25,6 +23,7 @@ class AddressSpace:
 
     __slots__ = (
         "_memory",
+        "_per_table",
         "_segments",
         "_swap",
         "_swapped",
@@ -42,6 +41,8 @@ class AddressSpace:
     def __init__(self, memory: Memory, owner: Owner, swap: SwapSpace | None = None) -> None:
         self._memory: Final = memory
         self._swap: Final = swap
+        page = memory.profile.page_bytes
+        self._per_table: Final = page // _ENTRY_BYTES * memory.profile.page_units
         self._swapped: SwapEntries | None = None  # until something goes out
         self.owner: Final = owner
         # Empty until the first fault: most processes of a fleet only hold descriptors.
@@ -54,6 +55,11 @@ class AddressSpace:
         self.swap_pages = 0  # anonymous pages that are out
         self.peak_pages = 0  # the most that were resident at a time
         self.peak_vm_pages = 0  # the most that were mapped
+
+    @property
+    def _before(self) -> int:
+        """Pages in the first table: where mmap puts an area is chance, this is the middle of it."""
+        return self._per_table // 2
 
     @property
     def rss_pages(self) -> int:
@@ -88,8 +94,8 @@ class AddressSpace:
         account = self._memory.account(self.owner, kind, payer)
         done = 0
         while done < pages:
-            room = PAGES_PER_TABLE - (PAGES_BEFORE + self.total_vm) % PAGES_PER_TABLE
-            if room == PAGES_PER_TABLE and not self._add_table(objcg, current):
+            room = self._per_table - (self._before + self.total_vm) % self._per_table
+            if room == self._per_table and not self._add_table(objcg, current):
                 break
             got = self._memory.fault(account, min(room, pages - done), GFP.GFP_KERNEL, current)
             if not got:
@@ -130,14 +136,15 @@ class AddressSpace:
         """A page table for the next 512 pages; False when the allocation fails (`Memory.failure` says why)."""
         memory = self._memory
         account = memory.account(self.owner, AllocKind.PAGE_TABLE, objcg)
-        if not memory.fault(account, 1, GFP.GFP_PAGE_TABLE, current):
+        page = memory.profile.page_units
+        if not memory.fault(account, page, GFP.GFP_PAGE_TABLE, current):
             return False
         newest = self._tables[-1] if self._tables else None
         if newest is not None and newest.account is account:
-            newest.count += 1
+            newest.count += page
         else:
-            self._tables.append(Block(account, memory.page_size(AllocKind.PAGE_TABLE), 1))
-        self.pgtable_pages += 1
+            self._tables.append(Block(account, memory.page_size(AllocKind.PAGE_TABLE), page))
+        self.pgtable_pages += page
         return True
 
     # -- shrinking -----------------------------------------------------------------------------------------------
@@ -178,7 +185,8 @@ class AddressSpace:
                 if self.swapped.of(account):
                     continue
             segments.pop()
-        needed = max(0, PAGES_BEFORE + self.total_vm - 1) // PAGES_PER_TABLE
+        tables = max(0, self._before + self.total_vm - 1) // self._per_table
+        needed = tables * self._memory.profile.page_units
         self._free_tables(self.pgtable_pages - needed, cpu)
         return released
 
@@ -190,7 +198,7 @@ class AddressSpace:
         return freed
 
     def _free_tables(self, count: int, cpu: int) -> None:
-        """Gives the ``count`` newest page tables back."""
+        """Gives the newest page tables back: ``count`` pages of them."""
         size = self._memory.page_size(AllocKind.PAGE_TABLE)
         while count > 0:
             newest = self._tables[-1]

@@ -8,15 +8,14 @@ libraries. Sizes are those of the caches (/proc/slabinfo), where the profile has
 from collections.abc import Iterator
 from typing import Final
 
+from bpfleet.abi.limits import PAGE_SIZE
 from bpfleet.kernel.mm.memory import AllocKind, AllocSize, Memory
 
-STACK_PAGES: Final = 4  # THREAD_SIZE on x86-64
 VMAS: Final = 35
 WRITABLE_VMAS: Final = 10
 MAPPED_FILES: Final = 6
 PAGE_TABLES: Final = 11
-# The page directory: two pages, with the kernel's and the user's half [PGD_ALLOCATION_ORDER].
-PGD_PAGES: Final = 2
+PGD_PAGES: Final = 2  # with the kernel's and the user's half on x86-64 [PGD_ALLOCATION_ORDER]
 PID_BYTES: Final = 128
 CRED_BYTES: Final = 192
 ANON_VMA_BYTES: Final = 104
@@ -30,7 +29,7 @@ Objects = Iterator[tuple[AllocSize, int]]  # a size, and how many of it
 
 def task_objects(memory: Memory) -> Objects:
     """A task: its kernel stack, task_struct, pid and credentials."""
-    yield memory.page_size(AllocKind.STACK), STACK_PAGES
+    yield memory.page_size(AllocKind.STACK), memory.profile.thread_bytes // PAGE_SIZE
     for size in (memory.profile.structs.task_struct, PID_BYTES, CRED_BYTES):
         yield memory.cache_size(size), 1
 
@@ -40,7 +39,7 @@ def thread_objects(memory: Memory) -> Objects:
     yield from task_objects(memory)
     for size in memory.profile.vma_slab_bytes:
         yield memory.cache_size(size), 1
-    yield memory.page_size(AllocKind.PAGE_TABLE), 1
+    yield memory.page_size(AllocKind.PAGE_TABLE), memory.profile.page_units
 
 
 def process_objects(memory: Memory) -> Objects:
@@ -51,7 +50,7 @@ def process_objects(memory: Memory) -> Objects:
     >>> sum(size.charge * count for size, count in process_objects(memory))
     92296
     """
-    structs = memory.profile.structs
+    structs, page = memory.profile.structs, memory.profile.page_units
     yield from task_objects(memory)
     for size in (*_SHARED_BYTES, structs.mm_struct):
         yield memory.cache_size(size), 1
@@ -60,5 +59,5 @@ def process_objects(memory: Memory) -> Objects:
     yield memory.cache_size(structs.file), MAPPED_FILES
     yield memory.cache_size(ANON_VMA_BYTES), WRITABLE_VMAS
     yield memory.cache_size(ANON_VMA_CHAIN_BYTES), WRITABLE_VMAS * CHAINS_PER_ANON_VMA
-    yield memory.page_size(), PGD_PAGES
-    yield memory.page_size(AllocKind.PAGE_TABLE), PAGE_TABLES
+    yield memory.page_size(), PGD_PAGES * page
+    yield memory.page_size(AllocKind.PAGE_TABLE), PAGE_TABLES * page

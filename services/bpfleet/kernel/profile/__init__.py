@@ -16,8 +16,11 @@ from bpfleet.kernel.profile.model import (
 )
 from bpfleet.kernel.profile.names import (
     VARIANTS,
+    X86_64,
     kernel_of,
+    machine_of,
     nearest_profile,
+    on_machine,
     profile_named,
     says,
     sureness,
@@ -28,6 +31,7 @@ from bpfleet.kernel.profile.rows import series_of
 __all__ = [
     "PROFILES",
     "VARIANTS",
+    "X86_64",
     "KernelProfile",
     "Memlock",
     "Model",
@@ -37,7 +41,9 @@ __all__ = [
     "Use",
     "compared_models",
     "kernel_of",
+    "machine_of",
     "nearest_profile",
+    "on_machine",
     "profile_named",
     "recorded_kernels",
     "says",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bpfleet.abi.bpf import MapType, ProgType
+from bpfleet.abi.limits import PAGE_SIZE
 
 
 class Model(StrEnum):
@@ -235,6 +236,8 @@ class KernelProfile:
     nr_cpus: int
     bpf_jit_always_on: bool
     jit_charges_bytes: bool
+    arm64_jit_charges_bytes: bool
+    arm64_kmalloc_min_bytes: int
     perf_progs_need_prealloc: bool
     sockmap_takes_any_psock: bool
     sockmap_takes_listeners_and_udp: bool
@@ -251,6 +254,10 @@ class KernelProfile:
     perf_event_array_keeps_entries: bool
     percpu_populated_bytes: int
     bpf_lsm_enabled: bool
+    arch: str
+    page_bytes: int
+    thread_bytes: int
+    kmalloc_min_bytes: int
     cgroup_v1: bool
     stats_lag: bool
     optmem_max_bytes: int
@@ -269,6 +276,11 @@ class KernelProfile:
     def known_by(self) -> str:
         """How sure what is said of it is, and of which build: ``recorded (6.12.107)``."""
         return f"{self.provenance} ({self.release})"
+
+    @property
+    def page_units(self) -> int:
+        """Units of 4 KiB in a page of this kernel: counters here count those, whatever the page."""
+        return self.page_bytes // PAGE_SIZE
 
     @property
     def is_rlimit(self) -> bool:

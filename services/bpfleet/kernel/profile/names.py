@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from bpfleet.kernel.profile.known import PROFILES
-from bpfleet.kernel.profile.model import KernelProfile, Memlock, Model, Payer
+from bpfleet.kernel.profile.model import KernelProfile, Memlock, Model, Payer, Provenance
 from bpfleet.kernel.profile.rows import patch_of, series_of
 from bpfleet.near import unknown
 
@@ -51,7 +51,75 @@ def _lag(profile: KernelProfile) -> KernelProfile:
     return replace(profile, stats_lag=True)
 
 
+def _arm64(profile: KernelProfile) -> KernelProfile:
+    """arm64 with pages of 4 KiB. Its machine code lies in vmalloc's area, which is as good as endless."""
+    return replace(
+        profile,
+        arch="arm64",
+        provenance=Provenance.DERIVED,
+        kmalloc_min_bytes=profile.arm64_kmalloc_min_bytes,
+        jit_charges_bytes=profile.arm64_jit_charges_bytes,
+        bpf_jit_limit_bytes=_ARM64_JIT_LIMIT_BYTES,
+    )
+
+
+def _paged(profile: KernelProfile, page_bytes: int) -> KernelProfile:
+    stack = max(profile.thread_bytes, page_bytes)  # CONFIG_VMAP_STACK: whole pages
+    return replace(_arm64(profile), page_bytes=page_bytes, thread_bytes=stack)
+
+
+def _16k(profile: KernelProfile) -> KernelProfile:
+    """arm64 with pages of 16 KiB."""
+    return _paged(profile, 16 << 10)
+
+
+def _64k(profile: KernelProfile) -> KernelProfile:
+    """arm64 with pages of 64 KiB, as RHEL 8 has it and others offer."""
+    return _paged(profile, 64 << 10)
+
+
+# Machines as uname -m calls them.
+X86_64: Final = "x86_64"
+AARCH64: Final = "aarch64"
+_OF_PAGES: Final = {16 << 10: "16k", 64 << 10: "64k"}
+
+
+def on_machine(profile: KernelProfile, machine: str, page_bytes: int) -> KernelProfile:
+    """The same kernel on the machine ``uname -m`` names, with its pages.
+
+    Only arm64 is known beside x86-64: another machine gets its pages, and is *nearest*.
+
+    >>> [on_machine(PROFILES["6.12"], *host).name for host in (("x86_64", 4096), ("aarch64", 65536))]
+    ['6.12', '6.12:64k']
+    """
+    is_arm64 = machine == AARCH64
+    if profile.page_bytes == page_bytes and (not is_arm64 or profile.arch == "arm64"):
+        return profile
+    if is_arm64:
+        variant = _OF_PAGES.get(page_bytes, "arm64")
+        return replace(VARIANTS[variant](profile), name=f"{profile.name}:{variant}")
+    stack = max(profile.thread_bytes, page_bytes)
+    return replace(
+        profile,
+        name=f"{profile.name}:{page_bytes >> 10}k",
+        arch=machine,
+        page_bytes=page_bytes,
+        thread_bytes=stack,
+        provenance=Provenance.NEAREST,
+    )
+
+
+def machine_of(profile: KernelProfile) -> str:
+    """What uname -m says where the profile's kernel runs."""
+    return {"x86-64": X86_64, "arm64": AARCH64}.get(profile.arch, profile.arch)
+
+
+_ARM64_JIT_LIMIT_BYTES: Final = 1 << 46  # half of vmalloc's area with addresses of 48 bits
+_OF_ANY_MODEL: Final = frozenset({"lag", "v1", "arm64", "16k", "64k"})
 VARIANTS: Final = {
+    "arm64": _arm64,
+    "16k": _16k,
+    "64k": _64k,
     "backport": _backport,
     "nobpf": _nobpf,
     "nokmem": _nokmem,
@@ -160,7 +228,7 @@ def profile_named(name: str) -> KernelProfile:
         raise ValueError(f"{name!r}: {unknown('variant', variant, VARIANTS)}")
     if variant == "backport" and not profile.is_rlimit:
         raise ValueError(f"{name!r}: variant 'backport' is of kernels without memcg accounting")
-    if profile.is_rlimit and variant not in ("backport", "lag", "v1"):
+    if profile.is_rlimit and variant not in {"backport", *_OF_ANY_MODEL}:
         raise ValueError(
             f"{name!r}: variant {variant!r} needs a kernel with memcg accounting, {base} has none"
         )

@@ -21,7 +21,6 @@ from bpfleet.kernel.mm import gfp as GFP
 from bpfleet.kernel.mm.memory import Account
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
-from bpfleet.kernel.units import bytes_of
 
 RANGE_MAX_BYTES: Final = 4 << 30
 FLAGS: Final = F_SEGV_ON_FAULT | F_MMAPABLE | F_NO_USER_CONV
@@ -49,9 +48,10 @@ class ArenaMap(BpfMap):
             raise refuse(Errno.EINVAL, "an arena has no key, no value, and pages")
         if not attr.map_flags & F_MMAPABLE or attr.map_flags & ~FLAGS:
             raise refuse(Errno.EINVAL, f"flags {attr.map_flags:#x}: BPF_F_MMAPABLE must be there")
-        if attr.map_extra % PAGE_SIZE:
+        page = host.profile.page_bytes
+        if attr.map_extra % page:
             raise refuse(Errno.EINVAL, f"map_extra {attr.map_extra:#x} is not page-aligned")
-        size = attr.max_entries * PAGE_SIZE
+        size = attr.max_entries * page
         if size > RANGE_MAX_BYTES:
             raise refuse(Errno.E2BIG, f"{size} bytes are over 4 GiB")
         if attr.map_extra >> 32 != (attr.map_extra + size - 1) >> 32:
@@ -73,11 +73,13 @@ class ArenaMap(BpfMap):
         if profile.arena_tracks_free_ranges:
             made += (Allocation("range_node", How.KMALLOC_ACCOUNT, RANGE_NODE_BYTES),)
         if profile.arena_has_scratch_page:
-            made += (Allocation("scratch_page", How.PAGES, PAGE_SIZE, gfp=FAULT_GFP),)
+            made += (
+                Allocation("scratch_page", How.PAGES, PAGE_SIZE, profile.page_units, FAULT_GFP),
+            )
         return CostPlan(
             0,
             made,
-            per_element=(Allocation("page", How.PAGES, PAGE_SIZE, gfp=FAULT_GFP),),
+            per_element=(Allocation("page", How.PAGES, PAGE_SIZE, profile.page_units, FAULT_GFP),),
         )
 
     @classmethod
@@ -85,7 +87,7 @@ class ArenaMap(BpfMap):
         cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, entries: int
     ) -> int:
         """arena_map_mem_usage: 0, from 7.3 on its pages."""
-        return bytes_of(entries) if profile.arena_usage_counts_pages else 0
+        return entries * profile.page_bytes if profile.arena_usage_counts_pages else 0
 
     def entries(self) -> int:
         """Pages that are there."""
@@ -94,9 +96,10 @@ class ArenaMap(BpfMap):
     def __init__(self, attr: MapAttr, host: Host, site: AllocSite) -> None:
         super().__init__(attr, host, site)
         self.user_vm_start = attr.map_extra
-        self.user_vm_end = attr.map_extra + attr.max_entries * PAGE_SIZE if attr.map_extra else 0
+        size = attr.max_entries * host.profile.page_bytes
+        self.user_vm_end = attr.map_extra + size if attr.map_extra else 0
         self._pages: Final[dict[int, Account]] = {}
-        self._size: Final = site.memory.page_size()
+        self._size: Final = site.memory.whole_page_size()
         self._node_size: Final = site.memory.slab_size(RANGE_NODE_BYTES)
         self._nodes: Final[
             list[Account]

@@ -24,7 +24,7 @@ from bpfleet.abi.bpf import (
     MapType,
 )
 from bpfleet.abi.errno import Errno
-from bpfleet.abi.limits import PAGE_SIZE, PCPU_MIN_UNIT_SIZE, U32_MAX
+from bpfleet.abi.limits import U32_MAX
 from bpfleet.kernel.bpf.attr import MapAttr
 from bpfleet.kernel.bpf.cost import Allocation, CostPlan, Creation, How
 from bpfleet.kernel.bpf.host import Host, OpContext
@@ -40,6 +40,7 @@ from bpfleet.kernel.bpf.maps.slot import empty_slot, next_slot, slot_of, slot_ou
 from bpfleet.kernel.bpf.refusals import key_exists, refuse
 from bpfleet.kernel.bpf.site import AllocSite
 from bpfleet.kernel.errors import KernelError
+from bpfleet.kernel.mm.sizes import pcpu_unit_min_bytes
 from bpfleet.kernel.proc.task import Task
 from bpfleet.kernel.profile import KernelProfile
 from bpfleet.kernel.units import round_up, round_up_8, roundup_pow_of_two
@@ -194,8 +195,9 @@ def check_flags(flags: int, allowed: int) -> None:
 
 def check_percpu_value(attr: MapAttr, profile: KernelProfile) -> None:
     """E2BIG for a value no per-CPU chunk can hold."""
-    if profile.percpu_value_size_checked and round_up_8(attr.value_size) > PCPU_MIN_UNIT_SIZE:
-        raise too_big(attr.value_size, PCPU_MIN_UNIT_SIZE)
+    limit = pcpu_unit_min_bytes(profile.page_bytes)
+    if profile.percpu_value_size_checked and round_up_8(attr.value_size) > limit:
+        raise too_big(attr.value_size, limit)
 
 
 def too_big(size_bytes: int, limit_bytes: int) -> KernelError:
@@ -224,5 +226,6 @@ def array_bytes(attr: MapAttr, profile: KernelProfile, slots_count: int) -> int:
     values = slots_count * round_up_8(attr.value_size)
     header = profile.structs.bpf_array
     if attr.map_flags & F_MMAPABLE:
-        return round_up(header, PAGE_SIZE) + round_up(values, PAGE_SIZE)
+        page = profile.page_bytes
+        return round_up(header, page) + round_up(values, page)
     return header + values

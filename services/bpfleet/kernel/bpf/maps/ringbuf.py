@@ -1,6 +1,6 @@
 """RINGBUF [kernel/bpf/ringbuf.c], since 5.8; USER_RINGBUF, since 6.1.
 
-At create: the struct, an array of page pointers (data pages appear twice in it), 3 + max_entries / 4096 pages. The
+At create: the struct, an array of page pointers (data pages appear twice in it), 3 pages and max_entries in pages. The
 pages are charged to the creating task even with cgroup.memory=nobpf. Per element: nothing. Freed with the map.
 Known gap: records are not modelled; user space maps the buffer and programs fill it.
 """
@@ -33,7 +33,7 @@ class RingbufMap(BpfMap):
         size = attr.max_entries
         if attr.key_size or attr.value_size:
             raise refuse(Errno.EINVAL, "a ring buffer has key size 0 and value size 0")
-        if size & (size - 1) or not size or size % PAGE_SIZE:
+        if size & (size - 1) or not size or size % host.profile.page_bytes:
             raise refuse(
                 Errno.EINVAL, f"{size} bytes: a ring buffer needs a power of two of whole pages"
             )
@@ -43,14 +43,16 @@ class RingbufMap(BpfMap):
         """Struct, pointer array, pages. The struct is allocated before the precharge."""
         attr, profile = creation.attr, creation.profile
         structs = profile.structs
-        data_pages = attr.max_entries // PAGE_SIZE
+        data_pages = attr.max_entries // profile.page_bytes
         pointers = (RINGBUF_META_PAGES + 2 * data_pages) * POINTER_BYTES
+        header = max(structs.bpf_ringbuf, RINGBUF_META_PAGES * profile.page_bytes)
+        units = (RINGBUF_META_PAGES + data_pages) * profile.page_units
         return CostPlan(
-            structs.bpf_ringbuf_map + structs.bpf_ringbuf + attr.max_entries,
+            structs.bpf_ringbuf_map + header + attr.max_entries,
             (
                 Allocation("rb_map", struct_how(profile), structs.bpf_ringbuf_map),
                 Allocation("pages", How.AREA, pointers),
-                Allocation("data", How.PAGES, PAGE_SIZE, RINGBUF_META_PAGES + data_pages),
+                Allocation("data", How.PAGES, PAGE_SIZE, units),
             ),
             precharge_at=1,
         )
@@ -60,7 +62,7 @@ class RingbufMap(BpfMap):
         cls, attr: MapAttr, profile: KernelProfile, possible_cpus: int, entries: int
     ) -> int:
         """ringbuf_map_mem_usage: struct, all pages once, pointer array."""
-        data_pages = attr.max_entries // PAGE_SIZE
+        data_pages = attr.max_entries // profile.page_bytes
         pages = RINGBUF_META_PAGES + data_pages
         pointers = (RINGBUF_META_PAGES + 2 * data_pages) * POINTER_BYTES
-        return profile.structs.bpf_ringbuf_map + pages * PAGE_SIZE + pointers
+        return profile.structs.bpf_ringbuf_map + pages * profile.page_bytes + pointers
