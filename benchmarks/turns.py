@@ -600,7 +600,11 @@ def main() -> int:
     options = parser.parse_args()
     # No agent of these fleets answers, and the coordinator says so again and again.
     logging.disable(logging.WARNING)
-    figures = [REQUESTS[name]() for name in options.only or REQUESTS]
+    figures = []
+    for name in options.only or REQUESTS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        figures.append(REQUESTS[name]())
+        print(f"{name}: {figures[-1].value}", file=sys.stderr, flush=True)
     if options.json:
         json.dump(as_json(figures), sys.stdout, indent=2)
     else:
