@@ -28,7 +28,7 @@ from bpfleet.rpc.replicas import phase_record
 from bpfleet.v1 import registry_service_pb2, runtime_service_pb2
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.resolve import inventory_of
-from bpfleet.workload.spec import NodeShape
+from bpfleet.workload.spec import NodeShape, Scheduling
 
 __all__ = [
     "AcknowledgedIsStored",
@@ -350,7 +350,16 @@ def what_runs_is_what_was_asked(attempt: Attempt, workload: Workload | None) -> 
         return
     found, shape = attempt.run.spec, attempt.node.shape
     # Clients change these two from one version to the next; an order may be older than the last change.
-    wanted = replace(workload.spec, replicas=found.workload.replicas, labels=found.workload.labels)
+    wanted = replace(
+        workload.spec,
+        replicas=found.workload.replicas,
+        labels=found.workload.labels,
+        # Where replicas may go is decided, and no agent is told.
+        node_selector={},
+        tolerations=(),
+        spread=None,
+        scheduling=Scheduling(),
+    )
     sized = inventory_of(
         wanted, NodeShape(possible_cpus=shape.possible_cpus, ram_bytes=shape.ram_bytes)
     )
