@@ -28,21 +28,21 @@ _BUDGET_SECONDS: Final = 30.0
 
 @click.command("capture")
 @click.option("-o", "--output", "out", type=OutputFile(), help="File to write.")
-@click.option("--no-bpf", is_flag=True, help="Load no iterator; who pays is then deduced.")
+@click.option("--no-bpf", is_flag=True, help="Load no iterator; the payers are then deduced.")
 @click.option("--count-elements", is_flag=True, help="Count the elements of maps too.")
 @click.option(
     "--budget",
     type=click.FloatRange(0.1, 3600),
     default=_BUDGET_SECONDS,
     show_default=True,
-    help="Seconds to spend at most.",
+    help="Maximum number of seconds to spend.",
 )
 @click.option(
     "--anonymise",
     "key_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="KEYFILE",
-    help="Replace names by pseudonyms; the key is made if the file is not there.",
+    help="Replace names by pseudonyms; the key is made if the file does not exist.",
 )
 @click.option("--node", help="Capture this emulated node instead of the host.")
 @agent_options

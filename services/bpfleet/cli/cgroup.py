@@ -63,7 +63,13 @@ def list_cgroups(*, node: str, server: ChannelOptions) -> Iterable[cgroup_servic
 @click.argument("node")
 @click.argument("path")
 @agent_options
-@click.option("--file", "files", multiple=True, metavar="FILE=TEXT", help="Then write this.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="FILE=TEXT",
+    help="Write TEXT to a control file afterwards; repeatable.",
+)
 def create(*, node: str, path: str, server: ChannelOptions, files: tuple[str, ...]) -> None:
     """mkdir, then writes control files.
 

@@ -48,7 +48,7 @@ _COLUMNS: Final = (
 @click.option(
     "--openmetrics", "metrics", is_flag=True, help="Print for node_exporter's textfile collector."
 )
-@click.option("--objects", is_flag=True, help="List the maps and programs of each payer below it.")
+@click.option("--objects", is_flag=True, help="List below each payer its maps and programs.")
 @watchable
 @listing(*_COLUMNS, data=msgspec.to_builtins, name=lambda r: r.payer)
 def command(

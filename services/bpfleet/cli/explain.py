@@ -1,5 +1,6 @@
 """``bpfleet explain``: what an error message or errno means on each generation of kernels."""
 
+import re
 from dataclasses import asdict
 from errno import errorcode
 
@@ -30,13 +31,15 @@ from bpfleet.rpc.channel import ChannelOptions
 __all__ = ["command"]
 
 _SURENESS = sureness({name: PROFILES[name] for name in GENERATION_KERNELS})
+# A refusal as the Python client's examples print it; the reason decides, as in ``ENOMEM (REASON)``.
+_BECAUSE = re.compile(r"\b(E[A-Z0-9]+) \(\d+\), because ([A-Z][A-Z_]+)\b")
 _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 
 
 @click.command("explain")
 @click.argument("text", nargs=-1)
 @click.option("--errno", "errno", help="An errno by name or number (EPERM, -12, 524), or SIGKILL.")
-@click.option("--call", type=click.Choice(_CALLS), default=None, help="Only at this call.")
+@click.option("--call", type=click.Choice(_CALLS), default=None, help="Only causes at this call.")
 @click.option("--here", is_flag=True, help="Ask this host who holds the counter; needs root.")
 @click.option("--node", help="Ask this emulated node who holds the counter.")
 @click.option("--pid", type=click.IntRange(1), help="The process, with --here or --node.")
@@ -56,7 +59,7 @@ def command(
     """What a message or errno of BPF memory means: limit, capability, full map, or something else.
 
     TEXT is the message as a log shows it, a report of the OOM killer, or a refusal as bpfleet prints it. The call it
-    names decides first, then the errno, then its numbers. Exit status 1 when nothing in it is known.
+    names decides first, then the errno, then its numbers. Exit status 1 if nothing in it is known.
 
     \b
     Examples:
@@ -73,7 +76,7 @@ def command(
         click.echo()
     if bool(text) == bool(errno):
         raise click.UsageError("give a message, or --errno")
-    message = " ".join(text)
+    message = _BECAUSE.sub(r"\1 (\2)", " ".join(text))
     report = read_oom_report(message)
     if report is not None:
         return _say(report.lines(), asdict(report), as_json=as_json)
@@ -139,7 +142,7 @@ def _say(lines: list[str], data: dict[str, object], *, as_json: bool) -> int:
 
 
 def _not_known(reading: Reading | None) -> None:
-    click.echo("not known: no cause is known for this text", err=True)
+    click.echo("no cause is known for this text", err=True)
     for step in reading.next_steps if reading is not None else ("try another errno or call",):
         click.echo(f"next: {step}", err=True)
 

@@ -172,7 +172,7 @@ def _about(found: pb.Workload) -> str:
     help="Name in the catalogue (bpfleet application list).",
 )
 @click.option("--replicas", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--per-node", is_flag=True, help="One on every node instead.")
+@click.option("--per-node", is_flag=True, help="One replica on every node, instead of --replicas.")
 @click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--priority", default=0, show_default=True)
 @click.option("--memory-request", type=Size(), help="Memory request [default: the limit].")
@@ -371,10 +371,10 @@ _EVENT_COLUMNS: Final = (
 
 @command.command("events")
 @fleet_options
-@click.option("--workload", default="", help="Only of this workload.")
-@click.option("--node", default="", help="Only of this node.")
+@click.option("--workload", default="", help="Only events of this workload.")
+@click.option("--node", default="", help="Only events of this node.")
 @click.option(
-    "--watch", is_flag=True, help="Print events as they happen, with --json as one object a line."
+    "--watch", is_flag=True, help="Print events as they happen; with --json, one object per line."
 )
 @listing(*_EVENT_COLUMNS)
 def events(

@@ -130,7 +130,7 @@ def drain(*, node: str, watch: bool, server: ChannelOptions) -> None:
             time.sleep(WATCH_SECONDS)
             found = client.node(node)
             if not found.draining:
-                raise click.ClickException(f"{node}: the drain was ended by an uncordon")
+                raise click.ClickException(f"{node}: an uncordon ended the drain")
             if found.replica_count != remaining:
                 remaining = found.replica_count
                 click.echo(f"{node}: {remaining} replicas left")

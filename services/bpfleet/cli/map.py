@@ -159,7 +159,7 @@ def _flags_text(flags: int) -> str:
     "--pid",
     type=click.IntRange(1, (1 << 31) - 1),
     required=True,
-    help="Process that creates it: see bpfleet process.",
+    help="Process that creates it (bpfleet process list).",
 )
 @click.option(
     "--type", "map_type", type=MapTypeName(), required=True, help="hash, BPF_MAP_TYPE_HASH, ..."

@@ -138,7 +138,7 @@ def _create_captured(node: str, captured: Path, server: ChannelOptions, *, as_js
     context = click.get_current_context()
     for name in ("kernel", "ram", "swap", "cpus", "seed"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name}: the capture says it; leave the option out")
+            raise click.UsageError(f"--{name}: the capture sets it; leave the option out")
     document = read_document(captured.read_bytes(), str(captured))
     with agent(server) as client:
         left_out = build_node(client, node, document)
@@ -283,7 +283,7 @@ def advance(*, node: str, seconds: float, server: ChannelOptions) -> None:
 @click.argument("node")
 @click.argument("kind")
 @click.option(
-    "--nth", type=click.IntRange(1), default=1, show_default=True, help="Which one fails."
+    "--nth", type=click.IntRange(1), default=1, show_default=True, help="Which allocation fails."
 )
 @agent_options
 def fault(*, node: str, kind: str, nth: int, server: ChannelOptions) -> None:

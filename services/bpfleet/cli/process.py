@@ -60,11 +60,11 @@ def list_processes(*, node: str, server: ChannelOptions) -> Iterable[process_ser
 @click.argument("node")
 @agent_options
 @click.option("--uid", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True)
-@click.option("--cgroup", default="/", show_default=True, help="Where it lives.")
+@click.option("--cgroup", default="/", show_default=True, help="Cgroup to start it in.")
 @click.option(
     "--memlock", type=Size(), help="RLIMIT_MEMLOCK, or unlimited [default: the kernel's]."
 )
-@click.option("--comm", default="script", show_default=True, help="Its name.")
+@click.option("--comm", default="script", show_default=True, help="Its command name.")
 @data_options
 def create(
     *,

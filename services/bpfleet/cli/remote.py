@@ -62,7 +62,7 @@ def agent_options(command: Command) -> Command:
         envvar="BPFLEET_COORDINATOR",
         is_eager=True,
         metavar="HOST:PORT",
-        help="Coordinator to ask which agent carries the node, instead. [env: BPFLEET_COORDINATOR]",
+        help="Coordinator that says which agent carries the node, instead of --agent. [env: BPFLEET_COORDINATOR]",
     )(with_agent)
 
 
@@ -190,6 +190,12 @@ def _agent_of_the_node(server: ChannelOptions) -> ChannelOptions:
         return server
     node = click.get_current_context().params.get("node")
     if node is None:
+        source = click.get_current_context().get_parameter_source("directory")
+        if source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                "--coordinator finds the agent of one node; name the agent here with --agent"
+                " (bpfleet fleet nodes -o json shows addresses)"
+            )
         return server
     first, *others = server.directory
     with fleet(replace(server, target=first, others=tuple(others))) as client:

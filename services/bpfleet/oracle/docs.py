@@ -159,7 +159,7 @@ _VARIABLES: Final = (
 _SETTINGS_HEAD: Final = """
 # Settings
 
-Every option of an agent and of a coordinator has an environment variable; the option wins over the variable. A variable
+Every option of an agent and of a coordinator has an environment variable; the option overrides the variable. A variable
 whose name begins with `BPFLEET_` and that nothing reads ends the start of either with its name.
 
 Traces are switched on by the standard variables of OpenTelemetry, with the extra installed

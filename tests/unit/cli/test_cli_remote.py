@@ -310,6 +310,13 @@ def test_who_names_the_agent_asks_no_coordinator(
     assert "give --agent or --coordinator, not both" in capsys.readouterr().err
 
 
+def test_a_coordinator_is_not_passed_over_where_no_node_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bpfleet("top", "nodes", "--once", "--coordinator", "127.0.0.1:1") == 2
+    assert "name the agent here with --agent" in capsys.readouterr().err
+
+
 def test_a_node_nobody_knows_is_one_line(
     known: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
