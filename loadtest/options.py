@@ -77,7 +77,7 @@ class LoadOptions:
         return cls(
             agents=_words(options.bpfleet_agents),
             coordinators=_words(options.bpfleet_coordinator),
-            models=_words(options.models),
+            models=_words(options.kernel),
             pin=_words(options.pin),
             applications=applications,
             seed=_number("--seed", options.seed, 0, 2**63 - 1),
@@ -126,13 +126,14 @@ class _Option(NamedTuple):
 _VARIABLES: Final = {
     "bpfleet-agents": "AGENTS",
     "bpfleet-coordinator": "COORDINATOR",
+    "kernel": "LOAD_KERNEL",  # an agent of the same environment has one of its own
     "load-shape": "SHAPE",
 }
 _OPTIONS: Final = (
     _Option("bpfleet-agents", "", "Node agents, host:port, separated by commas"),
     _Option("bpfleet-coordinator", "127.0.0.1:7070", "Coordinators; asked for the agents if none"),
-    _Option("models", "", "Only these kernel profiles, separated by commas (all)"),
-    _Option("pin", "", "Bind workloads that are submitted to these kernel profiles in turn"),
+    _Option("kernel", "", "Only nodes with these kernels, separated by commas (all)"),
+    _Option("pin", "", "Bind workloads that are submitted to these kernels in turn"),
     _Option("applications", "katran,falco,bcc-execsnoop,tetragon", "Applications whose maps churn"),
     _Option("seed", 1, "Seed of all operations"),
     _Option("batch", 256, f"Calls in one message, up to {_BATCH_MAX}"),

@@ -25,7 +25,7 @@ _COLUMNS: Final = (
     ("model", "Model"),
     ("calls", "Calls"),
     ("OK", "OK"),
-    ("usual", "Usual: not there, there already"),
+    ("usual", "Usual (ENOENT, EEXIST)"),
     ("EPERM", "EPERM"),
     ("ENOMEM", "ENOMEM"),
     ("E2BIG", "E2BIG"),

@@ -1,7 +1,7 @@
 """Plays one lane of a load test again, without a network: same seed, same calls, same outcomes.
 
-    bpfleet load --replay --kind tenant --seed 1 --lane 0 --model 6.12 --messages 200
-    bpfleet load --replay --kind element --model 5.10 --memlock 16M --json
+    bpfleet load --replay --kind tenant --seed 1 --lane 0 --kernel 6.12 --messages 200
+    bpfleet load --replay --kind element --kernel 5.10 --memlock 16M --json
 
 The lane is played on a node of its own, inside this process, by the executor of the node agent. The options of the load
 test that say what is played have the same names, variables and defaults here.
@@ -144,15 +144,19 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--kind", choices=sorted(KINDS), required=True, help="Kind of user")
     parser.add_argument("--lane", type=int, default=0, help="Lane; each user of a kind has one [0]")
-    parser.add_argument("--model", required=True, help="Kernel profile of the node")
-    parser.add_argument("--cpus", type=int, default=4, help="CPUs of the node [4]")
-    parser.add_argument("--ram", default="8G", help="Memory of the node [8G]")
+    parser.add_argument(
+        "--node-cpus", dest="cpus", type=int, default=4, help="CPUs of the node [4]"
+    )
+    parser.add_argument("--node-ram", dest="ram", default="8G", help="Memory of the node [8G]")
     parser.add_argument("--node-seed", type=int, default=1, help="Seed of the node [1: the first]")
     parser.add_argument("--messages", type=int, default=100, help="Messages to play [100]")
     parser.add_argument("--calls", type=int, help="Stop once so many calls were counted")
     parser.add_argument("--json", action="store_true", help="Print JSON")
     add_arguments(parser)
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    if not chosen.kernel or "," in chosen.kernel:
+        parser.error("--kernel: name the one kernel of the node")
+    return chosen
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -160,8 +164,8 @@ def main(arguments: Sequence[str]) -> int:
     chosen = _arguments(arguments)
     try:
         options = LoadOptions.parsed(chosen)
-        ram_bytes = size_of("--ram", chosen.ram, parse_bytes, " or 8G")
-        node = SeatNode(chosen.model, _NODE, "replay", chosen.cpus, ram_bytes)
+        ram_bytes = size_of("--node-ram", chosen.ram, parse_bytes, " or 8G")
+        node = SeatNode(chosen.kernel, _NODE, "replay", chosen.cpus, ram_bytes)
         seed = seed_for(options.seed, chosen.kind, chosen.lane)
         seat = Seat(chosen.kind, chosen.lane, seed, node)
         replay = Replay(seat, options, node_seed=chosen.node_seed)

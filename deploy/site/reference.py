@@ -50,9 +50,9 @@ def pages() -> dict[str, str]:
 
 
 def _library() -> Iterator[str]:
-    from bpfleet import api
+    from bpfleet.api import library
 
-    yield f"# Library\n\n{_paragraphs(api)}\n"
+    yield f"# Library\n\n{_paragraphs(library)}\n"
     for name in bpfleet.__all__:
         found = getattr(bpfleet, name)
         if name.startswith("__"):

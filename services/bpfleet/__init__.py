@@ -1,12 +1,12 @@
 """bpfleet: what a BPF memory-accounting model does to a fleet of Linux hosts.
 
-The library is documented in ``bpfleet.api``; its names are imported from here, when they are first used.
+The library is documented in ``bpfleet.api.library``; its names are imported from here, when they are first used.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bpfleet.api import (
+    from bpfleet.api.library import (
         Capture,
         ComparisonResult,
         HostsResult,
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
 
         return Session
     if name in __all__:
-        from bpfleet import api
+        from bpfleet.api import library
 
-        return getattr(api, name)
+        return getattr(library, name)
     raise AttributeError(f"module 'bpfleet' has no attribute {name!r}")

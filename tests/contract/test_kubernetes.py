@@ -9,6 +9,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from bpfleet.cli.compare import command as compare_command
+
 ROOT = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 OVERLAYS = ("base", "overlays/small", "overlays/large")
 ROLES = {"redis", "coordinator", "agent", "locust", "locust-worker"}
@@ -416,3 +418,26 @@ def test_the_capture_has_named_privileges_and_writes_nothing() -> None:
     assert collector["securityContext"]["readOnlyRootFilesystem"]
     assert all(mount["readOnly"] for mount in collector["volumeMounts"])
     assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_jobs_of_a_comparison_run_the_commands_they_say_and_are_restricted() -> None:
+    documents = _load(ROOT / "compare-job.yaml")
+    for document in documents:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    jobs = [document for document in documents if document["kind"] == "Job"]
+    for job in jobs:
+        pod = job["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        (container,) = pod["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        words = " ".join([*container.get("command", ()), *container["args"]])
+        options = {word for word in words.replace("'", " ").split() if word.startswith("--")}
+        known = {text for param in compare_command.params for text in param.opts}
+        assert options <= known
+    shards, _ = jobs
+    assert f"/{shards['spec']['completions']} " in words_of(shards)
+
+
+def words_of(job) -> str:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return " ".join(container["args"])

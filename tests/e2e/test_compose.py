@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -116,6 +118,44 @@ def test_a_standby_ends_the_rollout_whose_leader_is_killed(compose, ports) -> No
     text = ("exec", "-T", "locust", "python", "-m", "bpfleet.launcher.survey")
     survey = Survey.from_text(compose(*text, "coordinator:7070,coordinator-2:7070"))
     assert [check for check in check_all(survey, told) if not check.holds] == []
+
+
+def _bpfleet(*arguments: str) -> str:
+    return run(sys.executable, "-m", "bpfleet.cli.main", *arguments)
+
+
+def test_the_host_sees_the_cluster_and_reaches_the_nodes_of_its_agents(compose, ports) -> None:
+    rows = json.loads(_bpfleet("ps", "--name", PROJECT, "--json"))
+    roles = [row["role"] for row in rows]
+    assert {role: roles.count(role) for role in roles} == {
+        "redis": 1,
+        "coordinator": 2,
+        "agent": 5,
+        "load": 1,
+        "load-worker": 1,
+    }
+    assert {row["state"] for row in rows} == {"ready"}
+    listed = {row["name"]: row for row in rows}
+    assert listed[f"{PROJECT}-coordinator-1"]["address"] == f"127.0.0.1:{ports['coordinator']}"
+    assert "agent" in _bpfleet("logs", f"{PROJECT}-agent-v6-12-1", "--name", PROJECT)
+    coordinators = ",".join(f"127.0.0.1:{port}" for port in ports.values())
+    node = ("agent-v6-12-00001", "--coordinator", coordinators, "--json")
+    assert json.loads(_bpfleet("node", "show", *node))["spec"]["profile"] == "6.12"
+    assert isinstance(json.loads(_bpfleet("map", "list", *node)), list)
+    assert any(c["path"] == "/" for c in json.loads(_bpfleet("cgroup", "list", *node)))
+
+
+def test_the_launcher_leaves_the_cluster_of_compose_alone(compose) -> None:
+    for command in (("scale", "2"), ("up", "--agents", "1", "--nodes-per-agent", "1")):
+        done = subprocess.run(
+            [sys.executable, "-m", "bpfleet.cli.main", *command, "--name", PROJECT],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "docker compose runs" in done.stderr, done.stderr
 
 
 def _status(fleet: FleetClient) -> fleet_service_pb2.WorkloadStatus:

@@ -772,3 +772,32 @@ def test_a_jump_of_the_wall_clock_ends_no_lease():
             assert bench.coordinator.state.tables.nodes["n1"].ready
 
     serve(body, wall_ms=lambda: wall_clock_ms() + wrong_ms[0])
+
+
+def test_a_large_call_of_an_agent_is_many_small_commands(monkeypatch) -> None:
+    """How much each holds is what bounds a turn of the event loop; how long it takes depends on the machine."""
+    sizes: list[int] = []
+    submit = Coordinator.submit
+
+    async def seen(self: Coordinator, command: Any) -> Any:
+        told = getattr(command, "nodes", ()) or getattr(command, "reports", ())
+        sizes.append(sum(1 + len(each.replicas) for each in told))
+        sizes.append(len(getattr(command, "removed", ())))
+        return await submit(self, command)
+
+    monkeypatch.setattr(Coordinator, "submit", seen)
+    names = [f"n{number}" for number in range(400)]
+    news = [replica_pb2.ReplicaStatus(replica=f"gone-{number}") for number in range(20)]
+
+    async def body(bench: Bench) -> None:
+        await bench.register("a", nodes_named(names, replicas=news))
+        reports = [registry.NodeReport(node=name, replicas=news) for name in names]
+        request = registry.ReportNodesRequest(
+            agent="a", incarnation="1", reports=reports, removed_nodes=names
+        )
+        await bench.registry.ReportNodes(request)
+        assert not bench.coordinator.state.tables.nodes
+
+    serve(body)
+    assert max(sizes) <= 1_000
+    assert sum(sizes) >= 400 * 21 * 2

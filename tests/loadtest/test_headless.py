@@ -140,7 +140,7 @@ def test_tenants_are_killed_only_where_their_maps_are_charged_to_their_cgroup(
 ) -> None:
     file = tmp_path / "outcomes.json"
     tenants = ("--tags", "tenant", "-u", "4", "-r", "4", "-t", "5s")
-    done = _headless(agents, *tenants, "--models", "5.10,6.12", "--outcomes", str(file))
+    done = _headless(agents, *tenants, "--kernel", "5.10,6.12", "--outcomes", str(file))
     assert done.returncode == 0, done.stderr
     kills = {row["model"]: row["oom_kills"] for row in json.loads(file.read_text())["models"]}
     assert kills["6.12"] > 0
@@ -162,7 +162,7 @@ def test_the_rows_of_locusts_own_table_carry_model_call_and_errno(run) -> None:
     [
         (("--fail-if", "5.10:EPERM>0.0"), "calls were EPERM, above 0.00%"),
         (("--fail-if", "6.99:EPERM>0.5"), "6.99: no call was made under it"),
-        (("--models", "4.19"), "no agent has a node of a wanted model"),
+        (("--kernel", "4.19"), "no agent has a node of a wanted model"),
     ],
 )
 def test_a_passed_threshold_or_an_empty_test_ends_with_one(agents, arguments, says) -> None:
@@ -203,14 +203,14 @@ def test_a_bad_setting_ends_with_one_line_and_status_two(arguments, says) -> Non
 def test_a_lane_is_replayed_without_a_network_to_the_same_outcomes(
     fresh_agent, tmp_path, kind
 ) -> None:
-    file, only = tmp_path / "outcomes.json", ("--models", "6.12", "--seed", "77")
+    file, only = tmp_path / "outcomes.json", ("--kernel", "6.12", "--seed", "77")
     settings = ("--tags", kind, "-u", "1", "-t", "6s", "--outcomes", str(file), *only)
     done = _headless(fresh_agent, *settings)
     assert done.returncode == 0, done.stderr
     live = json.loads(file.read_text())["outcomes"]
     calls = str(sum(outcome["count"] for outcome in live))
-    replay = [sys.executable, "-m", "loadtest.replay", "--kind", kind, "--model", "6.12", "--json"]
-    replay += ["--seed", "77", "--memory-max", "8M", "--ram", "16G", "--messages", "100000"]
+    replay = [sys.executable, "-m", "loadtest.replay", "--kind", kind, "--kernel", "6.12", "--json"]
+    replay += ["--seed", "77", "--memory-max", "8M", "--node-ram", "16G", "--messages", "100000"]
     replayed = subprocess.run(
         [*replay, "--calls", calls], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
     )
@@ -222,7 +222,7 @@ def test_step_to_failure_says_at_how_many_users_each_model_broke(agents) -> None
     done = _headless(
         agents,
         *("--load-shape", "step-to-failure", "--shape-steps", "3", "--tags", "inventory"),
-        *("-u", "9", "-r", "9", "-t", "4s", "--models", "5.10,6.12:nobpf"),
+        *("-u", "9", "-r", "9", "-t", "4s", "--kernel", "5.10,6.12:nobpf"),
     )
     assert re.search(r"^5\.10 broke at \d+ users$", done.stdout, re.MULTILINE), done.stderr
     assert "6.12:nobpf did not break up to 9 users" in done.stdout

@@ -41,7 +41,7 @@ def test_the_defaults_are_valid_and_fail_on_any_transport_failure() -> None:
 
 def test_lists_sizes_and_thresholds_are_read() -> None:
     options = _parsed(
-        *("--models", "5.10, 6.12:nobpf", "--memory-max", "1G", "--memlock", "max"),
+        *("--kernel", "5.10, 6.12:nobpf", "--memory-max", "1G", "--memlock", "max"),
         *("--fail-if", "6.12:nobpf:ENOMEM>0.05,5.10:EPERM>1"),
     )
     assert options.models == ("5.10", "6.12:nobpf")

@@ -31,7 +31,7 @@ def test_a_wheel_puts_files_where_the_program_looks_for_them(packed: str, checke
     ("arguments", "says"),
     [
         (("--help",), "--bpfleet-agents  BPFLEET_AGENTS"),
-        (("--replay", "--kind", "tenant", "--model", "6.12", "--messages", "3"), "map_create OK"),
+        (("--replay", "--kind", "tenant", "--kernel", "6.12", "--messages", "3"), "map_create OK"),
         (("--version",), "locust"),
     ],
 )

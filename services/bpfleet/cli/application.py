@@ -6,8 +6,9 @@ from typing import Any, Final
 import click
 from msgspec import Struct
 
+from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import Size
-from bpfleet.cli.listing import BYTES, COUNT, Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, Column, data_options, listing
 from bpfleet.cli.output import console, print_json, print_table
 from bpfleet.workload.catalogue import applications, default_options, inventory_for
 from bpfleet.workload.codec import to_data
@@ -75,10 +76,10 @@ def list_applications() -> Iterable[_Entry]:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=names(applications))
 @click.option("--cpus", type=click.IntRange(1, CPUS_MAX), default=16, show_default=True)
 @click.option("--ram", type=Size(), default="64G", show_default=True, help="Memory of the node.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def show(*, name: str, cpus: int, ram: int, as_json: bool) -> None:
     """Maps, programs, options and the source of the figures of NAME, on a node of this size.
 

@@ -162,6 +162,8 @@ def _write(answer: Answer, options: CapturedOptions) -> None:
 def _print(answer: Answer) -> None:
     out = console()
     out.print(answer.title, style="bold", markup=False)
+    out.print(answer.verdict, markup=False)
+    out.print()
     print_table(
         ROW_HEADS,
         map(row_cells, answer.rows),

@@ -7,6 +7,7 @@ import click
 
 from bpfleet.cli.clusters import cluster_options, engine_for, progress_lines
 from bpfleet.cli.inputs import read_text
+from bpfleet.cli.listing import data_options
 from bpfleet.cli.output import print_json, print_table
 from bpfleet.launcher.chaos.plan import parse_plan
 from bpfleet.launcher.chaos.run import ChaosReport, run_chaos
@@ -25,7 +26,7 @@ EXIT_BROKEN = 1
 @click.option(
     "--load-users", type=click.IntRange(0, 100_000), default=0, help="Locust users meanwhile."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@data_options
 @cluster_options
 def command(
     *, plan: str, seed: int | None, load_users: int, name: str, local: bool, as_json: bool

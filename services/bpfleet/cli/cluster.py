@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 
 from bpfleet.cli.clusters import cluster_options, engine_for, print_changes, progress_lines
-from bpfleet.cli.listing import COUNT, Column, listing
+from bpfleet.cli.listing import COUNT, Column, data_options, listing
 from bpfleet.cli.output import print_json
 from bpfleet.launcher import cluster
 from bpfleet.launcher.cluster import READY_SECONDS
@@ -37,6 +37,7 @@ def _note(instance: Instance) -> str:
 def ps(*, name: str, local: bool) -> Iterable[Instance]:
     """List the containers (or processes) of a cluster.
 
+    What Docker Compose runs under that name is shown, too; it is changed with `docker compose`.
     A container that the real OOM killer of this machine ended is marked as such; kills inside
     emulated nodes never are.
 
@@ -46,7 +47,7 @@ def ps(*, name: str, local: bool) -> Iterable[Instance]:
       bpfleet ps --local --json
     """
     with engine_for(local) as engine:
-        return cluster.ps(engine, name)
+        return cluster.shown(engine, name)
 
 
 @click.command("logs")
@@ -54,7 +55,7 @@ def ps(*, name: str, local: bool) -> Iterable[Instance]:
 @click.option(
     "--lines", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of lines.")
+@data_options
 @cluster_options
 def logs(*, service: str, lines: int, name: str, local: bool, as_json: bool) -> None:
     """Print the last lines of SERVICE, by full name or as role and number.
@@ -65,7 +66,7 @@ def logs(*, service: str, lines: int, name: str, local: bool, as_json: bool) -> 
       bpfleet logs coordinator-0 --lines 20
     """
     with engine_for(local) as engine:
-        found = cluster.find(cluster.ps(engine, name), service)
+        found = cluster.find(cluster.shown(engine, name), service)
         printed = list(engine.logs(name, found.name, lines))
     if as_json:
         print_json(printed)
@@ -77,7 +78,7 @@ def logs(*, service: str, lines: int, name: str, local: bool, as_json: bool) -> 
 @click.command("scale")
 @click.argument("agents", type=click.IntRange(1, 1000))
 @click.option("--wait-seconds", default=READY_SECONDS, show_default=True, help="Until it is ready.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@data_options
 @cluster_options
 def scale(*, agents: int, name: str, local: bool, wait_seconds: float, as_json: bool) -> None:
     """Bring a running cluster to AGENTS node agents; the others stay as they are.
@@ -96,7 +97,7 @@ def scale(*, agents: int, name: str, local: bool, wait_seconds: float, as_json: 
 
 
 @click.command("down")
-@click.option("--json", "as_json", is_flag=True, help="Print the names that were removed as JSON.")
+@data_options
 @cluster_options
 def down(*, name: str, local: bool, as_json: bool) -> None:
     """Stop a cluster and remove its containers, its network and its data.

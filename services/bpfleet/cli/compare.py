@@ -28,7 +28,7 @@ from bpfleet.cli.inputs import (
     with_inventories,
     with_limits,
 )
-from bpfleet.cli.kubernetes import from_kubectl, print_seen
+from bpfleet.cli.kubernetes import FromKubectl, from_kubectl, print_seen
 from bpfleet.cli.output import (
     console,
     print_json,
@@ -37,7 +37,7 @@ from bpfleet.cli.output import (
     write_file,
 )
 from bpfleet.progress import progress, waiting
-from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare
+from bpfleet.report.compare import DEFAULT_MODELS, Comparison, compare, merged, run_nodes
 from bpfleet.report.findings import verdict
 from bpfleet.report.limit_rows import LimitRow
 from bpfleet.report.limits import advise_all
@@ -49,6 +49,7 @@ from bpfleet.report.results import NodeResult, as_plain
 from bpfleet.report.resume import ResultFolder
 from bpfleet.report.scenario_file import read_scenario
 from bpfleet.report.sections import limits_of_workloads, study
+from bpfleet.report.shards import Segments, make_plan, read_plan, shard_of, write_plan
 from bpfleet.report.summary import (
     divergence_lines,
     rows_data,
@@ -187,7 +188,7 @@ class _Outputs:
 @click.option(
     "--fail-on",
     type=click.Choice([NEW_FAILURES]),
-    help="With captures: exit status 1 where something fails anew.",
+    help="With captures: exit status 1 if something newly fails.",
 )
 @click.option(
     "--user-memory",
@@ -213,6 +214,20 @@ class _Outputs:
     "folder",
     type=_FOLDER,
     help="Store per-node results here and resume an interrupted run.",
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Place everything and write the plan; with --shard or --merge, the plan to work on.",
+)
+@click.option("--shard", metavar="I/N", help="With --plan: run part I of N, write it below --out.")
+@click.option("--out", "segments_folder", type=OutputFolder(), help="Where shards are written.")
+@click.option(
+    "--merge",
+    "merged_folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --plan: put all shards in this directory together.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table."
@@ -251,6 +266,10 @@ def command(
     uid: int,
     limits: tuple[str, ...],
     folder: Path | None,
+    plan_file: Path | None,
+    shard: str | None,
+    segments_folder: Path | None,
+    merged_folder: Path | None,
     as_json: bool,
     csv_file: Path | None,
     markdown_file: Path | None,
@@ -271,6 +290,9 @@ def command(
       bpfleet compare --report report.html --markdown summary.md
       bpfleet compare --from 5.10 --to 6.1 --limits falco=512M
       bpfleet compare --repetitions 10
+      bpfleet compare --nodes 10000 --kernel 5.10,6.12 --plan run.json
+      bpfleet compare --plan run.json --shard 1/16 --out parts
+      bpfleet compare --plan run.json --merge parts --report r.html
     """
     if kubectl and not captures:
         raise click.UsageError(
@@ -279,7 +301,7 @@ def command(
     if (helm or prometheus) and not kubectl:
         raise click.UsageError("--helm and --prometheus go with --from-kubectl")
     if captures and not kubectl:
-        _refuse_scenario_options(click.get_current_context())
+        _refuse_scenario_options(click.get_current_context(), _SCENARIO_OPTIONS, "captures")
         if patches and kernels:
             raise click.UsageError("--patches goes with --to: a limit is set for one kernel")
         return compare_captures(
@@ -304,6 +326,25 @@ def command(
         )
     if fill or replacements or no_grouping or skip_bad or patches or fail_on:
         raise click.UsageError("--fill, --replace, --patches and --fail-on go with captures")
+    if shard is not None or merged_folder is not None:
+        return _part_of_plan(
+            plan_file,
+            shard,
+            segments_folder,
+            merged_folder,
+            jobs or agents or default_jobs(),
+            _Outputs(
+                command=_command_line(click.get_current_context()),
+                inputs=_inputs(click.get_current_context()),
+                assumed=(),
+                as_json=as_json,
+                csv_file=csv_file,
+                markdown_file=markdown_file,
+                report_file=report_file,
+            ),
+        )
+    if segments_folder is not None:
+        raise click.UsageError("--out goes with --plan and --shard")
     _offer_this_host(click.get_current_context())
     cluster = from_kubectl(captures, helm, prometheus) if kubectl else None
     scenario = read_scenario(scenario_name) if cluster is None else cluster.scenario
@@ -333,6 +374,8 @@ def command(
         report_file=report_file,
     )
     processes = jobs or agents or default_jobs()
+    if plan_file is not None and (before or after or repetitions > 1 or folder):
+        raise click.UsageError("--plan goes with --kernel, for one seed, without --resume")
     if before is not None or after is not None:
         if repetitions > 1:
             raise click.UsageError("--repetitions goes with --kernel, not with --from and --to")
@@ -341,28 +384,89 @@ def command(
             print_seen(cluster, result)
         return 0
     names = list(kernels or _default_models(scenario))
+    if plan_file is not None:
+        return _write_plan(scenario, names, plan_file)
     results = repeat(
         scenario, repetitions, lambda one: _run(one, names, processes, _folder(folder, one))
     )
+    _answer(scenario, results, processes, outputs, cluster)
+    return 0
+
+
+def _write_plan(scenario: Scenario, models: Sequence[str], path: Path) -> int:
+    with waiting("placing"):
+        plan = make_plan(scenario, models)
+    write_plan(plan, path)
+    nodes = counted(len(plan.placement.nodes), "node")
+    click.echo(
+        f"{path}: {nodes}, {counted(plan.placement.replicas, 'replica')}, under {', '.join(models)}; next, anywhere:"
+        f" bpfleet compare --plan {path} --shard I/N --out DIR",
+    )
+    return 0
+
+
+def _part_of_plan(
+    path: Path | None,
+    shard: str | None,
+    segments: Path | None,
+    merged_folder: Path | None,
+    jobs: int,
+    outputs: _Outputs,
+) -> int:
+    """Runs one shard of a plan, or puts all of them together."""
+    settled = _SCENARIO_OPTIONS - {"jobs", "agents"} | {"kernels", "before", "after", "captures"}
+    _refuse_scenario_options(click.get_current_context(), settled, "a plan")
+    if path is None or (shard is None) is (merged_folder is None):
+        raise click.UsageError("give --plan with --shard and --out, or --plan with --merge")
+    plan = read_plan(path)
+    if merged_folder is not None:
+        found = Segments(merged_folder, plan)
+        result = merged(plan.scenario, plan.models, plan.placement, found.read())
+        _answer(plan.scenario, [result], jobs, outputs, None)
+        return 0
+    if segments is None:
+        raise click.UsageError("--shard needs --out, the directory for its results")
+    number, count = shard_of(shard or "")
+    kept = Segments(segments, plan)
+    if kept.is_done(number, count):
+        click.echo(f"{kept.path(number, count)}: is there and verifies; nothing to do")
+        return 0
+    nodes = kept.nodes(number, count)
+    with progress("nodes", len(nodes)) as advance:
+        results = run_nodes(
+            plan.scenario, plan.models, nodes, jobs=jobs, on_node=lambda _: advance()
+        )
+    kept.write(number, count, results)
+    click.echo(f"{kept.path(number, count)}: {counted(len(nodes), 'node')}")
+    return 0
+
+
+def _answer(
+    scenario: Scenario,
+    results: Sequence[Comparison],
+    processes: int,
+    outputs: _Outputs,
+    cluster: FromKubectl | None,
+) -> None:
+    """Prints the comparison and writes its files."""
     limits_found: list[LimitRow] = []
-    if as_json or markdown_file is not None:
+    if outputs.as_json or outputs.markdown_file is not None:
         with waiting("limits"):
             limits_found = limits_of_workloads(scenario, results[0], jobs=processes)
-    if as_json:
+    if outputs.as_json:
         data = {
             "verdict": verdict(results[0]),
             "rows": rows_data(results[0]),
             "limits": to_data(limits_found),
             **as_plain(results[0]),
         }
-        print_json({**data, "repetitions": intervals_data(results)} if repetitions > 1 else data)
+        print_json({**data, "repetitions": intervals_data(results)} if len(results) > 1 else data)
     else:
         _print(results)
         if cluster is not None:
             print_seen(cluster, results[0])
         print_sureness(results[0].kernels)
     _write_files(scenario, results, processes, outputs, limits=limits_found)
-    return 0
 
 
 def _offer_this_host(context: click.Context) -> None:
@@ -378,13 +482,13 @@ def _offer_this_host(context: click.Context) -> None:
         )
 
 
-def _refuse_scenario_options(context: click.Context) -> None:
-    """Options that would change nothing about captured hosts are not taken in silence."""
+def _refuse_scenario_options(context: click.Context, options: frozenset[str], what: str) -> None:
+    """Options that would change nothing about captured hosts, or about a plan, are not taken in silence."""
     for parameter in context.command.params:
         name = parameter.name or ""
         given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name in _SCENARIO_OPTIONS:
-            raise click.UsageError(f"{parameter.opts[0]} is for scenarios, not for captures")
+        if given and name in options:
+            raise click.UsageError(f"{parameter.opts[0]} is for scenarios, not for {what}")
 
 
 def _targets(after: str | None, kernels: tuple[str, ...]) -> tuple[str, ...]:
@@ -663,7 +767,7 @@ def _print_upgrade(
     out.print(ROLLOUT_NOTE, markup=False, style="dim")
     out.print()
     print_table(
-        ("workload", "nodes", "replicas", "change", "before", "after", "first start", "restart",
+        ("workload", "pool", "replicas", "change", "before", "after", "first start", "restart",
          "memory.max", "raise to"),
         (_upgrade_row(line) for line in lines),
         numbers_from=2,

@@ -10,7 +10,8 @@ from bpfleet.api.host_kernel import own_kernel
 from bpfleet.captures.charges import about_process
 from bpfleet.cli.capture import this_host
 from bpfleet.cli.emulated import capture_node
-from bpfleet.cli.output import print_json, print_sureness
+from bpfleet.cli.listing import data_options
+from bpfleet.cli.output import print_json, print_sureness, say
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.kernel.profile import PROFILES, sureness
 from bpfleet.kernel.views.explain import explain_printed
@@ -40,7 +41,7 @@ _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 @click.option("--node", help="Ask this emulated node who holds the counter.")
 @click.option("--pid", type=click.IntRange(1), help="The process, with --here or --node.")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def command(
     *,
     text: tuple[str, ...],
@@ -123,7 +124,7 @@ def _who(node: str | None, pid: int | None, server: ChannelOptions) -> int:
         if found is None:
             return 1
         document = found
-    click.echo("\n".join(about_process(document, pid)))
+    say("\n".join(about_process(document, pid)))
     kernel = own_kernel(document, {})
     print_sureness(sureness({kernel.name: kernel}))
     return 0
@@ -133,7 +134,7 @@ def _say(lines: list[str], data: dict[str, object], *, as_json: bool) -> int:
     if as_json:
         print_json([data])
     else:
-        click.echo("\n".join(lines))
+        say("\n".join(lines))
     return 0
 
 
@@ -145,7 +146,7 @@ def _not_known(reading: Reading | None) -> None:
 
 def _print_all(found: list[Symptom], reading: Reading | None) -> None:
     for note in reading.notes if reading is not None else ():
-        click.echo(note)
+        say(note)
     for number, symptom in enumerate(found):
         _print(symptom, first=number == 0)
 
@@ -153,10 +154,10 @@ def _print_all(found: list[Symptom], reading: Reading | None) -> None:
 def _print(symptom: Symptom, *, first: bool) -> None:
     if not first:
         click.echo()
-    click.echo(f"{symptom.call}: {symptom.condition}")
+    say(f"{symptom.call}: {symptom.condition}")
     for generation, answer in zip(GENERATIONS, symptom.answers, strict=True):
-        click.echo(f"  {generation + ':':<15} {answer}")
-    click.echo(f"  to do:          {symptom.advice}")
+        say(f"  {generation + ':':<15} {answer}")
+    say(f"  to do:          {symptom.advice}")
 
 
 def _data(symptom: Symptom) -> dict[str, object]:

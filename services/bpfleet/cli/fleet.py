@@ -8,9 +8,10 @@ from typing import Any, Final
 import click
 import grpc
 
+from bpfleet.cli.completion import names
 from bpfleet.cli.fleet_nodes import node_commands
 from bpfleet.cli.inputs import Limit, Size, application_options, read_text
-from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, Rows, listing, watchable
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, Rows, data_options, listing, watchable
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.client.fleet import FleetClient
@@ -58,7 +59,7 @@ for _node_command in node_commands:
 
 @command.command("status")
 @fleet_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 @watchable
 def status(*, server: ChannelOptions, as_json: bool) -> None:
     """The fleet in numbers.
@@ -164,7 +165,12 @@ def _about(found: pb.Workload) -> str:
 @command.command("create")
 @click.argument("workload")
 @fleet_options
-@click.option("--application", required=True, help="Name in the catalogue.")
+@click.option(
+    "--application",
+    required=True,
+    shell_complete=names(applications),
+    help="Name in the catalogue (bpfleet application list).",
+)
 @click.option("--replicas", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--per-node", is_flag=True, help="One on every node instead.")
 @click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
@@ -177,7 +183,7 @@ def _about(found: pb.Workload) -> str:
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=N", help="Option of the application."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def create(
     *,
     workload: str,

@@ -6,7 +6,15 @@ from typing import Final
 
 import click
 
-from bpfleet.cli.listing import BYTES, COUNT, WATCH_SECONDS, Column, listing, watchable
+from bpfleet.cli.listing import (
+    BYTES,
+    COUNT,
+    WATCH_SECONDS,
+    Column,
+    data_options,
+    listing,
+    watchable,
+)
 from bpfleet.cli.output import message_data, print_json
 from bpfleet.cli.remote import fleet, fleet_options
 from bpfleet.rpc.channel import ChannelOptions
@@ -17,7 +25,7 @@ from bpfleet.v1 import workload_pb2
 __all__ = ["node_commands"]
 
 _OVERWRITE: Final = click.option("--overwrite", is_flag=True, help="Replace existing values.")
-_JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_JSON: Final = data_options
 
 
 def _state(node: pb.FleetNode) -> str:

@@ -6,9 +6,10 @@ from typing import Final
 
 import click
 
+from bpfleet.cli import completion
 from bpfleet.cli.inputs import kernels_option
-from bpfleet.cli.listing import Column, listing
-from bpfleet.cli.output import print_json, print_sureness, print_table
+from bpfleet.cli.listing import Column, data_options, listing
+from bpfleet.cli.output import print_json, print_sureness, print_table, say
 from bpfleet.kernel.profile import sureness
 from bpfleet.near import unknown
 from bpfleet.oracle.incidents.files import (
@@ -29,7 +30,7 @@ _directory_option = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Directory of incident files [default: built-in].",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_json_option = data_options
 
 
 @click.group("incident")
@@ -66,7 +67,7 @@ def list_incidents(*, directory: Path | None) -> Iterable[Incident]:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=completion.names(lambda: _names()))
 @_directory_option
 @_json_option
 def show(*, name: str, directory: Path | None, as_json: bool) -> None:
@@ -81,18 +82,20 @@ def show(*, name: str, directory: Path | None, as_json: bool) -> None:
     if as_json:
         print_json({**_summary(incident), "steps": [dict(step) for step in incident.steps]})
         return
-    click.echo(f"{incident.id} {incident.title}\n\nSource: {incident.source}\n\n{incident.story}")
+    say(f"{incident.id} {incident.title}\n\nSource: {incident.source}\n\n{incident.story}")
     if incident.correction:
-        click.echo(f"\nCorrection: {incident.correction}")
-    click.echo(f"\nModels: {', '.join(incident.models)}")
-    click.echo(f"Cases: {', '.join(str(c.get('case', 'one')) for c in incident.cases)}")
+        say(f"\nCorrection: {incident.correction}")
+    say(f"\nModels: {', '.join(incident.models)}")
+    say(f"Cases: {', '.join(str(c.get('case', 'one')) for c in incident.cases)}")
     for number, step in enumerate(incident.steps, 1):
         words = ", ".join(f"{key}={value}" for key, value in step.items() if key != "do")
-        click.echo(f"{number:3} {step['do']}: {words}")
+        say(f"{number:3} {step['do']}: {words}")
 
 
 @command.command("run")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument(
+    "names", nargs=-1, metavar="[NAME]...", shell_complete=completion.names(lambda: _names())
+)
 @click.option("--all", "every", is_flag=True, help="Run every incident.")
 @kernels_option("[default: those of the incident]")
 @_directory_option
@@ -152,6 +155,10 @@ def _read(directory: Path | None) -> list[Incident]:
         raise click.UsageError(str(error)) from None
 
 
+def _names() -> list[str]:
+    return [incident.name for incident in _read(None)]
+
+
 def _find(incidents: Sequence[Incident], name: str) -> Incident:
     wanted = name.lower()
     found = [i for i in incidents if i.name.startswith(wanted) or i.id.lower() == wanted]
@@ -174,7 +181,7 @@ def _run(incident: Incident, models: Sequence[str]) -> list[Finding]:
 
 
 def _print_findings(incident: Incident, findings: Iterable[Finding]) -> None:
-    click.echo(f"{incident.id} {incident.title}")
+    say(f"{incident.id} {incident.title}")
     print_table(
         ("model", "case", "step", "observation", "expected", "observed", ""),
         (

@@ -177,7 +177,7 @@ class OutputFile(click.Path):
         """The path. Nothing is made or changed."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not path.parent.is_dir():
-            self.fail(f"{path}: there is no folder {path.parent}; make it first", param, ctx)
+            self.fail(f"{path}: the folder {path.parent} does not exist; make it first", param, ctx)
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             self.fail(f"{path}: may not be written", param, ctx)
         return path
@@ -240,13 +240,13 @@ def cpus_of_listings(
         found = likely_cpus(matches)
         if given is not None and found is not None and not any(m.admits(given) for m in matches):
             click.echo(
-                f"warning: {source}: its memlock values tell {matches[0].cpus_text}, not {given}",
+                f"warning: {source}: its memlock values point to {matches[0].cpus_text}, not {given}",
                 err=True,
             )
         if kernel is not None and matches and kernel not in {match.profile for match in matches}:
             names = ", ".join(match.profile for match in matches)
             click.echo(
-                f"warning: {source}: its memlock values are not those of {kernel} but of {names}",
+                f"warning: {source}: its memlock values match {names}, not {kernel}",
                 err=True,
             )
         told = told or found
@@ -256,17 +256,17 @@ def cpus_of_listings(
 def _kernels_text(listing: Listing, matches: Sequence[GenerationMatch]) -> str:
     shown = sum(each.memlock_bytes is not None for each in listing.seen)
     if not shown:
-        return "shows no memlock values: kernel and CPUs of its host are not told"
+        return "has no memlock values, so its host's kernel and CPUs stay unknown"
     if not matches:
         return "no known kernel reproduces its memlock values; 'bpfleet profile capture' makes one that does"
     best = matches[0]
     with_cpus = f" with {best.cpus_text}" if best.cpus is not None else ""
     names = ", ".join(match.profile for match in matches)
     if best.is_exact:
-        return f"all memlock values are those of kernel {names}{with_cpus}"
+        return f"all memlock values match kernel {names}{with_cpus}"
     off = ", ".join(f"{kind} {size:+,}" for kind, size in sorted(best.off.items()))
     return (
-        f"memlock values are those of {best.profile}{with_cpus}, but for this build's structures ({off} bytes a map);"
+        f"memlock values match {best.profile}{with_cpus}, except for this build's structures ({off} bytes per map);"
         " 'bpfleet profile capture' on the host removes that"
     )
 

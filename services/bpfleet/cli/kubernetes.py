@@ -109,7 +109,11 @@ def _say(cluster: Cluster, seen: Seen) -> None:
         click.echo(f"not matched: {image} ({counted(count, 'container')})", err=True)
     if len(unmatched) > _UNMATCHED_SHOWN:
         click.echo(f"not matched: {len(unmatched) - _UNMATCHED_SHOWN} more images", err=True)
-    heap = "as Prometheus saw it" if seen.heap_bytes else "of the catalogue (--prometheus tells it)"
+    heap = (
+        "as Prometheus saw it"
+        if seen.heap_bytes
+        else "from the catalogue (--prometheus gives the real one)"
+    )
     click.echo(
         f"assumed: heap {heap}, RLIMIT_MEMLOCK unlimited, pods stay where they are", err=True
     )

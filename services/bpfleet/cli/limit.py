@@ -7,10 +7,13 @@ from typing import Final
 import click
 
 from bpfleet.api.limits import CPUS, KERNEL, limits_of, limits_of_scenario
+from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import Size, kernels_option
 from bpfleet.cli.listing import BYTES, Column, Rows, listing
+from bpfleet.progress import waiting
 from bpfleet.report.limit_rows import LIMIT_FORMS, LimitRow, limit_text
 from bpfleet.report.scenario_file import read_scenario
+from bpfleet.workload.catalogue import applications
 from bpfleet.workload.codec import to_data
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import CPUS_MAX
@@ -45,7 +48,9 @@ LIMIT_COLUMNS: Final = (
 
 
 @click.command("limit")
-@click.argument("what", nargs=-1, metavar="APPLICATION|FILE|NAME...")
+@click.argument(
+    "what", nargs=-1, metavar="APPLICATION|FILE|NAME...", shell_complete=names(applications)
+)
 @kernels_option(f"[default: {KERNEL}; for a capture its own]")
 @click.option("--cpus", type=click.IntRange(1, CPUS_MAX), help=f"Possible CPUs [default: {CPUS}].")
 @click.option("--ram", type=Size(), default="64G", show_default=True, help="Memory of the host.")
@@ -81,15 +86,16 @@ def command(
       bpfleet limit --scenario mixed-fleet -o wide
     """
     rows: list[LimitRow] = []
-    if scenario is not None:
-        rows += limits_of_scenario(read_scenario(scenario), what, kernels)
-    elif not what:
+    if scenario is None and not what:
         raise click.UsageError("name an application, a capture or a listing, or give --scenario")
-    for each in () if scenario is not None else what:
-        for found in limits_of(each, kernels, cpus=cpus, ram_bytes=ram, heap_bytes=heap):
-            if isinstance(found, str):
-                click.echo(found, err=True)
-            else:
-                rows.append(found)
+    with waiting("limits"):
+        if scenario is not None:
+            rows += limits_of_scenario(read_scenario(scenario), what, kernels)
+        for each in () if scenario is not None else what:
+            for found in limits_of(each, kernels, cpus=cpus, ram_bytes=ram, heap_bytes=heap):
+                if isinstance(found, str):
+                    click.echo(found, err=True)
+                else:
+                    rows.append(found)
     sure = dict.fromkeys(f"{row.kernel}: {row.confidence}" for row in rows)
     return Rows(rows=rows, below="\n".join(sure))

@@ -13,9 +13,15 @@ from functools import wraps
 from typing import Any, Final
 
 import click
-import yaml
 
-from bpfleet.cli.output import layout_text, message_data, print_json, print_layout
+from bpfleet.cli.output import (
+    choose_yaml,
+    layout_text,
+    message_data,
+    print_json,
+    print_layout,
+    wrapped,
+)
 from bpfleet.cli.settings import setting
 from bpfleet.cli.table import BYTES, COUNT, NUMBER, TEXT, Column, Unit, lay_out, output_width
 from bpfleet.near import unknown
@@ -31,6 +37,7 @@ __all__ = [
     "Column",
     "Rows",
     "Unit",
+    "data_options",
     "listing",
     "print_rows",
     "refreshing",
@@ -39,6 +46,7 @@ __all__ = [
 ]
 
 FORMATS: Final = ("table", "wide", "json", "yaml", "csv", "name")
+_DETAIL_FORMS: Final = ("table", "json", "yaml")
 WATCH_SECONDS: Final = 2.0
 # The head, the line below, and the cursor.
 _LINES_AROUND: Final = 4
@@ -169,6 +177,24 @@ def listing(
     return decorate
 
 
+def data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``-o table|json|yaml`` and ``--json`` to a command that takes ``as_json`` and prints no list of rows."""
+
+    @click.option(
+        "-o", "--output", "form", type=click.Choice(_DETAIL_FORMS), help="Form of the output."
+    )
+    @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
+    @wraps(command)
+    # Any: the options of the command it wraps, and what that returns.
+    def choosing(*, form: str | None, as_json: bool, **options: Any) -> Any:
+        chosen = form or ("json" if as_json else setting("output"))
+        if chosen == "yaml":
+            choose_yaml(click.get_current_context())
+        return command(as_json=chosen in ("json", "yaml"), **options)
+
+    return choosing
+
+
 def _spelled(head: str) -> str:
     """A head as options take it, without blanks."""
     return head.lower().replace(" ", "-").replace("_", "-")
@@ -227,8 +253,10 @@ def print_rows(
     """Prints rows in one of ``FORMATS``."""
     match form:
         case "json" | "yaml":
+            if form == "yaml":
+                choose_yaml(click.get_current_context())
             document = whole.document if whole is not None else None
-            _print_data([data(row) for row in rows] if document is None else document, form)
+            print_json([data(row) for row in rows] if document is None else document)
         case "csv":
             click.echo(_csv(rows, columns, headers=headers), nl=False)
         case "name":
@@ -252,20 +280,14 @@ def print_rows(
 def _print_around(text: str | Callable[[int | None], str], width: int | None) -> None:
     told = text(width) if callable(text) else text
     if told:
-        click.echo(told)
+        click.echo(wrapped(told, width))
 
 
 def rows_text(rows: Sequence[Row], columns: Sequence[Column], width: int | None) -> str:
     """A table within the text around another one."""
-    cells = [[each.cell(row) for each in columns] for row in rows]
-    return layout_text(lay_out(columns, cells, width=width))
-
-
-def _print_data(document: Plain, form: str) -> None:
-    if form == "json":
-        print_json(document)
-    else:
-        click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
+    shown = [each for each in columns if not each.wide]
+    cells = [[each.cell(row) for each in shown] for row in rows]
+    return layout_text(lay_out(shown, cells, width=width))
 
 
 def _csv(rows: Sequence[Row], columns: Sequence[Column], *, headers: bool) -> str:

@@ -45,7 +45,7 @@ def command(*, arguments: tuple[str, ...]) -> None:
       bpfleet load --headless -u 40 -r 40 -t 1m --load-shape step-to-failure --tags tenant
       bpfleet load --headless -u 20 -t 1m --outcomes out.json --fail-if '6.12:ENOMEM>0.05'
       bpfleet load --worker --master-host locust
-      bpfleet load --replay --kind tenant --seed 1 --lane 0 --model 6.12
+      bpfleet load --replay --kind tenant --seed 1 --lane 0 --kernel 6.12
     """
     if arguments[:1] == ("--replay",):
         replay = [sys.executable, "-m", "loadtest.replay", *arguments[1:]]

@@ -246,7 +246,7 @@ _NO_FILE: Final = re.compile(
     re.DOTALL,
 )
 _FILES: Final = {
-    "does not exist": "there is no such file",
+    "does not exist": "no such file",
     "is a directory": "a folder, not a file",
     "is a file": "a file, not a folder",
     "is not readable": "may not be read",

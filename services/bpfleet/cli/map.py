@@ -7,7 +7,7 @@ import click
 
 from bpfleet.abi.bpf import MapType
 from bpfleet.cli.filling import fill_percent, percent
-from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.map_attributes import FLAGS, MapTypeName, map_options
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import agent, agent_options
@@ -100,7 +100,7 @@ def list_maps(*, node: str, server: ChannelOptions) -> Iterable[_Listed]:
 @click.argument("node")
 @click.argument("map_id", type=click.IntRange(1), metavar="ID")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def show(*, node: str, map_id: int, server: ChannelOptions, as_json: bool) -> None:
     """One map: what it is, how full, what it costs, and who holds, pins and uses it.
 
@@ -166,7 +166,7 @@ def _flags_text(flags: int) -> str:
 )
 @map_options
 @click.option("--name", default="", help="Name, at most 15 characters.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def create(
     *,
     node: str,

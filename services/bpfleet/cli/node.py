@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from bpfleet.captures.document import read_document
 from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.inputs import Size, kernel_option
-from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.output import message_data, print_json, print_table, word
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
@@ -88,7 +88,7 @@ def list_nodes(*, server: ChannelOptions) -> Iterable[pb.Node]:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Make it like the host in this file of bpfleet capture.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def create(
     *,
     node: str,
@@ -138,7 +138,7 @@ def _create_captured(node: str, captured: Path, server: ChannelOptions, *, as_js
     context = click.get_current_context()
     for name in ("kernel", "ram", "swap", "cpus", "seed"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name} is told by the capture")
+            raise click.UsageError(f"--{name}: the capture says it; leave the option out")
     document = read_document(captured.read_bytes(), str(captured))
     with agent(server) as client:
         left_out = build_node(client, node, document)
@@ -158,7 +158,7 @@ def _create_captured(node: str, captured: Path, server: ChannelOptions, *, as_js
 @command.command("show")
 @click.argument("node")
 @agent_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def show(*, node: str, server: ChannelOptions, as_json: bool) -> None:
     """One node: what it is and what its kernel answered so far.
 

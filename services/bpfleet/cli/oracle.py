@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bpfleet.cli.inputs import OutputFolder
+from bpfleet.cli.listing import data_options
 from bpfleet.cli.output import print_json
 from bpfleet.near import unknown
 from bpfleet.oracle.format.report import render
@@ -52,7 +53,7 @@ def command() -> None:
 @click.option(
     "--kernel", "wanted", help="Of the recordings that come with bpfleet, those of this kernel."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def check(*, files: tuple[Path, ...], wanted: str | None, as_json: bool) -> int:
     """Replays recordings, by default those that come with bpfleet; per section: cases, exact, mismatches with the first
     ten in full, unsupported.
@@ -135,7 +136,7 @@ def _shipped_recordings(kernel: str | None) -> tuple[Path, ...]:
     is_flag=True,
     help="Let perm cases write kernel.unprivileged_bpf_disabled. The value 1 stays until reboot.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def record(
     *,
     files: tuple[Path, ...],

@@ -9,9 +9,11 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import yaml
+from rich.cells import cell_len
 from rich.console import Console
 
 from bpfleet.cli.table import COUNT, TEXT, Column, Layout, lay_out, output_width
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 __all__ = [
+    "choose_yaml",
     "console",
     "layout_text",
     "message_data",
@@ -28,13 +31,16 @@ __all__ = [
     "print_layout",
     "print_sureness",
     "print_table",
+    "say",
     "sureness_text",
     "word",
+    "wrapped",
     "write_file",
 ]
 
 # Values that JSON can hold.
 Plain = Any
+_YAML: Final = "bpfleet.yaml"
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
@@ -43,9 +49,20 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
     return Console(stderr=stderr, highlight=False, soft_wrap=not wraps, width=width)
 
 
+def choose_yaml(context: click.Context) -> None:
+    """Has ``print_json`` print YAML in this run."""
+    context.find_root().meta[_YAML] = True
+
+
 def print_json(value: Plain) -> None:
-    """One JSON document, keys as given, a newline at the end."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document, keys as given, a newline at the end; YAML where ``choose_yaml`` was called."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    context = click.get_current_context(silent=True)
+    if context is not None and context.find_root().meta.get(_YAML):
+        # By way of JSON: words of enumerations are words there too.
+        plain = json.loads(text)
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n")
+    click.echo(text)
 
 
 def message_data(message: "Message") -> Plain:
@@ -116,7 +133,7 @@ def print_table(
         )
         narrow = [row if len(row) == 1 else row[:-1] for row in cells]
         print_layout(lay_out(shapes[:-1], narrow, width=width, keys=keys))
-        click.echo(textwrap.fill(f"{notes}: {aside}", width))
+        say(f"{notes}: {aside}")
     else:
         print_layout(layout)
 
@@ -145,6 +162,32 @@ def print_layout(layout: Layout) -> None:
         click.echo(layout_text(layout))
 
 
+def say(text: str) -> None:
+    """Prints prose; on a terminal lines are broken between words, under their own beginning."""
+    click.echo(wrapped(text, output_width()))
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """``text`` with those lines broken that are wider than ``width``."""
+    if width is None:
+        return text
+    return "\n".join(_broken(line, width) for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    if cell_len(click.unstyle(line)) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  " if indent else "",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def print_sureness(known: Mapping[str, str]) -> None:
     """How sure the numbers above are, kernel by kernel."""
     console().print(sureness_line(known), markup=False, style="dim")
@@ -152,9 +195,7 @@ def print_sureness(known: Mapping[str, str]) -> None:
 
 def sureness_text(known: Mapping[str, str]) -> str:
     """The same, for what stands below a listing."""
-    width = output_width()
-    line = sureness_line(known)
-    return click.style(line if width is None else textwrap.fill(line, width), dim=True)
+    return click.style(wrapped(sureness_line(known), output_width()), dim=True)
 
 
 def write_file(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import click
 
 from bpfleet.cli.inputs import Size
-from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing
+from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.output import message_data, print_json
 from bpfleet.cli.remote import agent, agent_options
 from bpfleet.rpc.channel import ChannelOptions
@@ -65,7 +65,7 @@ def list_processes(*, node: str, server: ChannelOptions) -> Iterable[process_ser
     "--memlock", type=Size(), help="RLIMIT_MEMLOCK, or unlimited [default: the kernel's]."
 )
 @click.option("--comm", default="script", show_default=True, help="Its name.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@data_options
 def create(
     *,
     node: str,

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from bpfleet.abi.limits import PAGE_SIZE
+from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import OutputFile
-from bpfleet.cli.listing import COUNT, Column, listing
+from bpfleet.cli.listing import COUNT, Column, data_options, listing
 from bpfleet.cli.output import print_json, print_table, write_file
 from bpfleet.kernel.profile import PROFILES, X86_64, KernelProfile, StructSizes
 from bpfleet.oracle.capture import capture
@@ -64,8 +65,8 @@ def list_profiles() -> Iterable[KernelProfile]:
 
 
 @command.command("show")
-@click.argument("profile")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("profile", shell_complete=names(lambda: PROFILES))
+@data_options
 def show(*, profile: str, as_json: bool) -> None:
     """Every size and flag of PROFILE, a name or a TOML file.
 

@@ -1,9 +1,10 @@
 """What commands that talk to a server share: where it is, how to reach it, and how its errors read."""
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import click
 import grpc
+from click.core import ParameterSource
 
 from bpfleet.cli.settings import setting
 from bpfleet.client.bpf import AgentClient
@@ -18,7 +20,7 @@ from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session, Verdict
 from bpfleet.rpc.channel import ChannelOptions
 from bpfleet.rpc.errors import ApiError
-from bpfleet.rpc.server import SettingsError
+from bpfleet.rpc.server import SettingsError, parse_address
 from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1 import fleet_service_pb2
 
@@ -42,13 +44,26 @@ class _Servers(ChannelOptions):
     """A server; ``others`` may lead in its place."""
 
     others: tuple[str, ...] = ()
+    # Coordinators that know which agent carries a node.
+    directory: tuple[str, ...] = ()
 
 
 def agent_options(command: Command) -> Command:
     """Adds the options that say which agent, to a command that takes ``server``."""
-    return _options(
+    with_agent = _options(
         command, "--agent", "agent", AGENT_ADDRESS, "BPFLEET_AGENT_ADDRESS", "Node agent."
     )
+    return click.option(
+        "--coordinator",
+        "directory",
+        # A context that names an agent means it.
+        default=lambda: None if setting("agent") else setting("coordinator"),
+        show_default=False,
+        envvar="BPFLEET_COORDINATOR",
+        is_eager=True,
+        metavar="HOST:PORT",
+        help="Coordinator to ask which agent carries the node, instead. [env: BPFLEET_COORDINATOR]",
+    )(with_agent)
 
 
 def fleet_options(command: Command) -> Command:
@@ -75,6 +90,7 @@ def _options(
         values = context.params
         token_file, ca_file = values.pop("token_file", None), values.pop("tls_ca", None)
         certificate, key = values.pop("tls_cert", None), values.pop("tls_key", None)
+        directory = _directory(context, values.pop("directory", None))
         if (certificate or key) and not ca_file:
             raise click.BadParameter(
                 "needs --tls-ca, which switches TLS on",
@@ -86,6 +102,7 @@ def _options(
             return _Servers(
                 target=target.strip(),
                 others=tuple(other.strip() for other in others),
+                directory=directory,
                 ca_file=ca_file,
                 certificate_file=certificate if ca_file else None,
                 key_file=key if ca_file else None,
@@ -147,11 +164,68 @@ def _options(
     return command
 
 
+def _directory(context: click.Context, coordinators: str | None) -> tuple[str, ...]:
+    """The coordinators to ask for the agent; none where the user says which agent."""
+    sources = {name: context.get_parameter_source(name) for name in ("server", "directory")}
+    if not coordinators or sources["server"] is ParameterSource.ENVIRONMENT:
+        return ()
+    if sources["server"] is ParameterSource.COMMANDLINE:
+        if sources["directory"] is ParameterSource.COMMANDLINE:
+            raise click.UsageError("give --agent or --coordinator, not both", context)
+        return ()
+    return tuple(each.strip() for each in coordinators.split(","))
+
+
 @contextmanager
 def agent(server: ChannelOptions) -> Iterator[AgentClient]:
     """A client of a node agent; its errors end the command with one line."""
+    server = _agent_of_the_node(server)
     with _errors_in_words(server.target, "agent"), _traced(server) as session:
         yield AgentClient(session)
+
+
+def _agent_of_the_node(server: ChannelOptions) -> ChannelOptions:
+    """Where the agent is that carries the node of this command, if a coordinator is to say so."""
+    if not isinstance(server, _Servers) or not server.directory:
+        return server
+    node = click.get_current_context().params.get("node")
+    if node is None:
+        return server
+    first, *others = server.directory
+    with fleet(replace(server, target=first, others=tuple(others))) as client:
+        address = client.node(node).agent_address
+    if not address:
+        raise _Failed(f"no agent carries {node} now; bpfleet fleet nodes shows the others")
+    return replace(server, target=_reached(address, node, tls=server.ca_file is not None))
+
+
+def _reached(address: str, node: str, *, tls: bool) -> str:
+    """The address as this machine knows it. Names of containers are known to their engine."""
+    host, port = parse_address(address)
+    try:
+        socket.getaddrinfo(host, port)
+    except OSError:
+        # A certificate would name the container, not its number.
+        found = "" if tls else _on_the_engine(host)
+        if not found:
+            raise _Failed(
+                f"the agent of {node} is at {address}, a name that this machine does not know: run the command inside"
+                " the cluster, as with docker compose exec coordinator bpfleet ... --coordinator coordinator:7070"
+            ) from None
+        return f"{found}:{port}"
+    return address
+
+
+def _on_the_engine(host: str) -> str:
+    # Only here, and only where nothing else helps: the engine's library takes its time to load.
+    from bpfleet.launcher.docker import DockerEngine
+    from bpfleet.launcher.errors import LaunchError
+
+    try:
+        with closing(DockerEngine()) as engine:
+            return engine.address_of(host)
+    except LaunchError:
+        return ""
 
 
 @contextmanager
@@ -173,13 +247,18 @@ def _leading(server: ChannelOptions) -> Session:
     """
     start_tracing("cli")
     others = server.others if isinstance(server, _Servers) else ()
-    give_up_at = time.monotonic() + _LEADER_SECONDS
+    give_up_at, said = time.monotonic() + _LEADER_SECONDS, False
     for target in itertools.cycle((server.target, *others)):
         session = Session(replace(server, target=target))
         why = _why_not(session)
         another_may = why is not None and (why.reason == "NOT_LEADER" or others)
         if not another_may or time.monotonic() > give_up_at:
             return session
+        if not said:
+            click.echo(
+                f"waiting up to {_LEADER_SECONDS:.0f} s for a coordinator that leads", err=True
+            )
+            said = True
         session.close()
         time.sleep(_LEADER_POLL_SECONDS)
     raise AssertionError("the cycle has no end")
@@ -218,7 +297,7 @@ def _in_words(error: CallError, target: str, what: str) -> str:
     if error.code is grpc.StatusCode.UNAUTHENTICATED:
         return f"the {what} at {target} asks for a token; give it with --token-file"
     if error.code is grpc.StatusCode.UNIMPLEMENTED:
-        return f"{target} is no {what}: it does not know the call"
+        return f"{target} is not a {what}: it does not know this call"
     return error.message or error.code.name
 
 

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from bpfleet.cli.inputs import OutputFile, tell_kernels
-from bpfleet.cli.listing import COUNT, Column, listing
+from bpfleet.cli.listing import COUNT, Column, data_options, listing
 from bpfleet.cli.output import console, print_json, print_table, write_file
 from bpfleet.report.placing import place
 from bpfleet.report.scenario_file import read_scenario
@@ -61,7 +61,7 @@ def list_scenarios() -> Iterable[Scenario]:
 
 @command.command("show")
 @click.argument("name", metavar="NAME|FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole scenario as JSON.")
+@data_options
 @click.option("--toml", is_flag=True, help="Print the built-in's file, to start from.")
 def show(*, name: str, as_json: bool, toml: bool) -> None:
     """Node pools and workloads of a scenario.

@@ -1,16 +1,14 @@
 """``bpfleet size``: what a map, an application or a host's listing costs under each kernel."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from bpfleet.abi.bpf import MapType
-from bpfleet.api.limits import limits_of_inventory
 from bpfleet.cli.completion import names
 from bpfleet.cli.inputs import (
     Size,
@@ -19,12 +17,11 @@ from bpfleet.cli.inputs import (
     kernels_option,
     read_listings,
 )
-from bpfleet.cli.limit import LIMIT_COLUMNS
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, TEXT, Column, Rows, listing, rows_text
 from bpfleet.cli.map_attributes import MapTypeName, map_options
 from bpfleet.cli.output import sureness_text
-from bpfleet.cli.table import output_width
 from bpfleet.kernel.profile import KernelProfile, Use, sureness, used_by
+from bpfleet.progress import waiting
 from bpfleet.report.sizes import MapSize, TotalSize, size_of_inventory, size_of_map, total_of
 from bpfleet.runtime.profiles import profile_from
 from bpfleet.workload.catalogue import applications, inventory_for
@@ -32,6 +29,9 @@ from bpfleet.workload.codec import to_data
 from bpfleet.workload.errors import SpecError
 from bpfleet.workload.quantity import format_bytes
 from bpfleet.workload.spec import CPUS_MAX, Inventory, MapDeclaration, NodeShape
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["command"]
 
@@ -59,7 +59,7 @@ EXIT_REFUSED: Final = 1
 @click.option(
     "--cpus",
     type=click.IntRange(1, CPUS_MAX),
-    help=f"Possible CPUs [default: what --inventory tells, else {_CPUS}].",
+    help=f"Possible CPUs [default: from --inventory, else {_CPUS}].",
 )
 @click.option(
     "--ram",
@@ -110,7 +110,8 @@ def command(
         if cpus is None:
             click.echo(f"{_CPUS} CPUs are assumed; --cpus sets them", err=True)
     shape = NodeShape(possible_cpus=cpus or _CPUS, ram_bytes=ram)
-    return _inventories(found, profiles, shape)
+    with waiting("sizes and limits"):
+        return _inventories(found, profiles, shape)
 
 
 def _declared(kind: MapType, key: int, value: int, entries: int, flags: int) -> MapDeclaration:
@@ -166,7 +167,7 @@ _CLASSES: Final = Column(
     "classes of allocation",
     lambda row: _refusal(row[1]) or _classes(row[1]),
     folds=True,
-    priority=1,
+    priority=2,
 )
 _MAP_COLUMNS: Final = (
     _KERNEL,
@@ -180,7 +181,13 @@ _TOTAL_COLUMNS: Final = (
     Column("maps", lambda row: row[1].maps, COUNT),
     *_QUANTITIES,
     *_LATER,
-    Column("while loading", lambda row: list(row[1].verifying_bytes), TEXT, lambda v: _range(v)),
+    Column(
+        "while loading",
+        lambda row: list(row[1].verifying_bytes),
+        TEXT,
+        lambda v: _range(v),
+        priority=1,
+    ),
     _CLASSES,
 )
 _MEANINGS: Final = (
@@ -199,7 +206,7 @@ def _one_map(declared: MapDeclaration, kernels: dict[str, KernelProfile], cpus: 
         document={
             name: {**_data(size), "kernel": kernels[name].known_by} for name, size in sizes.items()
         },
-        below=f"{_wrapped(_MEANINGS)}\n{sureness_text(sureness(kernels))}",
+        below=f"{_MEANINGS}\n{sureness_text(sureness(kernels))}",
         status=EXIT_REFUSED if all(size.refusal for size in sizes.values()) else 0,
     )
 
@@ -207,6 +214,10 @@ def _one_map(declared: MapDeclaration, kernels: dict[str, KernelProfile], cpus: 
 def _inventories(
     found: Sequence[Inventory], kernels: dict[str, KernelProfile], shape: NodeShape
 ) -> Rows:
+    # Imported here: what one map costs needs neither.
+    from bpfleet.api.limits import limits_of_inventory
+    from bpfleet.cli.limit import LIMIT_COLUMNS
+
     cpus = shape.possible_cpus
     limits = [
         row
@@ -240,7 +251,7 @@ def _inventories(
         },
         above=lambda width: f"{title}\n\n{_objects(sizes, width)}\n",
         below=lambda width: (
-            f"{_wrapped(_MEANINGS)}\n\n{rows_text(limits, LIMIT_COLUMNS, width)}\n{sureness_text(sureness(kernels))}"
+            f"{_MEANINGS}\n\n{rows_text(limits, LIMIT_COLUMNS, width)}\n{sureness_text(sureness(kernels))}"
         ),
     )
 
@@ -261,11 +272,6 @@ def _objects(sizes: dict[str, list[MapSize]], width: int | None) -> str:
 def _cell(found: Sequence[MapSize], number: int) -> str:
     size = found[number]
     return size.refusal.partition(":")[0] if size.refusal else format_bytes(size.charged_bytes)
-
-
-def _wrapped(text: str) -> str:
-    width = output_width()
-    return text if width is None else textwrap.fill(text, width)
 
 
 def _classes(size: MapSize | TotalSize) -> str:

@@ -248,6 +248,8 @@ def _cut(text: str, width: int) -> str:
 
 def _folded(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` cells: broken between words, and within those that are too long."""
+    if cell_len(text) <= width:
+        return [text]  # as it is: rows below a heading are indented
     lines = [""]
     for word in _BREAK.split(text):
         joined = f"{lines[-1]} {word}" if lines[-1] else word

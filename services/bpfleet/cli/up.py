@@ -8,6 +8,7 @@ import click
 
 from bpfleet.cli.clusters import cluster_options, engine_for, print_changes, progress_lines
 from bpfleet.cli.inputs import Size, kernel_names
+from bpfleet.cli.listing import data_options
 from bpfleet.cli.output import print_json
 from bpfleet.launcher.cluster import READY_SECONDS, up
 from bpfleet.launcher.errors import LaunchError
@@ -77,7 +78,7 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> str:
 @click.option("--web-port", default=WEB_PORT, show_default=True, help="Locust's page on loopback.")
 @click.option("--api-port", default=COORDINATOR_PORT, show_default=True, help="First coordinator.")
 @click.option("--wait-seconds", default=READY_SECONDS, show_default=True, help="Until it is ready.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@data_options
 @cluster_options
 def command(
     *,

@@ -14,7 +14,7 @@ from bpfleet.launcher.engine import Engine, Instance, InstanceState
 from bpfleet.launcher.errors import LaunchError
 from bpfleet.launcher.spec import ClusterSpec, Role, Service
 
-__all__ = ["Changes", "Progress", "down", "find", "ps", "scale", "up"]
+__all__ = ["Changes", "Progress", "down", "find", "ps", "scale", "shown", "up"]
 
 READY_SECONDS: Final = 180.0
 POLL_SECONDS: Final = 0.2
@@ -53,6 +53,10 @@ def up(
     """
     services = engine.plan(spec)
     existing = {instance.name: instance for instance in engine.instances(spec.name)}
+    if not existing and engine.composed(spec.name):
+        raise LaunchError(
+            f"docker compose runs a cluster named {spec.name!r}: choose another --name"
+        )
     prepared = engine.prepare(spec.name)
     changes = Changes()
     try:
@@ -108,11 +112,20 @@ def down(
 
 
 def ps(engine: Engine, cluster: str) -> list[Instance]:
-    """The instances of a cluster. Raises ``LaunchError`` where there is none."""
+    """The instances of a cluster. Raises ``LaunchError`` where there is none, or Compose runs it."""
     instances = engine.instances(cluster)
+    if not instances and engine.composed(cluster):
+        raise LaunchError(
+            f"docker compose runs {cluster!r}: 'bpfleet ps' shows it, 'docker compose' changes it"
+        )
     if not instances:
         raise LaunchError(f"no cluster named {cluster!r} runs here: start one with 'bpfleet up'")
     return instances
+
+
+def shown(engine: Engine, cluster: str) -> list[Instance]:
+    """The same to look at: also where Docker Compose runs it. Raises ``LaunchError`` where there is none."""
+    return engine.instances(cluster) or engine.composed(cluster) or ps(engine, cluster)
 
 
 def _spec_of(engine: Engine, cluster: str) -> ClusterSpec:

@@ -35,6 +35,7 @@ __all__ = ["DockerEngine"]
 
 LABEL: Final = "bpfleet.cluster"
 SPEC_LABEL: Final = "bpfleet.spec"
+_PROJECT: Final = "com.docker.compose.project"
 STOP_SECONDS: Final = 10
 ENGINE_SECONDS: Final = 60
 _SECOND_NS: Final = 1_000_000_000
@@ -90,6 +91,27 @@ class DockerEngine:
             )
         found = [_instance(container) for container in containers]
         return sorted(found, key=lambda i: (_ROLES.index(i.role), i.index))
+
+    def composed(self, project: str) -> list[Instance]:
+        """Containers with Compose's own labels."""
+        with _engine_errors("list containers"):
+            containers = self._client.containers.list(
+                all=True, filters={"label": f"{_PROJECT}={project}"}, ignore_removed=True
+            )
+        found = [each for each in map(_composed_instance, containers) if each is not None]
+        return sorted(found, key=lambda i: (_ROLES.index(i.role), i.name))
+
+    def address_of(self, host: str) -> str:
+        """The address on the engine's network of the container that is called so there; empty where there is none."""
+        with _engine_errors("list containers"):
+            containers = self._client.containers.list(ignore_removed=True)
+        for container in containers:
+            networks = container.attrs["NetworkSettings"]["Networks"].values()
+            hostname = container.attrs["Config"]["Hostname"]
+            aliases = {alias for each in networks for alias in each.get("Aliases") or ()}
+            if host in (container.name, hostname, container.short_id) or host in aliases:
+                return next((each["IPAddress"] for each in networks if each["IPAddress"]), "")
+        return ""
 
     def prepare(self, cluster: str) -> bool:
         """The cluster's network and the volume of its store."""
@@ -287,7 +309,7 @@ def _options(cluster: str, service: Service, digest: str) -> dict[str, Any]:
         "bpfleet.index": str(service.index),
         "bpfleet.digest": digest,
         # Images that compose built hand its label down; these containers are not compose's.
-        "com.docker.compose.project": "",
+        _PROJECT: "",
     }
     options: dict[str, Any] = {
         "image": service.image,
@@ -353,6 +375,36 @@ def _instance(container: Container) -> Instance:
         address=_published(facts),
         detail=state.get("Error", ""),
     )
+
+
+def _composed_instance(container: Container) -> Instance | None:
+    """A container of Compose's; None where it has none of our roles."""
+    facts, labels = container.attrs, container.labels
+    service, state = labels["com.docker.compose.service"], facts["State"]
+    role = _composed_role(service)
+    if role is None:
+        return None
+    ended = state["Status"] in ("exited", "dead")
+    return Instance(
+        name=container.name,
+        role=role,
+        index=int(labels.get("com.docker.compose.container-number", "1")) - 1,
+        state=_state(state),
+        digest="",
+        restart_count=facts["RestartCount"],
+        exit_code=state["ExitCode"] if ended else None,
+        oom_killed=bool(state["OOMKilled"]),
+        address=_published(facts),
+        detail=state.get("Error", "") or f"of docker compose, service {service}",
+    )
+
+
+def _composed_role(service: str) -> Role | None:
+    """The role of a service of docker-compose.yml by its name."""
+    named = {"redis": Role.REDIS, "locust": Role.LOAD_MASTER, "locust-worker": Role.LOAD_WORKER}
+    if service.startswith("agent"):
+        return Role.AGENT
+    return Role.COORDINATOR if service.startswith("coordinator") else named.get(service)
 
 
 def _state(state: dict[str, Any]) -> InstanceState:

@@ -55,6 +55,9 @@ class Engine(Protocol):
     def instances(self, cluster: str) -> list[Instance]:
         """Everything that is there, also what ended, in role and number order."""
 
+    def composed(self, project: str) -> list[Instance]:
+        """What Docker Compose runs under a project name, which the launcher shows and never changes."""
+
     def prepare(self, cluster: str) -> bool:
         """Make what the services share (network, data). False where it was there already."""
 

@@ -99,6 +99,10 @@ class ProcessEngine:
         found = [self._instance(record) for record in self._records(cluster)]
         return sorted(found, key=lambda i: (_ROLES.index(i.role), i.index))
 
+    def composed(self, project: str) -> list[Instance]:
+        """Compose runs containers only."""
+        return []
+
     def prepare(self, cluster: str) -> bool:
         """The folder of records and logs."""
         folder = self._folder / cluster

@@ -95,7 +95,9 @@ class ClusterSpec:
         _check("--web-port", self.web_port, 1, 65_535)
         _check("--api-port", self.api_port, 1, 65_535)
         if self.coordinators > 1 and not self.durable:
-            raise LaunchError(f"--coordinators {self.coordinators} share a Redis: there is none")
+            raise LaunchError(
+                f"--coordinators {self.coordinators} need a shared Redis, and none is configured"
+            )
         if self.cpus is not None and not 0.01 <= self.cpus <= 1024:
             raise LaunchError(f"--cpus {self.cpus:g}: use 0.01 to 1024")
         if self.memory_bytes is not None and self.memory_bytes < _MEMORY_BYTES_MIN:

@@ -15,7 +15,7 @@ from bpfleet.calibrate.verdict import Calibration, calibrate
 from bpfleet.captures.document import Document
 from bpfleet.kernel.profile import KernelProfile, sureness, sureness_line
 from bpfleet.version import __version__
-from bpfleet.workload.quantity import format_bytes
+from bpfleet.workload.quantity import counted, format_bytes
 from bpfleet.workload.spec import KILLED, Inventory
 
 __all__ = [
@@ -48,6 +48,17 @@ _SEVERITY: Final = (
     "fails as before",
     "fits",
 )
+# The same of several.
+_MANY: Final = {
+    "fails now": "fail now",
+    "fails anew": "fail anew",
+    "may fail": "may fail",
+    "throttled": "throttled",
+    "stops failing": "stop failing",
+    "fails as before": "fail as before",
+    "fits": "fit",
+}
+_NAMED_MAX: Final = 3
 
 
 class HostCase(Struct, frozen=True, kw_only=True):
@@ -116,6 +127,27 @@ class Answer(Struct, frozen=True, kw_only=True):
     def title(self) -> str:
         """The question in one line."""
         return f"{self.hosts} hosts: {', '.join(self.kernels)} to {', '.join(self.targets)}"
+
+    @property
+    def verdict(self) -> str:
+        """The answer in one sentence: how many kinds of container do what under which kernel, worst first.
+
+        ``Of 4 kinds of container: under 6.12 1 fail anew (agent.service), 3 fit.``
+        """
+        parts = []
+        for target in self.targets:
+            rows = [row for row in self.rows if row.target == target]
+            told = []
+            for change in _SEVERITY:
+                names = [row.container for row in rows if row.change == change]
+                if names:
+                    few = ", ".join(names[:_NAMED_MAX]) + (", …" if len(names) > _NAMED_MAX else "")
+                    told.append(
+                        f"{len(names)} {_MANY[change]}" + (f" ({few})" if change != "fits" else "")
+                    )
+            parts.append(f"under {target} {', '.join(told) or 'nothing runs BPF'}")
+        kinds = counted(len({row.container for row in self.rows}), "kind")
+        return f"Of {kinds} of container: {'; '.join(parts)}."
 
     @property
     def sureness(self) -> dict[str, str]:
@@ -454,6 +486,7 @@ def with_head_room(need: int) -> int:
 def answer_data(answer: Answer) -> Plain:
     """The answer for JSON."""
     return {
+        "verdict": answer.verdict,
         "version": answer.version,
         "hosts": answer.hosts,
         "groups": answer.groups,
@@ -557,6 +590,7 @@ def to_markdown(answer: Answer) -> str:
     """Answer and calibration as tables."""
     parts = [
         f"## {answer.title}",
+        answer.verdict,
         _table(ROW_HEADS, map(row_cells, answer.rows)),
         "### Calibration",
     ]

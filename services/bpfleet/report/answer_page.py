@@ -72,7 +72,8 @@ def answer_page(answer: Answer, command: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
-            f"<p>Kinds of containers that fail anew: {answer.new_failures}. Different hosts that were emulated:"
+            f"<p>{escape(answer.verdict)}</p>",
+            f"<p>Different hosts that were emulated:"
             f" {answer.groups} of {answer.hosts}. Containers reproduced: {reproduced} of"
             f" {len(answer.calibrations)}.</p>",
             "<h2>What changes</h2>",

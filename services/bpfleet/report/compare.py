@@ -1,7 +1,7 @@
 """The comparison: one scenario, one seed, several models; the same fleet, the same operations."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -18,7 +18,15 @@ from bpfleet.version import __version__
 from bpfleet.workload.phase import Phase
 from bpfleet.workload.scenario import Scenario
 
-__all__ = ["DEFAULT_MODELS", "Cause", "Comparison", "ModelTotals", "compare"]
+__all__ = [
+    "DEFAULT_MODELS",
+    "Cause",
+    "Comparison",
+    "ModelTotals",
+    "compare",
+    "merged",
+    "run_nodes",
+]
 
 DEFAULT_MODELS: Final = compared_models()
 
@@ -117,6 +125,31 @@ def compare(
             if on_node is not None:
                 on_node(result)
     return _comparison(scenario, profiles, placement, results)
+
+
+def run_nodes(
+    scenario: Scenario,
+    models: Sequence[str],
+    nodes: Sequence[NodePlan],
+    *,
+    jobs: int = 1,
+    on_node: Progress | None = None,
+) -> list[NodeResult]:
+    """Runs some nodes of a placement, in their order: one shard of a comparison."""
+    results = []
+    with workers(jobs) as each:
+        for result in each(partial(_run, scenario, tuple(models)), nodes):
+            results.append(result)
+            if on_node is not None:
+                on_node(result)
+    return results
+
+
+def merged(
+    scenario: Scenario, models: Sequence[str], placement: Placement, results: Iterable[NodeResult]
+) -> Comparison:
+    """The comparison that ``compare`` would have given, of the results of all nodes in their order."""
+    return _comparison(scenario, kernels_of(scenario, models), placement, list(results))
 
 
 def _results(

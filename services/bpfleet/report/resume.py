@@ -19,7 +19,7 @@ from bpfleet.version import __version__
 from bpfleet.workload.codec import from_data, to_data
 from bpfleet.workload.scenario import Scenario
 
-__all__ = ["ResultFolder"]
+__all__ = ["ResultFolder", "run_digest", "write_whole"]
 
 _MARK: Final = "run.txt"
 
@@ -32,7 +32,7 @@ class ResultFolder:
     def __init__(self, folder: Path, scenario: Scenario, models: Sequence[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder: Final = folder
-        digest = _digest(scenario, models)
+        digest = run_digest(scenario, models)
         mark = folder / _MARK
         if mark.exists():
             if mark.read_text("utf-8").strip() != digest:
@@ -43,7 +43,7 @@ class ResultFolder:
             return
         if any(folder.iterdir()):
             raise ValueError(f"{folder}: holds other files; name an empty directory")
-        _write(mark, digest.encode())
+        write_whole(mark, digest.encode())
 
     def load(self, node: str) -> NodeResult | None:
         """The kept result of ``node``; None where there is none that can be read."""
@@ -56,13 +56,14 @@ class ResultFolder:
 
     def save(self, result: NodeResult) -> None:
         """Keeps a result. Raises ``OSError``."""
-        _write(self._path(result.node), json.dumps(to_data(result)).encode())
+        write_whole(self._path(result.node), json.dumps(to_data(result)).encode())
 
     def _path(self, node: str) -> Path:
         return self._folder / f"{node}.json"
 
 
-def _digest(scenario: Scenario, models: Sequence[str]) -> str:
+def run_digest(scenario: Scenario, models: Sequence[str]) -> str:
+    """Stands for all that the results depend on: scenario, models with their profiles, version."""
     profiles = [
         [to_data(profile) for profile in found.values()]
         for found in kernels_of(scenario, models).values()
@@ -71,8 +72,8 @@ def _digest(scenario: Scenario, models: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Raises ``OSError`` that names ``path``."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all. Raises ``OSError`` that names ``path``."""
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
         try:

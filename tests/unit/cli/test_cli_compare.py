@@ -341,13 +341,13 @@ def test_options_that_contradict_a_listing_are_warned_of(
     options = ("--nodes", "1", "--steps", "0", "--cpus", "8", "--from", "6.12", "--to", "6.18")
     assert run("--inventory", listing, *options) == 0
     error = capsys.readouterr().err
-    assert "its memlock values tell 2 CPUs, not 8" in error
-    assert "not those of 6.12 but of 5.11, 5.15, 6.1" in error
+    assert "its memlock values point to 2 CPUs, not 8" in error
+    assert "its memlock values match 5.11, 5.15, 6.1" in error
 
 
 def test_standard_error_says_what_a_name_was_taken_for(
     scenario: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--scenario", scenario, "--kernel", "ubuntu-24.04,6.17") == 0
-    said = capsys.readouterr().err.splitlines()
-    assert said == ["ubuntu-24.04: 6.8, recorded (6.8.1)"]
+    # What follows is how far it is, on a machine that is busy.
+    assert capsys.readouterr().err.splitlines()[0] == "ubuntu-24.04: 6.8, recorded (6.8.1)"

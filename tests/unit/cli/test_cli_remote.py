@@ -1,5 +1,6 @@
 """The commands that talk to an agent, against a real one on loopback."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -8,12 +9,14 @@ from pathlib import Path
 import click
 import grpc
 import pytest
+from coordinator_process import CoordinatorProcess, Fleet, until
 from node_agents import running
 
 from bpfleet.cli.main import cli, main
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import CallError, Session
-from bpfleet.v1 import node_service_pb2
+from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.v1 import fleet_service_pb2, node_service_pb2
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +261,73 @@ def test_a_node_takes_a_profile_by_name_or_as_text_not_both(target: str) -> None
     with Session(target) as session, pytest.raises(CallError, match="either a profile") as refused:
         session.call(AgentClient(session).nodes.CreateNode, request)
     assert refused.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A coordinator and the agent that is registered with it: their addresses."""
+    process = CoordinatorProcess(tmp_path_factory.mktemp("coordinator"))
+    process.start()
+    there = (ChannelOptions(target=process.target),)
+    try:
+        with running(agent_id="a1", nodes=2, coordinators=there) as agent:
+            asyncio.run(_ready(process.target, 2))
+            yield process.target, agent.target
+    finally:
+        process.kill()
+
+
+async def _ready(target: str, nodes: int) -> None:
+    calls = Fleet(target)
+
+    async def look() -> bool:
+        status = await calls.first.GetFleetStatus(fleet_service_pb2.GetFleetStatusRequest())
+        return status.ready_node_count == nodes
+
+    await until(look)
+
+
+def test_a_coordinator_says_which_agent_carries_a_node(
+    known: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator, _ = known
+    for command in (("node", "show"), ("map", "list"), ("cgroup", "list"), ("process", "list")):
+        assert bpfleet(*command, "a1-00002", "--coordinator", coordinator, "--json") == 0
+    assert '"nodes/a1-00002"' in capsys.readouterr().out
+    monkeypatch.setenv("BPFLEET_COORDINATOR", coordinator)
+    assert bpfleet("node", "show", "a1-00002", "--json") == 0
+
+
+def test_who_names_the_agent_asks_no_coordinator(
+    known: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coordinator, agent = known
+    monkeypatch.setenv("BPFLEET_COORDINATOR", "127.0.0.1:1")
+    assert bpfleet("node", "show", "a1-00001", "--agent", agent, "--json") == 0
+    capsys.readouterr()
+    both = ("--agent", agent, "--coordinator", coordinator)
+    assert bpfleet("node", "show", "a1-00001", *both) == 2
+    assert "give --agent or --coordinator, not both" in capsys.readouterr().err
+
+
+def test_a_node_nobody_knows_is_one_line(
+    known: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator, _ = known
+    assert bpfleet("node", "show", "ghost", "--coordinator", coordinator) == 1
+    error = capsys.readouterr().err
+    assert "node 'ghost' is not in the fleet" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_an_agent_whose_name_is_unknown_here_is_asked_elsewhere(
+    known: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    coordinator, _ = known
+    there = (ChannelOptions(target=coordinator),)
+    with running(agent_id="b1", nodes=1, advertise="no-such-host.invalid:7071", coordinators=there):
+        asyncio.run(_ready(coordinator, 3))
+        assert bpfleet("node", "show", "b1-00001", "--coordinator", coordinator) == 1
+    error = capsys.readouterr().err
+    assert "no-such-host.invalid:7071, a name that this machine does not know" in error
+    assert "docker compose exec" in error

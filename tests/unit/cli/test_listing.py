@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from bpfleet.cli.listing import BYTES, COUNT, FORMATS, Column, listing
+from bpfleet.cli.main import main
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,22 @@ def test_a_bad_filter_names_the_columns(text):
     status, output = run("--filter", text)
     assert status == 2
     assert "name, size, note, twice-as-much" in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["profile", "show", "6.12"],
+        ["application", "show", "falco"],
+        ["incident", "show", "s09"],
+        ["explain", "--errno", "EPERM"],
+        ["profile", "list"],
+    ],
+)
+def test_what_is_json_is_yaml_too(arguments, capsys):
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert main([*arguments, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told
+    assert main([*arguments, "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == told

@@ -29,7 +29,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(arguments, tmp
     assert main([each.format(missing) for each in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"there is no folder {missing}; make it first" in captured.err
+    assert f"the folder {missing} does not exist; make it first" in captured.err
     assert len(captured.err.splitlines()) == 1
 
 
@@ -84,7 +84,8 @@ def test_a_log_has_a_line_while_work_goes_on(capsys, monkeypatch):
     assert said.count("\n") == 1
 
 
-def test_a_quick_piece_of_work_says_nothing(capsys):
+def test_a_quick_piece_of_work_says_nothing(capsys, monkeypatch):
+    monkeypatch.setattr("bpfleet.progress._FIRST_SECONDS", 3600.0)
     with progress("nodes", 1) as advance:
         advance()
     assert capsys.readouterr().err == ""

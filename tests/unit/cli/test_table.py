@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from bpfleet.cli.output import wrapped
 from bpfleet.cli.table import BYTES, COUNT, TEXT, Column, lay_out
 
 WORDS = st.text("abcdefgh-_./é", min_size=1, max_size=30)
@@ -109,3 +110,14 @@ def test_a_row_of_one_cell_is_a_heading():
     columns = [Column("", itemgetter(0)), Column("6.12", itemgetter(1), COUNT)]
     ((_, lines),) = lay_out(columns, [["calls, all 100 s"], ["EPERM", "5"]], width=80).blocks
     assert lines[1:] == ("calls, all 100 s", "EPERM     5")
+
+
+def test_prose_is_broken_between_words_under_its_own_beginning():
+    text = "  to do:  raise the soft limit; capabilities do not help\nshort"
+    assert wrapped(text, 30).split("\n") == [
+        "  to do:  raise the soft",
+        "    limit; capabilities do not",
+        "    help",
+        "short",
+    ]
+    assert wrapped(text, None) == text

@@ -46,7 +46,7 @@ CASES = [
     ("size --inventory {utf16.json}", 2, "utf16.json: byte 0: not UTF-8 text"),
     ("size --inventory {latin1.json}", 2, "latin1.json: byte 11: not UTF-8 text"),
     ("size --inventory {binary.json}", 2, "binary.json: byte 128: not UTF-8 text"),
-    ("size --inventory {missing.json}", 2, "missing.json: there is no such file"),
+    ("size --inventory {missing.json}", 2, "missing.json: no such file"),
     ("size --inventory {.}", 2, ": a folder, not a file"),
     ("size --inventory {negative.json}", 2, "[0].bytes_key = -4: out of range; use 0 to"),
     ("size --inventory {huge.json}", 2, "[0].max_entries = 1099511627776: out of range"),
@@ -100,7 +100,7 @@ CASES = [
     ("compare --limits falco=64Q", 2, "falco = '64Q': not a size"),
     ("compare --nodes 0", 2, "--nodes: 0 is out of range; use 1 to 100000"),
     ("compare --repetitions 0", 2, "repetitions = 0: out of range"),
-    ("compare --report {nowhere/x.html}", 2, "there is no folder"),
+    ("compare --report {nowhere/x.html}", 2, "does not exist; make it first"),
     ("compare --resume {good.json}", 2, "a file, not a folder"),
     (
         "compare {capture.json} --to 6.12",
@@ -127,7 +127,7 @@ CASES = [
     ("oracle check {latin1.json}", 2, "latin1.json:1: not UTF-8 text"),
     ("oracle record --out {.}", 2, "nothing to record"),
     ("charges {binary.json}", 2, "binary.json: not JSON"),
-    ("capture -o {nowhere/x.json}", 2, "there is no folder"),
+    ("capture -o {nowhere/x.json}", 2, "does not exist; make it first"),
     ("capture --anonymise {key} --schema -o {.}", 2, ": a folder, not a file"),
     # Servers.
     ("node list --agent nowhere", 2, "--agent: 'nowhere' is not an address; write host:port"),

@@ -70,7 +70,7 @@ def test_the_digest_changes_with_what_the_service_runs_and_with_nothing_else() -
         ({"nodes_per_agent": -1}, "--nodes-per-agent -1: use 0 to 1000000"),
         ({"models": ()}, "--kernel is empty"),
         ({"coordinators": 10}, "--coordinators 10: use 1 to 9"),
-        ({"coordinators": 2, "durable": False}, "--coordinators 2 share a Redis"),
+        ({"coordinators": 2, "durable": False}, "--coordinators 2 need a shared Redis"),
         ({"workers": -1}, "--workers -1"),
         ({"cpus": 0.0}, "--cpus 0: use 0.01 to 1024"),
         ({"memory_bytes": 1 << 20}, "--memory 1048576: an agent needs at least 32M"),

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 from msgspec.structs import replace
 from sample_fleet import small_scenario
 
@@ -43,6 +44,15 @@ def test_requests_are_never_overbooked() -> None:
         booked = sum(a.workload.memory_request_bytes for a in plan.assignments)
         assert booked <= plan.node.allocatable_bytes
     assert placement.replicas + len(placement.unplaced) == 400
+
+
+@pytest.mark.slow
+def test_a_large_fleet_is_placed_as_a_whole_however_long_it_takes() -> None:
+    """A coordinator would leave most of it to its next ticks; here there are none."""
+    scenario = small_scenario().scaled_to(400)
+    many = replace(scenario.workloads[0], replicas=20_000, memory_request_bytes=1 << 20)
+    placement = place(replace(scenario, workloads=(many,), events=()))
+    assert placement.replicas == 20_000
 
 
 def test_a_gang_that_does_not_fit_is_placed_nowhere() -> None:
