@@ -142,6 +142,6 @@ def test_a_line_that_is_no_case_is_named(tmp_path: Path) -> None:
     path = tmp_path / "create-6.1-smp2.jsonl"
     path.write_text("[]\n")
     with pytest.raises(
-        ValueError, match=r"create-6\.1-smp2\.jsonl:1: expected an object with an id"
+        ValueError, match=r"create-6\.1-smp2\.jsonl:1: not a recording"
     ):
         check_file(path)
