@@ -568,7 +568,15 @@ def test_a_workload_of_many_replicas_is_stored_and_told_page_by_page() -> None:
     async def body(bench: Bench) -> None:
         await bench.register("a", nodes_named(["n1"]))
         made = await bench.create(name, replicas=2_500, memory_request_bytes=1 << 20)
-        assert len(made.replicas) == 1_000
+        assert 0 < len(made.replicas) <= 1_000
+
+        async def all_there() -> bool:
+            status = await bench.fleet.GetFleetStatus(pb.GetFleetStatusRequest())
+            return sum(status.replicas.values()) == 2_500
+
+        await until(all_there)
+        answer = await bench.fleet.GetWorkload(pb.GetWorkloadRequest(name=name, page_size=5_000))
+        assert len(answer.workload.replicas) == 1_000
         found: list[str] = []
         token = ""
         while True:
