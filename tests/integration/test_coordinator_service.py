@@ -25,7 +25,7 @@ from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet.placement import RequestEstimator
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch, Store, StoreUnavailable
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.revision import highest_revision, revision_metadata
 from bpfleet.rpc.server import RpcServer, ServerOptions
@@ -568,7 +568,15 @@ def test_a_workload_of_many_replicas_is_stored_and_told_page_by_page() -> None:
     async def body(bench: Bench) -> None:
         await bench.register("a", nodes_named(["n1"]))
         made = await bench.create(name, replicas=2_500, memory_request_bytes=1 << 20)
-        assert len(made.replicas) == 1_000
+        assert 0 < len(made.replicas) <= 1_000
+
+        async def all_there() -> bool:
+            status = await bench.fleet.GetFleetStatus(pb.GetFleetStatusRequest())
+            return sum(status.replicas.values()) == 2_500
+
+        await until(all_there)
+        answer = await bench.fleet.GetWorkload(pb.GetWorkloadRequest(name=name, page_size=5_000))
+        assert len(answer.workload.replicas) == 1_000
         found: list[str] = []
         token = ""
         while True:

@@ -13,11 +13,10 @@ import msgspec
 from bpfleet.captures.anonymise import anonymised
 from bpfleet.captures.collect import Unavailable, collect
 from bpfleet.captures.document import Document, document_schema, read_document, write_document
-from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.inputs import OutputFile
 from bpfleet.cli.output import print_json, write_file
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.servers import agent_options, document_of
+from bpfleet.rpc.addresses import ChannelOptions
 
 __all__ = ["command", "this_host"]
 
@@ -78,8 +77,7 @@ def command(
         print_json(document_schema())
         return 0
     if node is not None:
-        with agent(server) as client:
-            document = capture_node(client.node(node))
+        document = document_of(server, node)
     else:
         found = this_host(no_bpf=no_bpf, count_elements=count_elements, budget=budget)
         if found is None:

@@ -6,8 +6,9 @@ import click
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.cli.listing import BYTES, COUNT, Column, listing
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import cgroup_service_pb2
 from bpfleet.workload.quantity import format_bytes
 

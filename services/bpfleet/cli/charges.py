@@ -10,10 +10,9 @@ import msgspec
 from bpfleet.captures.charges import PayerRow, openmetrics, payer_rows
 from bpfleet.captures.document import Document, read_document
 from bpfleet.cli.capture import this_host
-from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.listing import BYTES, COUNT, Column, Rows, listing, watchable
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.servers import agent_options, document_of
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["command"]
@@ -86,8 +85,7 @@ def _document(file: Path | None, node: str | None, server: ChannelOptions) -> Do
     if file is not None:
         return read_document(file.read_bytes(), str(file))
     if node is not None:
-        with agent(server) as client:
-            return capture_node(client.node(node))
+        return document_of(server, node)
     return this_host()
 
 

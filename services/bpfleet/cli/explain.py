@@ -10,10 +10,9 @@ from bpfleet.abi.errno import Errno
 from bpfleet.api.host_kernel import own_kernel
 from bpfleet.captures.charges import about_process
 from bpfleet.cli.capture import this_host
-from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.listing import data_options
 from bpfleet.cli.output import print_json, print_sureness, say
-from bpfleet.cli.remote import agent, agent_options
+from bpfleet.cli.servers import agent_options, document_of
 from bpfleet.kernel.profile import PROFILES, sureness
 from bpfleet.kernel.views.explain import explain_printed
 from bpfleet.kernel.views.messages import Reading, read_message
@@ -26,7 +25,7 @@ from bpfleet.kernel.views.symptoms import (
     symptoms_of_errno,
 )
 from bpfleet.near import unknown
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 
 __all__ = ["command"]
 
@@ -120,8 +119,7 @@ def _check_errno(text: str) -> None:
 def _who(node: str | None, pid: int | None, server: ChannelOptions) -> int:
     """Who holds the counters, on a node or on this host. Returns the exit status."""
     if node is not None:
-        with agent(server) as client:
-            document = capture_node(client.node(node))
+        document = document_of(server, node)
     else:
         found = this_host()
         if found is None:

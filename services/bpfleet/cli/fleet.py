@@ -13,11 +13,12 @@ from bpfleet.cli.fleet_nodes import node_commands
 from bpfleet.cli.inputs import Limit, Size, application_options, read_text
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, Rows, data_options, listing, watchable
 from bpfleet.cli.output import message_data, print_json, print_table, word
-from bpfleet.cli.remote import fleet, fleet_options
+from bpfleet.cli.remote import fleet
+from bpfleet.cli.servers import fleet_options
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError
 from bpfleet.plain import toml_table
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.workloads import spec_message
 from bpfleet.v1 import fleet_service_pb2 as pb

@@ -16,8 +16,9 @@ from bpfleet.cli.listing import (
     watchable,
 )
 from bpfleet.cli.output import message_data, print_json
-from bpfleet.cli.remote import fleet, fleet_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import fleet
+from bpfleet.cli.servers import fleet_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.enums import TAINT_EFFECTS
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2

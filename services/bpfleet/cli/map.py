@@ -10,8 +10,9 @@ from bpfleet.cli.filling import fill_percent, percent
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.map_attributes import FLAGS, MapTypeName, map_options
 from bpfleet.cli.output import message_data, print_json, print_table, word
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import bpf_pb2, process_service_pb2
 from bpfleet.workload.quantity import format_bytes
 

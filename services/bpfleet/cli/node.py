@@ -12,8 +12,9 @@ from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.inputs import Size, kernel_option
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.output import message_data, print_json, print_table, word
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.runtime.profiles import profile_and_text
 from bpfleet.v1 import bpf_pb2
 from bpfleet.v1 import node_service_pb2 as pb

@@ -7,8 +7,9 @@ import click
 from bpfleet.cli.inputs import Size
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.output import message_data, print_json
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.rlimits import memlock_record
 from bpfleet.v1 import process_service_pb2
 

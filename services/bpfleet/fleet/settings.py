@@ -47,7 +47,7 @@ class FleetSettings:
     retired_max: int = 10_000
     parted_max: int = 10_000
     waiting_tried_per_tick: int = 256
-    work_at_once: int = 3_000
+    work_at_once: int = 2_000
     gang_replicas_max: int = 1_000
-    shapes_searched_at_once: int = 30_000
-    trial_effort_at_once: int = 1_000
+    shapes_searched_at_once: int = 20_000
+    trial_effort_at_once: int = 600

@@ -231,11 +231,13 @@ def _place_what_waits(t: Transition) -> None:
     version = t.books.capacity_version
     if t.soft.waiting_seen == version and not t.soft.waiting_cursor and not t.soft.waiting_more:
         return
-    t.soft.waiting_more = False
     names = sorted(t.books.pending, key=lambda name: _importance(t, name))
     start = t.soft.waiting_cursor
     if start in t.books.pending:
         names = names[names.index(start) :]
+    else:
+        # Whom the ticks before left waiting is among them again.
+        t.soft.waiting_more = False
     for tried, name in enumerate(names):
         if tried >= t.settings.waiting_tried_per_tick or t.full:
             t.soft.waiting_cursor = name

@@ -163,9 +163,9 @@ Every option of an agent and of a coordinator has an environment variable; the o
 whose name begins with `BPFLEET_` and that nothing reads ends the start of either with its name.
 
 Traces are switched on by the standard variables of OpenTelemetry, with the extra installed
-(`pip install bpfleet[otel]`): `OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317`, or `OTEL_TRACES_EXPORTER=console`;
-`OTEL_SERVICE_NAME` and the others count as they always do. Calls of the command line, of coordinators and of agents are
-spans; a call and what it calls in turn are one trace.
+(`pip install "bpfleet[fleet,otel]"`): `OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317`, or
+`OTEL_TRACES_EXPORTER=console`; `OTEL_SERVICE_NAME` and the others count as they always do. Calls of the command line,
+of coordinators and of agents are spans; a call and what it calls in turn are one trace.
 """
 
 # -- scenario.md ----------------------------------------------------------------------------------------------------

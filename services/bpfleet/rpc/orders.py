@@ -1,19 +1,21 @@
 """Orders to an agent and what it answers: the coordinator's records, and messages of RuntimeService."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from bpfleet.fleet.commands import ReplicaNews
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.records import Replica, Workload
 from bpfleet.rpc.replicas import news_record
-from bpfleet.rpc.workloads import (
-    replica_order_message,
-)
-from bpfleet.v1 import runtime_service_pb2
+from bpfleet.rpc.workloads import spec_message
+from bpfleet.v1 import runtime_service_pb2, workload_pb2
 from bpfleet.workload.phase import Phase
-from bpfleet.workload.spec import ReplicaOrder
 
 __all__ = ["last_command", "news_of", "order_messages"]
+
+# Half of what a server takes; and what an order is besides its spec, at most.
+_MESSAGE_BYTES_MAX: Final = 8 << 20
+_ORDER_BYTES: Final = 512
 
 
 def order_messages(
@@ -21,7 +23,8 @@ def order_messages(
 ) -> tuple[runtime_service_pb2.StopReplicasRequest, runtime_service_pb2.RunReplicasRequest]:
     """The two requests of one batch of orders, numbered one after the other.
 
-    A replica whose workload has changed since is left out: what it should run is decided but not stored.
+    A replica whose workload has changed since is left out: what it should run is decided but not stored. So is what
+    would make the message larger than an agent takes; it is ordered again later.
     """
     stops = runtime_service_pb2.StopReplicasRequest(
         replicas=[
@@ -32,14 +35,23 @@ def order_messages(
         sequence=last_command(orders.sequence) - 1,
     )
     runs = runtime_service_pb2.RunReplicasRequest(
-        replicas=[
-            replica_order_message(_order(replica, workloads[replica.workload]))
-            for replica in orders.runs
-            if _agrees(replica, workloads)
-        ],
-        leader_epoch=epoch,
-        sequence=last_command(orders.sequence),
+        leader_epoch=epoch, sequence=last_command(orders.sequence)
     )
+    # A spec may be long, and most replicas of a batch share it: it is made once, and copied.
+    specs: dict[str, workload_pb2.WorkloadSpec] = {}
+    size_bytes = 0
+    for replica in orders.runs:
+        if not _agrees(replica, workloads):
+            continue
+        spec = specs.get(replica.workload)
+        if spec is None:
+            spec = specs[replica.workload] = _spec_to_run(workloads[replica.workload])
+        size_bytes += spec.ByteSize() + _ORDER_BYTES
+        if size_bytes > _MESSAGE_BYTES_MAX and runs.replicas:
+            break
+        runs.replicas.add(
+            workload=spec, serial=replica.serial, attempt=replica.attempt, node=replica.node
+        )
     return stops, runs
 
 
@@ -53,13 +65,12 @@ def _agrees(replica: Replica, workloads: Mapping[str, Workload]) -> bool:
     return workload is not None and workload.generation == replica.generation
 
 
-def _order(replica: Replica, workload: Workload) -> ReplicaOrder:
-    return ReplicaOrder(
-        workload=workload.spec,
-        serial=replica.serial,
-        attempt=replica.attempt,
-        node=replica.node,
-    )
+def _spec_to_run(workload: Workload) -> workload_pb2.WorkloadSpec:
+    """What an agent needs of a spec: where replicas may go is decided."""
+    message = spec_message(workload.spec)
+    for field in ("node_selector", "tolerations", "spread", "scheduling"):
+        message.ClearField(field)
+    return message
 
 
 def news_of(

@@ -15,7 +15,7 @@ from node_agents import running
 from bpfleet.cli.main import cli, main
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import CallError, Session
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2, node_service_pb2
 
 

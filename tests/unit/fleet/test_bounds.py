@@ -144,6 +144,22 @@ def test_a_labelled_fleet_costs_few_searches_a_turn():
     assert not small.replicas("w", Phase.PENDING)
 
 
+def test_who_was_left_waiting_is_looked_at_again_behind_one_who_cannot_be_placed():
+    small = SmallFleet(FleetSettings(shapes_searched_at_once=30, work_at_once=30))
+    for number in range(10):
+        small.node(f"n{number}", ram_bytes=64 * GIB, labels={"rack": str(number)})
+    wish = Preference(requirement=Requirement(key="rack", operator=LabelOperator.EXISTS), weight=1)
+    small.create("all", 9, memory_request_bytes=1, scheduling=Scheduling(preferred=(wish,)))
+    small.create(
+        "gang", 9, memory_request_bytes=1, scheduling=Scheduling(preferred=(wish,), gang=True)
+    )
+    assert small.replicas("all", Phase.PENDING)
+    for _ in range(20):
+        small.tick()
+    assert not small.replicas("all", Phase.PENDING)
+    assert len(small.replicas("gang", Phase.PENDING)) == 9
+
+
 BOUND = 40
 PER_NODE = 3
 
