@@ -41,7 +41,7 @@ from bpfleet.kernel import profile_named
 from bpfleet.node_agent.config import AgentSettings
 from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.server import NodeAgent
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.server import RpcServer, ServerOptions
 from bpfleet.v1 import (

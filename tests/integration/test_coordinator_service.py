@@ -25,7 +25,7 @@ from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet.placement import RequestEstimator
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.fleet.store import Batch, Store, StoreUnavailable
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.revision import highest_revision, revision_metadata
 from bpfleet.rpc.server import RpcServer, ServerOptions

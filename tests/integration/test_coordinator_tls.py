@@ -13,7 +13,8 @@ from coordinator_process import CoordinatorProcess, until
 from grpc import aio
 from redis_server import RedisServer, free_port, needs_redis
 
-from bpfleet.rpc.channel import ChannelOptions, aio_channel
+from bpfleet.rpc.addresses import ChannelOptions
+from bpfleet.rpc.channel import aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2

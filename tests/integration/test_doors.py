@@ -22,7 +22,8 @@ from bpfleet.coordinator.registry_service import RegistryServicer
 from bpfleet.coordinator.store.memory import MemoryStore
 from bpfleet.fleet.placement import RequestEstimator
 from bpfleet.fleet.settings import FleetSettings
-from bpfleet.rpc.channel import ChannelOptions, aio_channel
+from bpfleet.rpc.addresses import ChannelOptions
+from bpfleet.rpc.channel import aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.metrics import serve_metrics
 from bpfleet.rpc.server import RpcServer, ServerOptions

@@ -16,7 +16,7 @@ from redis_server import RedisServer, free_port, needs_redis
 
 from bpfleet.fleet.frames import LINES_MAX, changed_rows, event_lines, frame
 from bpfleet.fleet.records import FleetEvent
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as fleet
 from bpfleet.v1 import workload_pb2
 

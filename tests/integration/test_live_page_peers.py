@@ -14,7 +14,7 @@ from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.commands import NodeAnnouncement, RegisterAgent
 from bpfleet.fleet.placement import RequestEstimator
 from bpfleet.fleet.settings import FleetSettings
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 
 GIB = 1 << 30
 

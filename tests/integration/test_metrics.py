@@ -11,7 +11,7 @@ from node_agents import connected
 from redis_server import free_port
 
 from bpfleet.coordinator.metrics import known_reason
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2 as fleet
 
 COMMON = (

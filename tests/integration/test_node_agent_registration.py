@@ -14,7 +14,7 @@ from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import Session
 from bpfleet.fleet.reasons import ControlReason
 from bpfleet.node_agent.server import READY_SERVICE
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.errors import ApiError, api_status
 from bpfleet.v1 import (
     node_service_pb2,

@@ -14,8 +14,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from bpfleet.abi.errno import Errno
 from bpfleet.kernel.errors import KernelError, Reason
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.admission import Admission, Budget, Kind
-from bpfleet.rpc.channel import ChannelOptions, aio_channel, blocking_channel
+from bpfleet.rpc.channel import aio_channel, blocking_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.server import ListenError, RpcServer, ServerOptions, SettingsError
 from bpfleet.rpc.tokens import Tokens

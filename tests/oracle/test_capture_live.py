@@ -24,7 +24,7 @@ from bpfleet.captures import collect as script
 from bpfleet.captures.charges import payer_rows
 from bpfleet.captures.collect import collect
 from bpfleet.captures.document import Document, Map, read_document
-from bpfleet.cli import charges
+from bpfleet.cli import listing
 from bpfleet.cli.captured import own_kernel
 from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.emulated import capture_node
@@ -194,7 +194,7 @@ def test_charges_of_this_host_in_every_form(
         if len(shown) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(charges.time, "sleep", second_look)
+    monkeypatch.setattr(listing.time, "sleep", second_look)
     assert main(["charges", "--watch", "--objects"]) == 130
     assert all(f"{TAG}outer" in each for each in shown)
 

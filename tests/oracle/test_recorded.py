@@ -141,7 +141,5 @@ def test_a_file_with_a_malformed_number_of_cpus_is_refused_in_one_line(tmp_path:
 def test_a_line_that_is_no_case_is_named(tmp_path: Path) -> None:
     path = tmp_path / "create-6.1-smp2.jsonl"
     path.write_text("[]\n")
-    with pytest.raises(
-        ValueError, match=r"create-6\.1-smp2\.jsonl:1: expected an object with an id"
-    ):
+    with pytest.raises(ValueError, match=r"create-6\.1-smp2\.jsonl:1: not a recording"):
         check_file(path)

@@ -102,7 +102,7 @@ def quantity(text: object) -> Decimal:
     """
     match = _QUANTITY.fullmatch(str(text).strip())
     if match is None:
-        raise ValueError("not a quantity of Kubernetes; write 512Mi, 1G or 100m")
+        raise ValueError("not a Kubernetes quantity; write 512Mi, 1G or 100m")
     number, unit = match.groups()
     if unit[:1] in ("e", "E") and len(unit) > 1:
         return Decimal(number + unit)

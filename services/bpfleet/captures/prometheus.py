@@ -70,7 +70,7 @@ def _series(source: str, text: str | bytes) -> Iterator[tuple[Mapping[str, Plain
     except ValueError as error:
         raise SpecError(source, "", None, str(error), _FORM) from None
     if not isinstance(data, Mapping) or data.get("status") != "success":
-        raise SpecError(source, "status", None, "not an answer that succeeded", _FORM)
+        raise SpecError(source, "status", None, "not a successful answer", _FORM)
     body = data.get("data")
     result = body.get("result") if isinstance(body, Mapping) else None
     if not isinstance(result, list):

@@ -13,11 +13,10 @@ import msgspec
 from bpfleet.captures.anonymise import anonymised
 from bpfleet.captures.collect import Unavailable, collect
 from bpfleet.captures.document import Document, document_schema, read_document, write_document
-from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.inputs import OutputFile
 from bpfleet.cli.output import print_json, write_file
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.servers import agent_options, document_of
+from bpfleet.rpc.addresses import ChannelOptions
 
 __all__ = ["command", "this_host"]
 
@@ -28,21 +27,21 @@ _BUDGET_SECONDS: Final = 30.0
 
 @click.command("capture")
 @click.option("-o", "--output", "out", type=OutputFile(), help="File to write.")
-@click.option("--no-bpf", is_flag=True, help="Load no iterator; who pays is then deduced.")
+@click.option("--no-bpf", is_flag=True, help="Load no iterator; the payers are then deduced.")
 @click.option("--count-elements", is_flag=True, help="Count the elements of maps too.")
 @click.option(
     "--budget",
     type=click.FloatRange(0.1, 3600),
     default=_BUDGET_SECONDS,
     show_default=True,
-    help="Seconds to spend at most.",
+    help="Maximum number of seconds to spend.",
 )
 @click.option(
     "--anonymise",
     "key_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="KEYFILE",
-    help="Replace names by pseudonyms; the key is made if the file is not there.",
+    help="Replace names by pseudonyms; the key is made if the file does not exist.",
 )
 @click.option("--node", help="Capture this emulated node instead of the host.")
 @agent_options
@@ -78,8 +77,7 @@ def command(
         print_json(document_schema())
         return 0
     if node is not None:
-        with agent(server) as client:
-            document = capture_node(client.node(node))
+        document = document_of(server, node)
     else:
         found = this_host(no_bpf=no_bpf, count_elements=count_elements, budget=budget)
         if found is None:

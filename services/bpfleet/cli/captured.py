@@ -13,7 +13,7 @@ from bpfleet.api.host_kernel import KnownKernels, own_kernel
 from bpfleet.calibrate.containers import HostInput, host_input, replaced, with_fill
 from bpfleet.captures.document import Document, is_document, read_document
 from bpfleet.captures.listings import read_listing
-from bpfleet.cli.output import console, print_json, print_sureness, print_table, write_file
+from bpfleet.cli.output import console, print_json, print_sureness, print_table, say, write_file
 from bpfleet.kernel.profile import on_machine
 from bpfleet.progress import progress
 from bpfleet.report.answer import (
@@ -162,7 +162,10 @@ def _write(answer: Answer, options: CapturedOptions) -> None:
 def _print(answer: Answer) -> None:
     out = console()
     out.print(answer.title, style="bold", markup=False)
-    out.print(answer.verdict, markup=False)
+    say(answer.verdict)
+    if not answer.calibrations:
+        print_sureness(answer.sureness)
+        return
     out.print()
     print_table(
         ROW_HEADS,
@@ -172,7 +175,7 @@ def _print(answer: Answer) -> None:
     )
     for row in answer.rows:
         if row.why:
-            out.print(f"  {row.container} under {row.target}: {row.why}", markup=False)
+            say(f"  {row.container} under {row.target}: {row.why}")
     out.print()
     out.print("Calibration: today's emulation beside what the captures saw", style="bold")
     shown = sorted(answer.calibrations, key=lambda each: each[1].reproduced)[:_SHOWN_CALIBRATIONS]
@@ -185,5 +188,5 @@ def _print(answer: Answer) -> None:
     good = sum(line.reproduced for _, line in answer.calibrations)
     out.print(f"{good} of {len(answer.calibrations)} containers reproduced", markup=False)
     for kind, text in answer.assumptions:
-        out.print(f"assumed: {kind}: {text}", markup=False)
+        say(f"assumed: {kind}: {text}")
     print_sureness(answer.sureness)

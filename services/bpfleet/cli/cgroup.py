@@ -6,8 +6,9 @@ import click
 
 from bpfleet.abi.limits import RLIM_INFINITY
 from bpfleet.cli.listing import BYTES, COUNT, Column, listing
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import cgroup_service_pb2
 from bpfleet.workload.quantity import format_bytes
 
@@ -63,7 +64,13 @@ def list_cgroups(*, node: str, server: ChannelOptions) -> Iterable[cgroup_servic
 @click.argument("node")
 @click.argument("path")
 @agent_options
-@click.option("--file", "files", multiple=True, metavar="FILE=TEXT", help="Then write this.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="FILE=TEXT",
+    help="Write TEXT to a control file afterwards; repeatable.",
+)
 def create(*, node: str, path: str, server: ChannelOptions, files: tuple[str, ...]) -> None:
     """mkdir, then writes control files.
 

@@ -22,9 +22,12 @@ EXIT_BROKEN = 1
 
 @click.command("chaos")
 @click.argument("plan", metavar="PLAN|FILE")
-@click.option("--seed", type=click.IntRange(0, 2**63), help="Instead of the plan's.")
+@click.option("--seed", type=click.IntRange(0, 2**63), help="Seed, instead of the plan's.")
 @click.option(
-    "--load-users", type=click.IntRange(0, 100_000), default=0, help="Locust users meanwhile."
+    "--load-users",
+    type=click.IntRange(0, 100_000),
+    default=0,
+    help="Locust users to run meanwhile.",
 )
 @data_options
 @cluster_options
@@ -64,7 +67,7 @@ def _file(plan: str) -> Path:
     known = {each.stem: each for each in sorted(shipped(CHAOS_PLANS).glob("*.toml"))}
     if plan not in known:
         raise click.BadParameter(
-            f"{plan!r}: neither a file nor a plan that comes with bpfleet; {advice(plan, known)}",
+            f"{plan!r}: neither a file nor a built-in plan; {advice(plan, known)}",
             param_hint="PLAN",
         )
     return known[plan]

@@ -10,10 +10,9 @@ import msgspec
 from bpfleet.captures.charges import PayerRow, openmetrics, payer_rows
 from bpfleet.captures.document import Document, read_document
 from bpfleet.cli.capture import this_host
-from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.listing import BYTES, COUNT, Column, Rows, listing, watchable
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.servers import agent_options, document_of
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.workload.quantity import format_bytes
 
 __all__ = ["command"]
@@ -48,7 +47,7 @@ _COLUMNS: Final = (
 @click.option(
     "--openmetrics", "metrics", is_flag=True, help="Print for node_exporter's textfile collector."
 )
-@click.option("--objects", is_flag=True, help="List the maps and programs of each payer below it.")
+@click.option("--objects", is_flag=True, help="List below each payer its maps and programs.")
 @watchable
 @listing(*_COLUMNS, data=msgspec.to_builtins, name=lambda r: r.payer)
 def command(
@@ -86,8 +85,7 @@ def _document(file: Path | None, node: str | None, server: ChannelOptions) -> Do
     if file is not None:
         return read_document(file.read_bytes(), str(file))
     if node is not None:
-        with agent(server) as client:
-            return capture_node(client.node(node))
+        return document_of(server, node)
     return this_host()
 
 

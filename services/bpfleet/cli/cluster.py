@@ -53,7 +53,11 @@ def ps(*, name: str, local: bool) -> Iterable[Instance]:
 @click.command("logs")
 @click.argument("service")
 @click.option(
-    "--lines", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most."
+    "--lines",
+    type=click.IntRange(1, 100_000),
+    default=100,
+    show_default=True,
+    help="Maximum number of lines.",
 )
 @data_options
 @cluster_options
@@ -77,7 +81,12 @@ def logs(*, service: str, lines: int, name: str, local: bool, as_json: bool) -> 
 
 @click.command("scale")
 @click.argument("agents", type=click.IntRange(1, 1000))
-@click.option("--wait-seconds", default=READY_SECONDS, show_default=True, help="Until it is ready.")
+@click.option(
+    "--wait-seconds",
+    default=READY_SECONDS,
+    show_default=True,
+    help="Seconds to wait until it is ready.",
+)
 @data_options
 @cluster_options
 def scale(*, agents: int, name: str, local: bool, wait_seconds: float, as_json: bool) -> None:

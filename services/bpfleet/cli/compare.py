@@ -34,6 +34,7 @@ from bpfleet.cli.output import (
     print_json,
     print_sureness,
     print_table,
+    say,
     write_file,
 )
 from bpfleet.progress import progress, waiting
@@ -115,7 +116,9 @@ class _Outputs:
     help="Kernel before the upgrade; needs --to [default: the pools' own, where they say it].",
 )
 @click.option("--to", "after", metavar="KERNEL", help="The kernel after the upgrade.")
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Instead of the scenario's.")
+@click.option(
+    "--seed", type=click.IntRange(0, (1 << 63) - 1), help="Seed, instead of the scenario's."
+)
 @click.option(
     "--repetitions", default=1, show_default=True, help="Seeds to run, from --seed upwards."
 )
@@ -140,7 +143,7 @@ class _Outputs:
     "--from-kubectl",
     "kubectl",
     is_flag=True,
-    help="The files are of `kubectl get pods,nodes -A -o json`, not captures.",
+    help="The files are output of `kubectl get pods,nodes -A -o json`, not captures.",
 )
 @click.option(
     "--helm",
@@ -174,9 +177,13 @@ class _Outputs:
     "replacements",
     multiple=True,
     metavar="CONTAINER=FILE|APP",
-    help="With captures: roll out another set of maps over a container's, pinned ones stay.",
+    help="With captures: replace a container's maps by another set; pinned maps stay.",
 )
-@click.option("--no-grouping", is_flag=True, help="With captures: emulate alike hosts one by one.")
+@click.option(
+    "--no-grouping",
+    is_flag=True,
+    help="With captures: emulate each host, even if it is like another.",
+)
 @click.option(
     "--skip-bad", is_flag=True, help="With captures: leave out files that cannot be read."
 )
@@ -207,7 +214,7 @@ class _Outputs:
     "--limits",
     multiple=True,
     metavar="NAME=SIZE|FILE",
-    help="memory.max of a workload, or a TOML file of such lines.",
+    help="memory.max of a workload, or a TOML file of lines WORKLOAD = SIZE.",
 )
 @click.option(
     "--resume",
@@ -219,15 +226,17 @@ class _Outputs:
     "--plan",
     "plan_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Place everything and write the plan; with --shard or --merge, the plan to work on.",
+    help="Place everything and write the plan; with --shard or --merge, the plan to read.",
 )
-@click.option("--shard", metavar="I/N", help="With --plan: run part I of N, write it below --out.")
+@click.option(
+    "--shard", metavar="I/N", help="With --plan: run part I of N and write it below --out."
+)
 @click.option("--out", "segments_folder", type=OutputFolder(), help="Where shards are written.")
 @click.option(
     "--merge",
     "merged_folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --plan: put all shards in this directory together.",
+    help="With --plan: combine the shards in this directory.",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print everything as JSON instead of the table."
@@ -678,7 +687,7 @@ def _write_files(
 def _print(results: Sequence[Comparison]) -> None:
     out, result = console(), results[0]
     out.print(result.title or result.scenario, style="bold", markup=False)
-    out.print(verdict(result), markup=False)
+    say(verdict(result))
     out.print()
     cells = table_cells(result) if len(results) == 1 else interval_cells(results)
     print_table(
@@ -690,7 +699,7 @@ def _print(results: Sequence[Comparison]) -> None:
     out.print()
     _print_divergences(result)
     for replica, reason in result.unplaced:
-        out.print(f"not placed: {replica}: {reason}", markup=False)
+        say(f"not placed: {replica}: {reason}")
     out.print()
     seeds = (
         f"seed {result.seed}" if len(results) == 1 else f"seeds {result.seed} to {results[-1].seed}"
@@ -710,12 +719,12 @@ def _print_divergences(result: Comparison) -> None:
         return
     out.print("First divergence", style="bold")
     for line in divergence_lines(result.first_divergence):
-        out.print(line, markup=False)
+        say(line)
     out.print()
     out.print("Divergences by cause", style="bold")
     for cause in result.causes:
         where = f"{counted(cause.count, 'replica')} on {counted(cause.nodes, 'node')}"
-        out.print(f"  {where} ({', '.join(cause.workloads)}): {cause.cause}", markup=False)
+        say(f"  {where} ({', '.join(cause.workloads)}): {cause.cause}")
 
 
 # -- the upgrade question
@@ -733,7 +742,7 @@ def _upgrade(
     if before is None and all(pool.kernel for pool in scenario.nodes):
         before = OWN
     if before is None or after is None or kernels:
-        raise click.UsageError("--from and --to go together and take the place of --kernel")
+        raise click.UsageError("--from and --to go together and replace --kernel")
     tell_kernels((before, after))
     scenario = with_rollouts(scenario)
     result = _run(scenario, [before, after], jobs, _folder(folder, scenario))
@@ -763,7 +772,7 @@ def _print_upgrade(
     out.print(
         f"From {before} to {after}: {result.title or result.scenario}", style="bold", markup=False
     )
-    out.print(upgrade_verdict(result, before, after), markup=False)
+    say(upgrade_verdict(result, before, after))
     out.print(ROLLOUT_NOTE, markup=False, style="dim")
     out.print()
     print_table(

@@ -129,7 +129,7 @@ def delete_context(*, name: str) -> None:
     found = configuration()
     _known(name, found.contexts)
     if name == found.current and len(found.contexts) > 1:
-        raise click.UsageError(f"{name!r} is the current context; use another one first")
+        raise click.UsageError(f"{name!r} is the current context; switch to another one first")
     rest = {each: values for each, values in found.contexts.items() if each != name}
     path = save(replace(found, contexts=rest))
     click.echo(f"{path}: {name} removed")

@@ -1,5 +1,6 @@
 """``bpfleet explain``: what an error message or errno means on each generation of kernels."""
 
+import re
 from dataclasses import asdict
 from errno import errorcode
 
@@ -9,10 +10,9 @@ from bpfleet.abi.errno import Errno
 from bpfleet.api.host_kernel import own_kernel
 from bpfleet.captures.charges import about_process
 from bpfleet.cli.capture import this_host
-from bpfleet.cli.emulated import capture_node
 from bpfleet.cli.listing import data_options
 from bpfleet.cli.output import print_json, print_sureness, say
-from bpfleet.cli.remote import agent, agent_options
+from bpfleet.cli.servers import agent_options, document_of
 from bpfleet.kernel.profile import PROFILES, sureness
 from bpfleet.kernel.views.explain import explain_printed
 from bpfleet.kernel.views.messages import Reading, read_message
@@ -25,18 +25,20 @@ from bpfleet.kernel.views.symptoms import (
     symptoms_of_errno,
 )
 from bpfleet.near import unknown
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 
 __all__ = ["command"]
 
 _SURENESS = sureness({name: PROFILES[name] for name in GENERATION_KERNELS})
+# A refusal as the Python client's examples print it; the reason decides, as in ``ENOMEM (REASON)``.
+_BECAUSE = re.compile(r"\b(E[A-Z0-9]+) \(\d+\), because ([A-Z][A-Z_]+)\b")
 _CALLS = sorted({symptom.call for symptom in SYMPTOMS})
 
 
 @click.command("explain")
 @click.argument("text", nargs=-1)
 @click.option("--errno", "errno", help="An errno by name or number (EPERM, -12, 524), or SIGKILL.")
-@click.option("--call", type=click.Choice(_CALLS), default=None, help="Only at this call.")
+@click.option("--call", type=click.Choice(_CALLS), default=None, help="Only causes at this call.")
 @click.option("--here", is_flag=True, help="Ask this host who holds the counter; needs root.")
 @click.option("--node", help="Ask this emulated node who holds the counter.")
 @click.option("--pid", type=click.IntRange(1), help="The process, with --here or --node.")
@@ -56,7 +58,7 @@ def command(
     """What a message or errno of BPF memory means: limit, capability, full map, or something else.
 
     TEXT is the message as a log shows it, a report of the OOM killer, or a refusal as bpfleet prints it. The call it
-    names decides first, then the errno, then its numbers. Exit status 1 when nothing in it is known.
+    names decides first, then the errno, then its numbers. Exit status 1 if nothing in it is known.
 
     \b
     Examples:
@@ -73,7 +75,7 @@ def command(
         click.echo()
     if bool(text) == bool(errno):
         raise click.UsageError("give a message, or --errno")
-    message = " ".join(text)
+    message = _BECAUSE.sub(r"\1 (\2)", " ".join(text))
     report = read_oom_report(message)
     if report is not None:
         return _say(report.lines(), asdict(report), as_json=as_json)
@@ -117,8 +119,7 @@ def _check_errno(text: str) -> None:
 def _who(node: str | None, pid: int | None, server: ChannelOptions) -> int:
     """Who holds the counters, on a node or on this host. Returns the exit status."""
     if node is not None:
-        with agent(server) as client:
-            document = capture_node(client.node(node))
+        document = document_of(server, node)
     else:
         found = this_host()
         if found is None:
@@ -139,7 +140,7 @@ def _say(lines: list[str], data: dict[str, object], *, as_json: bool) -> int:
 
 
 def _not_known(reading: Reading | None) -> None:
-    click.echo("not known: no cause is known for this text", err=True)
+    click.echo("no cause is known for this text", err=True)
     for step in reading.next_steps if reading is not None else ("try another errno or call",):
         click.echo(f"next: {step}", err=True)
 

@@ -13,11 +13,12 @@ from bpfleet.cli.fleet_nodes import node_commands
 from bpfleet.cli.inputs import Limit, Size, application_options, read_text
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, Rows, data_options, listing, watchable
 from bpfleet.cli.output import message_data, print_json, print_table, word
-from bpfleet.cli.remote import fleet, fleet_options
+from bpfleet.cli.remote import fleet
+from bpfleet.cli.servers import fleet_options
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError
 from bpfleet.plain import toml_table
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.enums import POLICIES
 from bpfleet.rpc.workloads import spec_message
 from bpfleet.v1 import fleet_service_pb2 as pb
@@ -172,7 +173,7 @@ def _about(found: pb.Workload) -> str:
     help="Name in the catalogue (bpfleet application list).",
 )
 @click.option("--replicas", type=click.IntRange(0), default=1, show_default=True)
-@click.option("--per-node", is_flag=True, help="One on every node instead.")
+@click.option("--per-node", is_flag=True, help="One replica on every node, instead of --replicas.")
 @click.option("--uid", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--priority", default=0, show_default=True)
 @click.option("--memory-request", type=Size(), help="Memory request [default: the limit].")
@@ -371,10 +372,10 @@ _EVENT_COLUMNS: Final = (
 
 @command.command("events")
 @fleet_options
-@click.option("--workload", default="", help="Only of this workload.")
-@click.option("--node", default="", help="Only of this node.")
+@click.option("--workload", default="", help="Only events of this workload.")
+@click.option("--node", default="", help="Only events of this node.")
 @click.option(
-    "--watch", is_flag=True, help="Print events as they happen, with --json as one object a line."
+    "--watch", is_flag=True, help="Print events as they happen; with --json, one object per line."
 )
 @listing(*_EVENT_COLUMNS)
 def events(

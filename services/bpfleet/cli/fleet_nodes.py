@@ -16,8 +16,9 @@ from bpfleet.cli.listing import (
     watchable,
 )
 from bpfleet.cli.output import message_data, print_json
-from bpfleet.cli.remote import fleet, fleet_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import fleet
+from bpfleet.cli.servers import fleet_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.enums import TAINT_EFFECTS
 from bpfleet.v1 import fleet_service_pb2 as pb
 from bpfleet.v1 import workload_pb2
@@ -130,7 +131,7 @@ def drain(*, node: str, watch: bool, server: ChannelOptions) -> None:
             time.sleep(WATCH_SECONDS)
             found = client.node(node)
             if not found.draining:
-                raise click.ClickException(f"{node}: the drain was ended by an uncordon")
+                raise click.ClickException(f"{node}: an uncordon ended the drain")
             if found.replica_count != remaining:
                 remaining = found.replica_count
                 click.echo(f"{node}: {remaining} replicas left")

@@ -107,21 +107,25 @@ def listing(
         )
         @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
         @click.option("--no-headers", is_flag=True, help="Leave out the head of the table.")
-        @click.option("--bytes", "in_bytes", is_flag=True, help="Sizes in bytes instead of units.")
+        @click.option(
+            "--bytes", "in_bytes", is_flag=True, help="Print sizes in bytes, without units."
+        )
         @click.option(
             "--sort-by",
             metavar="COLUMN",
             help=f"Sort by a column: {heads}." if columns else "Sort by a column.",
         )
-        @click.option("--reverse", is_flag=True, help="Last row first.")
+        @click.option("--reverse", is_flag=True, help="Reverse the order of rows.")
         @click.option(
             "--filter",
             "wanted",
             multiple=True,
             metavar="COLUMN=TEXT",
-            help="Rows whose column contains this text, or whose number passes (COLUMN>100M); repeatable.",
+            help="Keep rows whose column contains this text, or whose number matches (COLUMN>100M); repeatable.",
         )
-        @click.option("--rows", "rows_max", type=click.IntRange(1), help="At most this many rows.")
+        @click.option(
+            "--rows", "rows_max", type=click.IntRange(1), help="Print at most this many rows."
+        )
         @wraps(view)
         # Any: the options of the command it wraps.
         def command(
@@ -303,7 +307,7 @@ def _csv(rows: Sequence[Row], columns: Sequence[Column], *, headers: bool) -> st
 def refreshing(view: Callable[..., Any]) -> Callable[..., None]:
     """Makes a command print again and again what is, as top does; ``--once`` ends it after the first time."""
 
-    @click.option("--once", is_flag=True, help="Print once and end.")
+    @click.option("--once", is_flag=True, help="Print once and exit.")
     @click.option(
         "--interval",
         type=click.FloatRange(0.1, 3600),

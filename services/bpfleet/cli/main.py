@@ -20,6 +20,15 @@ from bpfleet.workload.errors import SpecError
 
 __all__ = ["cli", "main"]
 
+# Packages that a plain installation lacks, by the extra that brings them.
+_EXTRAS: Final = {
+    **dict.fromkeys(
+        ("aiohttp", "google", "grpc", "grpc_health", "grpc_reflection", "grpc_status"), "fleet"
+    ),
+    **dict.fromkeys(("prometheus_client", "redis"), "fleet"),
+    "docker": "docker",
+    **dict.fromkeys(("gevent", "locust"), "load"),
+}
 EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130
@@ -138,6 +147,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except (SpecError, ValueError) as error:
         return _bad_input(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        click.echo(
+            f"bpfleet: this needs {package}, which is not installed: pip install 'bpfleet[{_EXTRAS[package]}]'",
+            err=True,
+        )
+        return EXIT_FAILED
     except WorkerLost as error:
         click.echo(f"bpfleet: {error}", err=True)
         return EXIT_FAILED

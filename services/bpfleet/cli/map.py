@@ -10,8 +10,9 @@ from bpfleet.cli.filling import fill_percent, percent
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.map_attributes import FLAGS, MapTypeName, map_options
 from bpfleet.cli.output import message_data, print_json, print_table, word
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import bpf_pb2, process_service_pb2
 from bpfleet.workload.quantity import format_bytes
 
@@ -159,7 +160,7 @@ def _flags_text(flags: int) -> str:
     "--pid",
     type=click.IntRange(1, (1 << 31) - 1),
     required=True,
-    help="Process that creates it: see bpfleet process.",
+    help="Process that creates it (bpfleet process list).",
 )
 @click.option(
     "--type", "map_type", type=MapTypeName(), required=True, help="hash, BPF_MAP_TYPE_HASH, ..."

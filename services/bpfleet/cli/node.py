@@ -12,8 +12,9 @@ from bpfleet.cli.captured_node import build_node
 from bpfleet.cli.inputs import Size, kernel_option
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.output import message_data, print_json, print_table, word
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.runtime.profiles import profile_and_text
 from bpfleet.v1 import bpf_pb2
 from bpfleet.v1 import node_service_pb2 as pb
@@ -138,7 +139,7 @@ def _create_captured(node: str, captured: Path, server: ChannelOptions, *, as_js
     context = click.get_current_context()
     for name in ("kernel", "ram", "swap", "cpus", "seed"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{name}: the capture says it; leave the option out")
+            raise click.UsageError(f"--{name}: the capture sets it; leave the option out")
     document = read_document(captured.read_bytes(), str(captured))
     with agent(server) as client:
         left_out = build_node(client, node, document)
@@ -283,7 +284,7 @@ def advance(*, node: str, seconds: float, server: ChannelOptions) -> None:
 @click.argument("node")
 @click.argument("kind")
 @click.option(
-    "--nth", type=click.IntRange(1), default=1, show_default=True, help="Which one fails."
+    "--nth", type=click.IntRange(1), default=1, show_default=True, help="Which allocation fails."
 )
 @agent_options
 def fault(*, node: str, kind: str, nth: int, server: ChannelOptions) -> None:

@@ -50,9 +50,7 @@ def command() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="[FILE]...",
 )
-@click.option(
-    "--kernel", "wanted", help="Of the recordings that come with bpfleet, those of this kernel."
-)
+@click.option("--kernel", "wanted", help="Check the built-in recordings of this kernel.")
 @data_options
 def check(*, files: tuple[Path, ...], wanted: str | None, as_json: bool) -> int:
     """Replays recordings, by default those that come with bpfleet; per section: cases, exact, mismatches with the first
@@ -128,9 +126,9 @@ def _shipped_recordings(kernel: str | None) -> tuple[Path, ...]:
 @click.option(
     "--shrink",
     is_flag=True,
-    help="Replay each story, and cut one that differs down to the smallest that still does.",
+    help="Replay each story; reduce one that differs to the smallest that still does.",
 )
-@click.option("--seed", default=1, show_default=True, help="Of the new cases.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the new cases.")
 @click.option(
     "--sysctl",
     is_flag=True,
@@ -166,7 +164,7 @@ def record(
             "nothing to record: give recordings, --random COUNT for new cases, or --stories COUNT"
         )
     if shrink and stories is None:
-        raise click.UsageError("--shrink is of --stories: give how many")
+        raise click.UsageError("--shrink goes with --stories COUNT")
     here = kernel_name()
     try:
         written = _record(files, out, here, count, stories, seed, shrink=shrink, sysctl=sysctl)

@@ -7,8 +7,9 @@ import click
 from bpfleet.cli.inputs import Size
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, data_options, listing
 from bpfleet.cli.output import message_data, print_json
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.rlimits import memlock_record
 from bpfleet.v1 import process_service_pb2
 
@@ -60,11 +61,11 @@ def list_processes(*, node: str, server: ChannelOptions) -> Iterable[process_ser
 @click.argument("node")
 @agent_options
 @click.option("--uid", type=click.IntRange(0, (1 << 31) - 1), default=0, show_default=True)
-@click.option("--cgroup", default="/", show_default=True, help="Where it lives.")
+@click.option("--cgroup", default="/", show_default=True, help="Cgroup to start it in.")
 @click.option(
     "--memlock", type=Size(), help="RLIMIT_MEMLOCK, or unlimited [default: the kernel's]."
 )
-@click.option("--comm", default="script", show_default=True, help="Its name.")
+@click.option("--comm", default="script", show_default=True, help="Its command name.")
 @data_options
 def create(
     *,

@@ -115,8 +115,8 @@ def _words(value: object) -> str:
 
 @command.command("capture")
 @click.option("--btf", default=_BTF, show_default=True, metavar="FILE", help="The kernel's BTF.")
-@click.option("--release", default="", metavar="TEXT", help="Its release; this host's by default.")
-@click.option("--name", default="", metavar="TEXT", help="What to call it; the release by default.")
+@click.option("--release", default="", metavar="TEXT", help="Its release [default: this host's].")
+@click.option("--name", default="", metavar="TEXT", help="What to call it [default: the release].")
 @click.option(
     "-o",
     "--output",

@@ -3,177 +3,32 @@
 import itertools
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from dataclasses import replace
+from typing import Final
 
 import click
 import grpc
 from click.core import ParameterSource
 
-from bpfleet.cli.settings import setting
+from bpfleet.cli.servers import Servers
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.fleet import FleetClient
 from bpfleet.client.session import CallError, Session, Verdict
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions, parse_address
 from bpfleet.rpc.errors import ApiError
-from bpfleet.rpc.server import SettingsError, parse_address
+from bpfleet.rpc.server import SettingsError
 from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1 import fleet_service_pb2
 
-__all__ = ["agent", "agent_options", "fleet", "fleet_options"]
+__all__ = ["agent", "fleet"]
 
-# click's decorators take and return functions of any kind.
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-AGENT_ADDRESS: Final = "127.0.0.1:7071"
-COORDINATOR_ADDRESS: Final = "127.0.0.1:7070"
 EXIT_FAILED: Final = 1
 EXIT_BAD_INPUT: Final = 2
-_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 # How long to look for the coordinator that leads; a take-over is done by then.
 _LEADER_SECONDS: Final = 20.0
 _LEADER_POLL_SECONDS: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Servers(ChannelOptions):
-    """A server; ``others`` may lead in its place."""
-
-    others: tuple[str, ...] = ()
-    # Coordinators that know which agent carries a node.
-    directory: tuple[str, ...] = ()
-
-
-def agent_options(command: Command) -> Command:
-    """Adds the options that say which agent, to a command that takes ``server``."""
-    with_agent = _options(
-        command, "--agent", "agent", AGENT_ADDRESS, "BPFLEET_AGENT_ADDRESS", "Node agent."
-    )
-    return click.option(
-        "--coordinator",
-        "directory",
-        # A context that names an agent means it.
-        default=lambda: None if setting("agent") else setting("coordinator"),
-        show_default=False,
-        envvar="BPFLEET_COORDINATOR",
-        is_eager=True,
-        metavar="HOST:PORT",
-        help="Coordinator to ask which agent carries the node, instead. [env: BPFLEET_COORDINATOR]",
-    )(with_agent)
-
-
-def fleet_options(command: Command) -> Command:
-    """Adds the options that say which coordinators, to a command that takes ``server``."""
-    return _options(
-        command,
-        "--coordinator",
-        "coordinator",
-        COORDINATOR_ADDRESS,
-        "BPFLEET_COORDINATOR",
-        "Coordinator; several, separated by commas, to ask the one that leads.",
-    )
-
-
-def _options(
-    command: Command, flag: str, key: str, address: str, variable: str, text: str
-) -> Command:
-    """The address, TLS and the token travel as one value named ``server``.
-
-    What neither the command line nor the environment says comes from the configuration file.
-    """
-
-    def gather(context: click.Context, parameter: click.Parameter, targets: str) -> ChannelOptions:
-        values = context.params
-        token_file, ca_file = values.pop("token_file", None), values.pop("tls_ca", None)
-        certificate, key = values.pop("tls_cert", None), values.pop("tls_key", None)
-        directory = _directory(context, values.pop("directory", None))
-        if (certificate or key) and not ca_file:
-            raise click.BadParameter(
-                "needs --tls-ca, which switches TLS on",
-                context,
-                param_hint="--tls-cert" if certificate else "--tls-key",
-            )
-        target, *others = targets.split(",") if flag == "--coordinator" else [targets]
-        try:
-            return _Servers(
-                target=target.strip(),
-                others=tuple(other.strip() for other in others),
-                directory=directory,
-                ca_file=ca_file,
-                certificate_file=certificate if ca_file else None,
-                key_file=key if ca_file else None,
-                token=token_file.read_text("utf-8").strip() if token_file else None,
-            )
-        except SettingsError as error:
-            raise click.BadParameter(str(error), context, parameter) from None
-
-    for option in (
-        click.option(
-            flag,
-            "server",
-            default=lambda: setting(key) or address,
-            envvar=variable,
-            show_default=address,
-            metavar="HOST:PORT",
-            callback=gather,
-            help=f"{text} [env: {variable}]",
-        ),
-        # Read before the address, whose callback takes them up.
-        click.option(
-            "--tls-ca",
-            type=_FILE,
-            default=partial(setting, "tls_ca"),
-            show_default=False,
-            envvar="BPFLEET_TLS_CA",
-            is_eager=True,
-            help="CA of the server (PEM); switches TLS on.",
-        ),
-        click.option(
-            "--tls-cert",
-            type=_FILE,
-            default=partial(setting, "tls_cert"),
-            show_default=False,
-            envvar="BPFLEET_TLS_CERT",
-            is_eager=True,
-            help="Certificate to show to a server that asks for one (PEM).",
-        ),
-        click.option(
-            "--tls-key",
-            type=_FILE,
-            default=partial(setting, "tls_key"),
-            show_default=False,
-            envvar="BPFLEET_TLS_KEY",
-            is_eager=True,
-            help="Its key (PEM).",
-        ),
-        click.option(
-            "--token-file",
-            type=_FILE,
-            default=partial(setting, "token_file"),
-            show_default=False,
-            envvar="BPFLEET_TOKEN_FILE",
-            is_eager=True,
-            help="File with the token the server asks for.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _directory(context: click.Context, coordinators: str | None) -> tuple[str, ...]:
-    """The coordinators to ask for the agent; none where the user says which agent."""
-    sources = {name: context.get_parameter_source(name) for name in ("server", "directory")}
-    if not coordinators or sources["server"] is ParameterSource.ENVIRONMENT:
-        return ()
-    if sources["server"] is ParameterSource.COMMANDLINE:
-        if sources["directory"] is ParameterSource.COMMANDLINE:
-            raise click.UsageError("give --agent or --coordinator, not both", context)
-        return ()
-    return tuple(each.strip() for each in coordinators.split(","))
 
 
 @contextmanager
@@ -186,10 +41,16 @@ def agent(server: ChannelOptions) -> Iterator[AgentClient]:
 
 def _agent_of_the_node(server: ChannelOptions) -> ChannelOptions:
     """Where the agent is that carries the node of this command, if a coordinator is to say so."""
-    if not isinstance(server, _Servers) or not server.directory:
+    if not isinstance(server, Servers) or not server.directory:
         return server
     node = click.get_current_context().params.get("node")
     if node is None:
+        source = click.get_current_context().get_parameter_source("directory")
+        if source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                "--coordinator finds the agent of one node; name the agent here with --agent"
+                " (bpfleet fleet nodes -o json shows addresses)"
+            )
         return server
     first, *others = server.directory
     with fleet(replace(server, target=first, others=tuple(others))) as client:
@@ -246,7 +107,7 @@ def _leading(server: ChannelOptions) -> Session:
     One name may stand for several coordinators, so each attempt connects anew.
     """
     start_tracing("cli")
-    others = server.others if isinstance(server, _Servers) else ()
+    others = server.others if isinstance(server, Servers) else ()
     give_up_at, said = time.monotonic() + _LEADER_SECONDS, False
     for target in itertools.cycle((server.target, *others)):
         session = Session(replace(server, target=target))

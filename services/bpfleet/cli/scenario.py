@@ -62,7 +62,7 @@ def list_scenarios() -> Iterable[Scenario]:
 @command.command("show")
 @click.argument("name", metavar="NAME|FILE")
 @data_options
-@click.option("--toml", is_flag=True, help="Print the built-in's file, to start from.")
+@click.option("--toml", is_flag=True, help="Print the file of a built-in scenario, to start from.")
 def show(*, name: str, as_json: bool, toml: bool) -> None:
     """Node pools and workloads of a scenario.
 
@@ -154,7 +154,7 @@ def check(*, file: str) -> int:
     type=OutputFile(),
     help="File to write [default: print].",
 )
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def init(*, output: Path | None, force: bool) -> None:
     """A scenario to start from, with comments.
 
@@ -167,7 +167,7 @@ def init(*, output: Path | None, force: bool) -> None:
         click.echo(text, nl=False)
         return
     if output.exists() and not force:
-        raise click.UsageError(f"{output} is there already; --force overwrites it")
+        raise click.UsageError(f"{output} already exists; --force overwrites it")
     write_file(output, text)
     click.echo(f"wrote {output}; next: bpfleet scenario check {output}")
 

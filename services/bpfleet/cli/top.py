@@ -11,8 +11,9 @@ import click
 from bpfleet.cli.filling import fill_percent, percent
 from bpfleet.cli.listing import BYTES, COUNT, NUMBER, Column, listing, refreshing
 from bpfleet.cli.output import word
-from bpfleet.cli.remote import agent, agent_options
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.cli.remote import agent
+from bpfleet.cli.servers import agent_options
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import bpf_pb2
 from bpfleet.workload.quantity import format_bytes
 

@@ -52,7 +52,12 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> str:
     metavar="KERNEL,...",
     help="Kernels by name, uname -r or profile file, assigned to agents round-robin.",
 )
-@click.option("--coordinators", default=1, show_default=True, help="One leads, the others wait.")
+@click.option(
+    "--coordinators",
+    default=1,
+    show_default=True,
+    help="Coordinators; one leads, the others stand by.",
+)
 @click.option("--workers", default=1, show_default=True, help="Locust workers; 0: no Locust.")
 @click.option(
     "--node-ram",
@@ -76,8 +81,15 @@ def _size(context: click.Context, option: click.Parameter, text: str) -> str:
     help="Image of the store (REDIS_IMAGE, redis:7).",
 )
 @click.option("--web-port", default=WEB_PORT, show_default=True, help="Locust's page on loopback.")
-@click.option("--api-port", default=COORDINATOR_PORT, show_default=True, help="First coordinator.")
-@click.option("--wait-seconds", default=READY_SECONDS, show_default=True, help="Until it is ready.")
+@click.option(
+    "--api-port", default=COORDINATOR_PORT, show_default=True, help="Port of the first coordinator."
+)
+@click.option(
+    "--wait-seconds",
+    default=READY_SECONDS,
+    show_default=True,
+    help="Seconds to wait until it is ready.",
+)
 @data_options
 @cluster_options
 def command(

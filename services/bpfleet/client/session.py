@@ -12,7 +12,8 @@ import grpc
 
 from bpfleet.abi.errno import Errno
 from bpfleet.client.failover import FailoverChannel
-from bpfleet.rpc.channel import ChannelOptions, blocking_channel
+from bpfleet.rpc.addresses import ChannelOptions
+from bpfleet.rpc.channel import blocking_channel
 from bpfleet.rpc.errors import RemoteError, decode_rpc_error
 
 __all__ = [

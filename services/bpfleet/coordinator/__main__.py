@@ -32,7 +32,7 @@ from bpfleet.fleet.prediction import KernelEstimator
 from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import BACK_OFF_MS, FleetSettings
 from bpfleet.fleet.store import Store, StoreError, StoreUnavailable
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions, parse_address
 from bpfleet.rpc.environment import check_environment
 from bpfleet.rpc.logs import configure_logging
 from bpfleet.rpc.metrics import serve_metrics
@@ -41,7 +41,7 @@ from bpfleet.rpc.options import (
     server_flags,
     server_options,
 )
-from bpfleet.rpc.server import ListenError, RpcServer, SettingsError, parse_address, read_secret
+from bpfleet.rpc.server import ListenError, RpcServer, SettingsError, read_secret
 from bpfleet.rpc.tokens import Tokens
 from bpfleet.rpc.tracing import start_tracing
 from bpfleet.v1.fleet_service_pb2_grpc import add_FleetServiceServicer_to_server

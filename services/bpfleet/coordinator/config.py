@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from bpfleet.coordinator.node_client import AgentChannel
 from bpfleet.fleet.settings import FleetSettings
-from bpfleet.rpc.server import ServerOptions, SettingsError, parse_address
+from bpfleet.rpc.addresses import parse_address
+from bpfleet.rpc.server import ServerOptions, SettingsError
 
 __all__ = ["CoordinatorSettings", "Timing"]
 

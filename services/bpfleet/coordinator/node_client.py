@@ -8,7 +8,8 @@ from grpc import aio
 from bpfleet.fleet.commands import ReplicaNews
 from bpfleet.fleet.dispatch import Orders
 from bpfleet.fleet.records import Workload
-from bpfleet.rpc.channel import ChannelOptions, aio_channel
+from bpfleet.rpc.addresses import ChannelOptions
+from bpfleet.rpc.channel import aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.interceptors import Ended
 from bpfleet.rpc.orders import news_of, order_messages

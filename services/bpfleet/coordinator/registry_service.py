@@ -20,12 +20,13 @@ from bpfleet.fleet.commands import (
     UnregisterAgent,
 )
 from bpfleet.fleet.reasons import ControlReason
+from bpfleet.rpc.addresses import parse_address
 from bpfleet.rpc.errors import ApiError, invalid
 from bpfleet.rpc.fleet import announcement, usage_record
 from bpfleet.rpc.interceptors import caller_of
 from bpfleet.rpc.names import node_id
 from bpfleet.rpc.refusals import api_errors
-from bpfleet.rpc.server import SettingsError, parse_address
+from bpfleet.rpc.server import SettingsError
 from bpfleet.rpc.tokens import Role, Tokens
 from bpfleet.v1 import registry_service_pb2 as pb
 from bpfleet.v1.registry_service_pb2_grpc import RegistryServiceServicer

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from bpfleet.node_agent.node import NodeBoot
 from bpfleet.rpc import names
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions, parse_address
 from bpfleet.rpc.errors import ApiError
-from bpfleet.rpc.server import ServerOptions, SettingsError, parse_address
+from bpfleet.rpc.server import ServerOptions, SettingsError
 
 __all__ = ["AgentSettings"]
 

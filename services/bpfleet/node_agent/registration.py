@@ -17,7 +17,8 @@ from bpfleet.node_agent.agent import Agent
 from bpfleet.node_agent.commands import CommandOrder
 from bpfleet.node_agent.node import HostedNode
 from bpfleet.node_agent.replicas import Attempt, Key, Replicas
-from bpfleet.rpc.channel import ChannelOptions, aio_channel
+from bpfleet.rpc.addresses import ChannelOptions
+from bpfleet.rpc.channel import aio_channel
 from bpfleet.rpc.errors import decode_rpc_error
 from bpfleet.rpc.fleet import announcement_message, usage_message
 from bpfleet.rpc.interceptors import Ended

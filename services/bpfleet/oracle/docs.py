@@ -159,13 +159,13 @@ _VARIABLES: Final = (
 _SETTINGS_HEAD: Final = """
 # Settings
 
-Every option of an agent and of a coordinator has an environment variable; the option wins over the variable. A variable
+Every option of an agent and of a coordinator has an environment variable; the option overrides the variable. A variable
 whose name begins with `BPFLEET_` and that nothing reads ends the start of either with its name.
 
 Traces are switched on by the standard variables of OpenTelemetry, with the extra installed
-(`pip install bpfleet[otel]`): `OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317`, or `OTEL_TRACES_EXPORTER=console`;
-`OTEL_SERVICE_NAME` and the others count as they always do. Calls of the command line, of coordinators and of agents are
-spans; a call and what it calls in turn are one trace.
+(`pip install "bpfleet[fleet,otel]"`): `OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4317`, or
+`OTEL_TRACES_EXPORTER=console`; `OTEL_SERVICE_NAME` and the others count as they always do. Calls of the command line,
+of coordinators and of agents are spans; a call and what it calls in turn are one trace.
 """
 
 # -- scenario.md ----------------------------------------------------------------------------------------------------
@@ -200,8 +200,8 @@ A scenario is a fleet and what runs on it: pools of equal nodes, workloads, and 
 
 ```
 bpfleet scenario list                      # those that come with bpfleet
-bpfleet scenario init -o fleet.toml        # one to start from, with comments
-bpfleet scenario check fleet.toml          # reads it, sizes and places everything, says what does not fit
+bpfleet scenario init -o fleet.toml        # a template with comments
+bpfleet scenario check fleet.toml          # reads, sizes and places everything; says what does not fit
 bpfleet scenario show fleet.toml           # pools and workloads as tables
 bpfleet scenario schema > scenario.schema.json   # JSON Schema: editors complete and check (docs/scenario.schema.json)
 bpfleet compare --scenario fleet.toml --to 6.12  # from the kernels its pools have
@@ -210,12 +210,12 @@ bpfleet limit --scenario fleet.toml              # the limits its workloads need
 
 **Kernels per pool.** `kernel` of a pool is the kernel its nodes have: any name that `bpfleet profile list` knows or
 that resolves to one (`rhel9`, `5.15.0-91-generic`), or a profile file. `compare --kernel own,6.12` runs each pool under
-its own beside 6.12; `--from own` is the default of `--to` where every pool says its kernel. So a half-upgraded fleet is
-two pools.
+its own beside 6.12; `--from own` is the default of `--to` where every pool names its kernel. So a half-upgraded fleet
+is two pools.
 
 **A real host's maps as a workload.** `listing = "maps.json"` takes the maps of a listing of bpftool,
 `capture = "host.json"` with `container = "NAME"` those of one container of a capture, with its limits, user, heap and
-threads. Paths are relative to the file. What stands beside them in the workload wins.
+threads. Paths are relative to the file. Fields set in the workload override both.
 
 **Sizes** (fields ending in `_bytes`) are numbers of bytes or texts with a unit: `"64M"`, `"1.5Gi"`; units are powers of
 two. `"unlimited"` lifts `memlock_bytes`.

@@ -126,7 +126,9 @@ class Answer(Struct, frozen=True, kw_only=True):
     @property
     def title(self) -> str:
         """The question in one line."""
-        return f"{self.hosts} hosts: {', '.join(self.kernels)} to {', '.join(self.targets)}"
+        return (
+            f"{counted(self.hosts, 'host')}: {', '.join(self.kernels)} to {', '.join(self.targets)}"
+        )
 
     @property
     def verdict(self) -> str:
@@ -134,6 +136,8 @@ class Answer(Struct, frozen=True, kw_only=True):
 
         ``Of 4 kinds of container: under 6.12 1 fail anew (agent.service), 3 fit.``
         """
+        if not self.rows:
+            return "Nothing in the captures uses BPF: no container has a map or a program."
         parts = []
         for target in self.targets:
             rows = [row for row in self.rows if row.target == target]

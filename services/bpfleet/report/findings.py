@@ -13,9 +13,9 @@ from bpfleet.workload.quantity import counted, format_bytes
 __all__ = ["fates", "findings", "verdict"]
 
 _WORDS: Final[Mapping[Fate, str]] = {
-    Fate.EPERM: "cannot start for EPERM",
-    Fate.ENOMEM: "cannot start for ENOMEM",
-    Fate.E2BIG: "cannot start for E2BIG",
+    Fate.EPERM: "cannot start because of EPERM",
+    Fate.ENOMEM: "cannot start because of ENOMEM",
+    Fate.E2BIG: "cannot start because of E2BIG",
     Fate.OOM: "are OOM-killed",
     Fate.REFUSED: "run on with updates refused",
     Fate.OTHER: "fail for another reason",
@@ -71,7 +71,7 @@ def fates(comparison: Comparison) -> dict[str, dict[str, int]]:
 
 
 def _trouble(by_model: Mapping[str, list[ReplicaResult]], fate: Fate, words: str) -> str:
-    """``38 replicas cannot start for EPERM under 5.10 (web 20, db 18), none under 6.12.``"""
+    """``38 replicas cannot start because of EPERM under 5.10 (web 20, db 18), none under 6.12.``"""
     groups: dict[tuple[tuple[str, int], ...], list[str]] = {}
     for model, replicas in by_model.items():
         struck = Counter(r.workload for r in replicas if fate_of(r) is fate)

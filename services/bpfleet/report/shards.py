@@ -84,7 +84,7 @@ def read_plan(path: Path) -> Plan:
     if digest != data.get("digest"):
         made_by = str(data.get("version"))
         raise ValueError(
-            f"{path}: made by bpfleet {made_by}, whose results differ from those of {__version__}; make the plan anew"
+            f"{path}: made by bpfleet {made_by}, whose results differ from those of {__version__}; make the plan again"
         )
     return Plan(
         digest=digest, scenario=scenario, models=models, placement=_placement(scenario, data, path)
@@ -106,7 +106,7 @@ def _placement(scenario: Scenario, data: dict[str, Plain], path: Path) -> Placem
         )
         unplaced = tuple((str(name), str(why)) for name, why in data["unplaced"])
     except (IndexError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: damaged; make the plan anew") from None
+        raise ValueError(f"{path}: damaged; make the plan again") from None
     return Placement(nodes, unplaced)
 
 
@@ -185,7 +185,7 @@ class Segments:
         if len(found) != 1:
             cuts = ", ".join(map(str, sorted(found))) or "no number"
             raise ValueError(
-                f"{self._folder}: has segments of {cuts} of shards; it takes those of one"
+                f"{self._folder}: holds shards of {cuts} different divisions; keep those of one"
             )
         return found.pop()
 
@@ -200,7 +200,7 @@ class Segments:
         except (ValueError, KeyError, TypeError):
             return None
         if digest != self._plan.digest:
-            raise ValueError(f"{path}: is of another plan; name another directory")
+            raise ValueError(f"{path}: belongs to another plan; name another directory")
         return lines if hashlib.sha256(b"".join(lines)).hexdigest() == checksum else None
 
 

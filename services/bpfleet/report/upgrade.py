@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from bpfleet.report.compare import Comparison
 from bpfleet.report.fate import Fate, fate_of
 from bpfleet.report.limits import LimitAdvice
+from bpfleet.report.models import OWN
 from bpfleet.report.results import SUCCESS, ReplicaResult
 from bpfleet.workload.codec import to_data
 from bpfleet.workload.quantity import counted, format_bytes
@@ -102,8 +103,9 @@ def upgrade_verdict(comparison: Comparison, before: str, after: str) -> str:
     told = [f"{changes[c]:,} {words}" for c, words in _PLURAL.items() if changes[c]]
     now = sum(old is not Fate.RUNS for old, _ in pairs)
     then = sum(new is not Fate.RUNS for _, new in pairs)
+    today = "their nodes' own kernels" if before == OWN else before
     return (
-        f"Of {counted(len(pairs), 'replica')} {now:,} are in trouble under {before}, {then:,} would be under {after}: "
+        f"Of {counted(len(pairs), 'replica')} {now:,} are in trouble under {today}, {then:,} would be under {after}: "
         f"{', '.join(told) or 'nothing changes'}."
     )
 

@@ -1,18 +1,18 @@
 """Builds channels to our servers, blocking and asyncio: TLS, mutual TLS, token, message size."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final
 
 import grpc
 from grpc import aio
 
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.interceptors import Ended
-from bpfleet.rpc.server import MESSAGE_BYTES_MAX, SettingsError, parse_address, read_secret
+from bpfleet.rpc.server import MESSAGE_BYTES_MAX, read_secret
 from bpfleet.rpc.tracing import aio_client_interceptors, traced_channel
 
-__all__ = ["ChannelOptions", "aio_channel", "blocking_channel", "without_token"]
+__all__ = ["aio_channel", "blocking_channel", "without_token"]
 
 _ARGUMENTS: Final = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -25,24 +25,6 @@ _ARGUMENTS: Final = [
     # One connection a channel: clients of the same target must not share their flow control.
     ("grpc.use_local_subchannel_pool", 1),
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelOptions:
-    """Where a server is and what it asks for. ``ca_file`` switches TLS on; certificate and key are the client's."""
-
-    target: str
-    ca_file: Path | None = None
-    certificate_file: Path | None = None
-    key_file: Path | None = None
-    token: str | None = None
-
-    def __post_init__(self) -> None:
-        parse_address(self.target)
-        if (self.certificate_file is None) != (self.key_file is None):
-            raise SettingsError("a client certificate needs its key; give both or neither")
-        if self.certificate_file is not None and self.ca_file is None:
-            raise SettingsError("a client certificate needs the CA of the server; give it too")
 
 
 def without_token(options: ChannelOptions) -> ChannelOptions:

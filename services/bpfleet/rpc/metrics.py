@@ -18,8 +18,9 @@ from prometheus_client import (
     make_wsgi_app,
 )
 
+from bpfleet.rpc.addresses import parse_address
 from bpfleet.rpc.hosts import is_known_host
-from bpfleet.rpc.server import ListenError, parse_address
+from bpfleet.rpc.server import ListenError
 from bpfleet.rpc.tokens import Tokens
 from bpfleet.version import __version__
 

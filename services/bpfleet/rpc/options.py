@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.rpc.logs import LOG_FORMATS
 from bpfleet.rpc.server import ServerOptions, SettingsError, read_secret
 from bpfleet.rpc.tokens import Tokens

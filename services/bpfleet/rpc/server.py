@@ -15,6 +15,7 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from bpfleet.rpc.addresses import parse_address
 from bpfleet.rpc.admission import Admission
 from bpfleet.rpc.interceptors import Ended, ErrorInterceptor, TokenInterceptor
 from bpfleet.rpc.settings_error import SettingsError
@@ -64,15 +65,6 @@ class ServerOptions:
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(host).is_loopback
         return host == "localhost"
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[::1]:port``. Raises ``SettingsError``."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"{text!r} is not an address; write host:port, port 0 to 65535")
-    return host, int(port)
 
 
 class RpcServer:

@@ -16,7 +16,7 @@ from bpfleet.node_agent.node import NodeBoot
 from bpfleet.node_agent.registration import Registration
 from bpfleet.node_agent.replicas import Attempt, Replicas
 from bpfleet.node_agent.runtime_service import RuntimeServicer
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.sim.network import Network, SimProcess, Unreachable
 from bpfleet.sim.transport import Link, Stub, opened
 from bpfleet.workload.phase import Phase

@@ -327,7 +327,11 @@ class _Drained:
         ran = old is not None and old.phase is Phase.RUNNING
         if new.phase is Phase.RUNNING and not ran:
             self._running[new.workload] = self._running.get(new.workload, 0) + 1
-        if ran and new.phase is Phase.STOPPING and new.reason == "DRAINED":
+        # One that was restarted within the batch did not run when the drain took it.
+        stayed = (
+            ran and old is not None and (old.restarts, old.failures) == (new.restarts, new.failures)
+        )
+        if stayed and new.phase is Phase.STOPPING and new.reason == "DRAINED":
             self._drained[new.workload] = self._drained.get(new.workload, 0) + 1
 
     def check(self) -> None:

@@ -140,5 +140,5 @@ def test_prometheus_tells_heap_use_and_pressure() -> None:
 
 
 def test_a_failed_query_is_refused() -> None:
-    with pytest.raises(SpecError, match="not an answer that succeeded"):
+    with pytest.raises(SpecError, match="not a successful answer"):
         read_answers([("p.json", '{"status": "error"}')])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bpfleet.captures.document import write_document
 from bpfleet.cli.main import main
@@ -35,6 +36,18 @@ def test_captures_are_answered_with_calibration(
     assert "3 hosts: 5.10, 6.1 to 6.12" in output
     assert "fails anew" in output
     assert "3 of 3 containers reproduced" in output
+
+
+def test_a_host_without_bpf_gets_a_sentence_and_no_empty_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = replace(host("bare"), processes=(), maps=(), programs=(), cgroups=())
+    path = tmp_path / "bare.json"
+    path.write_bytes(write_document(bare))
+    assert run("compare", path, "--to", "6.12") == 0
+    title, answer, _ = capsys.readouterr().out.splitlines()
+    assert title.startswith("1 host: ")
+    assert answer == "Nothing in the captures uses BPF: no container has a map or a program."
 
 
 def test_how_sure_the_answer_is_stands_in_every_form_of_it(

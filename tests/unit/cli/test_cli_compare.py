@@ -193,7 +193,7 @@ def test_results_of_another_run_are_not_taken_up(
         (["--repetitions", "0"], "repetitions = 0: out of range"),
         (["--nodes", "0"], "--nodes"),
         (["--from", "5.10"], "--from and --to go together"),
-        (["--from", "5.10", "--to", "6.1", "--kernel", "6.12"], "take the place of --kernel"),
+        (["--from", "5.10", "--to", "6.1", "--kernel", "6.12"], "replace --kernel"),
         (["--inventory", "absent.json"], "absent.json"),
         (["--bogus"], "no such option"),
     ],

@@ -15,7 +15,7 @@ from node_agents import running
 from bpfleet.cli.main import cli, main
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import CallError, Session
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 from bpfleet.v1 import fleet_service_pb2, node_service_pb2
 
 
@@ -308,6 +308,13 @@ def test_who_names_the_agent_asks_no_coordinator(
     both = ("--agent", agent, "--coordinator", coordinator)
     assert bpfleet("node", "show", "a1-00001", *both) == 2
     assert "give --agent or --coordinator, not both" in capsys.readouterr().err
+
+
+def test_a_coordinator_is_not_passed_over_where_no_node_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bpfleet("top", "nodes", "--once", "--coordinator", "127.0.0.1:1") == 2
+    assert "name the agent here with --agent" in capsys.readouterr().err
 
 
 def test_a_node_nobody_knows_is_one_line(

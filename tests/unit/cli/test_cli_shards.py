@@ -68,7 +68,7 @@ def test_missing_damaged_and_foreign_shards_are_named(
     other = tmp_path / "other.json"
     assert run(*FLEET, "--seed", 9, "--plan", other) == 0
     assert run("--plan", other, "--merge", parts) == 2
-    assert "is of another plan" in capsys.readouterr().err
+    assert "belongs to another plan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_plan_of_another_version_is_refused(
     data = json.loads(plan.read_text())
     plan.write_text(json.dumps({**data, "digest": "0" * 64}))
     assert run("--plan", plan, "--shard", "1/2", "--out", tmp_path / "parts") == 2
-    assert "make the plan anew" in capsys.readouterr().err
+    assert "make the plan again" in capsys.readouterr().err
     plan.write_text("[]")
     assert run("--plan", plan, "--shard", "1/2", "--out", tmp_path / "parts") == 2
     assert "not a plan" in capsys.readouterr().err

@@ -101,3 +101,9 @@ def test_an_unknown_message_says_so_and_exits_with_1() -> None:
 @pytest.mark.parametrize("arguments", [(), ("text", "--errno", "EPERM"), ("x", "--call", "fork")])
 def test_bad_arguments_are_refused(arguments: tuple[str, ...]) -> None:
     assert CliRunner().invoke(command, list(arguments)).exit_code == 2
+
+
+def test_a_refusal_as_the_client_example_prints_it_is_read_by_its_reason() -> None:
+    said = run("BPF_MAP_UPDATE_ELEM: ENOMEM (12), because MEMCG_LIMIT_EXCEEDED").output
+    assert said == run("ENOMEM (MEMCG_LIMIT_EXCEEDED)").output
+    assert "free elements" not in said

@@ -66,7 +66,7 @@ def test_series_add_up_to_the_fleet(result: Comparison) -> None:
 def test_findings_name_workloads_and_models(result: Comparison) -> None:
     text = " ".join(page_data(result)["findings"])
     assert "bpftrace" in text
-    assert "cannot start for EPERM: 2 under 5.10 (bpftrace 2); none under 6.12" in text
+    assert "cannot start because of EPERM: 2 under 5.10 (bpftrace 2); none under 6.12" in text
     assert "OOM-killed: 2 under 6.12 (probe 2); none under 5.10" in text
 
 

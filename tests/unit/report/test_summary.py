@@ -46,7 +46,7 @@ def test_markdown_is_a_table_with_causes_and_the_way_to_repeat_it(result: Compar
     text = to_markdown(result)
     lines = text.splitlines()
     assert lines[2].startswith("Of 7 replicas on 3 nodes in trouble: ")
-    assert lines[4].startswith("- Replicas that cannot start for EPERM: ")
+    assert lines[4].startswith("- Replicas that cannot start because of EPERM: ")
     head = lines.index("| | 5.10 | 6.12 | |")
     assert lines[head + 1] == "|---|---:|---:|---|"
     assert lines[head + 2].startswith("| **on 3 nodes, ")

@@ -18,8 +18,9 @@ from bpfleet.coordinator.reconcile import Coordinator
 from bpfleet.fleet.errors import FleetError, Refused
 from bpfleet.fleet.frames import Row, fleet_rows, frame
 from bpfleet.fleet.reasons import ControlReason
+from bpfleet.rpc.addresses import parse_address
 from bpfleet.rpc.hosts import is_known_host
-from bpfleet.rpc.server import ListenError, parse_address
+from bpfleet.rpc.server import ListenError
 from bpfleet.rpc.tokens import Tokens
 
 __all__ = ["LivePage"]

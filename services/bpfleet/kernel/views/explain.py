@@ -210,7 +210,7 @@ def _memcg_limit(error: KernelError, profile: KernelProfile) -> _Parts:
     if not numbers.get("hangs"):
         elsewhere.append("would have passed with cgroup.memory=nobpf (6.3 and later)")
     return (
-        f"{error.errno.name}: the memory cgroup limit of {limited} is reached",
+        f"{error.errno.name}: the memory cgroup limit of {limited or 'the payer, or of one above it,'} is reached",
         tuple(facts),
         (
             "raise memory.max, or make maps smaller; the kernel cannot reclaim BPF memory",

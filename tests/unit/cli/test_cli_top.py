@@ -11,7 +11,7 @@ from bpfleet.cli import listing
 from bpfleet.cli.main import main
 from bpfleet.client.bpf import AgentClient
 from bpfleet.client.session import Session
-from bpfleet.rpc.channel import ChannelOptions
+from bpfleet.rpc.addresses import ChannelOptions
 
 HELD, ENTRIES = 3, 12
 
