@@ -166,7 +166,7 @@ def test_one_command_makes_the_node(
     assert "6 of 6 containers reproduced" in output
     wrong = ["node", "create", "x", "--capture", str(path), "--ram", "1G", "--agent", target]
     assert main(wrong) == 2
-    assert "--ram: the capture says it" in capsys.readouterr().err
+    assert "--ram: the capture sets it" in capsys.readouterr().err
     bad = tmp_path / "bad.json"
     bad.write_bytes(write_document(host("h"))[:50])
     assert main(["node", "create", "x", "--capture", str(bad), "--agent", target]) == 2
