@@ -94,6 +94,8 @@ class RegistryServicer(RegistryServiceServicer):
                 await asyncio.sleep(0)
         parts = [replace(command, nodes=part, partial=True) for part in _parts(nodes)] or [command]
         parts[-1] = replace(parts[-1], partial=request.partial)
+        # The parts of one call are one after the other: the first says whether it is late.
+        parts[0] = replace(parts[0], sequence=max(0, request.sequence))
         with api_errors():
             answers = await self._submit(parts)
             rejections = [rejection for rejected, _ in answers for rejection in rejected]

@@ -136,7 +136,8 @@ class NodeAnnouncement(Struct, frozen=True, kw_only=True):
 
 class RegisterAgent(Struct, frozen=True, kw_only=True):
     """An agent with its nodes. Calls of one incarnation add nodes; the first that is not ``partial`` ends the
-    registration: what an earlier incarnation had besides is gone.
+    registration: what an earlier incarnation had besides is gone. ``sequence`` rises with every call of an
+    incarnation; 0 is not looked at.
     """
 
     agent: str
@@ -145,6 +146,7 @@ class RegisterAgent(Struct, frozen=True, kw_only=True):
     version: str = ""
     nodes: tuple[NodeAnnouncement, ...] = ()
     partial: bool = False
+    sequence: int = 0
 
 
 class NodeUsage(Struct, frozen=True, kw_only=True):

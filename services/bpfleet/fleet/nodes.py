@@ -53,13 +53,20 @@ def register_agent(
         raise FleetError(
             Refused.EXHAUSTED, ControlReason.FLEET_FULL, text, limit=t.settings.agents_max
         )
-    whole = known is not None and known.whole and known.incarnation == command.incarnation
+    same = known is not None and known.incarnation == command.incarnation
+    heard = known.sequence if known is not None and same else 0
+    if 0 < command.sequence <= heard:
+        # It tells what ran before, and its agent believes that it has been heard since.
+        text = f"call {command.sequence} of agent {command.agent!r} comes after {heard}"
+        raise FleetError(Refused.CONFLICT, ControlReason.STALE_COMMAND, text, agent=command.agent)
+    whole = known is not None and known.whole and same
     agent = FleetAgent(
         name=command.agent,
         incarnation=command.incarnation,
         address=command.address,
         version=command.version,
         whole=whole or not command.partial,
+        sequence=max(heard, command.sequence),
     )
     if agent != known:
         t.tables.put(agent)

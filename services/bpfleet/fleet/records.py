@@ -107,6 +107,7 @@ class FleetAgent(Struct, frozen=True, kw_only=True, array_like=True):
     """A node agent: where it is reached, and which start of it is registered.
 
     ``whole``: it has announced all its nodes. ``leaving``: it has unregistered, and not all its nodes are gone yet.
+    ``sequence`` is that of the latest call by which this incarnation registered.
     """
 
     name: str
@@ -116,6 +117,7 @@ class FleetAgent(Struct, frozen=True, kw_only=True, array_like=True):
     alive: bool = True
     whole: bool = False
     leaving: bool = False
+    sequence: int = 0
 
 
 class FleetNode(Struct, frozen=True, kw_only=True, array_like=True):

@@ -90,6 +90,8 @@ class Registration:
         self._address: Final = address
         self._connect: Final = connect or over_grpc()
         self._incarnation: Final = incarnation or uuid.uuid4().hex
+        # Of announcements: the coordinator refuses one that comes after a later one.
+        self._calls = 0
         self._stub: RegistryServiceAsyncStub | None = None
         self._announced: frozenset[str] = frozenset()
         # Nodes the coordinator has yet to hear are deleted.
@@ -159,7 +161,9 @@ class Registration:
         self._announced = now
 
     async def _announce(self, nodes: list[NodeAnnouncement], *, partial: bool = False) -> pb.Lease:
+        self._calls += 1
         request = pb.RegisterAgentRequest(
+            sequence=self._calls,
             agent=self._agent.agent_id,
             incarnation=self._incarnation,
             address=self._address,

@@ -28,7 +28,7 @@ from bpfleet.v1 import workload_pb2 as bpfleet_dot_v1_dot_workload__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!bpfleet/v1/registry_service.proto\x12\nbpfleet.v1\x1a\x18\x62pfleet/v1/replica.proto\x1a\x19\x62pfleet/v1/workload.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbe\x02\n\x0eRegisteredNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x15\n\rpossible_cpus\x18\x03 \x01(\x05\x12\x11\n\tram_bytes\x18\x04 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x05 \x01(\x03\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.bpfleet.v1.RegisteredNode.LabelsEntry\x12!\n\x06taints\x18\x07 \x03(\x0b\x32\x11.bpfleet.v1.Taint\x12+\n\x08replicas\x18\x08 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x14\n\x0cmax_replicas\x18\t \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x02\n\nNodeReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x19\n\x11memory_used_bytes\x18\x02 \x01(\x03\x12\x19\n\x11\x62pf_charged_bytes\x18\x03 \x01(\x03\x12\x14\n\x0clocked_bytes\x18\x04 \x01(\x03\x12\x36\n\x08verdicts\x18\x05 \x03(\x0b\x32$.bpfleet.v1.NodeReport.VerdictsEntry\x12+\n\x08replicas\x18\x07 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x0f\n\x07\x63rashed\x18\x08 \x01(\x08\x1a/\n\rVerdictsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x94\x01\n\x05Lease\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0erenew_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x03\x12\x15\n\rvoid_sequence\x18\x04 \x01(\x03\"=\n\x0cRejectedNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\x98\x01\n\x14RegisterAgentRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12)\n\x05nodes\x18\x04 \x03(\x0b\x32\x1a.bpfleet.v1.RegisteredNode\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0f\n\x07partial\x18\x06 \x01(\x08\"\x83\x01\n\x15RegisterAgentResponse\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.bpfleet.v1.Lease\x12\x30\n\x0erejected_nodes\x18\x02 \x03(\x0b\x32\x18.bpfleet.v1.RejectedNode\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x03 \x01(\x05\"7\n\x11RenewLeaseRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"6\n\x12RenewLeaseResponse\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.bpfleet.v1.Lease\"x\n\x12ReportNodesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\'\n\x07reports\x18\x03 \x03(\x0b\x32\x16.bpfleet.v1.NodeReport\x12\x15\n\rremoved_nodes\x18\x04 \x03(\t\"/\n\x13ReportNodesResponse\x12\x18\n\x10unknown_replicas\x18\x01 \x03(\t\"<\n\x16UnregisterAgentRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"5\n\x17UnregisterAgentResponse\x12\x1a\n\x12removed_node_count\x18\x01 \x01(\x05\x32\xe0\x02\n\x0fRegistryService\x12T\n\rRegisterAgent\x12 .bpfleet.v1.RegisterAgentRequest\x1a!.bpfleet.v1.RegisterAgentResponse\x12K\n\nRenewLease\x12\x1d.bpfleet.v1.RenewLeaseRequest\x1a\x1e.bpfleet.v1.RenewLeaseResponse\x12N\n\x0bReportNodes\x12\x1e.bpfleet.v1.ReportNodesRequest\x1a\x1f.bpfleet.v1.ReportNodesResponse\x12Z\n\x0fUnregisterAgent\x12\".bpfleet.v1.UnregisterAgentRequest\x1a#.bpfleet.v1.UnregisterAgentResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!bpfleet/v1/registry_service.proto\x12\nbpfleet.v1\x1a\x18\x62pfleet/v1/replica.proto\x1a\x19\x62pfleet/v1/workload.proto\x1a\x1egoogle/protobuf/duration.proto\"\xbe\x02\n\x0eRegisteredNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07profile\x18\x02 \x01(\t\x12\x15\n\rpossible_cpus\x18\x03 \x01(\x05\x12\x11\n\tram_bytes\x18\x04 \x01(\x03\x12\x16\n\x0ereserved_bytes\x18\x05 \x01(\x03\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.bpfleet.v1.RegisteredNode.LabelsEntry\x12!\n\x06taints\x18\x07 \x03(\x0b\x32\x11.bpfleet.v1.Taint\x12+\n\x08replicas\x18\x08 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x14\n\x0cmax_replicas\x18\t \x01(\x05\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x02\n\nNodeReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x19\n\x11memory_used_bytes\x18\x02 \x01(\x03\x12\x19\n\x11\x62pf_charged_bytes\x18\x03 \x01(\x03\x12\x14\n\x0clocked_bytes\x18\x04 \x01(\x03\x12\x36\n\x08verdicts\x18\x05 \x03(\x0b\x32$.bpfleet.v1.NodeReport.VerdictsEntry\x12+\n\x08replicas\x18\x07 \x03(\x0b\x32\x19.bpfleet.v1.ReplicaStatus\x12\x0f\n\x07\x63rashed\x18\x08 \x01(\x08\x1a/\n\rVerdictsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x94\x01\n\x05Lease\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0erenew_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x03\x12\x15\n\rvoid_sequence\x18\x04 \x01(\x03\"=\n\x0cRejectedNode\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xaa\x01\n\x14RegisterAgentRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12)\n\x05nodes\x18\x04 \x03(\x0b\x32\x1a.bpfleet.v1.RegisteredNode\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0f\n\x07partial\x18\x06 \x01(\x08\x12\x10\n\x08sequence\x18\x07 \x01(\x03\"\x83\x01\n\x15RegisterAgentResponse\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.bpfleet.v1.Lease\x12\x30\n\x0erejected_nodes\x18\x02 \x03(\x0b\x32\x18.bpfleet.v1.RejectedNode\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x03 \x01(\x05\"7\n\x11RenewLeaseRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"6\n\x12RenewLeaseResponse\x12 \n\x05lease\x18\x01 \x01(\x0b\x32\x11.bpfleet.v1.Lease\"x\n\x12ReportNodesRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\'\n\x07reports\x18\x03 \x03(\x0b\x32\x16.bpfleet.v1.NodeReport\x12\x15\n\rremoved_nodes\x18\x04 \x03(\t\"/\n\x13ReportNodesResponse\x12\x18\n\x10unknown_replicas\x18\x01 \x03(\t\"<\n\x16UnregisterAgentRequest\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\"5\n\x17UnregisterAgentResponse\x12\x1a\n\x12removed_node_count\x18\x01 \x01(\x05\x32\xe0\x02\n\x0fRegistryService\x12T\n\rRegisterAgent\x12 .bpfleet.v1.RegisterAgentRequest\x1a!.bpfleet.v1.RegisterAgentResponse\x12K\n\nRenewLease\x12\x1d.bpfleet.v1.RenewLeaseRequest\x1a\x1e.bpfleet.v1.RenewLeaseResponse\x12N\n\x0bReportNodes\x12\x1e.bpfleet.v1.ReportNodesRequest\x1a\x1f.bpfleet.v1.ReportNodesResponse\x12Z\n\x0fUnregisterAgent\x12\".bpfleet.v1.UnregisterAgentRequest\x1a#.bpfleet.v1.UnregisterAgentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,21 +52,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REJECTEDNODE']._serialized_start=878
   _globals['_REJECTEDNODE']._serialized_end=939
   _globals['_REGISTERAGENTREQUEST']._serialized_start=942
-  _globals['_REGISTERAGENTREQUEST']._serialized_end=1094
-  _globals['_REGISTERAGENTRESPONSE']._serialized_start=1097
-  _globals['_REGISTERAGENTRESPONSE']._serialized_end=1228
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1230
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1285
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1287
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1341
-  _globals['_REPORTNODESREQUEST']._serialized_start=1343
-  _globals['_REPORTNODESREQUEST']._serialized_end=1463
-  _globals['_REPORTNODESRESPONSE']._serialized_start=1465
-  _globals['_REPORTNODESRESPONSE']._serialized_end=1512
-  _globals['_UNREGISTERAGENTREQUEST']._serialized_start=1514
-  _globals['_UNREGISTERAGENTREQUEST']._serialized_end=1574
-  _globals['_UNREGISTERAGENTRESPONSE']._serialized_start=1576
-  _globals['_UNREGISTERAGENTRESPONSE']._serialized_end=1629
-  _globals['_REGISTRYSERVICE']._serialized_start=1632
-  _globals['_REGISTRYSERVICE']._serialized_end=1984
+  _globals['_REGISTERAGENTREQUEST']._serialized_end=1112
+  _globals['_REGISTERAGENTRESPONSE']._serialized_start=1115
+  _globals['_REGISTERAGENTRESPONSE']._serialized_end=1246
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1248
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1303
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1305
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1359
+  _globals['_REPORTNODESREQUEST']._serialized_start=1361
+  _globals['_REPORTNODESREQUEST']._serialized_end=1481
+  _globals['_REPORTNODESRESPONSE']._serialized_start=1483
+  _globals['_REPORTNODESRESPONSE']._serialized_end=1530
+  _globals['_UNREGISTERAGENTREQUEST']._serialized_start=1532
+  _globals['_UNREGISTERAGENTREQUEST']._serialized_end=1592
+  _globals['_UNREGISTERAGENTRESPONSE']._serialized_start=1594
+  _globals['_UNREGISTERAGENTRESPONSE']._serialized_end=1647
+  _globals['_REGISTRYSERVICE']._serialized_start=1650
+  _globals['_REGISTRYSERVICE']._serialized_end=2002
 # @@protoc_insertion_point(module_scope)

@@ -254,6 +254,7 @@ class RegisterAgentRequest(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PARTIAL_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Agent id: letters, digits, '-', '.', at most 63."""
     incarnation: _builtins.str
@@ -265,6 +266,10 @@ class RegisterAgentRequest(_message.Message):
     partial: _builtins.bool
     """True where these are not all its nodes, or not the last of them: others of an earlier start stay. Without it, nodes
     that an earlier start announced and this one did not are removed.
+    """
+    sequence: _builtins.int
+    """Rises with every call of an incarnation. What comes after a later one is refused with STALE_COMMAND: it says what
+    ran before. 0 is not looked at.
     """
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisteredNode]:
@@ -279,10 +284,11 @@ class RegisterAgentRequest(_message.Message):
         nodes: _abc.Iterable[Global___RegisteredNode] | None = ...,
         version: _builtins.str = ...,
         partial: _builtins.bool = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent", b"agent", "incarnation", b"incarnation", "nodes", b"nodes", "partial", b"partial", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agent", b"agent", "incarnation", b"incarnation", "nodes", b"nodes", "partial", b"partial", "sequence", b"sequence", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

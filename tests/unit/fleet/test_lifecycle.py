@@ -1,12 +1,16 @@
 """What becomes of replicas: start, failure and back-off, loss of nodes, scaling, updates, drains."""
 
 import pytest
+from msgspec.structs import replace
 from small_fleet import GIB, MIB, SmallFleet
 
 from bpfleet.fleet.commands import (
+    AgentLost,
     CordonNode,
     CreateWorkload,
     DrainNode,
+    NodeAnnouncement,
+    RegisterAgent,
     RemoveNode,
     ReplicaNews,
     UncordonNode,
@@ -14,6 +18,7 @@ from bpfleet.fleet.commands import (
     UpdateWorkload,
 )
 from bpfleet.fleet.errors import FleetError
+from bpfleet.fleet.reasons import ControlReason
 from bpfleet.fleet.records import Policy
 from bpfleet.fleet.settings import FleetSettings
 from bpfleet.workload.phase import Phase
@@ -600,3 +605,27 @@ def test_a_cordon_that_arrives_again_late_does_not_undo_what_came_after_it(kind)
     assert small.state.tables.nodes["a"].cordoned
     small.apply(UncordonNode("a", "request-2", "asked"))
     assert small.state.tables.nodes["a"].cordoned
+
+
+def test_a_registration_that_comes_late_is_refused():
+    """It would renew the lease and forget what was started since: its agent never says that again."""
+    small = SmallFleet()
+    announced = NodeAnnouncement(name="a", profile="6.12", possible_cpus=4, ram_bytes=10 * GIB)
+
+    def register(sequence: int, *replicas: ReplicaNews) -> list[tuple[str, str]]:
+        command = RegisterAgent(
+            agent="agent-a", incarnation="1", address="127.0.0.1:1", sequence=sequence,
+            nodes=(replace(announced, replicas=replicas),),
+        )  # fmt: skip
+        return small.apply(command)[1]
+
+    register(1)
+    small.apply(AgentLost("agent-a"))
+    register(2)
+    small.apply(AgentLost("agent-a"))
+    with pytest.raises(FleetError) as refused:
+        register(1)
+    assert refused.value.reason is ControlReason.STALE_COMMAND
+    assert not small.state.tables.agents["agent-a"].alive
+    unknown = ReplicaNews(replica="w-0", attempt=0, phase=Phase.RUNNING)
+    assert register(3, unknown) == [("a", "w-0")]
