@@ -134,7 +134,10 @@ def test_the_host_sees_the_cluster_and_reaches_the_nodes_of_its_agents(compose, 
         "load": 1,
         "load-worker": 1,
     }
-    assert {row["state"] for row in rows} == {"ready"}
+    # One of the coordinators was killed by the test before, and leads no more.
+    states = {role: {row["state"] for row in rows if row["role"] == role} for role in roles}
+    assert states.pop("coordinator") >= {"ready"}
+    assert all(found == {"ready"} for found in states.values()), states
     listed = {row["name"]: row for row in rows}
     assert listed[f"{PROJECT}-coordinator-1"]["address"] == f"127.0.0.1:{ports['coordinator']}"
     assert "agent" in _bpfleet("logs", f"{PROJECT}-agent-v6-12-1", "--name", PROJECT)

@@ -193,7 +193,10 @@ def test_an_update_of_the_coordinators_under_load_keeps_every_replica_where_it_i
     ("without", "command"),
     [
         (("BPFLEET_TLS_CERT=", "BPFLEET_TLS_KEY="), "fleet status"),
-        (("BPFLEET_TLS_CA=",), "node list --agent v6-12-1.agent.bpfleet:7071"),
+        (
+            ("BPFLEET_TLS_CA=", "BPFLEET_TLS_CERT=", "BPFLEET_TLS_KEY="),
+            "node list --agent v6-12-1.agent.bpfleet:7071",
+        ),
     ],
     ids=["no certificate", "no TLS"],
 )
