@@ -1,5 +1,6 @@
 """How far long work has come: a bar for people at a terminal, a line every ten seconds for a log."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,7 +84,10 @@ def _lines(what: str, total: int | None) -> Iterator[Callable[[], None]]:
             pause = _EVERY_SECONDS
 
     teller = threading.Thread(target=tell, name="progress", daemon=True)
+    # Signals are the main thread's: where it holds them back, another thread that takes them would not.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     teller.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, held)
     try:
         yield advance
     finally:
